@@ -1,0 +1,56 @@
+"""The one tree of exceptions; every message says what was expected, what was found, and what to type next.
+
+    LlamarecError
+    ├── ConfigError      a flag or several: unknown, contradictory, out of range
+    ├── DataError        a raw file: missing, malformed, unreadable
+    ├── AssetError       a file from elsewhere: cannot be fetched, has the wrong hash
+    ├── ArtifactError    what an earlier stage should have written: absent, stale, damaged
+    └── ModelError       a base model or tokenizer: absent, gated, unfit for letters
+
+The commands print these without a traceback and exit with `EXIT_USAGE`; anything else is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+class LlamarecError(Exception):
+    """A problem that the user can solve.
+
+    Args:
+        problem: One sentence that names the object (file and line, flag, model, folder).
+        expected: What would have been right.
+        found: What was there instead.
+        hint: What to type or do next.
+    """
+
+    def __init__(
+        self, problem: str, *, expected: str | None = None, found: str | None = None, hint: str | None = None
+    ) -> None:
+        self.problem, self.expected, self.found, self.hint = problem, expected, found, hint
+        rows = [("expected", expected), ("found", found), ("next", hint)]
+        super().__init__("\n".join([problem, *(f"  {name + ':':<10}{text}" for name, text in rows if text)]))
+
+
+class ConfigError(LlamarecError):
+    """A flag or several: unknown, contradictory, out of range."""
+
+
+class DataError(LlamarecError):
+    """A raw file: missing, malformed, unreadable."""
+
+
+class AssetError(LlamarecError):
+    """A file from elsewhere: cannot be fetched, has the wrong size or hash."""
+
+
+class ArtifactError(LlamarecError):
+    """What an earlier stage should have written: absent, stale, damaged."""
+
+
+class ModelError(LlamarecError):
+    """A base model or tokenizer: absent, gated, unfit for letters."""

@@ -1,0 +1,62 @@
+"""The shared words: column names, id types, splits, and where each stage's results lie.
+
+Ids are dense. `user_id` runs from 0 to num_users - 1 and is the row in `histories.parquet`; `item_id` runs
+from 1 to num_items, and 0 is padding ("no item"). `user` and `item` are the keys of the raw files, as text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+USER: Final = "user"  # raw key, text
+ITEM: Final = "item"  # raw key, text
+TIMESTAMP: Final = "timestamp"  # seconds since 1970-01-01 UTC, Int64
+TITLE: Final = "title"  # text, HTML entities resolved
+
+USER_ID: Final = "user_id"  # Int32, 0-based
+ITEM_ID: Final = "item_id"  # Int32, 1-based; PADDING_ITEM is no item
+ITEM_IDS: Final = "item_ids"  # list of Int32: a user's whole sequence by time
+TIMESTAMPS: Final = "timestamps"  # list of Int64, parallel to ITEM_IDS
+TRAIN_END: Final = "train_end"  # Int32: item_ids[:train_end] is for training
+VALIDATION_END: Final = "validation_end"  # Int32: item_ids[train_end:validation_end] is for validation
+
+SPLIT: Final = "split"  # "validation" or "test"
+CANDIDATE_IDS: Final = "candidate_ids"  # list of Int32, best first
+SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
+LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
+LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
+
+PADDING_ITEM: Final = 0
+
+Split = Literal["validation", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where the results of one data set lie, under one root (`--experiment_root`)."""
+
+    root: Path
+    dataset_code: str
+
+    @property
+    def data(self) -> Path:
+        """histories.parquet, items.parquet, manifest.json."""
+        return self.root / "data" / self.dataset_code
+
+    @property
+    def retriever(self) -> Path:
+        """Retriever weights, candidates.parquet, metrics.json."""
+        return self.root / "lru" / self.dataset_code
+
+    @property
+    def ranker(self) -> Path:
+        """metrics.json, logs, the checkpoints folder."""
+        return self.root / "llm" / self.dataset_code
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoint-{step}/ and, in the folder itself, the best adapter."""
+        return self.ranker / "checkpoints"
