@@ -1,0 +1,75 @@
+"""Recall, NDCG and MRR at k from the rank of each user's one relevant item.
+
+A rank is 1 for the first place and 0 for "not in the list". With one relevant item per user the ideal DCG is 1,
+so NDCG@k = 1 / log2(rank + 1) (Järvelin and Kekäläinen 2002), MRR@k = 1 / rank and Recall@k = 1 for ranks up to k.
+Every figure is the mean over users, never a mean of batch means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.integer]
+Values = NDArray[np.float64]
+
+CUTOFFS: Final = (1, 5, 10, 20)
+
+
+def recall_values(ranks: Ranks, k: int) -> Values:
+    """Per user: 1.0 where the rank is within the first k. [num_users] -> [num_users]."""
+    return ((ranks >= 1) & (ranks <= k)).astype(np.float64)
+
+
+def ndcg_values(ranks: Ranks, k: int) -> Values:
+    """Per user: 1 / log2(rank + 1) within the first k, else 0. [num_users] -> [num_users]."""
+    return recall_values(ranks, k) / np.log2(np.maximum(ranks, 1) + 1.0)
+
+
+def mrr_values(ranks: Ranks, k: int) -> Values:
+    """Per user: 1 / rank within the first k, else 0. [num_users] -> [num_users]."""
+    return recall_values(ranks, k) / np.maximum(ranks, 1)
+
+
+METRICS: Final[dict[str, Callable[[Ranks, int], Values]]] = {
+    "recall": recall_values,
+    "ndcg": ndcg_values,
+    "mrr": mrr_values,
+}
+
+
+def recall_at(ranks: Ranks, k: int) -> float:
+    """Share of users whose item is within the first k."""
+    return _mean(recall_values(ranks, k))
+
+
+def ndcg_at(ranks: Ranks, k: int) -> float:
+    """Mean over users of 1 / log2(rank + 1) within the first k."""
+    return _mean(ndcg_values(ranks, k))
+
+
+def mrr_at(ranks: Ranks, k: int) -> float:
+    """Mean over users of 1 / rank within the first k."""
+    return _mean(mrr_values(ranks, k))
+
+
+def metric_values(name: str, ranks: Ranks) -> Values:
+    """Per-user values of a metric by its name in tables, such as `ndcg@10`.
+
+    Raises:
+        KeyError: the name is not `recall@k`, `ndcg@k` or `mrr@k`.
+    """
+    kind, _, cutoff = name.partition("@")
+    return METRICS[kind](ranks, int(cutoff))
+
+
+def all_metrics(ranks: Ranks, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
+    """`{"recall@1": ..., "ndcg@1": ..., ...}`, each a mean over users (0.0 where there are none)."""
+    return {f"{kind}@{k}": _mean(values(ranks, k)) for k in cutoffs for kind, values in METRICS.items()}
+
+
+def _mean(values: Values) -> float:
+    return float(values.mean()) if values.size else 0.0

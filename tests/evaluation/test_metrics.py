@@ -1,0 +1,46 @@
+"""Metrics, with the arithmetic shown: four users whose items stand at places 1, 3, nowhere (0) and 12."""
+
+import math
+
+import numpy as np
+import pytest
+
+from llamarec.evaluation.metrics import all_metrics, metric_values, mrr_at, ndcg_at, recall_at
+
+RANKS = np.array([1, 3, 0, 12])
+
+
+def test_recall_counts_users_within_k() -> None:
+    assert recall_at(RANKS, 1) == 1 / 4
+    assert recall_at(RANKS, 10) == 2 / 4
+    assert recall_at(RANKS, 20) == 3 / 4
+
+
+def test_ndcg_is_one_over_log2_of_rank_plus_one() -> None:
+    assert ndcg_at(RANKS, 10) == pytest.approx((1 / math.log2(2) + 1 / math.log2(4)) / 4)
+    assert ndcg_at(RANKS, 20) == pytest.approx((1 + 1 / 2 + 1 / math.log2(13)) / 4)
+
+
+def test_mrr_is_one_over_rank() -> None:
+    assert mrr_at(RANKS, 10) == pytest.approx((1 + 1 / 3) / 4)
+    assert mrr_at(RANKS, 20) == pytest.approx((1 + 1 / 3 + 1 / 12) / 4)
+
+
+def test_a_rank_of_zero_is_a_miss_at_every_cutoff() -> None:
+    assert set(all_metrics(np.zeros(5, dtype=int)).values()) == {0.0}
+
+
+def test_no_users_gives_zero_and_no_warning() -> None:
+    assert ndcg_at(np.array([], dtype=int), 10) == 0.0
+
+
+def test_the_mean_is_over_users_not_over_batches() -> None:
+    # Two batches of 3 and 1 users: the mean of batch means would be (1 + 0) / 2.
+    ranks = np.array([1, 1, 1, 0])
+    assert recall_at(ranks, 10) == 3 / 4
+
+
+def test_metric_values_by_name() -> None:
+    np.testing.assert_allclose(metric_values("mrr@10", RANKS), [1, 1 / 3, 0, 0])
+    with pytest.raises(KeyError):
+        metric_values("precision@10", RANKS)
