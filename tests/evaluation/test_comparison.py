@@ -1,0 +1,70 @@
+"""Side by side: what is subset, what is overall, and what the interval means."""
+
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from llamarec.evaluation.comparison import Row, compare, paired_bootstrap
+from llamarec.evaluation.tables import print_comparison
+
+# Four users; the third one's item is not among the candidates. The ranker lifts the first from place 2 to 1.
+RETRIEVER = np.array([2, 1, 0, 4])
+RANKER = np.array([1, 1, 0, 4])
+
+
+def _row(rows: list[Row], metric: str) -> Row:
+    return next(row for row in rows if row.metric == metric)
+
+
+def test_subset_is_over_covered_users_and_overall_over_all() -> None:
+    comparison = compare(RETRIEVER, RANKER)
+    assert (comparison.num_users, comparison.num_covered, comparison.coverage) == (4, 3, 3 / 4)
+    assert _row(comparison.subset, "recall@1").retriever == pytest.approx(1 / 3)
+    assert _row(comparison.subset, "recall@1").ranker == pytest.approx(2 / 3)
+    assert _row(comparison.overall, "recall@1").ranker == pytest.approx(2 / 4)
+
+
+def test_overall_is_coverage_times_subset_for_every_metric() -> None:
+    comparison = compare(RETRIEVER, RANKER)
+    for subset, overall in zip(comparison.subset, comparison.overall, strict=True):
+        assert overall.ranker == pytest.approx(comparison.coverage * subset.ranker)
+        assert overall.retriever == pytest.approx(comparison.coverage * subset.retriever)
+
+
+def test_difference_shows_its_arithmetic() -> None:
+    row = _row(compare(RETRIEVER, RANKER).subset, "ndcg@10")
+    assert row.difference == pytest.approx((1 - 1 / math.log2(3)) / 3)
+
+
+def test_equal_rankings_have_an_interval_of_zero() -> None:
+    row = _row(compare(RETRIEVER, RETRIEVER).overall, "ndcg@10")
+    assert (row.difference, row.low, row.high) == (0.0, 0.0, 0.0)
+
+
+def test_interval_agrees_with_the_normal_one_for_many_users() -> None:
+    # Half of 10,000 users gain 1, half nothing: mean 0.5, standard error 0.5 / 100.
+    low, high = paired_bootstrap(np.array([[1.0], [0.0]]), np.array([5000, 5000]))
+    assert low[0] == pytest.approx(0.5 - 1.96 * 0.005, abs=0.001)
+    assert high[0] == pytest.approx(0.5 + 1.96 * 0.005, abs=0.001)
+
+
+def test_no_covered_user_gives_zeros_not_a_crash() -> None:
+    comparison = compare(np.zeros(3, dtype=int), np.zeros(3, dtype=int))
+    assert _row(comparison.subset, "ndcg@10") == Row("ndcg@10", 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_unpaired_ranks_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be paired"):
+        compare(np.zeros(3, dtype=int), np.zeros(4, dtype=int))
+
+
+def test_the_table_says_which_is_which_in_80_columns() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_comparison(compare(RETRIEVER, RANKER), console, title="test")
+    text = capture.get()
+    assert "subset: the 3 users" in text
+    assert "overall: all 4 users" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
