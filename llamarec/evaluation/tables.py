@@ -11,7 +11,9 @@ from llamarec.evaluation.comparison import Comparison, Row
 def print_comparison(comparison: Comparison, console: Console, *, title: str) -> None:
     """Prints subset and overall, each with its number of users."""
     covered, users = comparison.num_covered, comparison.num_users
-    console.print(f"\n{title}: {users:,} users; for {covered:,} ({comparison.coverage:.1%}) the next item is among the candidates")
+    console.print(
+        f"\n{title}: {users:,} users; for {covered:,} ({comparison.coverage:.1%}) the next item is among the candidates"
+    )
     _print_rows(console, f"subset: the {covered:,} users whom the ranker can help", comparison.subset)
     _print_rows(console, f"overall: all {users:,} users (= coverage x subset)", comparison.overall)
     console.print("difference = ranker - retriever; 95% interval by paired bootstrap over users")

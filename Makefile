@@ -1,0 +1,3 @@
+.PHONY: setup demo test lint check clean
+setup demo test lint check clean:
+	@python3 make.py $@

@@ -1,0 +1,5 @@
+"""Candidates in, an adapter out: prompts, letters, samples, base models, and the smallest Trainer subclass.
+
+LlamaRec (Yue et al. 2023, arXiv 2311.02089): a Llama with LoRA reads a user's last titles and the retriever's
+candidates, each behind a letter, and orders the candidates by the probability of the letter that comes next.
+"""

@@ -1,0 +1,249 @@
+"""The ranker's command line: three dataclasses, one of them Hugging Face's own `TrainingArguments`.
+
+Defaults of the recipe are parser defaults: whatever the user gives wins, always. The ones that depend on another
+flag (batch size on the data set, `eval_steps` on `save_steps`) are decided before parsing, by `recipe_defaults`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from llamarec.data.config import DataConfig
+from llamarec.errors import ConfigError
+from llamarec.ranker.base_models import is_embedded
+from llamarec.ranker.config import RankerConfig
+from llamarec.vocabulary import Experiment
+
+LATEST: Final = "latest"
+_EVAL_STEPS: Final = 100
+_WARMUP_STEPS: Final = 100
+
+# The Trainer's arguments that people set, in the order in which they ask for them; the rest is in --help_all.
+_TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "Training": (
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "weight_decay",
+        "optim",
+        "max_grad_norm",
+        "seed",
+    ),
+    "Checkpoints and resume": (
+        "resume_from_checkpoint",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "output_dir",
+    ),
+    "Validation": ("eval_strategy", "eval_steps", "per_device_eval_batch_size", "eval_on_start"),
+    "Hardware and memory": (
+        "bf16",
+        "fp16",
+        "activation_checkpointing",
+        "gradient_checkpointing",
+        "torch_compile",
+        "use_cpu",
+        "dataloader_num_workers",
+    ),
+    "Logging": ("logging_steps", "report_to", "run_name", "disable_tqdm"),
+}
+_OWN_HELP: Final = {
+    "resume_from_checkpoint": "Go on from this checkpoint folder; without a value, or with 'latest', from the newest "
+    "one (from the start if there is none yet).",
+    "output_dir": "Where checkpoint-{step}/ and the best adapter go (default: "
+    "{experiment_root}/llm/{dataset_code}/checkpoints).",
+    "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12).",
+    "eval_steps": "Steps between validations (default: about 100, such that it divides --save_steps).",
+    "warmup_steps": "Steps of linear warm-up (default: 100, at most a tenth of --max_steps).",
+    "bf16": "Compute in bfloat16 (default: where the hardware has it).",
+    "activation_checkpointing": "Recompute activations to save memory (default: on, except for embedded models).",
+    "gradient_checkpointing": "Older name of --activation_checkpointing.",
+}
+
+
+class RankerArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` with grouped help, no abbreviations, and errors that propose the nearest flag."""
+
+    def __init__(self) -> None:
+        super().__init__((DataConfig, RankerConfig, TrainingArguments), prog="train_ranker.py", allow_abbrev=False)
+        self.add_argument("--help_all", action="store_true", help="Show every argument of the Trainer too.")
+        resume = self._option("resume_from_checkpoint")
+        resume.nargs, resume.const, resume.metavar = "?", LATEST, "CHECKPOINT"
+
+    def error(self, message: str) -> NoReturn:
+        """As our own error, with exit code and form like every other."""
+        raise ConfigError(f"train_ranker.py: {message}", hint="python train_ranker.py --help")
+
+    def format_help(self, *, everything: bool = False) -> str:
+        """Grouped; the Trainer's rarely used arguments only with `everything`."""
+        formatter = argparse.HelpFormatter(self.prog, max_help_position=32)
+        formatter.add_usage("%(prog)s --dataset_code DATASET [options]", [], [], prefix="usage: ")
+        formatter.add_text(
+            "Fine-tunes a Llama with LoRA to order the retriever's candidates. Train the retriever first: "
+            "python train_retriever.py --dataset_code DATASET"
+        )
+        for title, names in self._groups(everything).items():
+            formatter.start_section(title)
+            formatter.add_arguments([self._described(name) for name in names])
+            formatter.end_section()
+        formatter.add_text("More: --help_all shows every argument of the Hugging Face Trainer.")
+        return formatter.format_help()
+
+    def _groups(self, everything: bool) -> dict[str, Sequence[str]]:
+        data, ranker = list(DataConfig.__dataclass_fields__), list(RankerConfig.__dataclass_fields__)
+        groups: dict[str, Sequence[str]] = {
+            "Data": data,
+            "Model, LoRA, prompt and test": ranker,
+            **_TRAINER_GROUPS,
+        }
+        if everything:
+            shown = {name for names in groups.values() for name in names}
+            groups["Every other Trainer argument"] = [
+                n for n in TrainingArguments.__dataclass_fields__ if n not in shown
+            ]
+        known = {action.dest for action in self._actions}
+        return {title: [name for name in names if name in known] for title, names in groups.items()}
+
+    def _described(self, name: str) -> argparse.Action:
+        action = self._option(name)
+        if name in _OWN_HELP:
+            action.help = _OWN_HELP[name]
+        elif action.help:
+            # The Trainer's texts are paragraphs; the first sentence is what a list can hold.
+            action.help = action.help.partition(". ")[0].rstrip(".").replace("%(default)", "%%(default)") + "."
+        if action.default not in (None, "", argparse.SUPPRESS) and "default" not in (action.help or ""):
+            action.help = f"{(action.help or '').rstrip('.')} (default: {_shown(action.default)})."
+        action.metavar = action.metavar or ("" if action.nargs == 0 else _metavar(action))
+        return action
+
+    def _option(self, name: str) -> argparse.Action:
+        return next(action for action in self._actions if action.dest == name)
+
+
+def parse(argv: Sequence[str]) -> tuple[DataConfig, RankerConfig, TrainingArguments]:
+    """The three dataclasses from a command line.
+
+    Raises:
+        ConfigError: an unknown flag (names the nearest), a value that does not fit, or a contradiction.
+        SystemExit: after --help or --help_all.
+    """
+    parser = RankerArgumentParser()
+    if "--help_all" in argv:
+        sys.stdout.write(parser.format_help(everything=True))
+        raise SystemExit(0)
+    given, unknown = parser.parse_known_args(list(argv))
+    _refuse_unknown(parser, unknown)
+    parser.set_defaults(**recipe_defaults(given, _flags_in(argv)))
+    try:
+        data, ranker, training, _ = parser.parse_args_into_dataclasses(list(argv))
+    except ValueError as error:
+        raise ConfigError(f"these training arguments do not fit: {error}") from error
+    return data, ranker, training
+
+
+def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
+    """Defaults of the recipe (LlamaRec, section 4.1) that hold where the user gave no value.
+
+    Args:
+        given: Namespace of a first parse.
+        flags: Names of the flags on the command line.
+    """
+    gpu = torch.cuda.is_available()
+    movies = str(given.dataset_code).startswith("ml-")
+    validates = _validates(given, flags)
+    half = gpu and torch.cuda.is_bf16_supported() and not (flags & {"bf16", "fp16"})
+    defaults: dict[str, Any] = {
+        "output_dir": str(_experiment(given).checkpoints),
+        "num_train_epochs": 1.0,
+        "per_device_train_batch_size": 16 if movies else 12,
+        "per_device_eval_batch_size": 16,
+        "learning_rate": 1e-4,
+        "warmup_steps": min(_WARMUP_STEPS, given.max_steps // 10) if given.max_steps > 0 else _WARMUP_STEPS,
+        "save_steps": 500,
+        "save_total_limit": 3,
+        "logging_steps": 10,
+        "report_to": "tensorboard",
+        "eval_strategy": validates,
+        "eval_steps": eval_steps_for(int(given.save_steps)),
+        "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
+        "metric_for_best_model": "overall_ndcg@10",
+        "greater_is_better": True,
+        "bf16": half,
+        "dataloader_pin_memory": gpu,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        # Patience is part of what a resume must not lose.
+        "restore_callback_states_from_checkpoint": True,
+    }
+    if not flags & {"gradient_checkpointing", "activation_checkpointing"}:
+        defaults["activation_checkpointing"] = not is_embedded(given.llm_base_model)
+    return defaults
+
+
+def _experiment(given: Any) -> Experiment:
+    return DataConfig(dataset_code=given.dataset_code, experiment_root=given.experiment_root).experiment
+
+
+def eval_steps_for(save_steps: int) -> int:
+    """About 100 steps between validations, such that every save falls on one.
+
+    >>> [eval_steps_for(n) for n in (20, 100, 250, 500, 127)]
+    [20, 100, 50, 100, 127]
+    """
+    if save_steps <= _EVAL_STEPS:
+        return save_steps
+    divisors = [n for n in range(_EVAL_STEPS // 2, _EVAL_STEPS + 1) if save_steps % n == 0]
+    return max(divisors, default=save_steps)
+
+
+def _validates(given: Any, flags: set[str]) -> str:
+    """Validation follows saving, so that the best adapter is known at every save."""
+    if "eval_strategy" in flags:
+        return _strategy(given.eval_strategy)
+    return "steps" if _strategy(given.save_strategy) == "no" else _strategy(given.save_strategy)
+
+
+def _strategy(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _flags_in(argv: Sequence[str]) -> set[str]:
+    return {text[2:].partition("=")[0].replace("-", "_") for text in argv if text.startswith("--")}
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:
+    if not unknown:
+        return
+    flag = unknown[0].partition("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag, known, n=3)
+    raise ConfigError(
+        f"unknown argument {flag}",
+        expected=f"perhaps {' or '.join(near)}" if near else None,
+        hint="python train_ranker.py --help_all",
+    )
+
+
+def _metavar(action: argparse.Action) -> str:
+    if action.choices:
+        return "{" + ",".join(str(choice) for choice in action.choices) + "}"
+    return {int: "N", float: "X"}.get(action.type, "TEXT") if isinstance(action.type, type) else "VALUE"
+
+
+def _shown(value: Any) -> str:
+    text = _strategy(value)
+    return text.replace("%", "%%")

@@ -1,0 +1,108 @@
+"""Options of the ranker that are not the Trainer's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llamarec.errors import ConfigError
+
+MAX_CANDIDATES = 26  # one capital letter each
+QUANTIZATIONS = ("auto", "nf4", "none")
+ADAPTER_FORMATS = ("bin", "safetensors")
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Model, LoRA, prompt and evaluation options; defaults are the recipe's (LlamaRec, section 4.1)."""
+
+    llm_base_model: str = field(
+        default="meta-llama/Llama-2-7b-hf",
+        metadata={
+            "help": "Base model: a hub name, a folder, or an embedded one: 'tiny' (random weights, seconds) or "
+            "'smollm2-135m' (really pretrained, minutes on a CPU)."
+        },
+    )
+    quantization: str = field(
+        default="auto",
+        metadata={
+            "help": "'nf4' loads the base model in 4 bits with double quantisation, 'none' does not, 'auto' takes "
+            "nf4 for all but the embedded models."
+        },
+    )
+    lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale; updates are multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of each LoRA layer."})
+    lora_target_modules: str = field(
+        default="q_proj,v_proj",
+        metadata={"help": "Names of the linear layers that get LoRA, comma-separated."},
+    )
+    adapter_format: str = field(
+        default="bin",
+        metadata={"help": "Adapter weights as 'bin' (adapter_model.bin) or 'safetensors'."},
+    )
+    prompt_template: str = field(
+        default="",
+        metadata={"help": "JSON file with a prompt of your own; empty = the recipe's. See docs/prompt.md."},
+    )
+    max_history: int = field(default=20, metadata={"help": "The prompt shows at most this many last items."})
+    num_candidates: int = field(default=20, metadata={"help": "Candidates per prompt, one letter each (2 to 26)."})
+    max_title_tokens: int = field(default=32, metadata={"help": "Titles are cut to this many tokens."})
+    max_prompt_tokens: int = field(
+        default=1536, metadata={"help": "Longer prompts lose their oldest history items, never a candidate."}
+    )
+    max_eval_users: int = field(
+        default=1000,
+        metadata={
+            "help": "Validation looks at a fixed random part of this many users (0 = all). Those whose next item "
+            "the retriever missed count as zero and cost no prompt."
+        },
+    )
+    max_test_users: int = field(
+        default=0,
+        metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
+    )
+    early_stopping_patience: int = field(
+        default=20, metadata={"help": "Stop after so many validations without a better metric (0 = never)."}
+    )
+    train_retriever: bool = field(
+        default=False, metadata={"help": "Train the retriever first if there is none for this data set."}
+    )
+
+    def __post_init__(self) -> None:
+        problems = [text for holds, text in self._rules() if not holds]
+        if problems:
+            raise ConfigError("these ranker options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        return [
+            (
+                self.quantization in QUANTIZATIONS,
+                f"--quantization {self.quantization!r}: one of {', '.join(QUANTIZATIONS)}",
+            ),
+            (
+                self.adapter_format in ADAPTER_FORMATS,
+                f"--adapter_format {self.adapter_format!r}: one of {', '.join(ADAPTER_FORMATS)}",
+            ),
+            (
+                2 <= self.num_candidates <= MAX_CANDIDATES,
+                f"--num_candidates {self.num_candidates}: 2 to {MAX_CANDIDATES}, one letter each",
+            ),
+            (self.lora_r >= 1, f"--lora_r {self.lora_r}: at least 1"),
+            (self.lora_alpha >= 1, f"--lora_alpha {self.lora_alpha}: at least 1"),
+            (0.0 <= self.lora_dropout < 1.0, f"--lora_dropout {self.lora_dropout}: from 0 to below 1"),
+            (bool(self.target_modules), "--lora_target_modules: at least one layer name"),
+            (self.max_history >= 1, f"--max_history {self.max_history}: at least 1"),
+            (self.max_title_tokens >= 1, f"--max_title_tokens {self.max_title_tokens}: at least 1"),
+            (self.max_prompt_tokens >= 1, f"--max_prompt_tokens {self.max_prompt_tokens}: at least 1"),
+            (self.max_eval_users >= 0, f"--max_eval_users {self.max_eval_users}: 0 (all) or more"),
+            (self.max_test_users >= 0, f"--max_test_users {self.max_test_users}: 0 (all) or more"),
+            (
+                self.early_stopping_patience >= 0,
+                f"--early_stopping_patience {self.early_stopping_patience}: 0 (never) or more",
+            ),
+        ]
+
+    @property
+    def target_modules(self) -> list[str]:
+        """`lora_target_modules` as a list."""
+        return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]

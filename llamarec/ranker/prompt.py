@@ -1,0 +1,135 @@
+"""The prompt as data: a text with two checked placeholders and one line format each for history and candidates.
+
+Every line ends with a newline, so that a prompt is head + history lines + middle + candidate lines + tail. That is
+what lets `encoding.py` tokenise each title once. The default is the recipe's (LlamaRec, section 3.3): history and
+candidates by title, the candidates behind letters, and the answer's letter on a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from llamarec.errors import ConfigError
+from llamarec.ranker.config import MAX_CANDIDATES
+
+LETTERS = string.ascii_uppercase[:MAX_CANDIDATES]
+
+_DEFAULT_TEXT = (
+    "### Instruction: Given user history in chronological order, recommend an item from the candidate pool "
+    "with its index letter.\n"
+    "### Input: User history:\n"
+    "{history}"
+    "Candidate pool:\n"
+    "{candidates}"
+    "### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with checked placeholders.
+
+    Attributes:
+        text: The whole, with `{history}` before `{candidates}`, once each, at starts of lines.
+        history_line: What stands before a history title; `{number}` counts from 1, oldest first.
+        candidate_line: What stands before a candidate's title; `{letter}` is A, B, C, ...
+    """
+
+    text: str = _DEFAULT_TEXT
+    history_line: str = "({number})"
+    candidate_line: str = "({letter})"
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError(
+                "the prompt template does not fit:\n" + "\n".join(f"    {text}" for text in problems),
+                expected="text with {history} and then {candidates}, history_line with {number}, "
+                "candidate_line with {letter}",
+            )
+
+    def _problems(self) -> list[str]:
+        problems = [
+            *_placeholder_problems("text", self.text, ["history", "candidates"]),
+            *_placeholder_problems("history_line", self.history_line, ["number"]),
+            *_placeholder_problems("candidate_line", self.candidate_line, ["letter"]),
+        ]
+        if problems:
+            return problems
+        for part, name in ((self.head, "{history}"), (self.middle, "{candidates}")):
+            if not part.endswith("\n"):
+                problems.append(f"text: {name} must stand at the start of a line, after a newline")
+        if not self.tail:
+            problems.append("text: something must follow {candidates}, after which the letter comes")
+        return problems
+
+    @property
+    def head(self) -> str:
+        """What stands before the history."""
+        return self.text.partition("{history}")[0]
+
+    @property
+    def middle(self) -> str:
+        """What stands between history and candidates."""
+        return self.text.partition("{history}")[2].partition("{candidates}")[0]
+
+    @property
+    def tail(self) -> str:
+        """What stands after the candidates; the letter comes next."""
+        return self.text.partition("{candidates}")[2]
+
+    def history_prefix(self, number: int) -> str:
+        """What stands before the `number`-th history title (from 1)."""
+        return self.history_line.format(number=number)
+
+    def candidate_prefix(self, place: int) -> str:
+        """What stands before the candidate at `place` (from 0)."""
+        return self.candidate_line.format(letter=LETTERS[place])
+
+    def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
+        """The prompt as one text, up to where the letter comes."""
+        history_lines = (f"{self.history_prefix(i + 1)} {title}\n" for i, title in enumerate(history))
+        candidate_lines = (f"{self.candidate_prefix(i)} {title}\n" for i, title in enumerate(candidates))
+        return self.head + "".join(history_lines) + self.middle + "".join(candidate_lines) + self.tail
+
+    def as_dict(self) -> dict[str, str]:
+        """For manifests and files."""
+        return asdict(self)
+
+
+def load_template(path: str) -> PromptTemplate:
+    """The template in a JSON file with the fields of `PromptTemplate`; the default for an empty path.
+
+    Raises:
+        ConfigError: the file is absent, not JSON, or its fields or placeholders do not fit.
+    """
+    if not path:
+        return PromptTemplate()
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--prompt_template {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"--prompt_template {path}: cannot be read as JSON", found=str(error)) from error
+    names = {item.name for item in fields(PromptTemplate)}
+    if not isinstance(content, dict) or set(content) - names:
+        raise ConfigError(
+            f"--prompt_template {path}: unknown content",
+            expected=f"an object with some of {', '.join(sorted(names))}",
+            found=", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__,
+        )
+    return PromptTemplate(**content)
+
+
+def _placeholder_problems(where: str, text: str, wanted: list[str]) -> list[str]:
+    try:
+        found = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    if found == wanted:
+        return []
+    return [f"{where}: expected the placeholders {wanted} once each and in this order, found {found}"]

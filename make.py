@@ -1,0 +1,104 @@
+"""Everything the project is built and checked with, on every system: python make.py COMMAND.
+
+    setup    make .venv and install llamarec into it, as pinned in constraints.txt
+    demo     the main job on embedded defaults: retriever, ranker, a kill, a resume, a table
+    test     the tests
+    lint     ruff and mypy --strict
+    check    lint and test
+    clean    remove .venv and caches (never experiments/)
+
+Only the standard library is needed to start it. Arguments after the command go to pytest or to the demo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+_PINS = ("pyproject.toml", "constraints.txt")
+
+
+def setup() -> None:
+    """Makes the environment, or brings it up to date where pyproject.toml or constraints.txt changed."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - said before anything is installed
+        sys.exit(f"llamarec needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})")
+    mark = ENVIRONMENT / "installed.sha256"
+    wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in _PINS)).hexdigest()
+    if PYTHON.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
+        return
+    print(f"setting up {ENVIRONMENT} (about 2 GB on disk, a few minutes)", flush=True)
+    venv.create(ENVIRONMENT, with_pip=True, clear=ENVIRONMENT.exists())
+    _run("-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", "-e", ".[dev]")
+    mark.write_text(wanted, encoding="utf-8")
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """The main job on embedded defaults."""
+    _run("examples/demo.py", *arguments)
+
+
+def test(arguments: Sequence[str]) -> None:
+    """All tests, or what pytest's arguments choose."""
+    _run("-m", "pytest", *(arguments or ["-n", "2"]))
+
+
+def lint(_: Sequence[str] = ()) -> None:
+    """Style and types."""
+    _run("-m", "ruff", "check", ".")
+    _run("-m", "ruff", "format", "--check", ".")
+    _run("-m", "mypy")
+
+
+def check(arguments: Sequence[str]) -> None:
+    """What CI runs."""
+    lint()
+    test(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "demo": demo,
+    "test": test,
+    "lint": lint,
+    "check": check,
+}
+
+
+def clean() -> None:
+    """Removes what `setup` and the checks made."""
+    for name in (".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "llamarec.egg-info"):
+        shutil.rmtree(ROOT / name, ignore_errors=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs one command in the environment that it sets up first."""
+    command, arguments = (argv[0] if argv else ""), list(argv[1:])
+    if command == "clean":
+        clean()
+    elif command == "setup":
+        setup()
+    elif command in COMMANDS:
+        setup()
+        COMMANDS[command](arguments)
+    else:
+        sys.exit(__doc__)
+
+
+def _run(*arguments: str) -> None:
+    # UTF-8 whatever the console's encoding: titles have all kinds of letters.
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    code = subprocess.call([str(PYTHON), *arguments], cwd=ROOT, env=environment)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,59 @@
+"""The prompt as data: what is shown, and what a template of one's own must have."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamarec.errors import ConfigError
+from llamarec.ranker.prompt import PromptTemplate, load_template
+
+
+def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
+    text = PromptTemplate().render(["Heat", "Fargo"], ["Alien", "Brazil"])
+    assert text.splitlines()[1:] == [
+        "### Input: User history:",
+        "(1) Heat",
+        "(2) Fargo",
+        "Candidate pool:",
+        "(A) Alien",
+        "(B) Brazil",
+        "### Response:",
+    ]
+    assert text.endswith(":\n"), "the letter comes on a line of its own"
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"text": "{candidates}{history} ?"}, "in this order"),
+        ({"text": "\n{history}\n{candidates}"}, "must follow"),
+        ({"text": "likes {history} of {candidates} ?"}, "after a newline"),
+        ({"text": "\n{history}\n{candidates}{x}?"}, "placeholders"),
+        ({"text": "\n{history\n"}, "text:"),
+        ({"history_line": "-"}, "history_line"),
+        ({"candidate_line": "{letter}{letter}"}, "candidate_line"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_refused_with_the_reason(fields: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        PromptTemplate(**fields)
+
+
+def test_a_template_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.json"
+    file.write_text(json.dumps({"candidate_line": "[{letter}]"}), encoding="utf-8")
+    assert load_template(str(file)).candidate_prefix(2) == "[C]"
+
+
+@pytest.mark.parametrize("content", ["not json", "[1]", '{"letters": "abc"}'])
+def test_a_file_that_is_no_template_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "prompt.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"prompt\.json"):
+        load_template(str(file))
+
+
+def test_an_absent_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--prompt_template nowhere\.json"):
+        load_template("nowhere.json")
