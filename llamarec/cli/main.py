@@ -1,0 +1,37 @@
+"""The `llamarec` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from llamarec import __version__
+from llamarec.cli import prepare
+from llamarec.cli.arguments import Parser
+from llamarec.cli.run import run_main
+
+_VERBS = (prepare,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    return run_main(partial(_run, sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="llamarec",
+        description="Llama with LoRA for ranking recommendations. Training: python train_retriever.py, "
+        "python train_ranker.py.",
+    )
+    parser.add_argument("--version", action="version", version=f"llamarec {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for verb in _VERBS:
+        verb.add_parser(commands)
+    arguments = parser.parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

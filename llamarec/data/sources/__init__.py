@@ -1,0 +1,13 @@
+"""The registry of public data sets: one module per source."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llamarec.data.source import Source
+from llamarec.data.sources import amazon, movielens, yelp
+
+SOURCES: Final[dict[str, Source]] = {
+    source.code: source
+    for source in (amazon.BEAUTY, amazon.GAMES, movielens.ML_100K, movielens.ML_LATEST_SMALL, yelp.YELP_2020)
+}

@@ -1,0 +1,63 @@
+"""Amazon reviews of 2014 (McAuley et al. 2015): ratings as CSV without a header, metadata as Python literals."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llamarec.assets import Download
+from llamarec.data.lines import BadLines, LineFormat, csv_format, read_lines
+from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
+from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+
+_ADDRESS = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+
+
+def _source(code: str, category: str) -> Source:
+    ratings, meta = f"ratings_{category}.csv", f"meta_{category}.json.gz"
+    return Source(
+        code=code,
+        files=(
+            RawFile(ratings, (f"{ratings}.gz",), Download(_ADDRESS + ratings)),
+            RawFile(meta, (meta.removesuffix(".gz"),), Download(_ADDRESS + meta)),
+        ),
+        read=partial(_read, ratings, meta),
+        homepage="https://jmcauley.ucsd.edu/data/amazon/links.html",
+    )
+
+
+def _read(ratings: str, meta: str, paths: Mapping[str, Path], bad: BadLines) -> RawTables:
+    columns = (USER, ITEM, "rating", TIMESTAMP)
+    interactions = read_lines(paths[ratings], csv_format(columns, INTERACTION_SCHEMA, REQUIRED), bad)
+    return RawTables(interactions, read_lines(paths[meta], _META, bad))
+
+
+def _parse_meta(line: str) -> dict[str, Any]:
+    """`{'asin': ..., 'title': ...}` as Python wrote it; never evaluated, and real JSON is read too."""
+    try:
+        row = ast.literal_eval(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            raise ValueError("neither a Python literal nor JSON") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a dictionary was expected, this is a {type(row).__name__}")
+    title = row.get("title")
+    return {ITEM: row.get("asin"), TITLE: title if isinstance(title, str) else None}
+
+
+def _never(_: bytes) -> pl.DataFrame:
+    raise pl.exceptions.ComputeError("Python literals are read line by line")
+
+
+_META = LineFormat(ITEM_SCHEMA, (ITEM,), _never, _parse_meta)
+
+BEAUTY = _source("beauty", "Beauty")
+GAMES = _source("games", "Video_Games")

@@ -1,0 +1,73 @@
+"""MovieLens (Harper and Konstan 2015): the 100K of 1998, and the "latest small" that LlamaRec calls ML-100k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from llamarec import assets
+from llamarec.assets import Download
+from llamarec.data.lines import BadLines, csv_format, read_lines
+from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
+from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+
+_ADDRESS = "https://files.grouplens.org/datasets/movielens/"
+_RATING = (USER, ITEM, "rating", TIMESTAMP)
+_U_ITEM = (ITEM, TITLE, *(f"field_{i}" for i in range(2, 24)))
+_WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
+
+
+def _read_100k(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
+    data = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED, separator="\t", quote=False)
+    if paths["u.data"].suffix == ".inter":
+        interactions = read_lines(paths["u.data"], data, bad, skip_lines=1)
+        return RawTables(interactions, _wheel_items(paths["u.item"], bad))
+    items = csv_format(_U_ITEM, ITEM_SCHEMA, (ITEM,), separator="|", quote=False, encoding="latin-1")
+    return RawTables(read_lines(paths["u.data"], data, bad), read_lines(paths["u.item"], items, bad))
+
+
+def _wheel_items(path: Path, bad: BadLines) -> pl.DataFrame:
+    """Titles as `u.item` has them, "Title (year)"; of 1,682 only the one of item 267, "unknown", is spelt otherwise."""
+    schema = {ITEM: pl.String, "movie_title": pl.String, "release_year": pl.String}
+    rows = read_lines(path, csv_format(_WHEEL_ITEM, schema, (ITEM,), separator="\t", quote=False), bad, skip_lines=1)
+    titled = pl.when(pl.col("release_year").str.contains(r"^\d{4}$"))
+    title = titled.then(pl.format("{} ({})", "movie_title", "release_year")).otherwise("movie_title")
+    return rows.select(ITEM, title.alias(TITLE))
+
+
+def _from_wheel() -> dict[str, Path]:
+    return {
+        "u.data": assets.wheel_member(assets.ML_100K_INTERACTIONS),
+        "u.item": assets.wheel_member(assets.ML_100K_ITEMS),
+    }
+
+
+def _read_latest_small(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
+    ratings = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED)
+    movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,))
+    return RawTables(
+        read_lines(paths["ratings.csv"], ratings, bad, skip_lines=1),
+        read_lines(paths["movies.csv"], movies, bad, skip_lines=1),
+    )
+
+
+def _packed(archive: str, names: tuple[str, ...]) -> tuple[RawFile, ...]:
+    folder = archive.removesuffix(".zip")
+    return tuple(RawFile(name, (), Download(_ADDRESS + archive, member=f"{folder}/{name}")) for name in names)
+
+
+ML_100K = Source(
+    code="ml-100k",
+    files=_packed("ml-100k.zip", ("u.data", "u.item")),
+    read=_read_100k,
+    homepage="https://grouplens.org/datasets/movielens/100k/",
+    fallback=_from_wheel,
+)
+ML_LATEST_SMALL = Source(
+    code="ml-latest-small",
+    files=_packed("ml-latest-small.zip", ("ratings.csv", "movies.csv")),
+    read=_read_latest_small,
+    homepage="https://grouplens.org/datasets/movielens/latest/",
+)

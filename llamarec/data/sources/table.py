@@ -1,0 +1,162 @@
+"""A user's own table: CSV, TSV, JSON lines or Parquet, with titles in it or in a second table."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import polars as pl
+
+from llamarec.data.config import DataConfig
+from llamarec.data.lines import BadLines, csv_format, jsonl_format, open_bytes, read_lines
+from llamarec.data.source import RawTables
+from llamarec.errors import ConfigError, DataError
+from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+
+# Names that other tools and data sets give these columns, best first.
+_KNOWN_NAMES = {
+    USER: ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "session_id", "visitorid"),
+    ITEM: ("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),
+    TIMESTAMP: ("timestamp", "time", "datetime", "date", "unixreviewtime", "created_at", "ts", "event_time"),
+    TITLE: ("title", "name", "item_title", "movie_title", "product_title", "item_name"),
+}
+_MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138, as milliseconds 1973
+
+
+def table_files(config: DataConfig) -> dict[str, Path]:
+    """The files that the options name.
+
+    Raises:
+        ConfigError: one of them is not there.
+    """
+    named = {"--dataset_code": config.dataset_code, "--items_file": config.items_file}
+    paths = {flag: Path(name) for flag, name in named.items() if name}
+    for flag, path in paths.items():
+        if not path.is_file():
+            raise ConfigError(f"{flag} {path}: there is no such file", hint="give the path of a table of interactions")
+    return paths
+
+
+def read_table(config: DataConfig, bad: BadLines) -> RawTables:
+    """Raw tables from the user's files.
+
+    Raises:
+        ConfigError: a column is not found.
+        DataError: a line is malformed.
+    """
+    paths = table_files(config)
+    main, second = paths["--dataset_code"], paths.get("--items_file")
+    chosen = {USER: config.user_column, ITEM: config.item_column, TIMESTAMP: config.timestamp_column}
+    title = {TITLE: config.title_column}
+    with_titles = chosen if second else {**chosen, **title}
+    rows = _read(main, with_titles, bad)
+    interactions = rows.select(USER, ITEM, _seconds(rows, main))
+    if not second:
+        return RawTables(interactions, rows.select(ITEM, TITLE))
+    return RawTables(interactions, _read(second, {ITEM: config.item_column, **title}, bad))
+
+
+def _read(path: Path, chosen: dict[str, str], bad: BadLines) -> pl.DataFrame:
+    """The wanted columns under our names, all as text."""
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    required = tuple(name for name in chosen if name != TITLE)
+    if kind == "parquet":
+        return _read_parquet(path, chosen, required)
+    if kind in ("jsonl", "json", "ndjson"):
+        found = _find_columns(path, _json_fields(path), chosen)
+        schema = dict.fromkeys(found.values(), pl.String)
+        form = jsonl_format(schema, tuple(found[name] for name in required))
+        rows = read_lines(path, form, bad)
+    else:
+        separator = _separator(path)
+        header = _first_line(path).split(separator)
+        columns = tuple(name.strip().strip('"') for name in header)
+        found = _find_columns(path, columns, chosen)
+        schema = dict.fromkeys(found.values(), pl.String)
+        form = csv_format(columns, schema, tuple(found[name] for name in required), separator=separator)
+        rows = read_lines(path, form, bad, skip_lines=1)
+    return rows.rename({column: name for name, column in found.items()})
+
+
+def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...]) -> pl.DataFrame:
+    try:
+        found = _find_columns(path, tuple(pl.read_parquet_schema(path)), chosen)
+        rows = pl.read_parquet(path, columns=list(found.values()))
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
+    rows = rows.rename({column: name for name, column in found.items()})
+    rows = rows.with_columns(_as_text(rows, name) for name in rows.columns)
+    for name in required:
+        if rows[name].null_count():
+            row = rows[name].is_null().arg_max()
+            raise DataError(f"{path}, row {(row or 0) + 1}: no value for {found[name]}")
+    return rows
+
+
+def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
+    if rows.schema[name].is_temporal():
+        return pl.col(name).cast(pl.Datetime("us")).dt.epoch("s").cast(pl.String)
+    return pl.col(name).cast(pl.String)
+
+
+def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) -> dict[str, str]:
+    lower = {column.lower(): column for column in columns}
+    found, problems = {}, []
+    for name, given in chosen.items():
+        candidates = [lower[known] for known in _KNOWN_NAMES[name] if known in lower]
+        if given in columns:
+            found[name] = given
+        elif given or not candidates:
+            near = difflib.get_close_matches(given or name, columns, n=1, cutoff=0.4)
+            asked = f"there is no column {given!r}" if given else f"no column looks like the {name}"
+            problems.append(f"{asked}: --{name}_column {near[0] if near else 'NAME'}")
+        else:
+            found[name] = candidates[0]
+    if problems:
+        raise ConfigError(f"{path}: " + "\n    ".join(problems), found=f"the columns {', '.join(columns)}")
+    return found
+
+
+def _seconds(rows: pl.DataFrame, path: Path) -> pl.Series:
+    """Seconds since 1970 from numbers (seconds or milliseconds) or ISO dates."""
+    text = rows[TIMESTAMP]
+    numbers = text.cast(pl.Float64, strict=False)
+    if not numbers.null_count():
+        milliseconds = numbers.len() and abs(float(numbers.median() or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
+        return (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64).alias(TIMESTAMP)
+    times = text.str.replace("Z$", "+00:00").str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
+    times = times.fill_null(text.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone("UTC"))
+    times = times.fill_null(text.str.to_date(strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+    if times.null_count():
+        row = times.is_null().arg_max() or 0
+        raise DataError(
+            f"{path}, interaction {row + 1}: this is no time",
+            expected="seconds or milliseconds since 1970, or an ISO date such as 2019-05-31 or 2019-05-31T12:00:00",
+            found=repr(text[row]),
+        )
+    return times.dt.epoch("s").alias(TIMESTAMP)
+
+
+def _first_line(path: Path) -> str:
+    with open_bytes(path) as file:
+        line = file.readline().decode("utf-8", errors="replace").rstrip("\r\n")
+    if not line:
+        raise DataError(f"{path}: the file is empty", expected="a line with the names of the columns")
+    return line
+
+
+def _separator(path: Path) -> str:
+    line = _first_line(path)
+    return max((",", "\t", ";", "|"), key=line.count)
+
+
+def _json_fields(path: Path) -> tuple[str, ...]:
+    import json
+
+    try:
+        row = json.loads(_first_line(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line 1: not a JSON object ({error.msg})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line 1: a JSON object was expected, this is a {type(row).__name__}")
+    return tuple(row)

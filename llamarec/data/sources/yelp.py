@@ -1,0 +1,44 @@
+"""Yelp Open Dataset: reviews of 2019. People come back, and their visits are all kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from llamarec.data.lines import BadLines, jsonl_format, read_lines
+from llamarec.data.source import RawFile, RawTables, Source
+from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+
+_REVIEWS = "yelp_academic_dataset_review.json"
+_BUSINESSES = "yelp_academic_dataset_business.json"
+_YEAR = "2019-"
+
+
+def _read(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
+    review = {"user_id": pl.String, "business_id": pl.String, "date": pl.String}
+    # 5 GB of text go by; of the reviews only three fields of one year stay.
+    rows = read_lines(
+        paths[_REVIEWS],
+        jsonl_format(review, tuple(review)),
+        bad,
+        keep=pl.col("date").str.starts_with(_YEAR),
+    )
+    interactions = rows.select(
+        pl.col("user_id").alias(USER),
+        pl.col("business_id").alias(ITEM),
+        pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
+    )
+    business = {"business_id": pl.String, "name": pl.String}
+    items = read_lines(paths[_BUSINESSES], jsonl_format(business, ("business_id",)), bad)
+    return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}))
+
+
+YELP_2020 = Source(
+    code="yelp2020",
+    files=(RawFile(_REVIEWS, (f"{_REVIEWS}.gz",)), RawFile(_BUSINESSES, (f"{_BUSINESSES}.gz",))),
+    read=_read,
+    homepage="https://www.yelp.com/dataset",
+    by_hand="Yelp gives it to a person who accepts its licence",
+)
