@@ -127,7 +127,7 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
         from llamarec.retriever.train import train_retriever_with_defaults
 
-        train_retriever_with_defaults(data_config)
+        train_retriever_with_defaults(data_config, Console())
     candidates = load_candidates(data_config.experiment, data)
     for split, of_split in candidates.items():
         if of_split.item_ids.shape[1] < config.num_candidates:
@@ -173,9 +173,8 @@ def _announce(ranker: Ranker, config: RankerConfig, checkpoint: str | None, cons
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     validation = trainer.eval_dataset
     console.print(f"base model   {config.llm_base_model}, {trainable:,} trainable LoRA weights")
-    console.print(
-        f"training     {len(trainer.train_dataset):,} prompts, effective batch {args.train_batch_size * args.gradient_accumulation_steps * args.world_size}"
-    )
+    effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    console.print(f"training     {len(trainer.train_dataset):,} prompts, {effective} per step")
     for name, samples in (("validation", validation), ("test", ranker.test)):
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
     start = f"resumes from {checkpoint}" if checkpoint else "starts at step 0"

@@ -1,0 +1,129 @@
+"""candidates.parquet: the top k of every user with scores, the label and its rank. What the ranker starts from."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.vocabulary import (
+    CANDIDATE_IDS,
+    LABEL_ID,
+    LABEL_RANK,
+    SCORES,
+    SPLIT,
+    SPLITS,
+    USER_ID,
+    Experiment,
+    Split,
+)
+
+CANDIDATES_FILE: Final = "candidates.parquet"
+_METADATA_KEY: Final = "llamarec"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of the users of one split who have a label.
+
+    Attributes:
+        user_ids: [num_rows].
+        item_ids: [num_rows, k] best first.
+        scores: [num_rows, k] the retriever's, as logits.
+        label_ids: [num_rows] the item taken next.
+        label_ranks: [num_rows] its place among the k, 1 = first, 0 = not among them.
+    """
+
+    user_ids: NDArray[np.int32]
+    item_ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    label_ids: NDArray[np.int32]
+    label_ranks: NDArray[np.int32]
+
+
+def with_labels(
+    data: PreparedData,
+    split: Split,
+    user_ids: NDArray[np.int32],
+    item_ids: NDArray[np.int32],
+    scores: NDArray[np.float32],
+) -> Candidates:
+    """Adds each user's label and its rank among the candidates."""
+    labels = np.array([data.sequences.label(int(user), split) for user in user_ids], dtype=np.int32)
+    hits = item_ids == labels[:, None]
+    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
+    return Candidates(user_ids, item_ids, scores, labels, ranks)
+
+
+def write_candidates(
+    experiment: Experiment, candidates: dict[Split, Candidates], data: PreparedData, made_by: dict[str, Any]
+) -> None:
+    """Writes all splits into one file, with what made them in its metadata."""
+    frames = [
+        pl.DataFrame(
+            {
+                SPLIT: [split] * len(rows.user_ids),
+                USER_ID: rows.user_ids,
+                CANDIDATE_IDS: rows.item_ids,
+                SCORES: rows.scores,
+                LABEL_ID: rows.label_ids,
+                LABEL_RANK: rows.label_ranks,
+            }
+        ).with_columns(pl.col(CANDIDATE_IDS).arr.to_list(), pl.col(SCORES).arr.to_list())
+        for split, rows in candidates.items()
+    ]
+    experiment.retriever.mkdir(parents=True, exist_ok=True)
+    target = experiment.retriever / CANDIDATES_FILE
+    staging = target.with_name(target.name + ".tmp")
+    metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
+    pl.concat(frames).write_parquet(staging, compression="zstd", metadata=metadata)
+    os.replace(staging, target)
+
+
+def load_candidates(experiment: Experiment, data: PreparedData) -> dict[Split, Candidates]:
+    """Candidates by split.
+
+    Raises:
+        ArtifactError: there are none, or they were made from other data; names the command that makes them.
+    """
+    path = experiment.retriever / CANDIDATES_FILE
+    command = f"python train_retriever.py --dataset_code {experiment.dataset_code}"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",
+            hint=f"{command}\n            (or add --train_retriever to train it first)",
+        )
+    try:
+        made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
+        rows = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
+    if made_by["data_fingerprint"] != data.fingerprint:
+        raise ArtifactError(
+            f"{path}: these candidates were made from other data",
+            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"data fingerprint {made_by['data_fingerprint'][:12]}",
+            hint=command,
+        )
+    return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+
+
+def _of_split(rows: pl.DataFrame) -> Candidates:
+    return Candidates(
+        user_ids=rows[USER_ID].to_numpy(),
+        item_ids=_matrix(rows[CANDIDATE_IDS]),
+        scores=_matrix(rows[SCORES]),
+        label_ids=rows[LABEL_ID].to_numpy(),
+        label_ranks=rows[LABEL_RANK].to_numpy(),
+    )
+
+
+def _matrix(lists: pl.Series) -> NDArray[Any]:
+    return lists.explode().to_numpy().reshape(len(lists), -1)

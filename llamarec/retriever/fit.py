@@ -1,0 +1,175 @@
+"""Training: full softmax at real positions, validation on the whole catalogue, early stopping, exact continuation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.metrics import ndcg_at, recall_at
+from llamarec.retriever.batches import epoch_batches, pack, training_windows
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.model import LRURec
+from llamarec.retriever.scoring import label_ranks
+from llamarec.retriever.state import TrainingState, differences, load_state, save_state
+
+# Saving takes a fraction of a second; more often than this it would be felt in short epochs.
+_SAVE_SECONDS: Final = 10.0
+_LINES_EVERY: Final = 10  # epochs per line where there is no terminal to draw a bar on
+
+Tick = Callable[[TrainingState], None]
+
+
+class RetrieverTrainer:
+    """Trains one LRURec; `state` says where it is.
+
+    Args:
+        data: Prepared histories.
+        config: Options.
+        folder: Where the state file lies.
+        console: Receives one line about what is done, and the progress bar.
+
+    Raises:
+        ArtifactError: the state file is damaged.
+    """
+
+    def __init__(self, data: PreparedData, config: RetrieverConfig, folder: Path, console: Console) -> None:
+        self._data, self._config, self._folder, self._console = data, config, folder, console
+        self.model = _new_model(data, config)
+        self._optimizer = _optimizer(self.model, config)
+        self.state = TrainingState({**config.identity, "data": data.fingerprint})
+        self._windows = training_windows(data.sequences, config.max_length, config.window_stride)
+        self._go_on()
+
+    def fit(self) -> None:
+        """Trains until `num_epochs` or until patience ends; the best weights are then in `model`."""
+        with _progress(self._console) as progress:
+            task = progress.add_task("LRURec", total=self._config.num_epochs, completed=self.state.epoch, shown="")
+            saved = time.monotonic()
+            while not self.is_finished:
+                self._epoch()
+                progress.update(task, completed=self.state.epoch, shown=self._shown())
+                if not self._console.is_terminal and self.state.epoch % _LINES_EVERY == 0:
+                    self._console.print(f"epoch {self.state.epoch}  {self._shown()}", soft_wrap=True)
+                if self.is_finished or time.monotonic() - saved >= _SAVE_SECONDS:
+                    save_state(self._snapshot(), self._folder)
+                    saved = time.monotonic()
+        self.model.load_state_dict(self.state.best_model)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.state.epoch >= self._config.num_epochs or self.state.bad_epochs >= self._config.patience
+
+    def _go_on(self) -> None:
+        earlier = None if self._config.restart else load_state(self._folder)
+        if earlier is None:
+            return
+        changed = differences(earlier.identity, self.state.identity)
+        if changed:
+            self._console.print(f"an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True)
+            return
+        self.state = earlier
+        self.model.load_state_dict(earlier.model)
+        self._optimizer.load_state_dict(earlier.optimizer)
+        what = "is finished" if self.is_finished else "goes on"
+        more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if self.is_finished else ""
+        self._console.print(f"the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
+
+    def _epoch(self) -> None:
+        started, epoch = time.monotonic(), self.state.epoch
+        with torch.random.fork_rng(devices=[]):
+            # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
+            torch.manual_seed(_epoch_seed(self._config.seed, epoch))
+            loss = self._train_epoch(epoch)
+        ranks = label_ranks(
+            self.model,
+            self._data,
+            "validation",
+            max_length=self._config.max_length,
+            exclude=self._config.excludes(self._data.has_repeats),
+        )
+        self._note(loss, recall_at(ranks, 10), ndcg_at(ranks, 10), time.monotonic() - started)
+
+    def _train_epoch(self, epoch: int) -> float:
+        self.model.train()
+        total, num_steps = 0.0, 0
+        for chosen in epoch_batches(len(self._windows), self._config.batch_size, self._config.seed, epoch):
+            loss = self._loss(chosen)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
+            self._optimizer.step()
+            total, num_steps = total + loss.item(), num_steps + 1
+        return total / max(num_steps, 1)
+
+    def _loss(self, chosen: NDArray[np.int64]) -> Tensor:
+        """Mean cross-entropy over all items at every position that has a next item."""
+        packed = pack([self._windows[index] for index in chosen])
+        # The last item of a window is only a label; its state is not computed.
+        has_next_T = torch.ones(len(packed.items_T), dtype=torch.bool)
+        has_next_T[packed.lasts_B] = False
+        inputs = torch.nonzero(has_next_T).squeeze(1)
+        states_TD = self.model(packed.items_T[inputs], packed.positions_T[inputs])
+        return F.cross_entropy(self.model.scores(states_TD), packed.items_T[inputs + 1])
+
+    def _note(self, loss: float, recall: float, ndcg: float, seconds: float) -> None:
+        state = self.state
+        state.epoch += 1
+        state.seconds += seconds
+        state.history.append({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
+        if recall > state.best_recall:
+            state.best_recall, state.best_epoch, state.bad_epochs = recall, state.epoch, 0
+            state.best_model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        else:
+            state.bad_epochs += 1
+
+    def _snapshot(self) -> TrainingState:
+        self.state.model, self.state.optimizer = self.model.state_dict(), self._optimizer.state_dict()
+        return self.state
+
+    def _shown(self) -> str:
+        last, state = self.state.history[-1], self.state
+        return (
+            f"loss {last['loss']:.3f}  validation Recall@10 {last['recall@10']:.4f} NDCG@10 {last['ndcg@10']:.4f}  "
+            f"best {state.best_recall:.4f} at {state.best_epoch}"
+        )
+
+
+def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+
+
+def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
+    """Decay is for matrices and embeddings; norms, biases and the recurrence's few numbers have none."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)

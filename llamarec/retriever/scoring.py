@@ -1,0 +1,80 @@
+"""Ranks and top-k over the whole catalogue, in blocks of users: memory does not grow with users x items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llamarec.data.prepared import PreparedData
+from llamarec.retriever.batches import pack
+from llamarec.retriever.model import LRURec
+from llamarec.vocabulary import PADDING_ITEM, Split
+
+_BLOCK_USERS = 256
+
+
+class _Block(NamedTuple):
+    """Users, their labels, and the scores of all items with what is excluded at minus infinity."""
+
+    user_ids: NDArray[np.int32]
+    labels_B: Tensor
+    scores_BN: Tensor
+
+
+def label_ranks(
+    model: LRURec, data: PreparedData, split: Split, *, max_length: int, exclude: bool
+) -> NDArray[np.int64]:
+    """The label's rank in the full catalogue for every user with one: [num_users], 1 = first, 0 = excluded."""
+    ranks = []
+    for block in _blocks(model, data, split, max_length, exclude):
+        label_scores_B1 = block.scores_BN.gather(1, block.labels_B[:, None])
+        ranks_B = (block.scores_BN > label_scores_B1).sum(dim=1) + 1
+        ranks.append(torch.where(torch.isinf(label_scores_B1[:, 0]), 0, ranks_B))
+    return torch.cat(ranks).numpy() if ranks else np.zeros(0, dtype=np.int64)
+
+
+def top_k(
+    model: LRURec, data: PreparedData, split: Split, k: int, *, max_length: int, exclude: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """The k best items of every user with a label.
+
+    Returns:
+        user_ids [num_rows], item_ids [num_rows, k] best first, scores [num_rows, k].
+    """
+    users, items, scores = [], [], []
+    for block in _blocks(model, data, split, max_length, exclude):
+        best = block.scores_BN.topk(k, dim=1)
+        users.append(block.user_ids)
+        items.append(best.indices.numpy().astype(np.int32))
+        scores.append(best.values.numpy())
+    return np.concatenate(users), np.concatenate(items), np.concatenate(scores)
+
+
+@torch.no_grad()
+def _blocks(model: LRURec, data: PreparedData, split: Split, max_length: int, exclude: bool) -> Iterator[_Block]:
+    was_training = model.training
+    model.eval()
+    users = data.sequences.users_with_label(split)
+    for start in range(0, len(users), _BLOCK_USERS):
+        yield _score(model, data, users[start : start + _BLOCK_USERS], split, max_length, exclude)
+    model.train(was_training)
+
+
+def _score(
+    model: LRURec, data: PreparedData, users: NDArray[np.int32], split: Split, max_length: int, exclude: bool
+) -> _Block:
+    histories = [data.sequences.history(int(user), split) for user in users]
+    packed = pack([history[-max_length:] for history in histories])
+    scores_BN = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])
+    scores_BN[:, PADDING_ITEM] = -torch.inf
+    if exclude:
+        rows = np.repeat(np.arange(len(users)), [len(history) for history in histories])
+        # All of the history, not only the part that the model reads.
+        scores_BN[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories).astype(np.int64))] = -torch.inf
+    labels = np.array([data.sequences.label(int(user), split) for user in users])
+    return _Block(users, torch.from_numpy(labels), scores_BN)
