@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -194,11 +193,9 @@ def _blocks(path: Path, skip_lines: int) -> Iterator[tuple[int, bytes]]:
 
 def open_bytes(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked if it is gzip, without a byte-order mark."""
-    plain: IO[bytes] = path.open("rb")
-    is_gzip = plain.read(2) == b"\x1f\x8b"
-    plain.seek(0)
-    file: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=plain)) if is_gzip else plain  # type: ignore[arg-type]
-    head = file.peek(3) if isinstance(file, io.BufferedReader) else b""
-    if head[:3] == b"\xef\xbb\xbf":
-        file.read(3)
-    return file
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    opened: IO[bytes] = gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[assignment]
+    if opened.read(3) != b"\xef\xbb\xbf":
+        opened.seek(0)
+    return opened

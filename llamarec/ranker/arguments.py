@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -149,7 +150,10 @@ def parse(argv: Sequence[str]) -> tuple[DataConfig, RankerConfig, TrainingArgume
     _refuse_unknown(parser, unknown)
     parser.set_defaults(**recipe_defaults(given, _flags_in(argv)))
     try:
-        data, ranker, training, _ = parser.parse_args_into_dataclasses(list(argv))
+        with warnings.catch_warnings():
+            # The older name is the one people know; it is ours to accept it without a word.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+            data, ranker, training, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
     return data, ranker, training

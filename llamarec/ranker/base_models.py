@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +105,10 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, lora)
+        with warnings.catch_warnings():
+            # PEFT 0.21 still asks transformers 5.23 for the older name of activation checkpointing.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            return get_peft_model(model, lora)
     except ValueError as error:
         linear = {
             path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)

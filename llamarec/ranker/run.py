@@ -24,7 +24,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import EvaluationSamples, TrainingSamples
-from llamarec.ranker.trainer import RankerTrainer, letter_ranks
+from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.vocabulary import Experiment, Split
 
@@ -91,9 +91,7 @@ def build_ranker(
 
 def test_ranker(ranker: Ranker) -> Comparison:
     """Both stages on the test users, with the adapter that the Trainer holds now."""
-    prediction = ranker.trainer.predict(ranker.test)
-    ranks = ranker.test.ranks(letter_ranks(prediction.predictions, prediction.label_ids))
-    return compare(ranker.test.retriever_ranks, ranks)
+    return compare(ranker.test.retriever_ranks, ranker.trainer.predict_ranks(ranker.test))
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:

@@ -19,7 +19,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.letter_model import collate
 from llamarec.ranker.samples import EpochSampler, EvaluationSamples, TrainingSamples
 
-_LOGGED_CUTOFFS = (1, 5, 10)
+_LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 
 
 class RankerTrainer(Trainer):
@@ -55,6 +55,16 @@ class RankerTrainer(Trainer):
             compute_metrics=partial(ranking_metrics, validation),
             callbacks=[EarlyStoppingCallback(config.early_stopping_patience)] if stops else None,
         )
+
+    def predict_ranks(self, samples: EvaluationSamples) -> NDArray[np.int64]:
+        """The label's rank for every user of `samples`: [num_users], 1 = first, 0 = not among the candidates."""
+        # `compute_metrics` belongs to the validation users.
+        kept, self.compute_metrics = self.compute_metrics, None
+        try:
+            prediction = self.predict(samples)
+        finally:
+            self.compute_metrics = kept
+        return samples.ranks(letter_ranks(prediction.predictions, prediction.label_ids))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any]:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -126,4 +136,4 @@ def letter_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDAr
 
 
 def _named(part: str, ranks: Ranks) -> dict[str, float]:
-    return {f"{part}_{name}": value for name, value in all_metrics(ranks, _LOGGED_CUTOFFS).items()}
+    return {f"{part}_{name}": value for name, value in all_metrics(ranks, (1, 10)).items() if name in _LOGGED}

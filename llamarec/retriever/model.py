@@ -1,9 +1,9 @@
 """LRURec: a linear recurrent unit over item embeddings, on sequences packed without padding.
 
 The linear recurrent unit (Orvieto et al. 2023, arXiv 2303.06349, section 3) is h_t = lambda * h_(t-1) + gamma * B x_t
-with a complex diagonal lambda of |lambda| < 1. Because lambda does not depend on t, the whole sequence is a parallel scan
-in log2(length) steps (Hillis and Steele 1986): after step k each h_t holds the last 2^k inputs, and the next step adds
-lambda^(2^k) * h_(t - 2^k).
+with a complex diagonal lambda of |lambda| < 1. Because lambda does not depend on t, the whole sequence is a parallel
+scan in log2(length) steps (Hillis and Steele 1986): after step k each h_t holds the last 2^k inputs, and the next step
+adds lambda^(2^k) * h_(t - 2^k).
 
 The tokens of a batch lie one sequence after the other on one axis; `positions` counts inside each sequence. A step of
 the scan reaches back only where the position allows it, which is what a mask would do for padding, without the padding.

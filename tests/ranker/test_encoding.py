@@ -105,13 +105,13 @@ def test_history_is_the_last_items_oldest_first(encoder: PromptEncoder) -> None:
 
 def test_the_budget_drops_the_oldest_history_and_never_a_candidate(tokenizer: Any, data: PreparedData) -> None:
     roomy = PromptEncoder(tokenizer, data.titles, PromptTemplate())
-    budget = len(roomy.encode(HISTORY[-7:], CANDIDATES))
-    tight = PromptEncoder(tokenizer, data.titles, PromptTemplate(), max_prompt_tokens=max(budget, 560))
+    budget = len(roomy.encode(HISTORY[-14:], CANDIDATES))
+    tight = PromptEncoder(tokenizer, data.titles, PromptTemplate(), max_prompt_tokens=budget)
     ids = tight.encode(HISTORY, CANDIDATES)
     shown = tight.shown_history(HISTORY, CANDIDATES)
     assert len(ids) <= tight.max_prompt_tokens
     assert shown == HISTORY[-len(shown) :]
-    assert 0 < len(shown) < 20
+    assert len(shown) == 14
     assert all(f"({letter}) " in tight.text(HISTORY, CANDIDATES) for letter in LETTERS[:20])
     assert "(1) " + tight.cut_titles[shown[0]] in tight.text(HISTORY, CANDIDATES), "numbers start at 1 again"
 

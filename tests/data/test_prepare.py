@@ -1,0 +1,122 @@
+"""Prepared sets: reproducible to the byte, reused only where they fit, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamarec.data.config import DataConfig
+from llamarec.data.prepare import prepare
+from llamarec.data.prepared import load_prepared
+from llamarec.errors import ArtifactError, ConfigError
+from tests.data.raw import WRITERS
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    folder = tmp_path / "raw" / "beauty"
+    folder.mkdir(parents=True)
+    WRITERS["beauty"](folder)
+    return DataConfig("beauty", str(tmp_path / "raw"), str(tmp_path / "experiments"))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = ("histories.parquet", "items.parquet", "manifest.json")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+
+
+def test_equal_bytes_in_two_processes_with_other_hash_seeds(config: DataConfig, tmp_path: Path) -> None:
+    found = []
+    for seed in ("1", "2"):
+        root = tmp_path / seed
+        command = [
+            "prepare",
+            "--dataset_code",
+            "beauty",
+            "--data_root",
+            config.data_root,
+            "--experiment_root",
+            str(root),
+        ]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(
+            [sys.executable, "-m", "llamarec.cli.main", *command], env=environment, check=True, capture_output=True
+        )
+        found.append(_hashes(root / "data" / "beauty"))
+    assert found[0] == found[1]
+
+
+def test_the_manifest_says_what_it_was_made_from(config: DataConfig) -> None:
+    manifest = prepare(config).manifest
+    assert (manifest["num_users"], manifest["num_items"], manifest["num_interactions"]) == (6, 6, 36)
+    raw = Path(config.data_root) / "beauty" / "ratings_Beauty.csv"
+    assert manifest["inputs"]["ratings_Beauty.csv"] == {
+        "bytes": raw.stat().st_size,
+        "sha256": hashlib.sha256(raw.read_bytes()).hexdigest(),
+    }
+    assert manifest["options"]["min_user_interactions"] == 5
+    assert str(config.data_root) not in json.dumps(manifest), "a path of this machine would make it another artifact"
+
+
+def test_a_prepared_set_that_fits_is_taken(config: DataConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(config)
+    before = (config.experiment.data / "histories.parquet").stat().st_mtime_ns
+    prepare(config)
+    assert "is prepared already" in capsys.readouterr().out
+    assert (config.experiment.data / "histories.parquet").stat().st_mtime_ns == before
+
+
+def test_other_options_or_other_raw_files_make_it_anew(config: DataConfig) -> None:
+    first = prepare(config)
+    assert prepare(replace(config, split="temporal", temporal_validation_share=0.5)).fingerprint != first.fingerprint
+    prepare(config)
+    path = Path(config.data_root) / "beauty" / "ratings_Beauty.csv"
+    path.write_text(path.read_text().replace("U6,", "U7,"))
+    assert prepare(config).users[-1] == "U7"
+
+
+def test_a_prepared_set_serves_where_the_raw_files_are_gone(config: DataConfig) -> None:
+    first = prepare(config)
+    assert prepare(replace(config, data_root="nowhere")).fingerprint == first.fingerprint
+
+
+def test_a_damaged_artifact_is_named_and_made_anew(config: DataConfig) -> None:
+    first = prepare(config)
+    path = config.experiment.data / "items.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=r"items\.parquet"):
+        load_prepared(config.experiment.data)
+    assert prepare(config).fingerprint == first.fingerprint
+
+
+def test_an_absent_set_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="llamarec prepare --dataset_code beauty"):
+        load_prepared(tmp_path / "beauty")
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)one of beauty.*--dataset_code beauty"):
+        prepare(DataConfig("beuaty", experiment_root=str(tmp_path)))
+    with pytest.raises(ConfigError, match="--dataset_code is missing"):
+        prepare(DataConfig(experiment_root=str(tmp_path)))
+
+
+def test_options_that_do_not_fit_are_all_named() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)--min_user_interactions 0.*--split 'weekly'.*--on_bad_line 'ignore'"):
+        DataConfig("beauty", min_user_interactions=0, split="weekly", on_bad_line="ignore")
+
+
+def test_sequences_have_no_label_without_a_history(config: DataConfig) -> None:
+    sequences = prepare(config).sequences
+    assert sequences.users_with_label("test").tolist() == list(range(6))
+    empty = replace(sequences, train_ends=np.zeros(6, dtype=np.int32))
+    assert empty.users_with_label("validation").size == 0
+    assert empty.label(0, "validation") == 0

@@ -1,0 +1,120 @@
+"""A user's own table, in the shapes in which people have them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from llamarec.data.config import DataConfig
+from llamarec.data.prepare import prepare
+from llamarec.errors import ConfigError, DataError
+
+ROWS = [
+    {"userId": f"u{u}", "asin": f"i{i}", "date": f"2020-01-{i:02}", "name": f"Thing, {i}"}
+    for u in range(1, 7)
+    for i in range(1, 7)
+]
+
+
+def _config(path: Path, **options: str) -> DataConfig:
+    return DataConfig(str(path), experiment_root=str(path.parent / "experiments"), **options)  # type: ignore[arg-type]
+
+
+def _csv(path: Path, separator: str = ",", rows: list[dict[str, str]] = ROWS) -> Path:
+    pl.DataFrame(rows).write_csv(path, separator=separator)
+    return path
+
+
+@pytest.mark.parametrize("name", ["shop.csv", "shop.tsv", "shop.jsonl", "shop.parquet"])
+def test_each_format_gives_the_same_histories(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("jsonl"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    elif name.endswith("parquet"):
+        pl.DataFrame(ROWS).write_parquet(path)
+    else:
+        _csv(path, "\t" if name.endswith("tsv") else ",")
+    data = prepare(_config(path))
+    assert (data.dataset_code, data.num_users, data.num_items) == ("shop", 6, 6)
+    assert data.titles[1] == "Thing, 1"
+    assert data.sequences.timestamps[:2].tolist() == [1_577_836_800, 1_577_923_200]
+    assert data.folder == tmp_path / "experiments" / "data" / "shop"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1_577_836_800 + 86_400 * i for i in range(6)],
+        [1_577_836_800_000 + 86_400_000 * i for i in range(6)],
+        [f"2020-01-0{i + 1}T00:00:00Z" for i in range(6)],
+        [f"2020-01-0{i + 1} 00:00:00" for i in range(6)],
+    ],
+    ids=["seconds", "milliseconds", "ISO with zone", "ISO"],
+)
+def test_times_as_people_write_them(tmp_path: Path, times: list[object]) -> None:
+    rows = [{**row, "date": str(times[index % 6])} for index, row in enumerate(ROWS)]
+    data = prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+    assert data.sequences.timestamps[:2].tolist() == [1_577_836_800, 1_577_923_200]
+
+
+def test_titles_from_a_second_file(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in ROWS]
+    items = _csv(tmp_path / "items.csv", rows=[{"asin": f"i{i}", "title": f"Second {i}"} for i in range(1, 7)])
+    data = prepare(_config(_csv(tmp_path / "shop.csv", rows=rows), items_file=str(items)))
+    assert data.titles[6] == "Second 6"
+
+
+def test_named_columns_win_over_recognised_ones(tmp_path: Path) -> None:
+    rows = [{**row, "kunde": row["userId"], "userId": "all the same"} for row in ROWS]
+    data = prepare(_config(_csv(tmp_path / "shop.csv", rows=rows), user_column="kunde"))
+    assert data.num_users == 6
+
+
+def test_a_missing_column_names_flag_and_columns(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in ROWS]
+    path = _csv(tmp_path / "shop.csv", rows=rows)
+    with pytest.raises(ConfigError, match=r"(?s)title.*--title_column.*userId, asin, date"):
+        prepare(_config(path))
+    with pytest.raises(ConfigError, match=r"no column 'usr': --user_column userId"):
+        prepare(_config(path, user_column="usr", title_column="asin"))
+
+
+def test_a_bad_line_or_time_is_named(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "shop.csv")
+    path.write_text(path.read_text(encoding="utf-8") + "u9,i9\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"shop\.csv, line 38: 4 fields"):
+        prepare(_config(path))
+    rows = [*ROWS, {**ROWS[0], "date": "yesterday"}]
+    with pytest.raises(DataError, match=r"interaction 37: this is no time(?s:.*)'yesterday'"):
+        prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+
+
+@pytest.mark.parametrize("content", ["", "user,item,timestamp,title\n"])
+def test_an_empty_table_is_said(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"the file is empty|hold no interaction"):
+        prepare(_config(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "shop.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert prepare(_config(path)).num_users == 6
+
+
+def test_an_absent_file_names_the_flag(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--dataset_code .*gone\.csv: there is no such file"):
+        prepare(_config(tmp_path / "gone.csv"))
+    path = _csv(tmp_path / "shop.csv")
+    with pytest.raises(ConfigError, match="--items_file"):
+        prepare(replace(_config(path), items_file="gone.csv"))
+
+
+@pytest.mark.parametrize("path", [r"C:\data\my shop.csv", "/data/my shop.csv.gz", "my shop.parquet"])
+def test_results_lie_under_the_files_name_on_every_system(path: str) -> None:
+    assert DataConfig(path).name == "my shop"
