@@ -195,7 +195,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked if it is gzip, without a byte-order mark."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
-    opened: IO[bytes] = gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[assignment]
+    opened: IO[bytes] = gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[assignment]  # noqa: SIM115
     if opened.read(3) != b"\xef\xbb\xbf":
         opened.seek(0)
     return opened

@@ -10,7 +10,7 @@ from llamarec.errors import ConfigError
 EXCLUDE_HISTORY = ("auto", "always", "never")
 
 # What may change between a run and its continuation without making it another run.
-_NOT_IDENTITY: Final = ("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "restart")
+_NOT_IDENTITY: Final = ("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "restart", "save_seconds")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class RetrieverConfig:
             "help": "Whether items of a user's history can be candidates. auto: excluded, all of them, in validation "
             "and test alike, unless people come back in this data set; or always, never."
         },
+    )
+    save_seconds: float = field(
+        default=10.0, metadata={"help": "At an epoch's end the training state is saved if the last save is this old."}
     )
     num_threads: int = field(default=0, metadata={"help": "CPU threads; 0 leaves it to torch."})
     restart: bool = field(

@@ -23,8 +23,6 @@ from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 
-# Saving takes a fraction of a second; more often than this it would be felt in short epochs.
-_SAVE_SECONDS: Final = 10.0
 _LINES_EVERY: Final = 10  # epochs per line where there is no terminal to draw a bar on
 
 Tick = Callable[[TrainingState], None]
@@ -61,7 +59,7 @@ class RetrieverTrainer:
                 progress.update(task, completed=self.state.epoch, shown=self._shown())
                 if not self._console.is_terminal and self.state.epoch % _LINES_EVERY == 0:
                     self._console.print(f"epoch {self.state.epoch}  {self._shown()}", soft_wrap=True)
-                if self.is_finished or time.monotonic() - saved >= _SAVE_SECONDS:
+                if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
                     saved = time.monotonic()
         self.model.load_state_dict(self.state.best_model)

@@ -1,0 +1,235 @@
+"""Training: windows, policies, exact continuation after a kill, candidates that are what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError, ConfigError
+from llamarec.retriever.batches import epoch_batches, pack, training_windows
+from llamarec.retriever.candidates import load_candidates, with_labels, write_candidates
+from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.fit import RetrieverTrainer
+from llamarec.retriever.scoring import label_ranks, top_k
+from llamarec.retriever.state import load_state
+from llamarec.vocabulary import SPLITS, Experiment
+from tests.data.raw import WRITERS
+from tests.samples import make_data
+
+CONFIG = RetrieverConfig(hidden_size=16, dropout=0.2, batch_size=8, num_epochs=6, patience=50, max_length=10)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data() -> PreparedData:
+    return make_data()
+
+
+@pytest.fixture
+def trainer(data: PreparedData, tmp_path: Path) -> RetrieverTrainer:
+    return RetrieverTrainer(data, CONFIG, tmp_path, Console(quiet=True))
+
+
+def _weights(trainer: RetrieverTrainer) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trainer.model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_windows_hold_every_label_once_where_strides_do_not_overlap() -> None:
+    data = make_data(num_users=5, num_items=90)
+    windows = training_windows(data.sequences, max_length=4, stride=4)
+    labels = sum(len(window) - 1 for window in windows)
+    assert labels == sum(len(data.sequences.train(user)) - 1 for user in range(5))
+    assert max(len(window) for window in windows) == 5
+
+
+def test_without_a_stride_only_the_last_window_is_taken(data: PreparedData) -> None:
+    windows = training_windows(data.sequences, max_length=3, stride=0)
+    assert [w.tolist() for w in windows] == [data.sequences.train(u)[-4:].tolist() for u in range(data.num_users)]
+
+
+def test_an_epoch_sees_every_window_once_in_its_own_order() -> None:
+    orders = [np.concatenate(list(epoch_batches(50, 8, seed=1, epoch=epoch))) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0].tolist() != orders[1].tolist()
+
+
+def test_only_positions_with_a_next_item_are_in_the_loss(trainer: RetrieverTrainer) -> None:
+    trainer.model.eval()
+    chosen = np.array([0, 3])
+    windows = [trainer._windows[i] for i in chosen]
+    losses = []
+    for window in windows:
+        packed = pack([window[:-1]])
+        logits = trainer.model.scores(trainer.model(packed.items_T, packed.positions_T))
+        losses += [-torch.log_softmax(row, -1)[item] for row, item in zip(logits, window[1:].tolist(), strict=True)]
+    torch.testing.assert_close(trainer._loss(chosen), torch.stack(losses).mean())
+
+
+def test_it_learns_what_always_follows(tmp_path: Path) -> None:
+    # Everybody walks round the same circle of 90 items: the next item is certain. Chance is 10 in 90.
+    data = make_data(num_users=120, num_items=90, has_repeats=True)
+    starts = np.repeat(np.arange(120), np.diff(data.sequences.offsets))
+    steps = np.concatenate([np.arange(n) for n in np.diff(data.sequences.offsets)])
+    circle = replace(data.sequences, item_ids=((starts + steps) % 90 + 1).astype(np.int32))
+    config = replace(CONFIG, num_epochs=60, learning_rate=5e-3, dropout=0.0)
+    trainer = RetrieverTrainer(replace(data, sequences=circle), config, tmp_path, Console(quiet=True))
+    trainer.fit()
+    ranks = label_ranks(trainer.model, replace(data, sequences=circle), "test", max_length=10, exclude=False)
+    assert (ranks <= 10).mean() > 0.95
+
+
+def test_excluded_is_all_of_the_history_not_only_what_the_model_reads(
+    data: PreparedData, trainer: RetrieverTrainer
+) -> None:
+    users, items, _ = top_k(trainer.model, data, "test", 20, max_length=2, exclude=True)
+    for user, row in zip(users, items, strict=True):
+        assert not set(row.tolist()) & set(data.sequences.history(int(user), "test").tolist())
+        assert 0 not in row
+
+
+def test_where_people_come_back_the_history_stays() -> None:
+    assert RetrieverConfig().excludes(has_repeats=False)
+    assert not RetrieverConfig().excludes(has_repeats=True)
+    assert RetrieverConfig(exclude_history="always").excludes(has_repeats=True)
+
+
+def test_ranks_and_top_k_agree(data: PreparedData, trainer: RetrieverTrainer) -> None:
+    for split in SPLITS:
+        ranks = label_ranks(trainer.model, data, split, max_length=10, exclude=True)
+        found = top_k(trainer.model, data, split, 20, max_length=10, exclude=True)
+        assert with_labels(data, split, *found).label_ranks.tolist() == np.where(ranks <= 20, ranks, 0).tolist()
+
+
+def test_a_run_interrupted_at_every_epoch_ends_in_the_same_bits(data: PreparedData, tmp_path: Path) -> None:
+    whole = RetrieverTrainer(data, CONFIG, tmp_path / "whole", Console(quiet=True))
+    whole.fit()
+    for epochs in range(1, CONFIG.num_epochs + 1):
+        part = RetrieverTrainer(data, replace(CONFIG, num_epochs=epochs), tmp_path / "part", Console(quiet=True))
+        assert part.state.epoch == epochs - 1
+        torch.rand(7)  # whatever else draws from the global generator must not matter
+        part.fit()
+    assert _weights(part) == _weights(whole)
+    assert part.state.history == whole.state.history
+    assert (part.state.best_epoch, part.state.bad_epochs) == (whole.state.best_epoch, whole.state.bad_epochs)
+
+
+def test_other_options_or_data_start_anew_and_say_why(data: PreparedData, tmp_path: Path) -> None:
+    RetrieverTrainer(data, replace(CONFIG, num_epochs=1), tmp_path, Console(quiet=True)).fit()
+    console = Console(record=True, width=200, quiet=False)
+    with console.capture() as said:
+        other = RetrieverTrainer(data, replace(CONFIG, dropout=0.3), tmp_path, console)
+    assert other.state.epoch == 0
+    assert "dropout 0.2 -> 0.3" in said.get()
+    with console.capture() as said:
+        changed = replace(data, fingerprint="1" * 64)
+        assert RetrieverTrainer(changed, CONFIG, tmp_path, console).state.epoch == 0
+    assert "data 0000" in said.get()
+
+
+def test_a_finished_run_says_so_and_restart_forgets_it(data: PreparedData, tmp_path: Path) -> None:
+    RetrieverTrainer(data, CONFIG, tmp_path, Console(quiet=True)).fit()
+    console = Console(width=200)
+    with console.capture() as said:
+        assert RetrieverTrainer(data, CONFIG, tmp_path, console).is_finished
+    assert "is finished at epoch 6 (more epochs: --num_epochs" in said.get()
+    assert RetrieverTrainer(data, replace(CONFIG, restart=True), tmp_path, console).state.epoch == 0
+
+
+def test_a_damaged_state_is_named(data: PreparedData, tmp_path: Path) -> None:
+    RetrieverTrainer(data, replace(CONFIG, num_epochs=1), tmp_path, Console(quiet=True)).fit()
+    path = tmp_path / "training_state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=r"(?s)training_state\.pt.*--restart"):
+        RetrieverTrainer(data, CONFIG, tmp_path, Console(quiet=True))
+
+
+def test_early_stopping_ends_after_patience(data: PreparedData, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e-12, patience=3, num_epochs=50)
+    trainer = RetrieverTrainer(data, config, tmp_path, Console(quiet=True))
+    trainer.fit()
+    assert (trainer.state.epoch, trainer.state.best_epoch) == (4, 1)
+
+
+def test_candidates_survive_the_file_and_refuse_other_data(
+    data: PreparedData, tmp_path: Path, trainer: RetrieverTrainer
+) -> None:
+    experiment = Experiment(tmp_path, "made-up")
+    found = {s: with_labels(data, s, *top_k(trainer.model, data, s, 20, max_length=10, exclude=True)) for s in SPLITS}
+    with pytest.raises(
+        ArtifactError, match=r"(?s)no trained retriever.*python train_retriever\.py --dataset_code made-up"
+    ):
+        load_candidates(experiment, data)
+    write_candidates(experiment, found, data, {"config": {"seed": 42}})
+    loaded = load_candidates(experiment, data)
+    for split in SPLITS:
+        for name in ("user_ids", "item_ids", "scores", "label_ids", "label_ranks"):
+            np.testing.assert_array_equal(getattr(loaded[split], name), getattr(found[split], name))
+    with pytest.raises(ArtifactError, match="made from other data"):
+        load_candidates(experiment, replace(data, fingerprint="1" * 64))
+
+
+def test_options_that_do_not_fit_are_all_named() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)--top_k 0.*--dropout 1\.5.*--exclude_history 'no'"):
+        RetrieverConfig(top_k=0, dropout=1.5, exclude_history="no")
+
+
+def test_defaults_of_data_sets_are_options() -> None:
+    for code in ("beauty", "games", "yelp2020", "ml-100k", "ml-latest-small", "something else"):
+        RetrieverConfig(**defaults_for(code))
+
+
+def _command(tmp_path: Path, *more: str) -> list[str]:
+    places = ["--data_root", str(tmp_path), "--experiment_root", str(tmp_path / "e")]
+    options = [
+        "--num_epochs",
+        "200",
+        "--patience",
+        "1000",
+        "--top_k",
+        "5",
+        "--hidden_size",
+        "16",
+        "--dropout",
+        "0.3",
+        "--save_seconds",
+        "0",
+    ]
+    return [sys.executable, "train_retriever.py", "--dataset_code", "beauty", *places, *options, *more]
+
+
+def test_the_command_killed_and_typed_again_gives_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "beauty").mkdir()
+    WRITERS["beauty"](tmp_path / "beauty")
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    folder = tmp_path / "e" / "lru" / "beauty"
+    killed = subprocess.Popen(_command(tmp_path), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (folder / "training_state.pt").is_file() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    state = load_state(folder)
+    assert state is not None
+    assert state.epoch < 200, "killed before its end"
+    results = []
+    for restart in ([], ["--restart"]):
+        done = subprocess.run(
+            _command(tmp_path, *restart), cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        assert "candidates.parquet" in done.stdout
+        results.append((folder / "retriever.safetensors").read_bytes())
+    assert results[0] == results[1]
