@@ -1,0 +1,64 @@
+"""The command: exit codes and what is said where."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamarec.cli.main import main
+from llamarec.cli.run import run_main
+from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
+from tests.data.raw import WRITERS
+
+
+def test_prepare_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "games").mkdir()
+    WRITERS["games"](tmp_path / "games")
+    argv = [
+        "prepare",
+        "--dataset_code",
+        "games",
+        "--data_root",
+        str(tmp_path),
+        "--experiment_root",
+        str(tmp_path / "e"),
+    ]
+    assert main(argv) == EXIT_FINISHED
+    assert "games prepared: 6 users, 6 items, 36 interactions" in capsys.readouterr().out
+    assert (tmp_path / "e" / "data" / "games" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("argv", [["prepare"], ["prepare", "--dataset_code", "beauti"], ["unknown"], []])
+def test_a_problem_is_said_without_a_traceback(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def bug() -> int:
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        run_main(bug)
+
+
+def test_an_error_has_problem_expected_found_next() -> None:
+    error = ConfigError("a problem", expected="this", found="that", hint="type it")
+    assert str(error).splitlines() == ["a problem", "  expected: this", "  found:    that", "  next:     type it"]
+
+
+def test_a_console_that_cannot_show_a_title_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The code page of many a Windows console.
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+
+    def say() -> int:
+        print("千と千尋の神隠し")
+        return 0
+
+    assert run_main(say) == EXIT_FINISHED
