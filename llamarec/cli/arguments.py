@@ -16,8 +16,8 @@ _TRUE, _FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 class Parser(argparse.ArgumentParser):
     """Without abbreviations; a wrong flag is a `ConfigError` like every other."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """As our own error."""
@@ -40,13 +40,14 @@ def add_dataclass_arguments(parser: argparse.ArgumentParser, cls: type[Any], *, 
         if default not in ("", None) and "default" not in text:
             text = f"{text.rstrip('.')} (default: {default})."
         boolean = types[item.name] is bool
+        optional: dict[str, Any] = {"nargs": "?", "const": True} if boolean else {}
         group.add_argument(
             f"--{item.name}",
             default=default,
             type=_boolean if boolean else _converter(types[item.name]),
             metavar="BOOL" if boolean else item.name.rpartition("_")[2].upper(),
             help=text.replace("%", "%%"),
-            **({"nargs": "?", "const": True} if boolean else {}),
+            **optional,
         )
 
 

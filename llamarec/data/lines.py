@@ -152,8 +152,7 @@ def csv_format(
         ).select(pl.col(name).cast(kind) for name, kind in schema.items())
 
     def parse(line: str) -> dict[str, Any]:
-        quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-        fields = next(csv.reader([line], delimiter=separator, quoting=quoting), [])
+        fields = next(csv.reader([line], delimiter=separator), []) if quote else line.split(separator)
         if len(fields) != len(columns):
             raise ValueError(f"{len(columns)} fields separated by {separator!r} were expected, found {len(fields)}")
         row = dict(zip(columns, fields, strict=True))

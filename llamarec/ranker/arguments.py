@@ -80,7 +80,8 @@ class RankerArgumentParser(HfArgumentParser):
     """`HfArgumentParser` with grouped help, no abbreviations, and errors that propose the nearest flag."""
 
     def __init__(self) -> None:
-        super().__init__((DataConfig, RankerConfig, TrainingArguments), prog="train_ranker.py", allow_abbrev=False)
+        types: Any = (DataConfig, RankerConfig, TrainingArguments)
+        super().__init__(types, prog="train_ranker.py", allow_abbrev=False)
         self.add_argument("--help_all", action="store_true", help="Show every argument of the Trainer too.")
         resume = self._option("resume_from_checkpoint")
         resume.nargs, resume.const, resume.metavar = "?", LATEST, "CHECKPOINT"

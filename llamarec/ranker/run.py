@@ -38,7 +38,10 @@ class Ranker:
     experiment: Experiment
     encoder: PromptEncoder
     trainer: RankerTrainer
+    train: TrainingSamples
+    validation: EvaluationSamples
     test: EvaluationSamples
+    num_trainable: int
 
 
 def train_ranker(
@@ -86,7 +89,8 @@ def build_ranker(
         model, args, config=config, train=train, validation=validation, pad_token_id=pad_token_id or 0
     )
     _write_description(experiment, data, config, template, encoder)
-    return Ranker(experiment, encoder, trainer, test)
+    num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
+    return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
 
 
 def test_ranker(ranker: Ranker) -> Comparison:
@@ -103,7 +107,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     wanted = args.resume_from_checkpoint
     if wanted is None:
         return None
-    there = _checkpoints(Path(args.output_dir))
+    there = _checkpoints(Path(str(args.output_dir)))
     if wanted == LATEST:
         return str(there[-1]) if there else None
     if (Path(wanted) / "trainer_state.json").is_file():
@@ -167,13 +171,11 @@ def _encoder(tokenizer: Any, data: PreparedData, template: PromptTemplate, confi
 
 
 def _announce(ranker: Ranker, config: RankerConfig, checkpoint: str | None, console: Console) -> None:
-    trainer, args = ranker.trainer, ranker.trainer.args
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    validation = trainer.eval_dataset
-    console.print(f"base model   {config.llm_base_model}, {trainable:,} trainable LoRA weights")
+    args = ranker.trainer.args
+    console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    console.print(f"training     {len(trainer.train_dataset):,} prompts, {effective} per step")
-    for name, samples in (("validation", validation), ("test", ranker.test)):
+    console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
+    for name, samples in (("validation", ranker.validation), ("test", ranker.test)):
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
     start = f"resumes from {checkpoint}" if checkpoint else "starts at step 0"
     if args.resume_from_checkpoint == LATEST and not checkpoint:

@@ -137,7 +137,7 @@ class EvaluationSamples(Dataset[Sample]):
         self._label_places = self.retriever_ranks[covered] - 1
         self._candidates = candidates.item_ids[chosen][covered, : encoder.num_candidates]
         self._data, self._encoder, self._split = data, encoder, split
-        self._ids = [self._encode(row, items) for row, items in zip(covered, self._candidates, strict=True)]
+        self._ids = [self._encode(int(row), items) for row, items in zip(covered, self._candidates, strict=True)]
         # Prompts of one length need no padding; the order of evaluation changes no metric.
         by_length = np.argsort([len(ids) for ids in self._ids], kind="stable")
         self._ids = [self._ids[i] for i in by_length]
@@ -165,7 +165,7 @@ class EvaluationSamples(Dataset[Sample]):
         return self._data.sequences.history(int(self.user_ids[row]), self._split)[-self._encoder.max_history :]
 
     def _encode(self, row: int, items: NDArray[np.int32]) -> list[int]:
-        return self._encoder.encode(self._history(int(row)).tolist(), items.tolist())
+        return self._encoder.encode(self._history(row).tolist(), items.tolist())
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

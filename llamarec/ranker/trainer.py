@@ -44,7 +44,8 @@ class RankerTrainer(Trainer):
         validation: EvaluationSamples,
         pad_token_id: int,
     ) -> None:
-        self._config = config
+        self._config, self._peft_model, self._folder = config, model, Path(str(args.output_dir))
+        self._num_samples = len(train)
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
@@ -64,11 +65,11 @@ class RankerTrainer(Trainer):
             prediction = self.predict(samples)
         finally:
             self.compute_metrics = kept
-        return samples.ranks(letter_ranks(prediction.predictions, prediction.label_ids))
+        return samples.ranks(letter_ranks(np.asarray(prediction.predictions), np.asarray(prediction.label_ids)))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any]:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochSampler(len(self.train_dataset), seed)
+        return EpochSampler(self._num_samples, seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """Samples in the whole step: the loss is their mean, however they are cut into micro-batches."""
@@ -80,12 +81,12 @@ class RankerTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As the Trainer does, with the adapter's weights in the wanted format."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir) if output_dir else self._folder
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
         safe = self._config.adapter_format == "safetensors"
-        self.model.save_pretrained(folder, state_dict=state_dict, safe_serialization=safe)
+        self._peft_model.save_pretrained(folder, state_dict=state_dict, safe_serialization=safe)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         torch.save(self.args, folder / "training_args.bin")
 
@@ -98,22 +99,22 @@ class RankerTrainer(Trainer):
         return is_new_best
 
     def _publish_best(self) -> None:
-        folder = Path(self.args.output_dir)
-        staging = folder / ".best.tmp"
+        staging = self._folder / ".best.tmp"
         self._save(str(staging))
         if self.args.should_save:
             for file in sorted(staging.iterdir()):
-                os.replace(file, folder / file.name)
+                os.replace(file, self._folder / file.name)
             shutil.rmtree(staging)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
-            self.model.load_adapter(self.args.output_dir, self.model.active_adapter, is_trainable=True)
+            self._peft_model.load_adapter(str(self._folder), self._peft_model.active_adapter, is_trainable=True)
 
 
 def ranking_metrics(samples: EvaluationSamples, prediction: EvalPrediction) -> dict[str, float]:
     """Overall and subset metrics of a prediction over `samples`, each named for what it is."""
-    ranks = samples.ranks(letter_ranks(prediction.predictions, prediction.label_ids))
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    ranks = samples.ranks(letter_ranks(logits, labels))
     return {**_named("overall", ranks), **_named("subset", ranks[samples.retriever_ranks > 0])}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from llamarec.data.config import DataConfig
 from llamarec.data.recipe import build, clean_titles, k_core
 from llamarec.errors import DataError
 
-SMALL = {"min_user_interactions": 1, "min_item_interactions": 1}
+SMALL = DataConfig(min_user_interactions=1, min_item_interactions=1)
 
 
 def _interactions(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
@@ -50,7 +52,7 @@ def test_untitled_items_go_before_the_core() -> None:
 
 def test_ids_are_dense_in_order_of_first_appearance() -> None:
     rows = _interactions([("z", "q", 9), ("a", "p", 1), ("z", "p", 5)])
-    histories, items = build(rows, _titles("p", "q"), DataConfig(**SMALL))
+    histories, items = build(rows, _titles("p", "q"), SMALL)
     assert histories["user"].to_list() == ["z", "a"]
     assert histories["user_id"].to_list() == [0, 1]
     assert items.rows() == [(1, "q", "Title q"), (2, "p", "Title p")]
@@ -58,14 +60,14 @@ def test_ids_are_dense_in_order_of_first_appearance() -> None:
 
 def test_sequences_are_by_time_with_ties_in_file_order() -> None:
     rows = _interactions([("1", "c", 5), ("1", "a", 3), ("1", "b", 5), ("1", "d", 3)])
-    histories, items = build(rows, _titles(*"abcd"), DataConfig(**SMALL))
+    histories, items = build(rows, _titles(*"abcd"), SMALL)
     names = dict(items.select("item_id", "item").rows())
     assert [names[i] for i in histories["item_ids"][0]] == ["a", "d", "c", "b"]
 
 
 def test_leave_one_out_takes_the_last_two() -> None:
     rows = _interactions([("1", item, time) for time, item in enumerate("abcde")] + [("2", "a", 0), ("2", "b", 1)])
-    histories, _ = build(rows, _titles(*"abcde"), DataConfig(**SMALL))
+    histories, _ = build(rows, _titles(*"abcde"), SMALL)
     assert histories["train_end"].to_list() == [3, 2]
     assert histories["validation_end"].to_list() == [4, 2]
 
@@ -73,7 +75,7 @@ def test_leave_one_out_takes_the_last_two() -> None:
 def test_a_temporal_split_cuts_all_users_at_the_same_times() -> None:
     # Times 0..9; 60% | 20% | 20%: the cuts are at times 6 and 8.
     rows = _interactions([("1", "a", t) for t in range(5)] + [("2", "a", t) for t in range(5, 10)])
-    config = DataConfig(split="temporal", temporal_validation_share=0.2, temporal_test_share=0.2, **SMALL)
+    config = replace(SMALL, split="temporal", temporal_validation_share=0.2, temporal_test_share=0.2)
     histories, _ = build(rows, _titles("a"), config)
     assert histories["train_end"].to_list() == [5, 1]
     assert histories["validation_end"].to_list() == [5, 3]

@@ -22,7 +22,7 @@ def test_the_recipes_defaults() -> None:
     assert (args.load_best_model_at_end, args.metric_for_best_model) == (True, "overall_ndcg@10")
     assert config.early_stopping_patience == 20
     assert args.activation_checkpointing
-    assert Path(args.output_dir) == Path("experiments/llm/beauty/checkpoints")
+    assert Path(str(args.output_dir)) == Path("experiments/llm/beauty/checkpoints")
 
 
 def test_batch_size_follows_the_data_set() -> None:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llamarec.retriever.batches import pack
-from llamarec.retriever.model import LRURec, scan
+from llamarec.retriever.model import LinearRecurrentUnit, LRURec, scan
 
 
 def _sequential(inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
     """h_t = decay * h_(t-1) + input_t, as it is written."""
-    states = []
+    states: list[Tensor] = []
     for index, position in enumerate(positions_T.tolist()):
         before = states[index - 1] if position else torch.zeros_like(inputs_TH[0])
         states.append(decay_H * before + inputs_TH[index])
@@ -57,6 +57,12 @@ def _model() -> LRURec:
     return LRURec(50, width=16, num_blocks=2, dropout=0.1).eval()
 
 
+def _layer(model: LRURec) -> LinearRecurrentUnit:
+    layer = model.recurrences[0]
+    assert isinstance(layer, LinearRecurrentUnit)
+    return layer
+
+
 def test_a_sequence_is_not_influenced_by_its_neighbours() -> None:
     model = _model()
     sequences = [np.arange(1, n, dtype=np.int32) for n in (4, 9, 2, 17)]
@@ -71,7 +77,7 @@ def test_a_sequence_is_not_influenced_by_its_neighbours() -> None:
 def test_packing_equals_a_left_padded_masked_recurrence() -> None:
     """The same layer on [batch, length] with zeros on the left, step by step, the padding's inputs masked."""
     model = _model()
-    layer = model.recurrences[0]
+    layer = _layer(model)
     sequences = [np.arange(1, n, dtype=np.int32) for n in (4, 9, 2)]
     packed = pack(sequences)
     x_TD = model.norm(model.embedding(packed.items_T))
@@ -97,7 +103,7 @@ def test_states_do_not_see_the_future() -> None:
 
 
 def test_the_recurrence_is_stable_at_any_parameter() -> None:
-    layer = _model().recurrences[0]
+    layer = _layer(_model())
     with torch.no_grad():
         layer.log_decay.normal_(std=3)
         layer.log_phase.normal_(std=3)
