@@ -63,8 +63,8 @@ def _write(raw: Path, num_reviews: int) -> int:
     num_users, num_places = max(num_reviews // 10, 20), max(num_reviews // 40, 20)
     with (raw / _REVIEWS).open("w", encoding="utf-8") as file:
         for number in range(num_reviews):
-            # The square makes a few users and places account for much, as they do.
-            user, place = int(num_users * rng.random() ** 2), int(num_places * rng.random() ** 2)
+            # The powers make a few users and places account for much, as they do.
+            user, place = int(num_users * rng.random() ** 4), int(num_places * rng.random() ** 3)
             year, month, day = rng.randint(*_YEARS), rng.randint(1, 12), rng.randint(1, 28)
             file.write(
                 f'{{"review_id": "r{number:021}", "user_id": "u{user:021}", "business_id": "b{place:021}", '

@@ -1,0 +1,189 @@
+"""Whole runs with the tiny model: files, figures, resume, and what is said when something is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from rich.console import Console
+
+from llamarec.errors import ArtifactError, ConfigError, ModelError
+from llamarec.evaluation.comparison import Comparison
+from llamarec.ranker.arguments import parse
+from llamarec.ranker.run import train_ranker
+from llamarec.ranker.trainer import letter_ranks
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.train import train_retriever
+
+QUIET = Console(quiet=True)
+NUM_USERS, NUM_ITEMS = 40, 60
+
+
+def _write_table(path: Path) -> None:
+    """Users who walk round a circle of items with a stride of their own: easy for a retriever, with 60 items."""
+    rng = np.random.default_rng(0)
+    lines = ["user,item,timestamp,title"]
+    for user in range(NUM_USERS):
+        start, stride = int(rng.integers(NUM_ITEMS)), 1 + user % 3
+        items = [(start + step * stride) % NUM_ITEMS for step in range(9)]
+        lines += [f"u{user},i{item},{time},Film {item} of many" for time, item in enumerate(items)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table and a trained retriever."""
+    folder = tmp_path_factory.mktemp("shop")
+    _write_table(folder / "shop.csv")
+    data, _, _ = parse(_argv(folder))
+    config = RetrieverConfig(hidden_size=16, num_epochs=30, dropout=0.1, batch_size=8, learning_rate=3e-3)
+    train_retriever(data, config, QUIET)
+    return folder
+
+
+@pytest.fixture
+def folder(shop: Path, tmp_path: Path) -> Path:
+    """A copy of it for each test."""
+    return Path(shutil.copytree(shop, tmp_path / "shop"))
+
+
+def _argv(folder: Path, *more: str) -> list[str]:
+    return [
+        *("--dataset_code", str(folder / "shop.csv"), "--experiment_root", str(folder / "experiments")),
+        *("--min_item_interactions", "1", "--llm_base_model", "tiny", "--report_to", "none", "--disable_tqdm", "true"),
+        *("--max_steps", "12", "--save_steps", "4", "--per_device_train_batch_size", "4", "--use_cpu"),
+        *("--dataloader_pin_memory", "false", "--lora_dropout", "0.1", "--learning_rate", "1e-3"),
+        *more,
+    ]
+
+
+def _run(folder: Path, *more: str, console: Console = QUIET) -> Comparison:
+    return train_ranker(*parse(_argv(folder, *more)), console)
+
+
+def _checkpoints(folder: Path) -> Path:
+    return folder / "experiments" / "llm" / "shop" / "checkpoints"
+
+
+def _tensors(path: Path) -> dict[str, str]:
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in content.items()}
+
+
+def test_a_run_leaves_what_was_promised(folder: Path) -> None:
+    comparison = _run(folder)
+    checkpoints = _checkpoints(folder)
+    assert sorted(path.name for path in checkpoints.glob("checkpoint-*")) == [
+        "checkpoint-12",
+        "checkpoint-4",
+        "checkpoint-8",
+    ]
+    for name in ("adapter_model.bin", "adapter_config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        assert (checkpoints / "checkpoint-8" / name).is_file()
+    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["num_users"] == comparison.num_users == NUM_USERS
+    assert metrics["num_covered"] == comparison.num_covered > 0
+    overall = {row["metric"]: row for row in metrics["overall"]}
+    subset = {row["metric"]: row for row in metrics["subset"]}
+    assert overall["ndcg@10"]["ranker"] == pytest.approx(metrics["coverage"] * subset["ndcg@10"]["ranker"])
+
+
+def test_the_best_adapter_is_loaded_by_plain_peft(folder: Path) -> None:
+    _run(folder)
+    model = AutoPeftModelForCausalLM.from_pretrained(_checkpoints(folder))
+    assert any("lora_B" in name and parameter.abs().sum() > 0 for name, parameter in model.named_parameters())
+    state = json.loads((_checkpoints(folder) / "checkpoint-12" / "trainer_state.json").read_text(encoding="utf-8"))
+    best = _tensors(_checkpoints(folder) / "adapter_model.bin")
+    assert best == _tensors(_checkpoints(folder) / f"checkpoint-{state['best_global_step']}" / "adapter_model.bin")
+
+
+def test_the_best_adapter_is_kept_although_its_step_was_not_saved(folder: Path) -> None:
+    _run(folder, "--eval_steps", "1", "--max_steps", "6", "--save_steps", "6", "--learning_rate", "5e-2")
+    state = json.loads((_checkpoints(folder) / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
+    best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_overall_ndcg@10"])
+    assert state["best_metric"] == best["eval_overall_ndcg@10"]
+    assert (_checkpoints(folder) / "adapter_model.bin").is_file()
+    assert not (_checkpoints(folder) / ".best.tmp").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_resumed_in_the_middle_ends_in_the_same_bits(folder: Path, workers: str) -> None:
+    more = ["--dataloader_num_workers", workers, "--gradient_accumulation_steps", "2"]
+    _run(folder, *more)
+    whole = _tensors(_checkpoints(folder) / "checkpoint-12" / "adapter_model.bin")
+    for name in ("checkpoint-8", "checkpoint-12"):
+        shutil.rmtree(_checkpoints(folder) / name)
+    _run(folder, *more, "--resume_from_checkpoint", str(_checkpoints(folder) / "checkpoint-4"))
+    assert _tensors(_checkpoints(folder) / "checkpoint-12" / "adapter_model.bin") == whole
+
+
+def test_a_second_epoch_is_resumed_exactly_too(folder: Path) -> None:
+    # 40 users with 6 training samples each: 240 prompts, 15 steps of 16 an epoch; step 20 lies in the second.
+    more = ["--per_device_train_batch_size", "16", "--max_steps", "24", "--save_steps", "10"]
+    _run(folder, *more)
+    whole = _tensors(_checkpoints(folder) / "checkpoint-24" / "adapter_model.bin")
+    shutil.rmtree(_checkpoints(folder) / "checkpoint-24")
+    _run(folder, *more, "--resume_from_checkpoint")
+    assert _tensors(_checkpoints(folder) / "checkpoint-24" / "adapter_model.bin") == whole
+
+
+def test_latest_without_a_checkpoint_starts_and_says_so(folder: Path) -> None:
+    console = Console(width=200)
+    with console.capture() as said:
+        _run(folder, "--max_steps", "4", "--resume_from_checkpoint", console=console)
+    assert "starts at step 0: there is no checkpoint in" in said.get()
+
+
+def test_a_path_that_is_no_checkpoint_lists_the_ones_there_are(folder: Path) -> None:
+    _run(folder, "--max_steps", "8")
+    with pytest.raises(ConfigError, match=r"(?s)there is no checkpoint.*checkpoint-4, checkpoint-8.*checkpoint-8"):
+        _run(folder, "--resume_from_checkpoint", str(_checkpoints(folder) / "checkpoint-1000"))
+
+
+def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:
+    shutil.rmtree(folder / "experiments" / "lru")
+    with pytest.raises(ArtifactError, match=r"(?s)no trained retriever.*python train_retriever\.py --dataset_code"):
+        _run(folder)
+
+
+def test_with_a_flag_it_trains_the_retriever_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(folder / "experiments" / "lru")
+    quick = {"num_epochs": 2, "hidden_size": 16}
+    monkeypatch.setattr("llamarec.retriever.train.defaults_for", lambda _: quick)
+    assert _run(folder, "--train_retriever", "--max_steps", "2").num_users == NUM_USERS
+
+
+def test_too_few_candidates_names_the_command(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"--top_k 22"):
+        _run(folder, "--num_candidates", "22")
+
+
+def test_a_part_of_the_users_is_tested_where_asked(folder: Path) -> None:
+    assert _run(folder, "--max_steps", "2", "--max_test_users", "15").num_users == 15
+
+
+def test_an_absent_base_model_names_the_embedded_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"(?s)base model .*nobody/nothing.*smollm2-135m"):
+        _run(folder, "--llm_base_model", "nobody/nothing")
+
+
+def test_safetensors_by_a_flag(folder: Path) -> None:
+    _run(folder, "--max_steps", "4", "--adapter_format", "safetensors")
+    files = os.listdir(_checkpoints(folder) / "checkpoint-4")
+    assert "adapter_model.safetensors" in files
+    assert "adapter_model.bin" not in files
+
+
+def test_letter_ranks_show_their_arithmetic() -> None:
+    logits = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 1.0, 0.0]], dtype=np.float32)
+    # Best first: 0, 2, 1; label 2 is second, label 1 third; ties go to the earlier letter; not a number is a miss.
+    assert letter_ranks(logits, np.array([2, 1, 1, 1])).tolist() == [2, 3, 2, 0]
