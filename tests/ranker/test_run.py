@@ -170,10 +170,25 @@ def test_a_part_of_the_users_is_tested_where_asked(folder: Path) -> None:
     assert _run(folder, "--max_steps", "2", "--max_test_users", "15").num_users == 15
 
 
-def test_an_absent_base_model_names_the_embedded_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"(?s)base model .*nobody/nothing.*smollm2-135m"):
-        _run(folder, "--llm_base_model", "nobody/nothing")
+@pytest.mark.parametrize(
+    ("said_by_the_hub", "answer"),
+    [
+        (
+            "We couldn't connect to the hub to load the files",
+            r"(?s)base model some/model cannot be loaded.*smollm2-135m",
+        ),
+        ("You are trying to access a gated repo", r"(?s)some/model is gated.*accept the licence.*hf auth login"),
+    ],
+)
+def test_an_absent_base_model_is_answered_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, said_by_the_hub: str, answer: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(said_by_the_hub)
+
+    monkeypatch.setattr("llamarec.ranker.base_models.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(ModelError, match=answer):
+        _run(folder, "--llm_base_model", "some/model")
 
 
 def test_safetensors_by_a_flag(folder: Path) -> None:
