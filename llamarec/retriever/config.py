@@ -8,6 +8,7 @@ from typing import Any, Final
 from llamarec.errors import ConfigError
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
+LOSS_PRODUCTS = ("auto", "float32", "bfloat16")
 
 # What may change between a run and its continuation without making it another run.
 _NOT_IDENTITY: Final = ("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "restart", "save_seconds")
@@ -48,6 +49,13 @@ class RetrieverConfig:
     save_seconds: float = field(
         default=10.0, metadata={"help": "At an epoch's end the training state is saved if the last save is this old."}
     )
+    loss_products: str = field(
+        default="auto",
+        metadata={
+            "help": "Matrix products of the loss: float32, bfloat16, or auto: bfloat16 where the processor "
+            "multiplies it natively."
+        },
+    )
     num_threads: int = field(default=0, metadata={"help": "CPU threads; 0 leaves it to torch."})
     restart: bool = field(
         default=False, metadata={"help": "Forget an earlier run with these options instead of going on with it."}
@@ -67,6 +75,10 @@ class RetrieverConfig:
                 self.exclude_history in EXCLUDE_HISTORY,
                 f"--exclude_history {self.exclude_history!r}: one of {', '.join(EXCLUDE_HISTORY)}",
             ),
+            (
+                self.loss_products in LOSS_PRODUCTS,
+                f"--loss_products {self.loss_products!r}: one of {', '.join(LOSS_PRODUCTS)}",
+            ),
         ]
         problems += [text for holds, text in rules if not holds]
         if problems:
@@ -76,6 +88,10 @@ class RetrieverConfig:
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same training: all options but its length and what is done with the result."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
+
+    def uses_bfloat16(self, is_fast: bool) -> bool:
+        """Whether the loss multiplies in bfloat16 on a processor where that is fast or not."""
+        return self.loss_products == "bfloat16" or (self.loss_products == "auto" and is_fast)
 
     def excludes(self, has_repeats: bool) -> bool:
         """Whether a user's history is kept out of the candidates."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.loss import catalogue_cross_entropy, has_fast_bfloat16
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
@@ -45,6 +45,7 @@ class RetrieverTrainer:
         self._data, self._config, self._folder, self._console = data, config, folder, console
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
+        self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
         self.state = TrainingState({**config.identity, "data": data.fingerprint})
         self._windows = training_windows(data.sequences, config.max_length, config.window_stride)
         self._go_on()
@@ -119,7 +120,9 @@ class RetrieverTrainer:
         has_next_T[packed.lasts_B] = False
         inputs = torch.nonzero(has_next_T).squeeze(1)
         states_TD = self.model(packed.items_T[inputs], packed.positions_T[inputs])
-        return F.cross_entropy(self.model.scores(states_TD), packed.items_T[inputs + 1])
+        items_ND, bias_N = self.model.item_vectors()
+        labels_T = packed.items_T[inputs + 1]
+        return catalogue_cross_entropy(states_TD, items_ND, bias_N, labels_T, product_type=self._product_type)
 
     def _note(self, loss: float, recall: float, ndcg: float, seconds: float) -> None:
         state = self.state

@@ -117,4 +117,9 @@ class LRURec(nn.Module):
 
     def scores(self, states_BD: Tensor) -> Tensor:
         """Scores of all items as the next one: [batch, width] -> [batch, items + 1]; column 0 is padding."""
-        return states_BD @ self.embedding.weight.T + self.item_bias
+        items_ND, bias_N = self.item_vectors()
+        return states_BD @ items_ND.T + bias_N
+
+    def item_vectors(self) -> tuple[Tensor, Tensor]:
+        """What a state is compared with: [items + 1, width] and the bias [items + 1]."""
+        return self.embedding.weight, self.item_bias
