@@ -8,7 +8,7 @@ from typing import Any, Final
 from llamarec.errors import ConfigError
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
-LOSS_PRODUCTS = ("auto", "float32", "bfloat16")
+PRODUCTS = ("auto", "float32", "bfloat16")
 
 # What may change between a run and its continuation without making it another run.
 _NOT_IDENTITY: Final = ("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "restart", "save_seconds")
@@ -49,10 +49,10 @@ class RetrieverConfig:
     save_seconds: float = field(
         default=10.0, metadata={"help": "At an epoch's end the training state is saved if the last save is this old."}
     )
-    loss_products: str = field(
+    products: str = field(
         default="auto",
         metadata={
-            "help": "Matrix products of the loss: float32, bfloat16, or auto: bfloat16 where the processor "
+            "help": "Matrix products in training: float32, bfloat16, or auto: bfloat16 where the processor "
             "multiplies it natively."
         },
     )
@@ -76,8 +76,8 @@ class RetrieverConfig:
                 f"--exclude_history {self.exclude_history!r}: one of {', '.join(EXCLUDE_HISTORY)}",
             ),
             (
-                self.loss_products in LOSS_PRODUCTS,
-                f"--loss_products {self.loss_products!r}: one of {', '.join(LOSS_PRODUCTS)}",
+                self.products in PRODUCTS,
+                f"--products {self.products!r}: one of {', '.join(PRODUCTS)}",
             ),
         ]
         problems += [text for holds, text in rules if not holds]
@@ -90,8 +90,8 @@ class RetrieverConfig:
         return {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
 
     def uses_bfloat16(self, is_fast: bool) -> bool:
-        """Whether the loss multiplies in bfloat16 on a processor where that is fast or not."""
-        return self.loss_products == "bfloat16" or (self.loss_products == "auto" and is_fast)
+        """Whether training multiplies in bfloat16 on a processor where that is fast or not."""
+        return self.products == "bfloat16" or (self.products == "auto" and is_fast)
 
     def excludes(self, has_repeats: bool) -> bool:
         """Whether a user's history is kept out of the candidates."""

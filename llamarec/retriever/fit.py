@@ -87,10 +87,9 @@ class RetrieverTrainer:
 
     def _epoch(self) -> None:
         started, epoch = time.monotonic(), self.state.epoch
-        with torch.random.fork_rng(devices=[]):
-            # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
-            torch.manual_seed(_epoch_seed(self._config.seed, epoch))
-            loss = self._train_epoch(epoch)
+        # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
+        self.model.masks.restart(self._config.seed, epoch)
+        loss = self._train_epoch(epoch)
         ranks = label_ranks(
             self.model,
             self._data,
@@ -119,7 +118,8 @@ class RetrieverTrainer:
         has_next_T = torch.ones(len(packed.items_T), dtype=torch.bool)
         has_next_T[packed.lasts_B] = False
         inputs = torch.nonzero(has_next_T).squeeze(1)
-        states_TD = self.model(packed.items_T[inputs], packed.positions_T[inputs])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._product_type == torch.bfloat16):
+            states_TD = self.model(packed.items_T[inputs], packed.positions_T[inputs]).float()
         items_ND, bias_N = self.model.item_vectors()
         labels_T = packed.items_T[inputs + 1]
         return catalogue_cross_entropy(states_TD, items_ND, bias_N, labels_T, product_type=self._product_type)
@@ -159,10 +159,6 @@ def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _progress(console: Console) -> Progress:

@@ -1,12 +1,10 @@
 """LRURec: a linear recurrent unit over item embeddings, on sequences packed without padding.
 
 The linear recurrent unit (Orvieto et al. 2023, arXiv 2303.06349, section 3) is h_t = lambda * h_(t-1) + gamma * B x_t
-with a complex diagonal lambda of |lambda| < 1. Because lambda does not depend on t, the whole sequence is a parallel
-scan in log2(length) steps (Hillis and Steele 1986): after step k each h_t holds the last 2^k inputs, and the next step
-adds lambda^(2^k) * h_(t - 2^k).
+with a complex diagonal lambda of |lambda| < 1, which scan.py computes for all places at once.
 
-The tokens of a batch lie one sequence after the other on one axis; `positions` counts inside each sequence. A step of
-the scan reaches back only where the position allows it, which is what a mask would do for padding, without the padding.
+The tokens of a batch lie one sequence after the other on one axis; `positions` counts inside each sequence. The scan
+reaches back only where the position allows it, which is what a mask would do for padding, without the padding.
 
     T tokens of the batch, D width, H = 2 D complex states, N items + 1
 """
@@ -19,35 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamarec.retriever.dropout import Dropout, Masks
+from llamarec.retriever.scan import scan
+
 _INIT_STD = 0.02
 _RING = (0.8, 0.99)  # radii between which |lambda| starts (LRURec, section 4)
-
-
-def scan(inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
-    """States of h_t = decay * h_(t-1) + input_t, each sequence starting from zero.
-
-    Args:
-        inputs_TH: [tokens, states] complex, sequences one after the other.
-        decay_H: [states] complex.
-        positions_T: [tokens] place inside the own sequence, from 0.
-
-    Returns:
-        [tokens, states] complex.
-    """
-    states_TH = inputs_TH
-    reach, longest = 1, int(positions_T.max()) if len(positions_T) else 0
-    while reach <= longest:
-        later = torch.nonzero(positions_T >= reach).squeeze(1)
-        states_TH = states_TH.index_add(0, later, states_TH[later - reach] * decay_H)
-        decay_H = decay_H * decay_H
-        reach *= 2
-    return states_TH
 
 
 class LinearRecurrentUnit(nn.Module):
     """x -> norm(x + dropout(real(C h))), with h the recurrence over B x."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: Dropout) -> None:
         super().__init__()
         num_states = 2 * width
         low, high = _RING
@@ -58,12 +38,13 @@ class LinearRecurrentUnit(nn.Module):
         self.log_gain = nn.Parameter(0.5 * torch.log(1 - radii**2))
         self.into = nn.Linear(width, 2 * num_states)
         self.out = nn.Linear(2 * num_states, width)
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), dropout
 
     def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
         """[tokens, width] -> [tokens, width]."""
         real_TH, imaginary_TH = self.into(x_TD).chunk(2, dim=-1)
-        inputs_TH = torch.complex(real_TH, imaginary_TH) * torch.exp(self.log_gain)
+        # float(): under autocast the products are bfloat16, which complex numbers do not have.
+        inputs_TH = torch.complex(real_TH.float(), imaginary_TH.float()) * torch.exp(self.log_gain)
         states_TH = scan(inputs_TH, self.decay(), positions_T)
         y_TD = self.out(torch.cat([states_TH.real, states_TH.imag], dim=-1))
         return self.norm(x_TD + self.dropout(y_TD))  # type: ignore[no-any-return]
@@ -76,10 +57,10 @@ class LinearRecurrentUnit(nn.Module):
 class FeedForward(nn.Module):
     """Position-wise: x -> norm(x + dropout(W2 dropout(gelu(W1 x))))."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: Dropout) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), dropout
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """[tokens, width] -> [tokens, width]."""
@@ -100,9 +81,10 @@ class LRURec(nn.Module):
     def __init__(self, num_items: int, *, width: int, num_blocks: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_items + 1, width)
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.recurrences = nn.ModuleList(LinearRecurrentUnit(width, dropout) for _ in range(num_blocks))
-        self.feed_forwards = nn.ModuleList(FeedForward(width, dropout) for _ in range(num_blocks))
+        self.masks = Masks()
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout, self.masks)
+        self.recurrences = nn.ModuleList(LinearRecurrentUnit(width, self.dropout) for _ in range(num_blocks))
+        self.feed_forwards = nn.ModuleList(FeedForward(width, self.dropout) for _ in range(num_blocks))
         self.item_bias = nn.Parameter(torch.zeros(num_items + 1))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

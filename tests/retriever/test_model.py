@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llamarec.retriever.batches import pack
-from llamarec.retriever.model import LinearRecurrentUnit, LRURec, scan
+from llamarec.retriever.model import LinearRecurrentUnit, LRURec
+from llamarec.retriever.scan import scan
 
 
 def _sequential(inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:

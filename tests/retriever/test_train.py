@@ -38,7 +38,7 @@ def data() -> PreparedData:
 
 @pytest.fixture
 def trainer(data: PreparedData, tmp_path: Path) -> RetrieverTrainer:
-    return RetrieverTrainer(data, replace(CONFIG, loss_products="float32"), tmp_path, Console(quiet=True))
+    return RetrieverTrainer(data, replace(CONFIG, products="float32"), tmp_path, Console(quiet=True))
 
 
 def _weights(trainer: RetrieverTrainer) -> str:
