@@ -9,6 +9,7 @@ Everything is done by the commands a user would type; they are printed as they a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import subprocess
@@ -83,15 +84,18 @@ def _finish(*arguments: str) -> None:
 
 
 def _kill_after(checkpoint: Path, *arguments: str) -> None:
-    """Starts the command and kills it without warning a few seconds after the checkpoint is complete."""
+    """Starts the command and kills it without warning, some steps after the checkpoint is complete."""
     _show(arguments)
+    started = time.monotonic()
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
     # The Trainer writes this file last.
     while process.poll() is None and not (checkpoint / "trainer_state.json").is_file():
-        time.sleep(0.2)
+        time.sleep(0.05)
+    # A few steps more, whether a step takes milliseconds or seconds, so that there is something to lose.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=min(8.0, 0.1 * (time.monotonic() - started)))
     if process.poll() is not None:
         sys.exit(f"the ranker ended with code {process.returncode} before it could be killed")
-    time.sleep(8)
     process.kill()
     process.wait()
     print(f"\n\nKilled (process {process.pid}), as by a power failure. {checkpoint.name} is there.", flush=True)
