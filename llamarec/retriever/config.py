@@ -29,6 +29,10 @@ class RetrieverConfig:
         },
     )
     dropout: float = field(default=0.5, metadata={"help": "Dropout on embeddings and inside the blocks."})
+    init_from_titles: bool = field(
+        default=True,
+        metadata={"help": "Item vectors start from the words of their titles (TF-IDF, SVD) instead of at random."},
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices and embeddings."})
     batch_size: int = field(default=128, metadata={"help": "Sequences per step."})

@@ -19,9 +19,10 @@ from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.loss import catalogue_cross_entropy, has_fast_bfloat16
-from llamarec.retriever.model import LRURec
+from llamarec.retriever.model import INIT_STD, LRURec
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
+from llamarec.retriever.titles import title_vectors
 
 _LINES_EVERY: Final = 10  # epochs per line where there is no terminal to draw a bar on
 
@@ -150,7 +151,13 @@ class RetrieverTrainer:
 def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+        model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+    if config.init_from_titles:
+        generator = torch.Generator().manual_seed(config.seed)
+        vectors = title_vectors(data.titles[1:], config.hidden_size, std=INIT_STD, generator=generator)
+        with torch.no_grad():
+            model.embedding.weight[1:] = vectors
+    return model
 
 
 def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:

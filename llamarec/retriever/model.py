@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from llamarec.retriever.dropout import Dropout, Masks
 from llamarec.retriever.scan import scan
 
-_INIT_STD = 0.02
+INIT_STD = 0.02
 _RING = (0.8, 0.99)  # radii between which |lambda| starts (LRURec, section 4)
 
 
@@ -88,7 +88,7 @@ class LRURec(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items + 1))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=_INIT_STD, a=-2 * _INIT_STD, b=2 * _INIT_STD)
+                nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
 
     def forward(self, items_T: Tensor, positions_T: Tensor) -> Tensor:
         """State after each item: [tokens] ids and places -> [tokens, width]."""
