@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -47,8 +48,7 @@ def train_retriever(data_config: DataConfig, config: RetrieverConfig, console: C
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     data, experiment = prepare(data_config, console), data_config.experiment
-    if config.top_k > data.num_items:
-        raise ConfigError(f"--top_k {config.top_k}: there are only {data.num_items} items")
+    check_top_k(data, config)
     trainer = RetrieverTrainer(data, config, experiment.retriever, console)
     trainer.fit()
     report = _report(trainer, data, config)
@@ -76,6 +76,20 @@ def print_report(report: RetrieverReport, console: Console) -> None:
             name = f"{kind}@{cutoff}"
             table.add_row(name, *(f"{report.metrics[split][name]:.4f}" for split in report.num_users))
     console.print(table)
+
+
+def check_top_k(data: PreparedData, config: RetrieverConfig) -> None:
+    """Every user must have as many items left as candidates are asked for."""
+    excluded = 0
+    if config.excludes(data.has_repeats):
+        excluded = max(len(np.unique(data.sequences.history(user, "test"))) for user in range(data.num_users))
+    if config.top_k > data.num_items - excluded:
+        raise ConfigError(
+            f"--top_k {config.top_k}: not every user has so many candidates",
+            expected=f"at most {data.num_items - excluded}",
+            found=f"{data.num_items:,} items, of which the longest history excludes {excluded:,}",
+            hint="a smaller --top_k, or --exclude_history never",
+        )
 
 
 def _report(trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig) -> RetrieverReport:

@@ -23,6 +23,7 @@ from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.retriever.state import load_state
+from llamarec.retriever.train import check_top_k
 from llamarec.vocabulary import SPLITS, Experiment
 from tests.data.raw import WRITERS
 from tests.samples import make_data
@@ -185,6 +186,14 @@ def test_candidates_survive_the_file_and_refuse_other_data(
 def test_options_that_do_not_fit_are_all_named() -> None:
     with pytest.raises(ConfigError, match=r"(?s)--top_k 0.*--dropout 1\.5.*--exclude_history 'no'"):
         RetrieverConfig(top_k=0, dropout=1.5, exclude_history="no")
+
+
+def test_every_user_must_have_enough_candidates_left(data: PreparedData) -> None:
+    longest = max(len(data.sequences.history(user, "test")) for user in range(data.num_users))
+    check_top_k(data, replace(CONFIG, top_k=data.num_items - longest))
+    with pytest.raises(ConfigError, match=rf"(?s)--top_k {data.num_items}.*at most {data.num_items - longest}"):
+        check_top_k(data, replace(CONFIG, top_k=data.num_items))
+    check_top_k(data, replace(CONFIG, top_k=data.num_items, exclude_history="never"))
 
 
 def test_defaults_of_data_sets_are_options() -> None:
