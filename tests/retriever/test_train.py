@@ -216,6 +216,8 @@ def _command(tmp_path: Path, *more: str) -> list[str]:
         "0.3",
         "--save_seconds",
         "0",
+        "--exclude_history",
+        "never",
     ]
     return [sys.executable, "train_retriever.py", "--dataset_code", "beauty", *places, *options, *more]
 
