@@ -33,6 +33,7 @@ class RetrieverConfig:
         default=True,
         metadata={"help": "Item vectors start from the words of their titles (TF-IDF, SVD) instead of at random."},
     )
+    label_smoothing: float = field(default=0.0, metadata={"help": "Share of the target that is spread over all items."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices and embeddings."})
     batch_size: int = field(default=128, metadata={"help": "Sequences per step."})
@@ -71,6 +72,7 @@ class RetrieverConfig:
         rules = [
             (self.window_stride >= 0, f"--window_stride {self.window_stride}: 0 or more"),
             (0 <= self.dropout < 1, f"--dropout {self.dropout}: from 0 to below 1"),
+            (0 <= self.label_smoothing < 1, f"--label_smoothing {self.label_smoothing}: from 0 to below 1"),
             (self.learning_rate > 0, f"--learning_rate {self.learning_rate}: above 0"),
             (self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: 0 or more"),
             (self.max_grad_norm > 0, f"--max_grad_norm {self.max_grad_norm}: above 0"),

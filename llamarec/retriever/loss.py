@@ -26,7 +26,13 @@ def has_fast_bfloat16() -> bool:
 
 
 def catalogue_cross_entropy(
-    states_TD: Tensor, items_ND: Tensor, bias_N: Tensor, labels_T: Tensor, *, product_type: torch.dtype
+    states_TD: Tensor,
+    items_ND: Tensor,
+    bias_N: Tensor,
+    labels_T: Tensor,
+    *,
+    smoothing: float = 0.0,
+    product_type: torch.dtype,
 ) -> Tensor:
     """Mean cross-entropy of the labels under softmax(states items^T + bias); a scalar to call backward() on.
 
@@ -35,9 +41,10 @@ def catalogue_cross_entropy(
         items_ND: [items + 1, width].
         bias_N: [items + 1].
         labels_T: [positions] item ids.
+        smoothing: Share of the target that is spread evenly over all N (Szegedy et al. 2016).
         product_type: Of the factors of the three matrix products; float32 or bfloat16.
     """
-    loss: Tensor = _CatalogueCrossEntropy.apply(states_TD, items_ND, bias_N, labels_T, product_type)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueCrossEntropy.apply(states_TD, items_ND, bias_N, labels_T, smoothing, product_type)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -46,7 +53,13 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states_TD: Tensor, items_ND: Tensor, bias_N: Tensor, labels_T: Tensor, product_type: torch.dtype
+        ctx: Any,
+        states_TD: Tensor,
+        items_ND: Tensor,
+        bias_N: Tensor,
+        labels_T: Tensor,
+        smoothing: float,
+        product_type: torch.dtype,
     ) -> Tensor:
         """See `catalogue_cross_entropy`."""
         states, items = states_TD.to(product_type), items_ND.to(product_type)
@@ -55,7 +68,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         for start in range(0, len(states), _BLOCK_POSITIONS):
             block = slice(start, start + _BLOCK_POSITIONS)
             logits_bN = (states[block] @ items.T).float().add_(bias_N)
-            loss_b, d_logits_bN = _softmax_loss(logits_bN, labels_T[block])
+            loss_b, d_logits_bN = _softmax_loss(logits_bN, labels_T[block], smoothing)
             loss += loss_b.sum()
             d_bias += d_logits_bN.sum(dim=0)
             d_logits_bN = d_logits_bN.to(product_type)
@@ -68,16 +81,21 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of states, items and bias."""
-        return (*(gradient * d_loss[0] for gradient in ctx.saved_tensors), None, None)
+        return (*(gradient * d_loss[0] for gradient in ctx.saved_tensors), None, None, None)
 
 
-def _softmax_loss(logits_bN: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss per position, and its gradient by the logits: softmax minus one at the label, in the logits' own memory."""
+def _softmax_loss(logits_bN: Tensor, labels_b: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Loss per position, and its gradient by the logits: softmax minus target, in the logits' own memory."""
     labels_b1 = labels_b[:, None]
-    label_logits_b1 = logits_bN.gather(1, labels_b1)
+    target_logits_b1 = (1 - smoothing) * logits_bN.gather(1, labels_b1)
+    if smoothing:
+        target_logits_b1 += smoothing * logits_bN.mean(dim=1, keepdim=True)
     largest_b1 = logits_bN.amax(dim=1, keepdim=True)
     d_logits_bN = logits_bN.sub_(largest_b1).exp_()
     sums_b1 = d_logits_bN.sum(dim=1, keepdim=True)
-    loss_b1 = sums_b1.log() + largest_b1 - label_logits_b1
-    d_logits_bN.div_(sums_b1).scatter_add_(1, labels_b1, torch.full_like(label_logits_b1, -1.0))
+    loss_b1 = sums_b1.log() + largest_b1 - target_logits_b1
+    d_logits_bN.div_(sums_b1)
+    if smoothing:
+        d_logits_bN -= smoothing / d_logits_bN.shape[1]
+    d_logits_bN.scatter_add_(1, labels_b1, torch.full_like(target_logits_b1, smoothing - 1))
     return loss_b1.squeeze(1), d_logits_bN

@@ -20,17 +20,18 @@ def _inputs(num_positions: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 # One block, a block and a bit, several.
 @pytest.mark.parametrize("num_positions", [1, 64, 65, 200])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("product_type", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_loss_and_gradients_equal_the_plain_ones(
-    num_positions: int, product_type: torch.dtype, tolerance: float
+    num_positions: int, product_type: torch.dtype, tolerance: float, smoothing: float
 ) -> None:
     results = []
     for ours in (True, False):
         states, items, bias, labels = _inputs(num_positions)
         if ours:
-            loss = catalogue_cross_entropy(states, items, bias, labels, product_type=product_type)
+            loss = catalogue_cross_entropy(states, items, bias, labels, smoothing=smoothing, product_type=product_type)
         else:
-            loss = F.cross_entropy(states @ items.T + bias, labels)
+            loss = F.cross_entropy(states @ items.T + bias, labels, label_smoothing=smoothing)
         (3 * loss).backward()  # type: ignore[no-untyped-call]
         results.append((loss.detach(), states.grad, items.grad, bias.grad))
     for ours_value, plain in zip(*results, strict=True):
