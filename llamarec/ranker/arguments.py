@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from llamarec.data.config import DataConfig
 from llamarec.errors import ConfigError
+from llamarec.hardware import has_accelerator, has_fast_bfloat16
 from llamarec.ranker.base_models import is_embedded
 from llamarec.ranker.config import RankerConfig
 from llamarec.vocabulary import Experiment
@@ -67,7 +68,8 @@ _OWN_HELP: Final = {
     "one (from the start if there is none yet).",
     "output_dir": "Where checkpoint-{step}/ and the best adapter go (default: "
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
-    "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12).",
+    "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12; on a "
+    "CPU 1, with as many --gradient_accumulation_steps).",
     "eval_steps": "Steps between validations (default: about 100, such that it divides --save_steps).",
     "warmup_steps": "Steps of linear warm-up (default: 100, at most a tenth of --max_steps).",
     "bf16": "Compute in bfloat16 (default: where the hardware has it).",
@@ -167,15 +169,14 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         given: Namespace of a first parse.
         flags: Names of the flags on the command line.
     """
-    gpu = torch.cuda.is_available()
-    movies = str(given.dataset_code).startswith("ml-")
+    on_cpu = bool(given.use_cpu) or not has_accelerator()
+    batch = 16 if str(given.dataset_code).startswith("ml-") else 12
     validates = _validates(given, flags)
-    half = gpu and torch.cuda.is_bf16_supported() and not (flags & {"bf16", "fp16"})
     defaults: dict[str, Any] = {
         "output_dir": str(_experiment(given).checkpoints),
         "num_train_epochs": 1.0,
-        "per_device_train_batch_size": 16 if movies else 12,
-        "per_device_eval_batch_size": 16,
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": 4 if on_cpu else 16,
         "learning_rate": 1e-4,
         "warmup_steps": min(_WARMUP_STEPS, given.max_steps // 10) if given.max_steps > 0 else _WARMUP_STEPS,
         "save_steps": 500,
@@ -187,16 +188,27 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
         "metric_for_best_model": "overall_ndcg@10",
         "greater_is_better": True,
-        "bf16": half,
-        "dataloader_pin_memory": gpu,
+        "use_cpu": on_cpu,
+        "bf16": not flags & {"bf16", "fp16"} and _has_bf16(on_cpu),
+        "dataloader_pin_memory": not on_cpu,
         "remove_unused_columns": False,
         "label_names": ["labels"],
         # Patience is part of what a resume must not lose.
         "restore_callback_states_from_checkpoint": True,
     }
+    if on_cpu and not flags & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
+        # The same step, one sample at a time: without padding, and without pages that are new at every step, a
+        # processor is several times faster so.
+        defaults |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": batch}
     if not flags & {"gradient_checkpointing", "activation_checkpointing"}:
         defaults["activation_checkpointing"] = not is_embedded(given.llm_base_model)
     return defaults
+
+
+def _has_bf16(on_cpu: bool) -> bool:
+    if on_cpu:
+        return has_fast_bfloat16()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _experiment(given: Any) -> Experiment:

@@ -25,9 +25,26 @@ def test_the_recipes_defaults() -> None:
     assert Path(str(args.output_dir)) == Path("experiments/llm/beauty/checkpoints")
 
 
-def test_batch_size_follows_the_data_set() -> None:
-    assert parse(BEAUTY)[2].per_device_train_batch_size == 12
-    assert parse(["--dataset_code", "ml-100k"])[2].per_device_train_batch_size == 16
+def _batch(*argv: str) -> tuple[int, int]:
+    args = parse(argv)[2]
+    return args.per_device_train_batch_size, args.gradient_accumulation_steps
+
+
+def test_the_batch_of_a_step_follows_the_data_set() -> None:
+    assert _batch(*BEAUTY, "--use_cpu") == (1, 12)
+    assert _batch("--dataset_code", "ml-100k", "--use_cpu") == (1, 16)
+
+
+def test_the_batch_is_the_users_where_one_is_given() -> None:
+    assert _batch(*BEAUTY, "--use_cpu", "--per_device_train_batch_size", "2") == (2, 1)
+    assert _batch(*BEAUTY, "--use_cpu", "--gradient_accumulation_steps", "3") == (12, 3)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_taken_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr("llamarec.ranker.arguments.has_fast_bfloat16", lambda: fast)
+    assert parse([*BEAUTY, "--use_cpu"])[2].bf16 is fast
+    assert parse([*BEAUTY, "--use_cpu", "--bf16", "false"])[2].bf16 is False
 
 
 def test_a_value_given_by_the_user_is_never_overwritten() -> None:

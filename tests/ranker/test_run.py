@@ -59,7 +59,17 @@ def _argv(folder: Path, *more: str) -> list[str]:
     return [
         *("--dataset_code", str(folder / "shop.csv"), "--experiment_root", str(folder / "experiments")),
         *("--min_item_interactions", "1", "--llm_base_model", "tiny", "--report_to", "none", "--disable_tqdm", "true"),
-        *("--max_steps", "12", "--save_steps", "4", "--per_device_train_batch_size", "4", "--use_cpu"),
+        *(
+            "--max_steps",
+            "12",
+            "--save_steps",
+            "4",
+            "--per_device_train_batch_size",
+            "4",
+            "--use_cpu",
+            "--bf16",
+            "false",
+        ),
         *("--dataloader_pin_memory", "false", "--lora_dropout", "0.1", "--learning_rate", "1e-3"),
         *more,
     ]
