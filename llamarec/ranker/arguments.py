@@ -126,11 +126,13 @@ class RankerArgumentParser(HfArgumentParser):
         action = self._option(name)
         if name in _OWN_HELP:
             action.help = _OWN_HELP[name]
-        elif action.help:
+        elif action.help and name in TrainingArguments.__dataclass_fields__:
             # The Trainer's texts are paragraphs; the first sentence is what a list can hold.
             action.help = action.help.partition(". ")[0].rstrip(".").replace("%(default)", "%%(default)") + "."
         if action.default not in (None, "", argparse.SUPPRESS) and "default" not in (action.help or ""):
             action.help = f"{(action.help or '').rstrip('.')} (default: {_shown(action.default)})."
+        # HfArgumentParser accepts --data-root too; twice the flags would be half the help.
+        action.option_strings = action.option_strings[:1]
         action.metavar = action.metavar or ("" if action.nargs == 0 else _metavar(action))
         return action
 
@@ -246,7 +248,7 @@ def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None
     if not unknown:
         return
     flag = unknown[0].partition("=")[0]
-    known = [option for action in parser._actions for option in action.option_strings]
+    known = [option for action in parser._actions for option in action.option_strings if "-" not in option[2:]]
     near = difflib.get_close_matches(flag, known, n=3)
     raise ConfigError(
         f"unknown argument {flag}",
