@@ -63,6 +63,23 @@ _TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Logging": ("logging_steps", "report_to", "run_name", "disable_tqdm"),
 }
+# The recipe's values that depend on nothing else (LlamaRec, section 4.1), and what our model needs of the Trainer.
+_RECIPE: Final[dict[str, Any]] = {
+    "num_train_epochs": 1.0,
+    "learning_rate": 1e-4,
+    "save_steps": 500,
+    "save_total_limit": 3,
+    "logging_steps": 10,
+    "report_to": "tensorboard",
+    "eval_strategy": "steps",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "overall_ndcg@10",
+    "greater_is_better": True,
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    # Patience is part of what a resume must not lose.
+    "restore_callback_states_from_checkpoint": True,
+}
 _OWN_HELP: Final = {
     "resume_from_checkpoint": "Go on from this checkpoint folder; without a value, or with 'latest', from the newest "
     "one (from the start if there is none yet).",
@@ -70,6 +87,13 @@ _OWN_HELP: Final = {
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
     "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12; on a "
     "CPU 1, with as many --gradient_accumulation_steps).",
+    "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16, on a CPU 4).",
+    "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
+    "metric_for_best_model": "What is best: overall_ or subset_ and recall@1, recall@10, ndcg@10 or mrr@10 "
+    "(default: overall_ndcg@10).",
+    "save_total_limit": "Checkpoints kept (default: 3).",
+    "max_steps": "Ends after so many steps, whatever --num_train_epochs says (default: -1, no limit).",
+    "gradient_accumulation_steps": "Forward and backward passes per step (default: 1; see the line above).",
     "eval_steps": "Steps between validations (default: about 100, such that it divides --save_steps).",
     "warmup_steps": "Steps of linear warm-up (default: 100, at most a tenth of --max_steps).",
     "bf16": "Compute in bfloat16 (default: where the hardware has it).",
@@ -85,6 +109,7 @@ class RankerArgumentParser(HfArgumentParser):
         types: Any = (DataConfig, RankerConfig, TrainingArguments)
         super().__init__(types, prog="train_ranker.py", allow_abbrev=False)
         self.add_argument("--help_all", action="store_true", help="Show every argument of the Trainer too.")
+        self.set_defaults(**_RECIPE)
         resume = self._option("resume_from_checkpoint")
         resume.nargs, resume.const, resume.metavar = "?", LATEST, "CHECKPOINT"
 
@@ -165,7 +190,7 @@ def parse(argv: Sequence[str]) -> tuple[DataConfig, RankerConfig, TrainingArgume
 
 
 def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
-    """Defaults of the recipe (LlamaRec, section 4.1) that hold where the user gave no value.
+    """Defaults that depend on the machine or on another flag; they hold where the user gave no value.
 
     Args:
         given: Namespace of a first parse.
@@ -176,27 +201,15 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
     validates = _validates(given, flags)
     defaults: dict[str, Any] = {
         "output_dir": str(_experiment(given).checkpoints),
-        "num_train_epochs": 1.0,
         "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": 4 if on_cpu else 16,
-        "learning_rate": 1e-4,
         "warmup_steps": min(_WARMUP_STEPS, given.max_steps // 10) if given.max_steps > 0 else _WARMUP_STEPS,
-        "save_steps": 500,
-        "save_total_limit": 3,
-        "logging_steps": 10,
-        "report_to": "tensorboard",
         "eval_strategy": validates,
         "eval_steps": eval_steps_for(int(given.save_steps)),
         "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
-        "metric_for_best_model": "overall_ndcg@10",
-        "greater_is_better": True,
         "use_cpu": on_cpu,
         "bf16": not flags & {"bf16", "fp16"} and _has_bf16(on_cpu),
         "dataloader_pin_memory": not on_cpu,
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-        # Patience is part of what a resume must not lose.
-        "restore_callback_states_from_checkpoint": True,
     }
     if on_cpu and not flags & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
         # The same step, one sample at a time: without padding, and without pages that are new at every step, a
@@ -258,6 +271,8 @@ def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None
 
 
 def _metavar(action: argparse.Action) -> str:
+    if action.choices and len(list(action.choices)) > 6:
+        return "NAME"
     if action.choices:
         return "{" + ",".join(str(choice) for choice in action.choices) + "}"
     return {int: "N", float: "X"}.get(action.type, "TEXT") if isinstance(action.type, type) else "VALUE"

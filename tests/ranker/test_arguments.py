@@ -123,3 +123,6 @@ def test_help_is_grouped_and_short_and_help_all_is_complete(capsys: pytest.Captu
     assert "--fsdp" not in texts["--help"]
     assert "--fsdp" in texts["--help_all"]
     assert "%(default)" not in texts["--help_all"]
+    shown = " ".join(texts["--help"].split())
+    for own_default in ("Total number of training epochs to perform (default: 1.0)", "optimizer (default: 0.0001)"):
+        assert own_default in shown, "the recipe's defaults are shown, not the Trainer's"
