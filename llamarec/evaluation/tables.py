@@ -17,6 +17,19 @@ def print_comparison(comparison: Comparison, console: Console, *, title: str) ->
     _print_rows(console, f"subset: the {covered:,} users whom the ranker can help", comparison.subset)
     _print_rows(console, f"overall: all {users:,} users (= coverage x subset)", comparison.overall)
     console.print("difference = ranker - retriever; 95% interval by paired bootstrap over users")
+    console.print(_verdict(next(row for row in comparison.overall if row.metric == "ndcg@10"), users))
+
+
+def _verdict(row: Row, users: int) -> str:
+    """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
+    if row.low > 0:
+        return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
+    if row.high < 0:
+        return (
+            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): "
+            "after few steps that is usual; train on, or serve the retriever's order."
+        )
+    return f"Between ranker and retriever {users:,} users show no difference (overall {row.metric})."
 
 
 def _print_rows(console: Console, title: str, rows: list[Row]) -> None:

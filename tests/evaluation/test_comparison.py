@@ -68,3 +68,18 @@ def test_the_table_says_which_is_which_in_80_columns() -> None:
     assert "subset: the 3 users" in text
     assert "overall: all 4 users" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("ranker", "verdict"),
+    [
+        ([1] * 50, "is better than its retriever"),
+        ([9] * 50, "is worse than its retriever"),
+        ([2] * 50, "no difference"),
+    ],
+)
+def test_one_sentence_says_whether_the_ranker_helps(ranker: list[int], verdict: str) -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_comparison(compare(np.full(50, 2), np.array(ranker)), console, title="test")
+    assert verdict in capture.get()
