@@ -19,7 +19,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from llamarec.data.config import DataConfig
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_fast_bfloat16
-from llamarec.ranker.base_models import is_embedded
+from llamarec.ranker.base_models import TINY, is_embedded
 from llamarec.ranker.config import RankerConfig
 from llamarec.vocabulary import Experiment
 
@@ -197,6 +197,8 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         flags: Names of the flags on the command line.
     """
     on_cpu = bool(given.use_cpu) or not has_accelerator()
+    # Of the tiny model a step is all overhead; it gains nothing from either.
+    slow_cpu = on_cpu and given.llm_base_model != TINY
     batch = 16 if str(given.dataset_code).startswith("ml-") else 12
     validates = _validates(given, flags)
     defaults: dict[str, Any] = {
@@ -208,10 +210,10 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         "eval_steps": eval_steps_for(int(given.save_steps)),
         "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
         "use_cpu": on_cpu,
-        "bf16": not flags & {"bf16", "fp16"} and _has_bf16(on_cpu),
+        "bf16": not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and _has_bf16(on_cpu),
         "dataloader_pin_memory": not on_cpu,
     }
-    if on_cpu and not flags & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
+    if slow_cpu and not flags & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
         # The same step, one sample at a time: without padding, and without pages that are new at every step, a
         # processor is several times faster so.
         defaults |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": batch}

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+_LENGTH_MULTIPLE = 32
+
+
 class LetterForward:
     """Mixed in before a `*ForCausalLM` class by `as_letter_model`; adapters and state dicts do not notice."""
 
@@ -78,9 +81,14 @@ def as_letter_model(model: Any, letter_ids: list[int]) -> Any:
 
 
 def collate(samples: list[Any], *, pad_token_id: int) -> dict[str, Tensor]:
-    """Samples padded on the right to the longest: the arguments of `LetterForward.forward`."""
+    """Samples padded on the right to the longest: the arguments of `LetterForward.forward`.
+
+    The length is rounded up: oneDNN generates and keeps code for every new shape of a bfloat16 product, and without
+    rounding every prompt has a shape of its own.
+    """
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    input_ids = torch.full((len(samples), int(lengths.max())), pad_token_id, dtype=torch.long)
+    length = -(-int(lengths.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    input_ids = torch.full((len(samples), length), pad_token_id, dtype=torch.long)
     for row, sample in enumerate(samples):
         input_ids[row, : len(sample["input_ids"])] = torch.tensor(sample["input_ids"])
     return {
