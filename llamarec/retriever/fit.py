@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at, recall_at
+from llamarec.hardware import has_fast_bfloat16
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.loss import catalogue_cross_entropy, has_fast_bfloat16
+from llamarec.retriever.loss import catalogue_cross_entropy
 from llamarec.retriever.model import INIT_STD, LRURec
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state

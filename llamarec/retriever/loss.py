@@ -18,13 +18,6 @@ from torch import Tensor
 _BLOCK_POSITIONS: Final = 64
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 natively; elsewhere it is slower than float32."""
-    # The questions are private in torch; without them float32 is right, only slower.
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in questions)
-
-
 def catalogue_cross_entropy(
     states_TD: Tensor,
     items_ND: Tensor,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llamarec.retriever.loss import catalogue_cross_entropy, has_fast_bfloat16
+from llamarec.hardware import has_fast_bfloat16
+from llamarec.retriever.loss import catalogue_cross_entropy
 
 
 def _inputs(num_positions: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
