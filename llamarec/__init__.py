@@ -2,7 +2,7 @@
 
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
-vocabulary, errors, hardware, assets   words, exceptions, facts and files that every stage shares
+vocabulary, errors, hardware, files, assets   what every stage shares
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
 retriever                    histories -> top-k candidates per user (LRURec)

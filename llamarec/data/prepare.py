@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,6 +31,7 @@ from llamarec.data.recipe import build
 from llamarec.data.source import RawTables
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
+from llamarec.files import write_json, write_text
 from llamarec.vocabulary import ITEM_IDS
 
 # Where files lie changes nothing in what comes out of them.
@@ -115,7 +115,7 @@ def _publish(
         "bad_lines": {"count": bad.count, "listed": bad.listed},
         "versions": {"llamarec": __version__, "polars": pl.__version__},
     }
-    _write_text(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_json(staging / MANIFEST, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 
@@ -139,7 +139,7 @@ def _inputs(paths: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]
         described[name] = known["described"] if known.get("mark") == mark else _described(path)
         marks[name] = {"mark": mark, "described": described[name]}
     if marks != seen and folder.is_dir():
-        _write_text(seen_file, json.dumps(marks))
+        write_text(seen_file, json.dumps(marks))
     return described
 
 
@@ -149,15 +149,6 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _has_repeats(histories: pl.DataFrame) -> bool:
     return bool((histories[ITEM_IDS].list.n_unique() < histories[ITEM_IDS].list.len()).any())
-
-
-def _write_text(path: Path, text: str) -> None:
-    staging = path.with_name(path.name + ".tmp")
-    with staging.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staging, path)
 
 
 def _summary(data: PreparedData, what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.comparison import Comparison, compare
+from llamarec.files import write_json
 from llamarec.ranker.arguments import LATEST
 from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer
 from llamarec.ranker.config import RankerConfig
@@ -190,7 +190,7 @@ def _write_description(
     template: PromptTemplate,
     encoder: PromptEncoder,
 ) -> None:
-    _write_json(
+    write_json(
         experiment.ranker / "ranker.json",
         {
             "config": asdict(config),
@@ -213,11 +213,4 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, com
         "best_validation": state.best_metric,
         **comparison.as_dict(),
     }
-    _write_json(ranker.experiment.ranker / "metrics.json", content)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".tmp")
-    staging.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(staging, path)
+    write_json(ranker.experiment.ranker / "metrics.json", content)

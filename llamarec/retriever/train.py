@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -18,6 +17,7 @@ from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
+from llamarec.files import write_json
 from llamarec.retriever.candidates import Candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
@@ -128,7 +128,4 @@ def _write(
     os.replace(staging, folder / WEIGHTS_FILE)
     write_candidates(experiment, candidates, data, made_by)
     content: dict[str, Any] = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint, **made_by}
-    text = json.dumps({**content, **asdict(report)}, indent=2) + "\n"
-    staging = folder / f"{METRICS_FILE}.tmp"
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, folder / METRICS_FILE)
+    write_json(folder / METRICS_FILE, {**content, **asdict(report)})

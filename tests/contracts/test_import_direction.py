@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "llamarec"
-LAYERS = ["vocabulary", "errors", "hardware", "assets", "data", "evaluation", "retriever", "ranker", "cli"]
+LAYERS = ["vocabulary", "errors", "hardware", "files", "assets", "data", "evaluation", "retriever", "ranker", "cli"]
 # Of those side by side at the bottom, each may use what stands before it.
 HEAVY = {"torch", "transformers", "peft", "polars"}
 

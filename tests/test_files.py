@@ -1,0 +1,28 @@
+"""Small files: whole or as before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamarec.files import write_json, write_text
+
+
+def test_folders_are_made_and_nothing_else_remains(tmp_path: Path) -> None:
+    write_json(tmp_path / "a" / "b.json", {"title": "Café"})
+    assert json.loads((tmp_path / "a" / "b.json").read_text(encoding="utf-8")) == {"title": "Café"}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def test_lines_end_alike_on_every_system(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "one\ntwo\n")
+    assert (tmp_path / "x").read_bytes() == b"one\ntwo\n"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "x", "\ud800")
+    assert (tmp_path / "x").read_text(encoding="utf-8") == "old"
