@@ -5,7 +5,11 @@
     ├── DataError        a raw file: missing, malformed, unreadable
     ├── AssetError       a file from elsewhere: cannot be fetched, has the wrong hash
     ├── ArtifactError    what an earlier stage should have written: absent, stale, damaged
-    └── ModelError       a base model or tokenizer: absent, gated, unfit for letters
+    ├── ModelError       a base model or tokenizer: absent, gated, unfit for letters
+    ├── CheckpointError  a checkpoint: not found, damaged, incomplete, hostile, of another run
+    ├── SpaceError       the disk has no room for a checkpoint
+    ├── LockedError      another process trains in this folder
+    └── DoesNotFitError  one sample alone does not fit into memory
 
 The commands print these without a traceback and exit with `EXIT_USAGE`; anything else is a bug and keeps
 its traceback.
@@ -14,8 +18,10 @@ its traceback.
 from __future__ import annotations
 
 EXIT_FINISHED = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+EXIT_FAILED = 1  # a bug: there is a traceback
+EXIT_USAGE = 2  # a problem that the user can solve; what to do is said
+EXIT_SAVE_FAILED = 74  # training went on, but its last checkpoint could not be written (sysexits: EX_IOERR)
+EXIT_INTERRUPTED = 75  # stopped by a signal, saved: type the same again with --resume_from_checkpoint (EX_TEMPFAIL)
 
 
 class LlamarecError(Exception):
@@ -54,3 +60,19 @@ class ArtifactError(LlamarecError):
 
 class ModelError(LlamarecError):
     """A base model or tokenizer: absent, gated, unfit for letters."""
+
+
+class CheckpointError(LlamarecError):
+    """A checkpoint: not found, damaged, incomplete, hostile, or of another run."""
+
+
+class SpaceError(LlamarecError):
+    """The disk has no room for a checkpoint."""
+
+
+class LockedError(LlamarecError):
+    """Another process trains in this folder."""
+
+
+class DoesNotFitError(LlamarecError):
+    """One sample alone does not fit into memory."""

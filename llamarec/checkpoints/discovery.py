@@ -1,0 +1,207 @@
+"""Which checkpoints a run has, and which one the user means. Standard library only; reads, never writes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llamarec.checkpoints.integrity import Verdict, verify
+from llamarec.checkpoints.layout import RunFolder, step_of
+from llamarec.checkpoints.manifest import Manifest, read_manifest
+from llamarec.checkpoints.publish import read_best
+from llamarec.checkpoints.retention import Kept, newest_first
+from llamarec.errors import CheckpointError
+
+LATEST: Final = "latest"
+BEST: Final = "best"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint to resume.
+
+    Attributes:
+        verdict: Of the chosen one.
+        passed_over: Newer ones that were not taken, newest first.
+        why: latest, best or given.
+    """
+
+    verdict: Verdict
+    passed_over: tuple[Verdict, ...] = ()
+    why: str = "given"
+
+
+def inspect(run: RunFolder, *, deep: bool = False) -> list[Verdict]:
+    """Every checkpoint of a run, oldest step first."""
+    return [verify(path, deep=deep) for path in run.checkpoints()]
+
+
+def kept_of(verdict: Verdict) -> Kept:
+    """What retention and `latest` need to know of a verified checkpoint."""
+    manifest = verdict.manifest
+    step = step_of(verdict.path)
+    if manifest is None:
+        return Kept(step or 0, -1, verdict.is_resumable)
+    best = manifest.metrics.get("best_step")
+    return Kept(manifest.step if step is None else step, manifest.sequence, verdict.is_resumable, manifest.reason, best)
+
+
+def order_of_saves(run: RunFolder) -> list[Path]:
+    """The run's checkpoints, newest save first, by what their manifests say; nothing is hashed."""
+    by_step = {kept.step: kept for kept in (_claimed(path) for path in run.checkpoints())}
+    return [run.checkpoint(kept.step) for kept in newest_first(list(by_step.values()))]
+
+
+def _claimed(path: Path) -> Kept:
+    step = step_of(path) or 0
+    try:
+        manifest = read_manifest(path)
+    except CheckpointError:
+        manifest = None
+    return Kept(step, manifest.sequence if manifest else -1, is_good=True)
+
+
+def next_sequence(run: RunFolder) -> int:
+    """The number of the next save."""
+    return 1 + max((_claimed(path).sequence for path in run.checkpoints()), default=-1)
+
+
+def latest(run: RunFolder) -> Choice | None:
+    """The newest checkpoint that verifies, and the newer ones that do not; None where there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none of them verifies.
+    """
+    passed_over: list[Verdict] = []
+    for path in order_of_saves(run):
+        verdict = verify(path)
+        if verdict.is_resumable:
+            return Choice(verdict, tuple(passed_over), LATEST)
+        passed_over.append(verdict)
+    if passed_over:
+        raise CheckpointError(
+            f"none of the {len(passed_over)} checkpoints in {run.path} can be resumed",
+            found=_listed(passed_over),
+            hint="restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir",
+        )
+    return None
+
+
+def best(run: RunFolder) -> Choice:
+    """The checkpoint of the best step that the newest good one knows.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    newest = latest(run)
+    manifest = newest.verdict.manifest if newest else None
+    step = manifest.metrics.get("best_step") if manifest else None
+    if step is None:
+        raise CheckpointError(
+            f"no best checkpoint is known in {run.path}",
+            expected="a run with validation and --load_best_model_at_end true",
+            found=_listed(inspect(run)) or "no checkpoint at all",
+            hint="--resume_from_checkpoint latest",
+        )
+    return Choice(resumable(run, run.checkpoint(int(step))), (), BEST)
+
+
+def choose(run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False) -> Choice | None:
+    """The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        run: Where `latest` and `best` look, and what an error lists.
+        wanted: latest (or True), best, or a path.
+        allow_partial: Take a checkpoint with parts missing.
+
+    Returns:
+        None if `latest` was wanted and there is no checkpoint yet.
+
+    Raises:
+        CheckpointError: it does not exist or cannot be resumed; says which can.
+    """
+    if wanted is True or wanted == LATEST:
+        return latest(run)
+    if wanted == BEST and not Path(BEST).is_dir():
+        return best(run)
+    return Choice(resumable(run, Path(str(wanted)), allow_partial=allow_partial))
+
+
+def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Verdict:
+    """Verifies a checkpoint that was named.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or (without `allow_partial`) incomplete.
+    """
+    if not path.is_dir():
+        raise not_found(run, path)
+    verdict = verify(path)
+    if verdict.is_resumable or (allow_partial and verdict.health == "incomplete" and "weights" not in verdict.missing):
+        return verdict
+    others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]
+    newest = _newest(others)
+    hints = [f"--resume_from_checkpoint {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
+    if verdict.health == "incomplete" and "weights" not in verdict.missing:
+        hints.append("or add --allow_partial_resume to go on without: " + ", ".join(verdict.missing))
+    raise CheckpointError(
+        f"{path} cannot be resumed: it is {verdict.health}",
+        expected="a checkpoint whose files are all there and as they were saved",
+        found=verdict.reason,
+        hint=", ".join(hints) or "restore it from a backup (llamarec checkpoints restore), or start anew",
+    )
+
+
+def not_found(run: RunFolder, path: Path) -> CheckpointError:
+    """The error for a checkpoint that does not exist: what there is, the nearest, and what to type."""
+    beside = RunFolder(path.parent) if step_of(path) is not None and path.parent.is_dir() else run
+    verdicts = inspect(beside, deep=True) or inspect(run, deep=True)
+    near = nearest(verdicts, path)
+    return CheckpointError(
+        f"checkpoint not found: {path}",
+        expected="a folder checkpoint-{step}",
+        found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
+        hint=f"--resume_from_checkpoint {near.path}" if near else "start without --resume_from_checkpoint",
+    )
+
+
+def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
+    """Of the resumable ones the one that was probably meant: by name, else the nearest step below, else the newest."""
+    good = {verdict.path.name: verdict for verdict in verdicts if verdict.is_resumable}
+    if not good:
+        return None
+    step = step_of(path)
+    digits = re.findall(r"\d+", path.name)
+    if step is None and digits:
+        step = int(digits[-1])
+    if step is not None:
+        steps = sorted(found for name in good if (found := step_of(Path(name))) is not None)
+        below = [found for found in steps if found <= step]
+        return good[f"checkpoint-{below[-1] if below else steps[0]}"]
+    close = difflib.get_close_matches(path.name, list(good), n=1, cutoff=0.0)
+    return good[close[0]] if close else None
+
+
+def best_in(run: RunFolder) -> Manifest | None:
+    """The manifest of the best model in the run's folder itself; None where there is none or it is damaged."""
+    try:
+        return read_best(run.path)
+    except CheckpointError:
+        return None
+
+
+def _newest(verdicts: Sequence[Verdict]) -> Verdict | None:
+    order = newest_first([kept_of(verdict) for verdict in verdicts])
+    by_step = {kept_of(verdict).step: verdict for verdict in verdicts}
+    return by_step[order[0].step] if order else None
+
+
+def _listed(verdicts: Sequence[Verdict]) -> str:
+    rows = []
+    for verdict in verdicts:
+        state = "verified" if verdict.health == "good" else verdict.reason
+        rows.append(f"{verdict.path.name} (step {step_of(verdict.path)}, {state})")
+    return ("\n" + " " * 12).join(rows)

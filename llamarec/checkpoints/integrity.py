@@ -1,0 +1,192 @@
+"""Is a folder a checkpoint that can be resumed? Sizes and hashes against the manifest. Standard library only.
+
+A plain Trainer's checkpoint has no manifest; there the files that a resume needs are looked for, and the checksums
+inside their own formats (zip, JSON, the header of safetensors) are all that can be verified.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from llamarec.checkpoints import durable
+from llamarec.checkpoints.layout import (
+    MANIFEST,
+    OPTIMIZER,
+    RNG_PATTERN,
+    SCHEDULER,
+    TRAINER_STATE,
+    step_of,
+    weight_files,
+)
+from llamarec.checkpoints.manifest import FileEntry, Manifest, read_manifest
+from llamarec.errors import CheckpointError
+
+Health = Literal["good", "incomplete", "damaged", "unverified"]
+
+# What a resume loses without each file.
+PARTS: Final[dict[str, str]] = {
+    "weights": "the trained weights",
+    TRAINER_STATE: "the step, the position in the data, the history and the best metric",
+    OPTIMIZER: "the optimizer's moments",
+    SCHEDULER: "the place in the learning-rate schedule",
+    "rng_state.pth": "the random states (dropout goes another way)",
+}
+# Without these there is nothing to go on from, whatever the user allows.
+ESSENTIAL: Final = ("weights",)
+_HEADER_BYTES: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification found.
+
+    Attributes:
+        path: The folder.
+        health: good (hashes match), unverified (complete, but no manifest to hash against), incomplete (parts are
+            missing and none is damaged) or damaged.
+        problems: One sentence each, naming the file.
+        missing: Parts of a resume that are not there; keys of `PARTS`.
+        manifest: Where there is a readable one.
+        seconds: How long it took.
+    """
+
+    path: Path
+    health: Health
+    problems: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    manifest: Manifest | None = field(default=None, repr=False)
+    seconds: float = 0.0
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a resume from here loses nothing."""
+        return self.health in ("good", "unverified")
+
+    @property
+    def reason(self) -> str:
+        """The problems in one line."""
+        return "; ".join(self.problems) or self.health
+
+
+def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
+    """Checks a checkpoint's folder.
+
+    Args:
+        checkpoint: The folder.
+        deep: Hash the files; otherwise only look at names and sizes.
+    """
+    started = time.perf_counter()
+    if not checkpoint.is_dir():
+        return Verdict(checkpoint, "damaged", (f"{checkpoint} is no folder",))
+    try:
+        manifest = read_manifest(checkpoint)
+    except CheckpointError as error:
+        text = str(error).replace("\n", " ")
+        return Verdict(checkpoint, "damaged", (text,), seconds=time.perf_counter() - started)
+    missing = tuple(_missing_parts(checkpoint))
+    problems = _against(checkpoint, manifest, deep) if manifest else _without_manifest(checkpoint, deep)
+    problems += [f"{_said(part)} is missing" for part in missing if not any(part in text for text in problems)]
+    health: Health = "unverified" if manifest is None else "good"
+    if problems:
+        health = "incomplete" if _only_missing(problems, missing) and manifest is None else "damaged"
+    return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started)
+
+
+def _only_missing(problems: list[str], missing: tuple[str, ...]) -> bool:
+    return len(problems) <= len(missing)
+
+
+def _said(part: str) -> str:
+    return "a file with weights (adapter_model.bin, ...)" if part == "weights" else part
+
+
+def _missing_parts(checkpoint: Path) -> list[str]:
+    there = {path.name for path in checkpoint.iterdir() if path.is_file()}
+    weights = bool(weight_files(checkpoint)) or any(
+        weight_files(path) for path in checkpoint.iterdir() if path.is_dir()
+    )
+    missing = [] if weights else ["weights"]
+    missing += [name for name in (TRAINER_STATE, OPTIMIZER, SCHEDULER) if name not in there]
+    if not any(RNG_PATTERN.fullmatch(name) for name in there):
+        missing.append("rng_state.pth")
+    return missing
+
+
+def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
+    problems = []
+    if manifest.step != (step_of(checkpoint) if step_of(checkpoint) is not None else manifest.step):
+        problems.append(f"{MANIFEST} is of step {manifest.step}, the folder's name says {checkpoint.name}")
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        checked = pool.map(lambda item: _problem(checkpoint / item[0], item[1], deep), manifest.files.items())
+        problems += [text for text in checked if text]
+    return problems
+
+
+def _problem(path: Path, entry: FileEntry, deep: bool) -> str:
+    """What is wrong with a file, or an empty text."""
+    try:
+        size = path.stat().st_size
+        if size != entry.num_bytes:
+            return f"{path.name} has {size:,} bytes instead of {entry.num_bytes:,}"
+        if deep and durable.sha256_of(path) != entry.sha256:
+            return f"{path.name} has another content than was saved (SHA-256 differs)"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error}"
+    return ""
+
+
+def _without_manifest(checkpoint: Path, deep: bool) -> list[str]:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return [text for path in files if (text := _damage(path, deep))]
+
+
+def _damage(path: Path, deep: bool) -> str:
+    """What a file's own format says about it; an empty text for what cannot be told."""
+    try:
+        if path.stat().st_size == 0:
+            return f"{path.name} is empty"
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            _check_safetensors(path)
+        elif path.suffix in (".bin", ".pt", ".pth") and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip() if deep else None
+            if bad:
+                return f"{path.name} is damaged at {bad} (checksum differs)"
+        elif path.suffix in (".bin", ".pt", ".pth") and not _is_old_pickle(path):
+            return f"{path.name} is cut off or no file of torch"
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        return f"{path.name} is damaged: {error}"
+    except Exception as error:
+        return f"{path.name} is damaged: {type(error).__name__}: {error}"
+    return ""
+
+
+def _is_old_pickle(path: Path) -> bool:
+    """Before 1.6 torch wrote plain pickles, which begin with their protocol."""
+    with path.open("rb") as file:
+        return re.match(rb"\x80[\x02-\x05]", file.read(2)) is not None
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (header_bytes,) = _HEADER_BYTES.unpack(file.read(_HEADER_BYTES.size))
+        if header_bytes > size - _HEADER_BYTES.size:
+            raise ValueError("cut off in its header")
+        header = json.loads(file.read(header_bytes))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    expected = _HEADER_BYTES.size + header_bytes + max(ends, default=0)
+    if size != expected:
+        raise ValueError(f"{size:,} bytes instead of {expected:,}")

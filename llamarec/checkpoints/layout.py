@@ -1,0 +1,111 @@
+"""Names on disk: what a run's folder and a checkpoint's folder are made of. Standard library only.
+
+checkpoints/                     the run's folder (the Trainer's output_dir)
+  adapter_model.bin, ...         the best model so far, with best.json as its manifest
+  checkpoint-1000/               complete, or it would not have this name
+    adapter_model.bin ...        the Trainer's own files
+    manifest.json                written last
+  .saving-checkpoint-1500/       a save in progress, or one that was killed
+  .replaced-checkpoint-1000/     the old one while a step is saved again
+  .deleting-checkpoint-500/      no longer a checkpoint; being deleted
+  .best/                         a new best model on its way
+  .run.lock, .run.json           who is training here
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MANIFEST: Final = "manifest.json"
+TRAINER_STATE: Final = "trainer_state.json"
+OPTIMIZER: Final = "optimizer.pt"
+SCHEDULER: Final = "scheduler.pt"
+SCALER: Final = "scaler.pt"
+TRAINING_ARGS: Final = "training_args.bin"
+RNG: Final = "rng_state.pth"
+RNG_PATTERN: Final = re.compile(r"rng_state(_(?P<rank>\d+))?\.pth")
+ADAPTER_CONFIG: Final = "adapter_config.json"
+BEST_MANIFEST: Final = "best.json"
+
+# One of these holds the weights; sharded models have an index of their shards.
+WEIGHTS: Final = (
+    "adapter_model.bin",
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth")
+
+_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
+_LEFTOVER: Final = re.compile(r"\.(saving|replaced|deleting)-checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder in which a run keeps its checkpoints."""
+
+    path: Path
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, whether or not it exists."""
+        return self.path / f"checkpoint-{step}"
+
+    def saving(self, step: int) -> Path:
+        """Where it is written before it is one."""
+        return self.path / f".saving-checkpoint-{step}"
+
+    def replaced(self, step: int) -> Path:
+        """Where the old one waits while the same step is saved again."""
+        return self.path / f".replaced-checkpoint-{step}"
+
+    def deleting(self, step: int) -> Path:
+        """Where one goes at the moment it is deleted."""
+        return self.path / f".deleting-checkpoint-{step}"
+
+    @property
+    def best_staging(self) -> Path:
+        """Where a new best model is written before its files replace the old one's."""
+        return self.path / ".best"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a run writes here."""
+        return self.path / ".run.lock"
+
+    @property
+    def holder(self) -> Path:
+        """Says who holds the lock."""
+        return self.path / ".run.json"
+
+    def checkpoints(self) -> list[Path]:
+        """Folders named like checkpoints, by step. The name is a claim, not a proof."""
+        steps = sorted(step for path in self._folders() if (step := step_of(path)) is not None)
+        return [self.checkpoint(step) for step in steps]
+
+    def leftovers(self) -> list[tuple[str, int]]:
+        """(kind, step) of what killed saves and deletions left: kind is saving, replaced or deleting."""
+        found = (_LEFTOVER.fullmatch(path.name) for path in self._folders())
+        return sorted((match[1], int(match[2])) for match in found if match)
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if path.is_dir()] if self.path.is_dir() else []
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's folder name; None for any other name.
+
+    >>> step_of(Path("runs/checkpoint-1000")), step_of(Path("runs/checkpoint-1000.old"))
+    (1000, None)
+    """
+    match = _CHECKPOINT.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files in a folder that hold (or list) a model's weights."""
+    return [folder / name for name in WEIGHTS if (folder / name).is_file()]

@@ -1,0 +1,69 @@
+"""One run at a time in a folder: the second is refused, and told who the first is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.errors import LockedError
+
+
+class RunLock:
+    """Held while a process trains in a run's folder.
+
+    The lock is the operating system's (it is gone with the process, however that ends); who holds it stands in a file
+    beside it, for the message only.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._lock = FileLock(run.lock, timeout=0)
+
+    def acquire(self) -> None:
+        """Takes the lock.
+
+        Raises:
+            LockedError: another process has it.
+        """
+        self._run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise LockedError(
+                f"another run is training in {self._run.path}",
+                found=describe_holder(self._run),
+                hint="wait for it, stop it, or give this one another --output_dir (or --experiment_root)",
+            ) from error
+        holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(timezone.utc).isoformat()}
+        with contextlib.suppress(OSError):
+            self._run.holder.write_text(json.dumps(holder), encoding="utf-8")
+
+    def release(self) -> None:
+        """Gives it back; harmless without it."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                self._run.holder.unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
+
+
+def describe_holder(run: RunFolder) -> str:
+    """Who holds a run's lock, as far as is known."""
+    try:
+        holder = json.loads(run.holder.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started'][:19].replace('T', ' ')} UTC"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that did not say who it is"
