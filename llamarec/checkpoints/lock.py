@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -41,7 +41,7 @@ class RunLock:
                 found=describe_holder(self._run),
                 hint="wait for it, stop it, or give this one another --output_dir (or --experiment_root)",
             ) from error
-        holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(timezone.utc).isoformat()}
+        holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):
             self._run.holder.write_text(json.dumps(holder), encoding="utf-8")
 
