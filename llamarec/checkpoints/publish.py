@@ -138,6 +138,8 @@ def recover(run: RunFolder) -> list[str]:
         durable.remove_tree(folder)
         done.append(f"{folder.name}: cleared; it was left by a killed {'save' if kind != 'deleting' else 'deletion'}")
     if run.path.is_dir():
+        for folder in sorted(run.path.glob(".live-*")):
+            durable.remove_tree(folder)
         done += _recover_best(run)
         durable.fsync_folder(run.path)
     return done
@@ -161,6 +163,7 @@ def publish_best(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], N
 
 def _move_best(run: RunFolder) -> None:
     staging = run.best_staging
+    stale = _only_in_old_best(run)
     # best.json goes last; while it is in the staging folder the move is not over.
     files = [path for path in sorted(staging.iterdir()) if path.name != BEST_MANIFEST]
     for path in [*files, staging / BEST_MANIFEST]:
@@ -169,7 +172,18 @@ def _move_best(run: RunFolder) -> None:
             durable.remove_tree(target)
         durable.rename(path, target)
     durable.fsync_folder(run.path)
+    for name in stale:
+        # Of an adapter in another format; a reader would not know which one counts.
+        durable.unlink(run.path / name)
     durable.remove_tree(staging)
+
+
+def _only_in_old_best(run: RunFolder) -> list[str]:
+    try:
+        old, new = read_best(run.path), read_best(run.best_staging)
+    except CheckpointError:
+        return []
+    return sorted(old.files.keys() - new.files.keys()) if old and new else []
 
 
 def _recover_best(run: RunFolder) -> list[str]:

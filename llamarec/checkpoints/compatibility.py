@@ -1,0 +1,140 @@
+"""What a resume keeps, applies and refuses: a pure function of two sets of values. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from llamarec.errors import CheckpointError
+
+Decision = Literal["kept", "applied", "refused"]
+
+# Belong to a machine or to one process, not to the training.
+UNTRACKED: Final = frozenset(
+    {
+        "resume_from_checkpoint",
+        "output_dir",
+        "logging_dir",
+        "run_name",
+        "local_rank",
+        "hub_token",
+        "deepspeed",
+        "accelerator_config",
+        "ddp_timeout",
+        "log_level",
+        "log_level_replica",
+        "disable_tqdm",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "restore_callback_states_from_checkpoint",
+        "ignore_data_skip",
+        "train_batch_size",
+        "eval_batch_size",
+        "_n_gpu",
+    }
+)
+# Why a change is what it is; what is not listed is simply applied.
+_WHY: Final[dict[str, str]] = {
+    "learning_rate": "from the next step on; the schedule goes on where it was",
+    "num_train_epochs": "the rest of the schedule is stretched over the longer training, the rate does not jump",
+    "max_steps": "the rest of the schedule is stretched, the rate does not jump",
+    "per_device_train_batch_size": "the position is a number of samples: none is seen twice or missed",
+    "gradient_accumulation_steps": "the position is a number of samples: none is seen twice or missed",
+    "num_processes": "the position is a number of samples: none is seen twice or missed",
+    "optim": "another optimizer starts without moments if it has other ones",
+    "lr_scheduler_type": "the new curve, at the share of the training that is done",
+    "warmup_steps": "counts from the start of training",
+    "dataloader_num_workers": "changes no sample",
+    "early_stopping_patience": "the count of validations without a gain goes on",
+}
+# These decide which samples come in which order; changing them in mid-training is another training.
+_REFUSED: Final[dict[str, str]] = {
+    "seed": "the order of the samples follows from it",
+    "data_seed": "the order of the samples follows from it",
+    "train_sampling_strategy": "the order of the samples follows from it",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One hyperparameter or fingerprint that is not what it was.
+
+    Attributes:
+        name: Of the flag, or of the fingerprint.
+        old: In the checkpoint.
+        new: Now.
+        decision: kept, applied or refused.
+        why: One clause.
+    """
+
+    name: str
+    old: Any
+    new: Any
+    decision: Decision
+    why: str = ""
+
+
+def compare(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    kept: Mapping[str, Any] | None = None,
+    allowed: frozenset[str] = frozenset(),
+) -> list[Change]:
+    """The hyperparameters that differ, or were kept although this command's default is another one.
+
+    Args:
+        old: Of the checkpoint.
+        new: Of this process, with what it took over from the checkpoint.
+        kept: Defaults that the checkpoint's values replaced, by name.
+        allowed: Names that may change although they are refused otherwise; 'all' allows every one.
+    """
+    changes = []
+    for name in sorted((old.keys() & new.keys()) - UNTRACKED):
+        if old[name] != new[name]:
+            refused = name in _REFUSED and not allowed & {name, "all"}
+            why = _REFUSED[name] if refused else _WHY.get(name, "")
+            changes.append(Change(name, old[name], new[name], "refused" if refused else "applied", why))
+        elif kept and name in kept and kept[name] != old[name]:
+            changes.append(Change(name, old[name], old[name], "kept", f"as in the checkpoint; default {kept[name]}"))
+    return changes
+
+
+def compare_fingerprints(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, allowed: frozenset[str] = frozenset()
+) -> list[Change]:
+    """The fingerprints that differ: refused, or applied where the user allows it."""
+    changes = []
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            allows = bool(allowed & {name, "all"})
+            why = "allowed by --allow_changed" if allows else "identifies the run"
+            changes.append(Change(name, old[name], new[name], "applied" if allows else "refused", why))
+    return changes
+
+
+def refuse(checkpoint: str, changes: list[Change]) -> None:
+    """Raises for what is refused.
+
+    Raises:
+        CheckpointError: names every refused value, old and new.
+    """
+    refused = [change for change in changes if change.decision == "refused"]
+    if not refused:
+        return
+    names = ",".join(change.name for change in refused)
+    indent = "\n" + " " * 12
+    raise CheckpointError(
+        f"{checkpoint} is of another run than this command",
+        expected=indent.join(f"{change.name} {_shown(change.old)} ({change.why})" for change in refused),
+        found=indent.join(f"{change.name} {_shown(change.new)}" for change in refused),
+        hint=f"leave the flag out to keep the checkpoint's value, or start anew in another --output_dir; "
+        f"if you know that it fits: --allow_changed {names}",
+    )
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,311 @@
+"""The training loop in samples: a step is a slice of the epoch's order, and every save lies at the edge of a step.
+
+`Trainer._run_epoch` is replaced as a whole, since its position is a number of batches; everything else of the Trainer's
+loop stays. At an edge all state belongs together: weights, optimizer, schedule, random states, position, history. What
+a signal, an exception or the clock asks for is answered there, or with what was the last edge.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers.trainer_utils import SaveStrategy
+
+from llamarec.checkpoints import memory, randomness
+from llamarec.checkpoints.data import SliceSampler
+from llamarec.checkpoints.position import Position, step_slices
+from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.signals import StopRequests
+from llamarec.errors import DoesNotFitError
+
+
+class StopNowError(Exception):
+    """Raised inside a step or an evaluation that is given up for a request to stop."""
+
+
+class StepLoop:
+    """Mixin before `Trainer`: the loop over the steps of an epoch."""
+
+    # Of the Trainer.
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    callback_handler: Any
+    current_flos: float
+    _tr_loss: torch.Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    # Of the other mixins.
+    _progress: Progress
+    _stop: StopRequests
+    _edge_rng: dict[str, Any] | None = None
+    _torn: bool = False
+    _in_loop: bool = False
+    _save_due: bool = False
+    _best_due: bool = False
+    _last_save_time: float = 0.0
+
+    def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **rest: Any) -> None:
+        """One epoch, from the position to its end; as `Trainer._run_epoch`, which is called with the same arguments."""
+        report = partial(
+            self._maybe_log_save_evaluate,  # type: ignore[attr-defined]
+            model=model,
+            trial=rest["trial"],
+            epoch=epoch,
+            ignore_keys_for_eval=rest["ignore_keys_for_eval"],
+            start_time=rest["start_time"],
+        )
+        with self._saved_whatever_happens():  # type: ignore[attr-defined]
+            self._enter_training(report)
+            if not self.control.should_training_stop:
+                self._run_steps(self._single(model), epoch, train_dataloader, report)
+            self._progress.position = Position(epoch + 1, 0)
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._report(report)
+            self._reach_edge()
+
+    def _report(self, report: Any) -> None:
+        """Logs, evaluates and saves what the callbacks asked for."""
+        report(self._tr_loss, self._progress.grad_norm, learning_rate=self._progress.learning_rate)
+
+    def _enter_training(self, report: Any) -> None:
+        """Once, after all callbacks of the start: what is restored last, and what the checkpoint left to be done."""
+        if self._in_loop:
+            return
+        self._in_loop = True
+        self._restore_last()  # type: ignore[attr-defined]
+        self._edge_rng = randomness.capture()
+        if self.control.should_evaluate or self.control.should_save:
+            self._report(report)
+            self._reach_edge()
+
+    def _run_steps(self, model: Any, epoch: int, train_dataloader: Any, report: Any) -> None:
+        sampler: SliceSampler = train_dataloader.batch_sampler
+        sampler.position = self._progress.position
+        geometry, batches = sampler.geometry, None
+        for step in step_slices(geometry, sampler.position.sample):
+            if self.state.global_step >= self.state.max_steps:
+                return
+            self._reach_edge()
+            # Made late, so that an epoch without steps starts no workers.
+            batches = iter(train_dataloader) if batches is None else batches
+            pieces = [(next(batches), len(piece)) for piece in sampler.pieces(step)]
+            self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+            losses = self._compute_gradients(model, pieces, len(step))
+            self._update(model)
+            self._count(losses, pieces, Position(epoch, step.stop), geometry.num_samples)
+            self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+            self._report(report)
+            if self.control.should_epoch_stop or self.control.should_training_stop:
+                break
+        self._reach_edge()
+
+    # ---- Inside a step ----
+
+    def _compute_gradients(self, model: Any, pieces: list[tuple[Any, int]], num_samples: int) -> list[torch.Tensor]:
+        """Gradients of the mean loss of a step, with as much memory as there is.
+
+        Args:
+            model: Without a wrapper for several processes.
+            pieces: This process's micro-batches, each with its number of samples.
+            num_samples: Of the whole step, over all processes.
+
+        Returns:
+            The losses of the micro-batches, scaled so that their sum is the step's.
+        """
+        num_items = self._num_items_in_step([batch for batch, _ in pieces])  # type: ignore[attr-defined]
+        rng = randomness.capture()
+        while True:
+            losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
+            if not self._any_process(bool(failure))[0]:
+                break
+            # The same samples again, from the same random state, in smaller pieces.
+            model.zero_grad()
+            memory.free_cached()
+            self._reduce_micro_batch(pieces)
+            randomness.restore(rng)
+        self._average_gradients(model)
+        return losses
+
+    def _try_gradients(
+        self, model: Any, pieces: list[tuple[Any, int]], num_samples: int, num_items: Any
+    ) -> tuple[list[torch.Tensor], str]:
+        """Forward and backward of all pieces; the second value says what went out of memory, or is empty."""
+        losses = []
+        limit = self._progress.micro_batch or max((size for _, size in pieces), default=1)
+        share = num_samples / self.args.world_size
+        try:
+            for piece, size in pieces:
+                for batch, samples in self.split_batch(piece, size, limit):
+                    if self._stops_here():
+                        raise StopNowError
+                    # A mean over samples, however they are cut: the Trainer divides the loss of a micro-batch by this.
+                    self.current_gradient_accumulation_steps = share / samples
+                    losses.append(self.training_step(model, batch, num_items))  # type: ignore[attr-defined]
+                    self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            # Only the text: the traceback holds the tensors that did not fit.
+            return [], str(error).partition("\n")[0] or type(error).__name__
+        return losses, ""
+
+    def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
+        """A collated micro-batch in pieces of at most `size` samples, each with its number of samples.
+
+        Override it where a batch is more than tensors with one row per sample.
+        """
+        return memory.split(batch, num_samples, size)
+
+    def _reduce_micro_batch(self, pieces: list[tuple[Any, int]]) -> None:
+        now = self._progress.micro_batch or self.args.train_batch_size
+        now = min(now, max((size for _, size in pieces), default=now))
+        use = memory.measure(self.args.device)
+        if now == 1:
+            raise memory.does_not_fit(
+                self.model,
+                use,
+                longest=_longest([batch for batch, _ in pieces]),
+                checkpointing=bool(self.args.activation_checkpointing),
+                last=self._last_good_path(),  # type: ignore[attr-defined]
+            )
+        self._progress.micro_batch, text = memory.halved(now, use, self.args.gradient_accumulation_steps)
+        self._say(text)  # type: ignore[attr-defined]
+
+    def _update(self, model: Any) -> None:
+        """The optimizer's step; whole, or not at all."""
+        # Accelerate's wrapper steps only when told that the gradients are complete.
+        self.accelerator.gradient_state._set_sync_gradients(True)
+        clips = self.args.max_grad_norm is not None and self.args.max_grad_norm > 0
+        grad_norm = self._clip_grad_norm(model) if clips else None  # type: ignore[attr-defined]
+        grad_norm = self._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[attr-defined]
+        self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
+        rollback = memory.Rollback(self.optimizer)
+        try:
+            self._optimizer_step(rollback)
+            self.control = self.callback_handler.on_optimizer_step(self.args, self.state, self.control)
+        except BaseException:
+            self._torn = not rollback.undo()
+            raise
+        self._progress.grad_norm = grad_norm
+        self._progress.learning_rate = self._get_learning_rate()  # type: ignore[attr-defined]
+        if not self.accelerator.optimizer_step_was_skipped and self._steps_scheduler():
+            self.lr_scheduler.step()
+        model.zero_grad()
+
+    def _optimizer_step(self, rollback: memory.Rollback) -> None:
+        try:
+            self.optimizer.step()
+            return
+        except Exception as error:
+            if not memory.is_out_of_memory(error) or self.args.world_size > 1:
+                raise
+        if not rollback.undo():
+            self._torn = True
+            raise DoesNotFitError(
+                "out of memory inside the optimizer's step, and the model is too large to keep a copy through it",
+                found=f"{memory.measure(self.args.device)}",
+                hint="--optim adamw_8bit or adafactor needs less; the last checkpoint is good: "
+                + self._last_good_path(),  # type: ignore[attr-defined]
+            )
+        memory.free_cached()
+        self._say("out of memory inside the optimizer's step: undone, the cache freed, and once more")  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+    def _steps_scheduler(self) -> bool:
+        from transformers.optimization import GreedyLR
+
+        return not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
+
+    def _count(
+        self, losses: list[torch.Tensor], pieces: list[tuple[Any, int]], position: Position, num_samples: int
+    ) -> None:
+        """Everything that says that the step is done; nothing in here can fail half-way."""
+        for loss in losses:
+            if self.args.logging_nan_inf_filter and not torch.isfinite(loss):
+                self._tr_loss += self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+            else:
+                self._tr_loss += loss
+        for batch, _ in pieces:
+            self.current_flos += float(self.floating_point_ops(batch))  # type: ignore[attr-defined]
+            self._track_num_input_tokens(batch)  # type: ignore[attr-defined]
+        self.state.global_step += 1
+        self.state.epoch = position.epoch + position.sample / num_samples
+        self._progress.position = position
+
+    # ---- Several processes ----
+
+    def _single(self, model: Any) -> Any:
+        """The model without DistributedDataParallel: gradients are averaged here, once a step, when all is well."""
+        wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        return model.module if wrapped else model
+
+    def _any_process(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is set in any process."""
+        if self.args.world_size == 1:
+            return list(flags)
+        votes = torch.tensor([int(flag) for flag in flags], device=self.args.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return [bool(vote) for vote in votes.tolist()]
+
+    def _average_gradients(self, model: Any) -> None:
+        if self.args.world_size == 1:
+            return
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p in trained:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for dtype in {p.grad.dtype for p in trained if p.grad is not None}:
+            grads = [p.grad for p in trained if p.grad is not None and p.grad.dtype == dtype]
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            dist.all_reduce(flat)
+            flat /= self.args.world_size
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    # ---- Edges ----
+
+    def _stops_here(self) -> bool:
+        """Whether to give up in mid-step: one process alone may; several agree at the next edge."""
+        return bool(self._stop.received) and self.args.world_size == 1
+
+    def _reach_edge(self) -> None:
+        """All state belongs together here: saves what is due; ends the training if that was asked for."""
+        self._edge_rng = randomness.capture()
+        seconds = self._config.save_seconds  # type: ignore[attr-defined]
+        time_due = bool(seconds) and time.monotonic() - self._last_save_time >= seconds
+        time_due = time_due and self.args.save_strategy != SaveStrategy.NO
+        stops, by_time = self._any_process(bool(self._stop.received), time_due)
+        if self._save_due or self._best_due:
+            self._save_at_edge("scheduled" if self._save_due else "best")  # type: ignore[attr-defined]
+        elif by_time and not stops:
+            self._save_at_edge("time")  # type: ignore[attr-defined]
+        if stops:
+            self._save_and_stop()  # type: ignore[attr-defined]
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; a request to stop ends an evaluation during training at once."""
+        if self._in_loop and self._stops_here():
+            raise StopNowError
+        return super().prediction_step(*args, **kwargs)  # type: ignore[misc]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; its beginning is an edge, with the evaluation still to be done."""
+        if self._in_loop:
+            self._edge_rng = randomness.capture()
+        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+
+
+def _longest(batches: list[Any]) -> int:
+    lengths = [
+        int(batch["input_ids"].shape[-1]) for batch in batches if isinstance(batch, dict) and "input_ids" in batch
+    ]
+    return max(lengths, default=0)

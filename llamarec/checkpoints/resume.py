@@ -1,0 +1,216 @@
+"""From a chosen checkpoint and this process's arguments to how training goes on; loads no model and no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.optimization import get_scheduler
+
+from llamarec.checkpoints.compatibility import Change, compare, compare_fingerprints, refuse
+from llamarec.checkpoints.discovery import Choice
+from llamarec.checkpoints.integrity import PARTS
+from llamarec.checkpoints.layout import RNG_PATTERN, SCHEDULER, TRAINER_STATE, step_of
+from llamarec.checkpoints.loading import load_json, load_pickled
+from llamarec.checkpoints.plan import ResumePlan
+from llamarec.checkpoints.position import Geometry
+from llamarec.checkpoints.progress import Progress, plain_progress, progress_in
+from llamarec.checkpoints.schedule import ScheduleMap, resumed
+
+# After these the end of training is another one, so that an early stop does not stand.
+_EXTENDING = frozenset({"num_train_epochs", "max_steps", "early_stopping_patience"})
+
+
+@dataclass(frozen=True)
+class Now:
+    """This process, as far as a resume is concerned.
+
+    Attributes:
+        args: Its training arguments.
+        num_samples: Of an epoch; None = as in the checkpoint.
+        hyperparameters: Arguments and the program's own options, as plain values.
+        defaults: Of this command, for what was taken over from the checkpoint instead.
+        fingerprints: What identifies the run.
+        allowed: Names that may differ.
+    """
+
+    args: TrainingArguments
+    num_samples: int | None
+    hyperparameters: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    fingerprints: Mapping[str, Any]
+    allowed: frozenset[str]
+
+    @property
+    def batch(self) -> int:
+        """Samples per optimizer step."""
+        return effective_batch(self.args)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A decided resume.
+
+    Attributes:
+        choice: The checkpoint.
+        trainer_state: Content of its trainer_state.json; empty if that is lost.
+        progress: Where training goes on.
+        plan: What is printed.
+        stops: The checkpoint's early stop stands.
+    """
+
+    choice: Choice
+    trainer_state: dict[str, Any]
+    progress: Progress
+    plan: ResumePlan
+    stops: bool = False
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.plan.step
+
+
+def effective_batch(args: TrainingArguments) -> int:
+    """Samples per optimizer step, over micro-batches and processes."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def decide(choice: Choice, now: Now) -> Resume:
+    """How training goes on from a checkpoint.
+
+    Raises:
+        CheckpointError: it is of another run, or a file of it cannot be read.
+    """
+    path, missing = choice.verdict.path, choice.verdict.missing
+    content = {} if TRAINER_STATE in missing else load_json(path / TRAINER_STATE)
+    changes = _changes(choice, now)
+    before = _progress_before(choice, content, now)
+    step = int(content.get("global_step", step_of(path) or 0))
+    geometry = Geometry(now.num_samples or before.num_samples, now.batch)
+    steps_to_go = _steps_to_go(geometry, before, step, now.args)
+    old_map = before.schedule or ScheduleMap(step + steps_to_go, step + steps_to_go)
+    schedule = resumed(
+        old_map,
+        step,
+        steps_to_go,
+        warmup=now.args.get_warmup_steps(old_map.total),
+        batch_before=before.batch,
+        batch=geometry.batch,
+    )
+    resets = "per_device_train_batch_size" in {change.name for change in changes}
+    progress = Progress(
+        position=before.position,
+        num_samples=geometry.num_samples,
+        batch=geometry.batch,
+        micro_batch=0 if resets else before.micro_batch,
+        schedule=schedule,
+        loss_since_log=before.loss_since_log,
+        loss_total=before.loss_total,
+        logged_step=before.logged_step,
+        grad_norm=before.grad_norm,
+        learning_rate=before.learning_rate,
+    )
+    stopped = _stopped_early(content) and not any(change.name in _EXTENDING for change in changes)
+    plan = ResumePlan(
+        choice=choice,
+        step=step,
+        position=progress.position,
+        num_samples=geometry.num_samples,
+        steps_to_go=0 if stopped else steps_to_go,
+        steps_to_go_before=max(old_map.end - step, 0),
+        batch=(before.batch, geometry.batch),
+        rate=_rates(choice, now.args, schedule, step) if steps_to_go and not stopped else None,
+        changes=tuple(changes),
+        lost=tuple(f"{part}: {PARTS.get(part, '')} start anew" for part in missing),
+        notes=tuple(_notes(choice, before, old_map, step, steps_to_go, stopped, now)),
+        how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
+    )
+    return Resume(choice, content, progress, plan, stopped)
+
+
+_EXTEND = "--num_train_epochs or --max_steps with a larger number"
+
+
+def _changes(choice: Choice, now: Now) -> list[Change]:
+    manifest = choice.verdict.manifest
+    if manifest is None:
+        return []
+    new = {**now.hyperparameters, "num_processes": now.args.world_size}
+    old = {**manifest.hyperparameters, "num_processes": manifest.environment.get("num_processes", 1)}
+    changes = compare_fingerprints(manifest.fingerprints, now.fingerprints, allowed=now.allowed)
+    changes += compare(old, new, kept=now.defaults, allowed=now.allowed)
+    refuse(str(choice.verdict.path), changes)
+    return changes
+
+
+def _progress_before(choice: Choice, content: dict[str, Any], now: Now) -> Progress:
+    progress = progress_in(content)
+    if progress is not None:
+        return progress
+    if not content:
+        return Progress(num_samples=now.num_samples or 0, batch=now.batch)
+    batch = int(content.get("train_batch_size") or now.args.train_batch_size) * now.args.gradient_accumulation_steps
+    return plain_progress(content, now.num_samples or 1, batch * now.args.world_size)
+
+
+def _steps_to_go(geometry: Geometry, before: Progress, step: int, args: TrainingArguments) -> int:
+    if args.max_steps > 0:
+        return max(int(args.max_steps) - step, 0)
+    return geometry.steps_to_go(before.position, float(args.num_train_epochs))
+
+
+def _stopped_early(content: dict[str, Any]) -> bool:
+    control = (content.get("stateful_callbacks") or {}).get("TrainerControl") or {}
+    stops = bool((control.get("args") or {}).get("should_training_stop"))
+    return stops and int(content.get("global_step", 0)) < int(content.get("max_steps", 0))
+
+
+def _notes(
+    choice: Choice, before: Progress, old_map: ScheduleMap, step: int, steps_to_go: int, stopped: bool, now: Now
+) -> list[str]:
+    notes = []
+    if stopped:
+        notes.append("it had stopped early: the metric did not get better for --early_stopping_patience validations")
+    elif step >= old_map.end and steps_to_go:
+        notes.append(
+            f"the run was finished, its learning-rate curve used up: it is laid over all {step + steps_to_go:,} steps"
+        )
+    if now.num_samples and before.num_samples and now.num_samples != before.num_samples:
+        notes.append(f"the data have {now.num_samples:,} samples instead of {before.num_samples:,}")
+    if before.micro_batch:
+        notes.append(f"micro-batches of {before.micro_batch}, found after an out of memory")
+    saved = sum(1 for path in choice.verdict.path.iterdir() if RNG_PATTERN.fullmatch(path.name))
+    if saved and saved != now.args.world_size:
+        notes.append(
+            f"{now.args.world_size} processes instead of {saved}: further random states are drawn from the seed"
+        )
+    return notes
+
+
+def _rates(choice: Choice, args: TrainingArguments, schedule: ScheduleMap, step: int) -> tuple[float, float] | None:
+    if SCHEDULER in choice.verdict.missing:
+        return None
+    state = load_pickled(choice.verdict.path / SCHEDULER)
+    curve = curve_of(args, schedule.total)
+    rates = state.get("_last_lr") if isinstance(state, dict) else None
+    if curve is None or not rates:
+        return None
+    return float(rates[0]), args.learning_rate * curve(schedule(step))
+
+
+def curve_of(args: TrainingArguments, total: int) -> Any:
+    """The factor on the learning rate as a function of the step on the curve; None for schedulers with a state."""
+    kwargs: Any = args.lr_scheduler_kwargs
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=args.get_warmup_steps(total),
+        num_training_steps=total,
+        scheduler_specific_kwargs=kwargs,
+    )
+    return scheduler.lr_lambdas[0] if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) else None

@@ -1,0 +1,250 @@
+"""From a checkpoint to a training that goes on: state, schedule and optimizer in the Trainer's own places."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
+
+from llamarec.checkpoints import randomness
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, TRAINER_STATE
+from llamarec.checkpoints.loading import load_pickled
+from llamarec.checkpoints.position import Geometry, Position
+from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.resume import Resume, effective_batch
+from llamarec.checkpoints.schedule import ScheduleMap
+from llamarec.errors import CheckpointError
+
+
+class Resuming:
+    """Mixin before `Trainer`: the places of its training loop where a checkpoint comes in."""
+
+    # Of the Trainer.
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    callback_handler: Any
+    _tr_loss: Any
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    _initial_global_step: int
+    _created_lr_scheduler: bool
+    # Of the other mixins.
+    _config: CheckpointConfig
+    _progress: Progress
+    _resume: Resume | None = None
+    _own_options: dict[str, Any]
+
+    # ---- How long ----
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[int, int, int, int, int, int, int]:
+        """As the Trainer's, counted in samples from where training goes on."""
+        geometry: Geometry = dataloader.batch_sampler.geometry
+        step, position = 0, Position()
+        if self._resume is not None:
+            step, position = self._resume.step, self._resume.progress.position
+        if args.max_steps > 0:
+            to_go = max(args.max_steps - step, 0)
+        else:
+            to_go = geometry.steps_to_go(position, float(args.num_train_epochs))
+        # An epoch whose samples are all seen is still to be closed.
+        num_epochs = geometry.last_epoch(position, to_go)
+        num_epochs = max(num_epochs, position.epoch + 1) if position.sample else num_epochs if to_go else position.epoch
+        if self._resume is None:
+            schedule = ScheduleMap(step + to_go, step + to_go)
+            self._progress = Progress(Position(), geometry.num_samples, geometry.batch, 0, schedule)
+        samples = (
+            (step + to_go) * geometry.batch if args.max_steps > 0 else geometry.num_samples * args.num_train_epochs
+        )
+        return (
+            num_epochs,
+            geometry.steps_per_epoch,
+            geometry.num_samples,
+            int(samples),
+            geometry.batch,
+            geometry.steps_per_epoch,
+            step + to_go,
+        )
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Samples per optimizer step."""
+        return effective_batch(args)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the Trainer's, over the curve that the schedule map leads through."""
+        schedule = self._progress.schedule
+        total = schedule.total if schedule is not None else num_training_steps
+        scheduler = super().create_scheduler(total, optimizer)  # type: ignore[misc]
+        if schedule is not None and schedule.knots and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            # Plain functions: others would be stored in scheduler.pt.
+            scheduler.lr_lambdas = [_mapped(curve, schedule) for curve in scheduler.lr_lambdas]
+        return scheduler
+
+    # ---- The Trainer's state ----
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_train_epochs: int, resume_from_checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, steps_per_epoch, num_train_epochs, None, trial)  # type: ignore[misc]
+        if self._resume is None:
+            return started  # type: ignore[no-any-return]
+        self._progress = self._resume.progress
+        if self._resume.trainer_state:
+            known = set(TrainerState.__dataclass_fields__)
+            content = {name: value for name, value in self._resume.trainer_state.items() if name in known}
+            self.state = TrainerState(**content)
+            # The arguments of this process count, not those of the checkpoint.
+            self.state.train_batch_size = self.args.train_batch_size
+            self.state.compute_steps(self.args, max_steps)
+            self._restore_callbacks(content.get("stateful_callbacks") or {})
+        self.state.global_step = self._resume.step
+        self._restore_best()
+        self.state.init_training_references(self, max_steps, num_train_epochs, trial)
+        return self._progress.position.epoch, 0
+
+    def _restore_callbacks(self, states: dict[str, Any]) -> None:
+        """What callbacks remember; what they were made with is as it is now."""
+        seen: dict[str, int] = {}
+        for callback in self.callback_handler.callbacks:
+            if not isinstance(callback, ExportableState):
+                continue
+            name = type(callback).__name__
+            entries = states.get(name)
+            number, seen[name] = seen.get(name, 0), seen.get(name, 0) + 1
+            entries = entries if isinstance(entries, list) else [entries]
+            entry = entries[number] if number < len(entries) else None
+            for attribute, value in (entry or {}).get("attributes", {}).items():
+                setattr(callback, attribute, value)
+
+    def _restore_best(self) -> None:
+        """A best model is remembered by its step; its place is wherever the run's folder is now."""
+        step = self.state.best_global_step
+        folder = self._best_folder(step) if step is not None else None  # type: ignore[attr-defined]
+        if step is not None and folder is None and self.args.load_best_model_at_end:
+            self._say(  # type: ignore[attr-defined]
+                f"note: the best model so far (step {step:,}, {self.state.best_metric:.4g}) lies neither in "
+                f"checkpoint-{step} nor in the run's folder: the best is chosen anew from here on"
+            )
+            self.state.best_metric = self.state.best_global_step = None
+        self.state.best_model_checkpoint = str(folder) if folder is not None else None
+
+    # ---- Weights, optimizer, schedule ----
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if self._resume is not None:
+            self._load_weights(self._resume.choice.verdict.path)  # type: ignore[attr-defined]
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
+        if self._resume is not None:
+            self._load_optimizer(self._resume)
+            self._load_schedule(self._resume)
+            self._load_gradient_scaler(self._resume)
+        return prepared
+
+    def _load_optimizer(self, resume: Resume) -> None:
+        if OPTIMIZER in resume.choice.verdict.missing:
+            return
+        path = resume.choice.verdict.path / OPTIMIZER
+        # What the arguments of this process say, before the checkpoint's values replace it.
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(load_pickled(path))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is of another optimizer than this run's",
+                expected=type(getattr(self.optimizer, "optimizer", self.optimizer)).__name__,
+                found=str(error),
+                hint="keep --optim as it was",
+            ) from error
+        for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(values)
+
+    def _load_schedule(self, resume: Resume) -> None:
+        path = resume.choice.verdict.path / SCHEDULER
+        base_rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        scheduler = self.lr_scheduler
+        if SCHEDULER not in resume.choice.verdict.missing:
+            scheduler.load_state_dict(load_pickled(path))
+        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            return
+        # The place is the step, whatever was lost; rates are those of this process's arguments from the next step on.
+        scheduler.last_epoch, scheduler.base_lrs = resume.step, base_rates
+        rates = [base * curve(resume.step) for base, curve in zip(base_rates, scheduler.lr_lambdas, strict=True)]
+        scheduler._last_lr = rates
+        for group, base, rate in zip(self.optimizer.param_groups, base_rates, rates, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
+
+    def _load_gradient_scaler(self, resume: Resume) -> None:
+        path, scaler = resume.choice.verdict.path / SCALER, getattr(self.accelerator, "scaler", None)
+        if scaler is not None and path.is_file():
+            scaler.load_state_dict(load_pickled(path))
+
+    # ---- Last ----
+
+    def _restore_last(self) -> None:
+        """After every callback of the start has run: accumulators, requests that were open, random states."""
+        if self._resume is None:
+            return
+        progress, verdict = self._progress, self._resume.choice.verdict
+        if TRAINER_STATE not in verdict.missing:
+            self._tr_loss.fill_(progress.loss_since_log)
+            self._total_loss_scalar = progress.loss_total
+            self._globalstep_last_logged = progress.logged_step
+            self._initial_global_step = 0
+            self._restore_requests(self._resume)
+        self._restore_rng(self._resume)
+
+    def _restore_requests(self, resume: Resume) -> None:
+        content = (resume.trainer_state.get("stateful_callbacks") or {}).get("TrainerControl") or {}
+        open_requests = content.get("args") or {}
+        control: TrainerControl = self.control
+        manifest = resume.choice.verdict.manifest
+        # A plain Trainer saves before its callbacks take the request back.
+        if manifest is not None:
+            control.should_evaluate = bool(open_requests.get("should_evaluate"))
+            control.should_save = bool(open_requests.get("should_save"))
+        control.should_training_stop = resume.stops
+
+    def _restore_rng(self, resume: Resume) -> None:
+        path, rank = resume.choice.verdict.path, self.args.process_index
+        names = [f"rng_state_{rank}.pth"] if self.args.world_size > 1 else [RNG]
+        names += [RNG, "rng_state_0.pth"] if rank == 0 else []
+        for name in names:
+            if (path / name).is_file():
+                randomness.restore(load_pickled(path / name))
+                return
+        randomness.seed_from(self.args.seed, randomness.PROCESS_STREAM, resume.step, rank)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed(self.args.seed + resume.step)
+
+    # ---- What is written about a run ----
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        """Every training argument and the program's own options, as plain values."""
+        content: dict[str, Any] = json.loads(self.args.to_json_string())
+        return {**content, **json.loads(json.dumps(self._own_options, default=str))}
+
+    def _bare_report(self, trial: Any, start_time: float) -> Any:
+        """What an epoch gives to `_enter_training`, for a training that has no epoch left."""
+        return partial(
+            self._maybe_log_save_evaluate,  # type: ignore[attr-defined]
+            model=self.model,
+            trial=trial,
+            epoch=self._progress.position.epoch,
+            ignore_keys_for_eval=None,
+            start_time=start_time,
+        )
+
+
+def _mapped(curve: Any, schedule: ScheduleMap) -> Any:
+    def factor(step: int) -> float:
+        return float(curve(schedule(step)))
+
+    return factor

@@ -1,0 +1,195 @@
+"""Writes snapshots, one after the other, in the background: publish, verify, best model, retention, backup."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from llamarec.checkpoints.discovery import best_in, inspect, kept_of
+from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.layout import (
+    MANIFEST,
+    OPTIMIZER,
+    RNG_PATTERN,
+    SCALER,
+    SCHEDULER,
+    TRAINER_STATE,
+    TRAINING_ARGS,
+    RunFolder,
+)
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.publish import Staging, delete, publish, publish_best
+from llamarec.checkpoints.retention import to_delete
+from llamarec.checkpoints.space import free_bytes, needed_bytes, readable
+from llamarec.errors import CheckpointError, LlamarecError
+
+_NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory.
+
+    Attributes:
+        manifest: All but the files.
+        fill: Writes the files.
+        num_bytes: About what they take.
+    """
+
+    manifest: Manifest
+    fill: Callable[[Staging], None]
+    num_bytes: int
+
+
+class Saver:
+    """Owns the run's folder while a process trains in it.
+
+    Args:
+        run: The folder, locked by this process.
+        limit: `save_total_limit`.
+        say: Shows a line to the user.
+        in_background: Write while training goes on; otherwise `submit` returns when it is written.
+        backup_to: Where every `backup_every`th checkpoint is copied, or an empty text.
+        backup_every: See there.
+
+    Attributes:
+        last_good: Step of the newest checkpoint that this process published or resumed from.
+        last_error: Why the last save failed; empty when it did not.
+        seconds_blocked: Time that training waited for saves.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        limit: int | None,
+        say: Callable[[str], None],
+        in_background: bool = True,
+        backup_to: str = "",
+        backup_every: int = 1,
+    ) -> None:
+        self.run, self.limit, self._say = run, limit, say
+        self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
+        self._pool = ThreadPoolExecutor(1, "checkpoint-saver") if in_background else None
+        self._pending: Future[None] | None = None
+        self.last_good: int | None = None
+        self.last_bytes = 0
+        self.last_error = ""
+        self.seconds_blocked = 0.0
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot; one at a time, so that memory holds one at most."""
+        started = time.perf_counter()
+        self.wait()
+        if self._pool is None:
+            self._write(snapshot)
+        else:
+            self._pending = self._pool.submit(self._write, snapshot)
+        self.seconds_blocked += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Until everything submitted is written (or has failed, which `last_error` says)."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        self.wait()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        step = snapshot.manifest.step
+        try:
+            self._require_space(snapshot)
+            written = publish(self.run, snapshot.manifest, snapshot.fill)
+            self._check(step)
+            self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
+            self.bring_best(written)
+        except (OSError, LlamarecError) as error:
+            self._failed(step, error)
+            return
+        self._tidy(step)
+        self._back_up(step)
+
+    def _tidy(self, step: int) -> None:
+        try:
+            self.rotate()
+        except OSError as error:
+            self._say(f"WARNING: checkpoint-{step} is saved, but an old one could not be deleted: {error}")
+
+    def _require_space(self, snapshot: Snapshot) -> None:
+        needed, free = needed_bytes(self.last_bytes or snapshot.num_bytes), free_bytes(self.run.path)
+        if free < needed:
+            raise OSError(f"{readable(free)} free on the disk, a checkpoint needs {readable(needed)}")
+
+    def _check(self, step: int) -> None:
+        verdict = verify(self.run.checkpoint(step))
+        if verdict.health != "good":
+            raise CheckpointError(f"checkpoint-{step} is not on the disk as it was written: {verdict.reason}")
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self.last_error = f"checkpoint-{step} could not be saved: {str(error).partition(chr(10))[0]}"
+        good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
+        self._say(f"WARNING: {self.last_error}. Training goes on; {good}; the next save tries again.")
+
+    def bring_best(self, manifest: Manifest) -> None:
+        """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already."""
+        step = manifest.metrics.get("best_step")
+        source = self.run.checkpoint(step) if step is not None else None
+        if source is None or not source.is_dir():
+            return
+        of_best = manifest if step == manifest.step else verify(source).manifest
+        if of_best is None:
+            return
+        files = {name: entry for name, entry in of_best.files.items() if _is_of_model(name)}
+        there = best_in(self.run)
+        if there is not None and there.step == step and there.files == files:
+            return
+        publish_best(self.run, replace(of_best, files={}), lambda staging: _copy(source, sorted(files), staging))
+
+    def rotate(self) -> None:
+        """Deletes what retention does not keep; the newest is verified by now."""
+        kept = [kept_of(verdict) for verdict in inspect(self.run)]
+        for step in to_delete(kept, self.limit):
+            delete(self.run, step)
+
+    def _back_up(self, step: int) -> None:
+        self._num_saves += 1
+        if not self._backup_to or self._num_saves % self._backup_every:
+            return
+        from llamarec.checkpoints.backup import backup
+
+        try:
+            backup(self.run.checkpoint(step), self._backup_to)
+        except Exception as error:  # whatever a remote file system may raise must not end a training
+            self._say(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
+
+
+def _is_of_model(name: str) -> bool:
+    return name not in _NOT_THE_MODEL and not RNG_PATTERN.fullmatch(name)
+
+
+def _copy(source: Path, names: list[str], staging: Staging) -> None:
+    for name in names:
+        target = staging.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(file: BinaryIO, path: Path = source / name) -> None:
+            with path.open("rb") as content:
+                while chunk := content.read(2**20):
+                    file.write(chunk)
+
+        staging.write_with(name, write)
+
+
+def say_on_stderr(text: str) -> None:
+    """A line that a progress bar does not swallow."""
+    sys.stderr.write(f"\n{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,308 @@
+"""From a training's state at the edge of a step to a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+
+from llamarec.checkpoints import randomness
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.layout import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE, TRAINING_ARGS, RunFolder
+from llamarec.checkpoints.loop import StopNowError
+from llamarec.checkpoints.manifest import Manifest, Session
+from llamarec.checkpoints.progress import STATE_NAME, Progress
+from llamarec.checkpoints.publish import Staging
+from llamarec.checkpoints.saver import Saver, Snapshot, say_on_stderr
+from llamarec.checkpoints.signals import Interrupted, StopRequests
+from llamarec.checkpoints.snapshot import copied, model_state, num_bytes_of, pickled, pickling
+from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+class Saving:
+    """Mixin before `Trainer`: what is saved, when, and what happens on a stop or an exception."""
+
+    # Of the Trainer.
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    callback_handler: Any
+    _tr_loss: Any
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    # Of the other mixins.
+    _config: CheckpointConfig
+    _run: RunFolder
+    _saver: Saver | None
+    _progress: Progress
+    _stop: StopRequests
+    _sessions: tuple[Session, ...]
+    _run_id: str
+    _sequence: int
+    _fingerprints: dict[str, Any]
+    _given: dict[str, Any]
+    _parent: int | None
+    _edge_rng: dict[str, Any] | None
+    _torn: bool
+    _in_loop: bool
+    _save_due: bool
+    _best_due: bool
+    _last_save_time: float
+    _last_saved_step: int
+
+    # ---- When ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Takes note; the save itself lies at the edge of the step, after every callback has run."""
+        self._save_due = True
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_new_best: bool = super()._determine_best_metric(metrics, trial)  # type: ignore[misc]
+        if is_new_best and self.state.best_global_step:
+            self._best_due = True
+            self.state.best_model_checkpoint = str(self._run.checkpoint(self.state.best_global_step))
+        return is_new_best
+
+    def _save_at_edge(self, reason: str) -> None:
+        """Takes a snapshot and has it written."""
+        self._save_due = self._best_due = False
+        self._last_save_time, self._last_saved_step = time.monotonic(), self.state.global_step
+        snapshot = self._snapshot(reason)
+        if snapshot is not None and self._saver is not None:
+            self._saver.submit(snapshot)
+
+    def _save_and_stop(self) -> None:
+        """Saves where that is still to be done, and raises `Interrupted`."""
+        name, step = self._stop.received, self.state.global_step
+        pending = self.control.should_evaluate or self.control.should_save
+        if pending or self._last_saved_step != step or (self._saver is not None and self._saver.last_error):
+            self._save_at_edge("signal")
+        path, code = "", EXIT_INTERRUPTED
+        if self._saver is not None:
+            self._saver.wait()
+            path = self._last_good_path()
+            if self._saver.last_error:
+                code = EXIT_SAVE_FAILED
+        saved = f"saved: --resume_from_checkpoint {path}" if path else "nothing could be saved"
+        self._say(f"{name or 'a stop in another process'}: stopped after step {step:,}; {saved} (exit code {code})")
+        raise Interrupted(path, name, code)
+
+    @contextlib.contextmanager
+    def _saved_whatever_happens(self) -> Iterator[None]:
+        """A stop inside a step, and an exception anywhere, are saved as of the last edge."""
+        try:
+            yield
+        except StopNowError:
+            self.model.zero_grad()
+            self._save_and_stop()
+        except Exception as error:
+            self._save_after(error)
+            raise
+
+    def _save_after(self, error: Exception) -> None:
+        step = self.state.global_step
+        if self._torn or self._edge_rng is None or self.args.world_size > 1 or self._saver is None:
+            good = self._last_good_path() or "no checkpoint yet"
+            self._say(f"{type(error).__name__} after step {step:,}; this step cannot be saved; last good: {good}")
+            return
+        try:
+            if self._last_saved_step != step or self.control.should_evaluate:
+                self._save_at_edge("exception")
+            self._saver.wait()
+            self._say(f"{type(error).__name__} after step {step:,}; saved: {self._last_good_path() or 'nothing'}")
+        except Exception as second:
+            self._say(f"the state at step {step:,} could not be saved: {second}")
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        with self._saved_whatever_happens():
+            self._enter_training(self._bare_report(trial, start_time))  # type: ignore[attr-defined]
+        self._in_loop = False
+        if self._saver is not None:
+            self._saver.wait()
+        # The Trainer's own clean-up deletes by names and time stamps; ours has been done.
+        best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
+        if self.args.load_best_model_at_end:
+            self._load_best_model()  # type: ignore[attr-defined]
+        output = super()._finalize_training(trial, num_train_samples, start_time)  # type: ignore[misc]
+        self.state.best_model_checkpoint = best
+        return output
+
+    # ---- What ----
+
+    def _snapshot(self, reason: str) -> Snapshot | None:
+        """Everything a checkpoint holds, copied; None in all processes but the first."""
+        self.store_flos()  # type: ignore[attr-defined]
+        rng = self._rng_of_all_processes()
+        if not self.args.should_save:
+            return None
+        weights = model_state(self._unwrapped()) if self._saves_from_copy() else None
+        state = self._state_content()
+        objects = {
+            OPTIMIZER: copied(self.optimizer.state_dict()),
+            SCHEDULER: copied(self.lr_scheduler.state_dict()),
+            **rng,
+        }
+        if getattr(self.accelerator, "scaler", None) is not None:
+            objects[SCALER] = self.accelerator.scaler.state_dict()
+        small = {TRAINER_STATE: state, TRAINING_ARGS: pickled(self.args)}
+        live = None if weights is not None else self._save_live_model(self._sequence)
+
+        def fill(staging: Staging) -> None:
+            if weights is not None:
+                self._save(str(staging.path), weights)
+                # PEFT's empty model card, and the arguments, which are written below.
+                for name in ("README.md", TRAINING_ARGS):
+                    (staging.path / name).unlink(missing_ok=True)
+            elif live is not None:
+                _move_into(live, staging.path)
+            if not self.args.save_only_model:
+                for name, value in objects.items():
+                    staging.write_with(name, pickling(value))
+            for name, data in small.items():
+                (staging.path / name).unlink(missing_ok=True)
+                staging.write(name, data)
+
+        manifest = self._manifest(reason)
+        return Snapshot(manifest, fill, num_bytes_of([weights, objects]) + sum(map(len, small.values())))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As `Trainer._save`, with an adapter in the wanted format."""
+        model = self._unwrapped()
+        if not isinstance(model, PeftModel) or self._config.adapter_format == "safetensors":
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+            return
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(str(folder), state_dict=state_dict, safe_serialization=False)
+            processing = getattr(self, "processing_class", None)
+            if processing is not None:
+                processing.save_pretrained(folder)
+            torch.save(self.args, folder / TRAINING_ARGS)
+
+    def _saves_from_copy(self) -> bool:
+        """Whether weights can be written from a copy: not where a subclass has its own `save_model`."""
+        return type(self).save_model is Trainer.save_model and self._config.background_saves  # type: ignore[attr-defined]
+
+    def _save_live_model(self, number: int) -> Path:
+        """Writes the live model beside the checkpoints, for kinds that cannot be written from a copy."""
+        folder = self._run.path / f".live-{number}"
+        self.save_model(str(folder), _internal_call=True)  # type: ignore[attr-defined]
+        return folder
+
+    def _unwrapped(self) -> Any:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def _state_content(self) -> bytes:
+        """trainer_state.json, with the callbacks' states and ours."""
+        states: dict[str, Any] = {}
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                # Several callbacks of one class are a list; made anew, since the Trainer's grows with every save.
+                name, found = type(callback).__name__, callback.state()
+                before = states.get(name)
+                states[name] = found if before is None else [*(before if isinstance(before, list) else [before]), found]
+        if self._in_loop:
+            self._progress.loss_since_log = float(self._tr_loss)
+            self._progress.loss_total = self._total_loss_scalar
+            self._progress.logged_step = self._globalstep_last_logged
+        states[STATE_NAME] = {"args": {}, "attributes": self._progress.as_dict()}
+        content = {**asdict(self.state), "stateful_callbacks": states}
+        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+    def _rng_of_all_processes(self) -> dict[str, Any]:
+        rng = self._edge_rng or randomness.capture()
+        if self.args.world_size == 1:
+            return {"rng_state.pth": rng}
+        gathered: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(gathered, rng)
+        return {f"rng_state_{rank}.pth": states for rank, states in enumerate(gathered)}
+
+    def _manifest(self, reason: str) -> Manifest:
+        state, sequence = self.state, self._sequence
+        self._sequence += 1
+        position = self._progress.position
+        ends = state.global_step >= state.max_steps or self.control.should_training_stop
+        return Manifest(
+            step=state.global_step,
+            epoch=float(state.epoch or 0.0),
+            position={
+                "epoch": position.epoch,
+                "sample": position.sample,
+                "num_samples": self._progress.num_samples,
+                "batch": self._progress.batch,
+                "max_steps": state.max_steps,
+            },
+            sequence=sequence,
+            reason="final" if reason == "scheduled" and ends else reason,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            run_id=self._run_id,
+            parent=self._parent,
+            metrics=self._metrics(),
+            hyperparameters=self._hyperparameters(),  # type: ignore[attr-defined]
+            given=self._given,
+            fingerprints=self._fingerprints,
+            environment=_environment(self.args),
+            sessions=self._sessions,
+        )
+
+    def _metrics(self) -> dict[str, Any]:
+        history: list[dict[str, Any]] = self.state.log_history
+        metrics: dict[str, Any] = {}
+        last_loss = next((row["loss"] for row in reversed(history) if "loss" in row), None)
+        evaluated = [row for row in history if any(name.startswith("eval_") for name in row)]
+        if last_loss is not None:
+            metrics["loss"] = last_loss
+        if self.state.best_metric is not None:
+            metrics |= {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
+            metrics["metric_name"] = self.args.metric_for_best_model
+        if evaluated:
+            metrics["evaluation"] = dict(evaluated[-1])
+        return metrics
+
+    def _last_good_path(self) -> str:
+        good = self._saver.last_good if self._saver is not None else None
+        return str(self._run.checkpoint(good)) if good is not None else ""
+
+    def _say(self, text: str) -> None:
+        if self.args.process_index == 0:
+            say_on_stderr(text)
+
+
+def _environment(args: Any) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    device = args.device
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        **{name: version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "num_processes": args.world_size,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _move_into(source: Path, target: Path) -> None:
+    for path in sorted(source.iterdir()):
+        path.rename(target / path.name)
+    source.rmdir()

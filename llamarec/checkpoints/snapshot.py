@@ -1,0 +1,65 @@
+"""A step's state copied from memory, to be written while training goes on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
+
+
+def copied(value: Any) -> Any:
+    """Tensors as copies on the CPU, containers as new ones; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return tuple(copied(item) for item in value) if type(value) is tuple else value
+
+
+def num_bytes_of(value: Any) -> int:
+    """Size of the tensors in a value."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(num_bytes_of(item) for item in value.values())
+    return sum(num_bytes_of(item) for item in value) if isinstance(value, list | tuple) else 0
+
+
+def pickled(value: Any) -> bytes:
+    """As `torch.save` writes it, for small things."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def pickling(value: Any) -> Callable[[BinaryIO], None]:
+    """A writer for `Staging.write_with`."""
+
+    def write(file: BinaryIO) -> None:
+        torch.save(value, file)
+
+    return write
+
+
+def model_state(model: Any) -> dict[str, torch.Tensor] | None:
+    """The weights that a save needs, copied where training changes them; None where only the live model can be saved.
+
+    A frozen weight is not copied: nothing changes it while the save is written.
+    """
+    if isinstance(model, PeftModel):
+        # Other kinds of adapters read what they save from the live model.
+        configs = model.peft_config.values()
+        if not all(isinstance(config, LoraConfig) and not config.trainable_token_indices for config in configs):
+            return None
+        return {name: copied(p) for name, p in model.named_parameters() if p.requires_grad}
+    if not isinstance(model, PreTrainedModel):
+        return {name: copied(value) for name, value in model.state_dict().items()}
+    frozen = {id(p) for p in model.parameters() if not p.requires_grad}
+    live = model.state_dict(keep_vars=True)
+    return {name: value.detach() if id(value) in frozen else copied(value) for name, value in live.items()}

@@ -1,0 +1,345 @@
+"""The Trainer to put in the place of `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
+from llamarec.checkpoints.discovery import Choice, choose, next_sequence, order_of_saves
+from llamarec.checkpoints.identity import fingerprints_of
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.lock import RunLock
+from llamarec.checkpoints.loop import StepLoop
+from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.position import Geometry
+from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.publish import recover
+from llamarec.checkpoints.resume import Now, Resume, decide, effective_batch
+from llamarec.checkpoints.resuming import Resuming
+from llamarec.checkpoints.saver import Saver
+from llamarec.checkpoints.saving import Saving
+from llamarec.checkpoints.signals import StopRequests
+from llamarec.checkpoints.space import require_space
+from llamarec.checkpoints.weights import Weights
+from llamarec.errors import CheckpointError, ConfigError, LlamarecError
+
+_ORDERS = ("random", "sequential")
+
+
+class ResumableMixin(StepLoop, Saving, Weights, Resuming):
+    """Put before `Trainer`, or before a subclass of it: `class MyTrainer(ResumableMixin, TheirTrainer)`.
+
+    Args:
+        checkpoint_config: Options that `TrainingArguments` does not have.
+        fingerprints: What identifies the run beside base model, adapter and data; plain values by name.
+        own_options: The program's own hyperparameters, compared on resume like the Trainer's.
+        given: Hyperparameters that the user gave on the command line, stored for `show`.
+        defaults: Of this command, for hyperparameters that were taken over from the checkpoint instead.
+
+    All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order` and `samples_by_epoch`.
+    """
+
+    samples_by_epoch = False
+    """The training data set is asked for (epoch, index) instead of for the index."""
+
+    def __init__(
+        self,
+        *args: Any,
+        checkpoint_config: CheckpointConfig | None = None,
+        fingerprints: Mapping[str, Any] | None = None,
+        own_options: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._config = checkpoint_config or CheckpointConfig()
+        self._own_options, self._given = dict(own_options or {}), dict(given or {})
+        self._defaults, self._extra_fingerprints = dict(defaults or {}), dict(fingerprints or {})
+        self._run = RunFolder(Path(str(self.args.output_dir)))
+        self._progress, self._stop, self._saver = Progress(), StopRequests(), None
+        self._fingerprints: dict[str, Any] = {}
+        self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
+        self._last_saved_step = -1
+        # Patience and the like are part of what a resume must not lose.
+        self.args.restore_callback_states_from_checkpoint = True
+        # Ours halves the micro-batch inside the step; the Trainer's would begin anew.
+        self.args.auto_find_batch_size = False
+        self._refuse_what_cannot_be_kept()
+
+    # ---- The public face ----
+
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> Any:
+        """As `Trainer.train`, from a checkpoint or from the start.
+
+        Args:
+            resume_from_checkpoint: True or 'latest', 'best', or a path; None takes
+                `args.resume_from_checkpoint`, and where that is None too training starts at step 0.
+            trial: As in the Trainer; hyperparameter search trains without resuming.
+            ignore_keys_for_eval: As in the Trainer.
+
+        Raises:
+            LlamarecError: the checkpoint, the folder or the disk does not allow it; nothing was changed.
+            Interrupted: stopped by a signal, and saved; ends a script with its exit code unless caught.
+        """
+        wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
+        with self._folder_held(), self._stop.watched():
+            try:
+                self._begin(None if wanted is False else wanted)
+                return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
+            finally:
+                self._in_loop = False
+                if self._saver is not None:
+                    self._saver.close()
+
+    @property
+    def last_save_failed(self) -> bool:
+        """Whether the last checkpoint could not be written; the exit code of a program should say so."""
+        return self._saver is not None and bool(self._saver.last_error)
+
+    @property
+    def seconds_blocked_by_saves(self) -> float:
+        """Time that training waited for an earlier save to be written."""
+        return self._saver.seconds_blocked if self._saver is not None else 0.0
+
+    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
+        """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.
+
+        The default is what a plain Trainer draws, so that either can go on in the other's epoch.
+        """
+        if self.args.train_sampling_strategy == "sequential":
+            return np.arange(num_samples)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        generator = torch.Generator().manual_seed(seed + epoch)
+        return torch.randperm(num_samples, generator=generator).numpy()
+
+    # ---- Before the first step ----
+
+    @contextlib.contextmanager
+    def _folder_held(self) -> Iterator[None]:
+        """The run's folder is this process's: locked, and cleared of what a killed save left."""
+        lock = RunLock(self._run)
+        self._in_first_process(lambda: self._take(lock))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _take(self, lock: RunLock) -> None:
+        lock.acquire()
+        for text in recover(self._run):
+            self._say(text)
+
+    def _in_first_process(self, action: Any) -> None:
+        """Runs in the first process; an error there is everybody's."""
+        error: list[Any] = [None]
+        if self.args.process_index == 0:
+            try:
+                action()
+            except LlamarecError as found:
+                error[0] = found
+        if self.args.world_size > 1:
+            texts = [None if error[0] is None else str(error[0])]
+            dist.broadcast_object_list(texts)
+            if texts[0] is not None and error[0] is None:
+                raise CheckpointError(texts[0])
+        if error[0] is not None:
+            raise error[0]
+
+    def _begin(self, wanted: Any) -> None:
+        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
+        own = fingerprints_of(self._unwrapped(), dataset, seed=self.args.seed, by_epoch=self.samples_by_epoch)
+        self._fingerprints = {**own, **self._extra_fingerprints}
+        self._saver = self._new_saver()
+        self._last_save_time, self._last_saved_step = time.monotonic(), -1
+        self._edge_rng, self._torn, self._save_due, self._best_due = None, False, False, False
+        self._resume = self._decide(wanted)
+        self._begin_session(self._resume)
+        self._in_first_process(self._check_space)
+        if self._resume is not None:
+            self._saver.last_good = self._resume.step
+            self._last_saved_step = self._resume.step
+            for line in self._resume.plan.lines():
+                self._say_plan(line)
+        elif wanted:
+            self._say_plan(
+                f"resume:      nothing: there is no checkpoint in {self._run.path} yet, training starts at step 0"
+            )
+
+    def _decide(self, wanted: Any) -> Resume | None:
+        if wanted is None:
+            self._refuse_to_begin_over_another()
+            return None
+        choice: Choice | None = choose(self._run, wanted, allow_partial=self._config.allow_partial_resume)
+        if choice is None:
+            return None
+        geometry = self._geometry()
+        now = Now(
+            args=self.args,
+            num_samples=geometry.num_samples,
+            hyperparameters=self._hyperparameters(),
+            defaults=self._defaults,
+            fingerprints=self._fingerprints,
+            allowed=self._config.changes_allowed,
+        )
+        return decide(choice, now)
+
+    def _refuse_to_begin_over_another(self) -> None:
+        there = order_of_saves(self._run)
+        if there and not self._config.restart:
+            raise CheckpointError(
+                f"{self._run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
+                found=", ".join(path.name for path in there),
+                hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
+                "to start anew: --restart, or another --output_dir (or --experiment_root)",
+            )
+
+    def _begin_session(self, resume: Resume | None) -> None:
+        manifest = resume.choice.verdict.manifest if resume is not None else None
+        self._run_id = manifest.run_id if manifest is not None else uuid.uuid4().hex[:12]
+        self._parent = resume.step if resume is not None else None
+        self._sequence = next_sequence(self._run)
+        changes = (
+            [f"{c.name}: {c.old} -> {c.new}" for c in resume.plan.changes if c.decision == "applied"] if resume else []
+        )
+        session = Session(
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            from_step=resume.step if resume is not None else 0,
+            resumed_from=resume.choice.verdict.path.name if resume is not None else None,
+            host=os.environ.get("COMPUTERNAME") or _host(),
+            changes=tuple(changes),
+        )
+        self._sessions = (*(manifest.sessions if manifest is not None else ()), session)
+        if manifest is not None:
+            self._given = {**manifest.given, **self._given}
+
+    def _check_space(self) -> None:
+        if self.args.save_strategy == "no":
+            return
+        resume, saver = self._resume, self._saver
+        manifest = resume.choice.verdict.manifest if resume is not None else None
+        if manifest is not None and saver is not None:
+            saver.last_bytes = manifest.num_bytes
+        # Weights and two moments of everything that is trained.
+        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        require_space(self._run, manifest.num_bytes if manifest else 3 * trained, measured=manifest is not None)
+
+    def _new_saver(self) -> Saver:
+        return Saver(
+            self._run,
+            limit=self.args.save_total_limit,
+            say=self._say,
+            in_background=self._config.background_saves,
+            backup_to=self._config.backup_to,
+            backup_every=self._config.backup_every,
+        )
+
+    def _refuse_what_cannot_be_kept(self) -> None:
+        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
+        strategy = str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
+        rules = [
+            (not self.is_deepspeed_enabled, "DeepSpeed shards the optimizer; use DistributedDataParallel (torchrun)"),  # type: ignore[attr-defined]
+            (not self.is_fsdp_enabled, "FSDP shards the optimizer; use DistributedDataParallel (torchrun)"),  # type: ignore[attr-defined]
+            (
+                dataset is None or hasattr(dataset, "__len__"),
+                "train_dataset needs a length: a position is a sample's place",
+            ),
+            (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
+        ]
+        problems = [text for holds, text in rules if not holds]
+        if problems:
+            raise ConfigError(
+                "this training cannot be resumed exactly:\n" + "\n".join(f"    {text}" for text in problems)
+            )
+
+    # ---- Data ----
+
+    def _geometry(self) -> Geometry:
+        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
+        num_samples = len(dataset)
+        if self.args.dataloader_drop_last:
+            num_samples -= num_samples % (self.args.train_batch_size * self.args.world_size)
+        return Geometry(num_samples, effective_batch(self.args))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches of this process, from the position that the sampler is set to."""
+        args, dataset, seed = self.args, self.train_dataset, self.args.seed  # type: ignore[attr-defined]
+        if dataset is None:
+            raise ConfigError("training needs a train_dataset")
+        dataset, collator = self._with_needed_columns(dataset)
+        sampler = SliceSampler(
+            self._geometry(),
+            lambda epoch: self.epoch_order(epoch, len(dataset)),
+            args.train_batch_size,
+            rank=args.process_index,
+            num_processes=args.world_size,
+        )
+        workers: dict[str, Any] = {}
+        if args.dataloader_num_workers:
+            workers = {
+                "persistent_workers": args.dataloader_persistent_workers,
+                "prefetch_factor": args.dataloader_prefetch_factor,
+                "multiprocessing_context": args.dataloader_multiprocessing_context,
+            }
+        return DataLoader(
+            KeyedDataset(dataset, seed, by_epoch=self.samples_by_epoch),
+            batch_sampler=sampler,
+            collate_fn=KeyedCollator(collator, seed),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            # Its own, so that beginning an epoch takes nothing from dropout's stream.
+            generator=torch.Generator().manual_seed(seed),
+            **workers,
+        )
+
+    def _with_needed_columns(self, dataset: Any) -> tuple[Any, Any]:
+        if type(dataset).__module__.startswith("datasets."):
+            return self._remove_unused_columns(dataset, description="Training"), self.data_collator  # type: ignore[attr-defined]
+        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="Training")  # type: ignore[attr-defined]
+
+    def _num_items_in_step(self, batches: list[Any]) -> Any:
+        """The Trainer's count of what a step's loss is the mean of, over all processes."""
+        args = self.args
+        if args.world_size == 1:
+            return self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
+        # A process without a sample in a short step counts too, which the Trainer's own gathering does not foresee.
+        across, args.average_tokens_across_devices = args.average_tokens_across_devices, False
+        try:
+            count = self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
+        finally:
+            args.average_tokens_across_devices = across
+        counts = torch.tensor([-1.0 if count is None else float(count)], device=args.device)
+        if across:
+            counted = torch.clamp(counts, min=0)
+            dist.all_reduce(counted)
+            return counted[0] if counted[0] > 0 else None
+        return count
+
+    def _say_plan(self, line: str) -> None:
+        if self.args.process_index == 0:
+            print(line, flush=True)
+
+
+class ResumableTrainer(ResumableMixin, Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` that can be killed anywhere and resumed as if nothing had happened."""
+
+
+def _host() -> str:
+    import platform
+
+    return platform.node()

@@ -1,0 +1,84 @@
+"""Weights of a checkpoint, or of the best model, into the live model: verified, safe, and all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from transformers import Trainer
+
+from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.durable import sha256_of
+from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.loading import load_weights
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.errors import CheckpointError
+
+
+class Weights:
+    """Mixin before `Trainer`: loading weights."""
+
+    # Of the Trainer.
+    state: Any
+    model: Any
+    # Of the other mixins.
+    _run: RunFolder
+
+    def _load_best_model(self) -> None:
+        """The best model of this line of training, verified."""
+        step = self.state.best_global_step
+        if step is None:
+            return
+        folder = self._best_folder(step)
+        if folder is None:
+            self._say(f"WARNING: the best model (step {step:,}) is not there any more; the last one is used")  # type: ignore[attr-defined]
+            return
+        self._load_weights(folder)
+
+    def _best_folder(self, step: int) -> Path | None:
+        """Where the best model of this line of training lies as it was saved."""
+        best, checkpoint = best_in(self._run), self._run.checkpoint(step)
+        if best is not None and best.step == step and _is_as_listed(self._run.path, best):
+            return self._run.path
+        return checkpoint if verify(checkpoint).health == "good" else None
+
+    def _load_weights(self, folder: Path) -> None:
+        """Weights of a checkpoint (or of the best model) into the live model.
+
+        Raises:
+            CheckpointError: they are damaged, hostile, or of another shape.
+        """
+        model = self._unwrapped()  # type: ignore[attr-defined]
+        weights = load_weights(folder)
+        if weights is None:
+            Trainer._load_from_checkpoint(self, str(folder), self.model)  # type: ignore[arg-type]
+            return
+        try:
+            result: Any
+            if isinstance(model, PeftModel):
+                result = set_peft_model_state_dict(model, weights, adapter_name=model.active_adapters[0])
+                unexpected = list(result.unexpected_keys)
+                missing = [name for name in result.missing_keys if "lora_" in name]
+            else:
+                result = model.load_state_dict(weights, strict=False)
+                unexpected, missing = list(result.unexpected_keys), list(result.missing_keys)
+                ignored = set(getattr(model, "_tied_weights_keys", None) or []) | {"lm_head.weight"}
+                missing = [name for name in missing if name not in ignored]
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights in {folder} have another shape than this model's", found=str(error).strip()
+            ) from error
+        if unexpected or missing:
+            raise CheckpointError(
+                f"the weights in {folder} are not those of this model",
+                expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
+                found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
+            )
+
+
+def _is_as_listed(folder: Path, manifest: Manifest) -> bool:
+    return all(
+        (folder / name).is_file() and sha256_of(folder / name) == entry.sha256 for name, entry in manifest.files.items()
+    )
