@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from llamarec.cli.run import run_main
+from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 
 def main() -> int:
@@ -15,13 +16,13 @@ def main() -> int:
     from llamarec.ranker.arguments import parse
     from llamarec.ranker.run import train_ranker
 
-    data_config, config, args = parse(sys.argv[1:])
+    parsed = parse(sys.argv[1:])
     console = Console()
-    comparison = train_ranker(data_config, config, args, console)
-    print_comparison(comparison, console, title=f"test of {data_config.dataset_code}")
-    experiment = data_config.experiment
-    console.print(f"\nbest adapter {experiment.checkpoints}\nmetrics      {experiment.ranker / 'metrics.json'}")
-    return 0
+    result = train_ranker(parsed, console)
+    print_comparison(result.comparison, console, title=f"test of {parsed.data.dataset_code}")
+    metrics = parsed.data.experiment.ranker / "metrics.json"
+    console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
+    return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED
 
 
 if __name__ == "__main__":

@@ -111,11 +111,10 @@ class Rollback:
         self._parameters = [(p, p.detach().clone()) for p in parameters] if self.is_kept else []
         self._state = {p: _copied(state[p]) for p, _ in self._parameters if p in state}
 
-    @torch.no_grad()
     def undo(self) -> bool:
         """Puts everything back; False where the copies would have been too large to keep."""
         for parameter, before in self._parameters:
-            parameter.copy_(before)
+            parameter.data.copy_(before)
             if parameter in self._state:
                 self._optimizer.state[parameter] = _copied(self._state[parameter])
             else:

@@ -1,7 +1,8 @@
-"""The ranker's command line: three dataclasses, one of them Hugging Face's own `TrainingArguments`.
+"""The ranker's command line: four dataclasses, one of them Hugging Face's own `TrainingArguments`.
 
 Defaults of the recipe are parser defaults: whatever the user gives wins, always. The ones that depend on another
-flag (batch size on the data set, `eval_steps` on `save_steps`) are decided before parsing, by `recipe_defaults`.
+flag (batch size on the data set, `eval_steps` on `save_steps`) are decided before parsing, by `recipe_defaults`. On a
+resume the checkpoint's values become defaults in the same way (`kept`), so a flag that is given wins there too.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ import difflib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.discovery import LATEST, choose
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.lock import RunLock
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.publish import recover
 from llamarec.data.config import DataConfig
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_fast_bfloat16
 from llamarec.ranker.base_models import TINY, is_embedded
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.kept import kept_values
 from llamarec.vocabulary import Experiment
 
-LATEST: Final = "latest"
 _EVAL_STEPS: Final = 100
 _WARMUP_STEPS: Final = 100
 
@@ -47,6 +55,13 @@ _TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "save_strategy",
         "save_steps",
         "save_total_limit",
+        "save_seconds",
+        "adapter_format",
+        "allow_partial_resume",
+        "allow_changed",
+        "restart",
+        "backup_to",
+        "backup_every",
         "load_best_model_at_end",
         "metric_for_best_model",
         "output_dir",
@@ -69,6 +84,8 @@ _RECIPE: Final[dict[str, Any]] = {
     "learning_rate": 1e-4,
     "save_steps": 500,
     "save_total_limit": 3,
+    "save_seconds": 900.0,
+    "adapter_format": "bin",
     "logging_steps": 10,
     "report_to": "tensorboard",
     "eval_strategy": "steps",
@@ -82,7 +99,8 @@ _RECIPE: Final[dict[str, Any]] = {
 }
 _OWN_HELP: Final = {
     "resume_from_checkpoint": "Go on from this checkpoint folder; without a value, or with 'latest', from the newest "
-    "one (from the start if there is none yet).",
+    "one that verifies (from the start if there is none yet); with 'best', from the best. Every flag that is not "
+    "given keeps the checkpoint's value.",
     "output_dir": "Where checkpoint-{step}/ and the best adapter go (default: "
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
     "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12; on a "
@@ -106,7 +124,7 @@ class RankerArgumentParser(HfArgumentParser):
     """`HfArgumentParser` with grouped help, no abbreviations, and errors that propose the nearest flag."""
 
     def __init__(self) -> None:
-        types: Any = (DataConfig, RankerConfig, TrainingArguments)
+        types: Any = (DataConfig, RankerConfig, TrainingArguments, CheckpointConfig)
         super().__init__(types, prog="train_ranker.py", allow_abbrev=False)
         self.add_argument("--help_all", action="store_true", help="Show every argument of the Trainer too.")
         self.set_defaults(**_RECIPE)
@@ -165,11 +183,32 @@ class RankerArgumentParser(HfArgumentParser):
         return next(action for action in self._actions if action.dest == name)
 
 
-def parse(argv: Sequence[str]) -> tuple[DataConfig, RankerConfig, TrainingArguments]:
-    """The three dataclasses from a command line.
+class Parsed(NamedTuple):
+    """A command line, with a resumed checkpoint's values where it says nothing.
+
+    Attributes:
+        data: Which data set.
+        ranker: Model, LoRA, prompt.
+        training: Hugging Face's arguments.
+        checkpoints: What those do not have about checkpoints.
+        given: The flags on the command line, with their values.
+        defaults: What this command would have had for the values that it kept from the checkpoint.
+    """
+
+    data: DataConfig
+    ranker: RankerConfig
+    training: TrainingArguments
+    checkpoints: CheckpointConfig
+    given: dict[str, Any]
+    defaults: dict[str, Any]
+
+
+def parse(argv: Sequence[str]) -> Parsed:
+    """The dataclasses from a command line.
 
     Raises:
         ConfigError: an unknown flag (names the nearest), a value that does not fit, or a contradiction.
+        CheckpointError: the checkpoint to resume does not exist or cannot be resumed.
         SystemExit: after --help or --help_all.
     """
     parser = RankerArgumentParser()
@@ -178,15 +217,46 @@ def parse(argv: Sequence[str]) -> tuple[DataConfig, RankerConfig, TrainingArgume
         raise SystemExit(0)
     given, unknown = parser.parse_known_args(list(argv))
     _refuse_unknown(parser, unknown)
-    parser.set_defaults(**recipe_defaults(given, _flags_in(argv)))
+    flags = _flags_in(argv) & vars(given).keys()
+    parser.set_defaults(**recipe_defaults(given, flags))
+    defaults = _keep(parser, argv, flags)
     try:
         with warnings.catch_warnings():
             # The older name is the one people know; it is ours to accept it without a word.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-            data, ranker, training, _ = parser.parse_args_into_dataclasses(list(argv))
+            data, ranker, training, checkpoints, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
-    return data, ranker, training
+    values = {name: getattr(given, name) for name in sorted(flags)}
+    return Parsed(data, ranker, training, checkpoints, values, defaults)
+
+
+def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str]) -> dict[str, Any]:
+    """Makes a checkpoint's values the parser's defaults; returns the defaults that they replaced."""
+    wanted = parser.parse_args(list(argv))
+    if wanted.resume_from_checkpoint is None:
+        return {}
+    manifest = _manifest_of(wanted)
+    if manifest is None:
+        return {}
+    known = [action.dest for action in parser._actions]
+    kept = kept_values(manifest.hyperparameters, manifest.given, flags, known)
+    # A default that depends on another flag depends on a kept one too.
+    parser.set_defaults(**kept)
+    merged = parser.parse_args(list(argv))
+    again = recipe_defaults(merged, flags | manifest.given.keys())
+    parser.set_defaults(**{name: value for name, value in again.items() if name not in kept})
+    return {name: getattr(wanted, name) for name in kept}
+
+
+def _manifest_of(wanted: argparse.Namespace) -> Manifest | None:
+    """Of the checkpoint to resume; what a killed save left there is mended first, unless a run is training there."""
+    run = RunFolder(Path(wanted.output_dir))
+    if run.path.is_dir():
+        with RunLock(run):
+            recover(run)
+    choice = choose(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
+    return choice.verdict.manifest if choice is not None else None
 
 
 def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:

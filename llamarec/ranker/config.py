@@ -8,7 +8,6 @@ from llamarec.errors import ConfigError
 
 MAX_CANDIDATES = 26  # one capital letter each
 QUANTIZATIONS = ("auto", "nf4", "none")
-ADAPTER_FORMATS = ("bin", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,6 @@ class RankerConfig:
     lora_target_modules: str = field(
         default="q_proj,v_proj",
         metadata={"help": "Names of the linear layers that get LoRA, comma-separated."},
-    )
-    adapter_format: str = field(
-        default="bin",
-        metadata={"help": "Adapter weights as 'bin' (adapter_model.bin) or 'safetensors'."},
     )
     prompt_template: str = field(
         default="",
@@ -78,10 +73,6 @@ class RankerConfig:
             (
                 self.quantization in QUANTIZATIONS,
                 f"--quantization {self.quantization!r}: one of {', '.join(QUANTIZATIONS)}",
-            ),
-            (
-                self.adapter_format in ADAPTER_FORMATS,
-                f"--adapter_format {self.adapter_format!r}: one of {', '.join(ADAPTER_FORMATS)}",
             ),
             (
                 2 <= self.num_candidates <= MAX_CANDIDATES,

@@ -86,7 +86,7 @@ def collate(samples: list[Any], *, pad_token_id: int) -> dict[str, Tensor]:
     rounding every prompt has a shape of its own.
     """
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    length = -(-int(lengths.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    length = _rounded(int(lengths.max()))
     input_ids = torch.full((len(samples), length), pad_token_id, dtype=torch.long)
     for row, sample in enumerate(samples):
         input_ids[row, : len(sample["input_ids"])] = torch.tensor(sample["input_ids"])
@@ -95,3 +95,13 @@ def collate(samples: list[Any], *, pad_token_id: int) -> dict[str, Tensor]:
         "answer_positions": lengths - 1,
         "labels": torch.tensor([sample["label"] for sample in samples]),
     }
+
+
+def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A part of a collated batch, padded to its own longest prompt only."""
+    length = _rounded(int(batch["answer_positions"].max()) + 1)
+    return {**batch, "input_ids": batch["input_ids"][:, :length]}
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import Comparison, compare
 from llamarec.files import write_json
-from llamarec.ranker.arguments import LATEST
+from llamarec.ranker.arguments import Parsed
 from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
@@ -44,34 +44,42 @@ class Ranker:
     num_trainable: int
 
 
-def train_ranker(
-    data_config: DataConfig, config: RankerConfig, args: TrainingArguments, console: Console
-) -> Comparison:
+@dataclass(frozen=True)
+class RankerResult:
+    """How a run ended.
+
+    Attributes:
+        comparison: Both stages on the test users.
+        last_save_failed: The last checkpoint could not be written.
+    """
+
+    comparison: Comparison
+    last_save_failed: bool
+
+
+def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     """Prepares, trains (or resumes), tests and reports.
 
     Raises:
         LlamarecError: something is missing or does not fit; nothing was trained.
+        Interrupted: stopped by a signal, and saved.
     """
-    experiment = data_config.experiment
-    checkpoint = checkpoint_to_resume(args)
-    data = prepare(data_config)
-    candidates = _candidates(data_config, data, config)
-    ranker = build_ranker(experiment, data, candidates, config, args)
-    _announce(ranker, config, checkpoint, console)
-    ranker.trainer.train(resume_from_checkpoint=checkpoint)
+    experiment = parsed.data.experiment
+    data = prepare(parsed.data)
+    candidates = _candidates(parsed.data, data, parsed.ranker)
+    ranker = build_ranker(experiment, data, candidates, parsed)
+    _announce(ranker, parsed.ranker, console)
+    ranker.trainer.train()
     comparison = test_ranker(ranker)
-    _write_metrics(ranker, data, config, comparison)
-    return comparison
+    _write_metrics(ranker, data, parsed.ranker, comparison)
+    return RankerResult(comparison, ranker.trainer.last_save_failed)
 
 
 def build_ranker(
-    experiment: Experiment,
-    data: PreparedData,
-    candidates: dict[Split, Candidates],
-    config: RankerConfig,
-    args: TrainingArguments,
+    experiment: Experiment, data: PreparedData, candidates: dict[Split, Candidates], parsed: Parsed
 ) -> Ranker:
     """Tokenizer, samples, model and Trainer; the model last, because it takes longest."""
+    config, args = parsed.ranker, parsed.training
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(experiment.ranker / "logs"))
     # LoRA's first weights are drawn here, and the same seed must give the same ones.
     set_seed(args.seed)
@@ -86,43 +94,46 @@ def build_ranker(
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = RankerTrainer(
-        model, args, config=config, train=train, validation=validation, pad_token_id=pad_token_id or 0
+        model,
+        args,
+        config=config,
+        checkpoint_config=parsed.checkpoints,
+        train=train,
+        validation=validation,
+        pad_token_id=pad_token_id or 0,
+        fingerprints=_fingerprints(data, template, encoder, validation),
+        own_options=own_options(parsed),
+        given=parsed.given,
+        defaults=parsed.defaults,
     )
     _write_description(experiment, data, config, template, encoder)
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
 
 
+def own_options(parsed: Parsed) -> dict[str, Any]:
+    """The hyperparameters that are not the Trainer's own."""
+    return {**asdict(parsed.data), **asdict(parsed.ranker), **asdict(parsed.checkpoints)}
+
+
+def _fingerprints(
+    data: PreparedData, template: PromptTemplate, encoder: PromptEncoder, validation: EvaluationSamples
+) -> dict[str, Any]:
+    """What identifies a run of the ranker, beside base model, LoRA and samples."""
+    prompt = json.dumps([template.as_dict(), encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
+    ranks = hashlib.sha256(validation.retriever_ranks.astype("<i8").tobytes())
+    ranks.update(validation.user_ids.astype("<i8").tobytes())
+    return {
+        "prepared_data": data.fingerprint[:16],
+        "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        # Another retriever asks other questions, and its best metric is no measure for this one's.
+        "validation_candidates": ranks.hexdigest()[:16],
+    }
+
+
 def test_ranker(ranker: Ranker) -> Comparison:
     """Both stages on the test users, with the adapter that the Trainer holds now."""
     return compare(ranker.test.retriever_ranks, ranker.trainer.predict_ranks(ranker.test))
-
-
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """The checkpoint folder that `--resume_from_checkpoint` means, or None for a fresh start.
-
-    Raises:
-        ConfigError: the path is not a checkpoint; lists the ones there are.
-    """
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
-        return None
-    there = _checkpoints(Path(str(args.output_dir)))
-    if wanted == LATEST:
-        return str(there[-1]) if there else None
-    if (Path(wanted) / "trainer_state.json").is_file():
-        return str(wanted)
-    raise ConfigError(
-        f"--resume_from_checkpoint {wanted}: there is no checkpoint",
-        expected="a folder checkpoint-{step} with trainer_state.json in it",
-        found=f"in {args.output_dir}: " + (", ".join(path.name for path in there) or "no checkpoint at all"),
-        hint=f"--resume_from_checkpoint {there[-1]}" if there else "start without --resume_from_checkpoint",
-    )
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*"))
-    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
 def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
@@ -170,17 +181,14 @@ def _encoder(tokenizer: Any, data: PreparedData, template: PromptTemplate, confi
     )
 
 
-def _announce(ranker: Ranker, config: RankerConfig, checkpoint: str | None, console: Console) -> None:
+def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
     args = ranker.trainer.args
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
     for name, samples in (("validation", ranker.validation), ("test", ranker.test)):
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
-    start = f"resumes from {checkpoint}" if checkpoint else "starts at step 0"
-    if args.resume_from_checkpoint == LATEST and not checkpoint:
-        start += f": there is no checkpoint in {args.output_dir} yet"
-    console.print(f"this run     {start}", soft_wrap=True)
+    console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
 
 
 def _write_description(

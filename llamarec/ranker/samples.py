@@ -4,19 +4,18 @@ A training sample is (user, position): the items before the position are the his
 negatives and the order of its candidates draw from a generator keyed by (seed, epoch, index); worker processes,
 resumption and the order of evaluation therefore change nothing.
 
-The order of an epoch is a pure function of (seed, epoch). The sampler hands out `(epoch, index)`, so that a sample
+The order of an epoch is a pure function of (seed, epoch). Samples are asked for by `(epoch, index)`, so that a sample
 never needs to be told which epoch it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
@@ -166,25 +165,6 @@ class EvaluationSamples(Dataset[Sample]):
 
     def _encode(self, row: int, items: NDArray[np.int32]) -> list[int]:
         return self._encoder.encode(self._history(row).tolist(), items.tolist())
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """`(epoch, index)` over one epoch, in an order that depends on (seed, epoch) alone."""
-
-    def __init__(self, num_samples: int, seed: int) -> None:
-        self._num_samples, self._seed, self._epoch = num_samples, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration is over this epoch (0-based)."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self._epoch
-        for index in epoch_order(self._num_samples, self._seed, epoch):
-            yield epoch, int(index)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:

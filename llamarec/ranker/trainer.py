@@ -1,38 +1,44 @@
-"""The smallest Trainer subclass: own sample order, samples counted per step, adapter format, best adapter kept."""
+"""The smallest Trainer subclass: own sample order, samples counted per step, padding that follows a split."""
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.evaluation.metrics import Ranks, all_metrics
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.letter_model import collate
-from llamarec.ranker.samples import EpochSampler, EvaluationSamples, TrainingSamples
+from llamarec.ranker.letter_model import collate, trimmed
+from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
 
 _LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 
 
-class RankerTrainer(Trainer):
-    """Trains the adapter; everything else is the Trainer's own.
+class RankerTrainer(ResumableTrainer):
+    """Trains the adapter; everything else is `ResumableTrainer`'s and the Trainer's own.
 
     Args:
         model: What `load_letter_model` returned.
         args: Hugging Face's arguments; `output_dir` receives checkpoint-{step}/ and the best adapter.
-        config: Adapter format and early stopping.
+        config: Early stopping.
+        checkpoint_config: Options of checkpoints.
         train: Training samples.
         validation: The part of the users on which the best adapter is chosen.
         pad_token_id: Any token; padding is never attended to.
+        fingerprints: What identifies the run beside base model, adapter and samples.
+        own_options: The program's hyperparameters, compared on resume.
+        given: Flags of this command.
+        defaults: Of this command, for what was kept from the checkpoint.
     """
+
+    samples_by_epoch = True
 
     def __init__(
         self,
@@ -40,12 +46,15 @@ class RankerTrainer(Trainer):
         args: TrainingArguments,
         *,
         config: RankerConfig,
+        checkpoint_config: CheckpointConfig,
         train: TrainingSamples,
         validation: EvaluationSamples,
         pad_token_id: int,
+        fingerprints: Mapping[str, Any],
+        own_options: Mapping[str, Any],
+        given: Mapping[str, Any],
+        defaults: Mapping[str, Any],
     ) -> None:
-        self._config, self._peft_model, self._folder = config, model, Path(str(args.output_dir))
-        self._num_samples = len(train)
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
@@ -55,6 +64,11 @@ class RankerTrainer(Trainer):
             eval_dataset=validation,
             compute_metrics=partial(ranking_metrics, validation),
             callbacks=[EarlyStoppingCallback(config.early_stopping_patience)] if stops else None,
+            checkpoint_config=checkpoint_config,
+            fingerprints=fingerprints,
+            own_options=own_options,
+            given=given,
+            defaults=defaults,
         )
 
     def predict_ranks(self, samples: EvaluationSamples) -> NDArray[np.int64]:
@@ -67,48 +81,21 @@ class RankerTrainer(Trainer):
             self.compute_metrics = kept
         return samples.ranks(letter_ranks(np.asarray(prediction.predictions), np.asarray(prediction.label_ids)))
 
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any]:
+    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
+        """A permutation drawn from (seed, epoch)."""
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochSampler(self._num_samples, seed)
+        return epoch_order(num_samples, seed, epoch)
+
+    def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
+        """Pieces without the padding that only longer prompts of the micro-batch needed."""
+        pieces = super().split_batch(batch, num_samples, size)
+        return [(trimmed(piece), count) for piece, count in pieces] if len(pieces) > 1 else pieces
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """Samples in the whole step: the loss is their mean, however they are cut into micro-batches."""
         if not batch_samples:
             return None
-        count = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
-        across = self.args.world_size > 1 and self.args.average_tokens_across_devices
-        return self.accelerator.gather(count).sum() if across else count
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As the Trainer does, with the adapter's weights in the wanted format."""
-        folder = Path(output_dir) if output_dir else self._folder
-        if not self.args.should_save:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        safe = self._config.adapter_format == "safetensors"
-        self._peft_model.save_pretrained(folder, state_dict=state_dict, safe_serialization=safe)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        torch.save(self.args, folder / "training_args.bin")
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Puts each new best adapter into the checkpoints folder itself, whether or not this step is saved."""
-        is_new_best: bool = super()._determine_best_metric(metrics, trial)
-        if is_new_best and self.args.load_best_model_at_end:
-            self._publish_best()
-            self.state.best_model_checkpoint = self.args.output_dir
-        return is_new_best
-
-    def _publish_best(self) -> None:
-        staging = self._folder / ".best.tmp"
-        self._save(str(staging))
-        if self.args.should_save:
-            for file in sorted(staging.iterdir()):
-                os.replace(file, self._folder / file.name)
-            shutil.rmtree(staging)
-
-    def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
-            self._peft_model.load_adapter(str(self._folder), self._peft_model.active_adapter, is_trainable=True)
+        return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
 
 
 def ranking_metrics(samples: EvaluationSamples, prediction: EvalPrediction) -> dict[str, float]:

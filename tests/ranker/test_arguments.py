@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.errors import ConfigError
-from llamarec.ranker.arguments import LATEST, eval_steps_for, parse
+from llamarec.checkpoints.discovery import LATEST
+from llamarec.errors import CheckpointError, ConfigError
+from llamarec.ranker.arguments import eval_steps_for, parse
 
 BEAUTY = ["--dataset_code", "beauty"]
 
 
 def test_the_recipes_defaults() -> None:
-    data, config, args = parse(BEAUTY)
+    data, config, args, *_ = parse(BEAUTY)
     assert data.dataset_code == "beauty"
     assert (config.lora_r, config.lora_alpha, config.lora_dropout) == (8, 32, 0.05)
     assert config.target_modules == ["q_proj", "v_proj"]
@@ -48,7 +49,7 @@ def test_bfloat16_is_taken_where_the_processor_has_it(monkeypatch: pytest.Monkey
 
 
 def test_a_value_given_by_the_user_is_never_overwritten() -> None:
-    _, _, args = parse(
+    _, _, args, *_ = parse(
         [
             *BEAUTY,
             *("--learning_rate", "5e-5", "--num_train_epochs", "5", "--per_device_train_batch_size=2"),
@@ -67,13 +68,15 @@ def test_the_promised_commands_parse() -> None:
     games = [
         *("--dataset_code", "games", "--llm_base_model", "smollm2-135m", "--max_steps", "40", "--save_steps", "20"),
     ]
-    _, config, args = parse(games)
+    _, config, args, *_ = parse(games)
     assert (config.llm_base_model, args.max_steps, args.save_steps, args.eval_steps) == ("smollm2-135m", 40, 20, 20)
     assert not args.activation_checkpointing, "an embedded model is small"
     assert args.warmup_steps == 4, "a warm-up longer than the training would never end"
     checkpoint = "experiments/llm/beauty/checkpoints/checkpoint-1000"
     resumed = [*BEAUTY, "--resume_from_checkpoint", checkpoint, "--learning_rate", "5e-5", "--num_train_epochs", "5"]
-    assert parse(resumed)[2].resume_from_checkpoint == checkpoint
+    # There is none in a fresh clone; that is found out before anything is loaded.
+    with pytest.raises(CheckpointError, match="checkpoint not found"):
+        parse(resumed)
 
 
 def test_resume_without_a_value_means_latest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 
-from llamarec.errors import ArtifactError, ConfigError, ModelError
+from llamarec.checkpoints.discovery import order_of_saves
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.errors import ArtifactError, CheckpointError, ModelError
 from llamarec.evaluation.comparison import Comparison
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
@@ -43,7 +46,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table and a trained retriever."""
     folder = tmp_path_factory.mktemp("shop")
     _write_table(folder / "shop.csv")
-    data, _, _ = parse(_argv(folder))
+    data, *_ = parse(_argv(folder))
     config = RetrieverConfig(hidden_size=16, num_epochs=30, dropout=0.1, batch_size=8, learning_rate=3e-3)
     train_retriever(data, config, QUIET)
     return folder
@@ -76,11 +79,15 @@ def _argv(folder: Path, *more: str) -> list[str]:
 
 
 def _run(folder: Path, *more: str, console: Console = QUIET) -> Comparison:
-    return train_ranker(*parse(_argv(folder, *more)), console)
+    return train_ranker(parse(_argv(folder, *more)), console).comparison
 
 
 def _checkpoints(folder: Path) -> Path:
     return folder / "experiments" / "llm" / "shop" / "checkpoints"
+
+
+def _newest(folder: Path) -> Path:
+    return order_of_saves(RunFolder(_checkpoints(folder)))[0]
 
 
 def _tensors(path: Path) -> dict[str, str]:
@@ -121,7 +128,7 @@ def test_the_best_adapter_is_kept_although_its_step_was_not_saved(folder: Path) 
     best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_overall_ndcg@10"])
     assert state["best_metric"] == best["eval_overall_ndcg@10"]
     assert (_checkpoints(folder) / "adapter_model.bin").is_file()
-    assert not (_checkpoints(folder) / ".best.tmp").exists()
+    assert not (_checkpoints(folder) / ".best").exists()
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -145,17 +152,73 @@ def test_a_second_epoch_is_resumed_exactly_too(folder: Path) -> None:
     assert _tensors(_checkpoints(folder) / "checkpoint-24" / "adapter_model.bin") == whole
 
 
-def test_latest_without_a_checkpoint_starts_and_says_so(folder: Path) -> None:
-    console = Console(width=200)
-    with console.capture() as said:
-        _run(folder, "--max_steps", "4", "--resume_from_checkpoint", console=console)
-    assert "starts at step 0: there is no checkpoint in" in said.get()
+def test_latest_without_a_checkpoint_starts_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(folder, "--max_steps", "4", "--resume_from_checkpoint")
+    assert "there is no checkpoint in" in capsys.readouterr().out
 
 
 def test_a_path_that_is_no_checkpoint_lists_the_ones_there_are(folder: Path) -> None:
     _run(folder, "--max_steps", "8")
-    with pytest.raises(ConfigError, match=r"(?s)there is no checkpoint.*checkpoint-4, checkpoint-8.*checkpoint-8"):
-        _run(folder, "--resume_from_checkpoint", str(_checkpoints(folder) / "checkpoint-1000"))
+    wanted = str(_checkpoints(folder) / "checkpoint-1000")
+    answer = (
+        r"(?s)checkpoint not found: .*checkpoint-4 \(step 4, verified\).*next: +--resume_from_checkpoint .*checkpoint-8"
+    )
+    with pytest.raises(CheckpointError, match=answer):
+        _run(folder, "--resume_from_checkpoint", wanted)
+
+
+def test_a_start_over_an_earlier_run_is_refused(folder: Path) -> None:
+    _run(folder, "--max_steps", "4")
+    with pytest.raises(CheckpointError, match=r"(?s)earlier run.*checkpoint-4.*--resume_from_checkpoint.*--restart"):
+        _run(folder)
+    _run(folder, "--max_steps", "4", "--restart")
+
+
+def test_a_resume_keeps_what_the_first_command_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(folder, "--lora_r", "4", "--weight_decay", "0.02")
+    whole = _tensors(_checkpoints(folder) / "checkpoint-12" / "adapter_model.bin")
+    for name in ("checkpoint-8", "checkpoint-12"):
+        shutil.rmtree(_checkpoints(folder) / name)
+    short = _argv(folder)[:4]
+    capsys.readouterr()
+    train_ranker(parse([*short, "--resume_from_checkpoint"]), QUIET)
+    said = capsys.readouterr().out
+    assert re.search(r"kept: +lora_r +4 \(as in the checkpoint; default 8\)", said)
+    assert re.search(r"kept: +max_steps +12 ", said)
+    assert _tensors(_checkpoints(folder) / "checkpoint-12" / "adapter_model.bin") == whole
+
+
+def test_the_promised_resume_takes_every_new_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*_argv(folder)[:10], "--use_cpu", "--bf16", "false", "--save_steps", "4", "--num_train_epochs", "1"]
+    argv += ["--per_device_train_batch_size", "12", "--disable_tqdm", "true", "--early_stopping_patience", "0"]
+    train_ranker(parse(argv), QUIET)
+    capsys.readouterr()
+    new = ["--learning_rate", "5e-5", "--num_train_epochs", "2", "--per_device_train_batch_size", "2"]
+    checkpoint = _checkpoints(folder) / "checkpoint-12"
+    train_ranker(parse([*_argv(folder)[:4], "--resume_from_checkpoint", str(checkpoint), *new]), QUIET)
+    said = capsys.readouterr().out
+    assert "next:        sample 145 of 240, epoch 1 (step 13)" in said
+    for row in (
+        r"applied: +learning_rate +0.0001 -> 5e-05",
+        r"applied: +num_train_epochs +1.0 -> 2.0",
+        r"applied: +per_device_train_batch_size +12 -> 2",
+        r"step: +12 -> 2 samples per optimizer step",
+    ):
+        assert re.search(row, said), row
+    # 96 samples of the first epoch and 240 of the second are left, 2 a step.
+    state = json.loads((_newest(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 12 + 48 + 120
+    assert state["epoch"] == 2.0
+
+
+def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -> None:
+    _run(folder, "--max_steps", "4")
+    with pytest.raises(CheckpointError, match=r"(?s)lora .*'lora_alpha': 32.*'lora_alpha': 16"):
+        _run(folder, "--resume_from_checkpoint", "--lora_alpha", "16")
+    with pytest.raises(CheckpointError, match=r"(?s)seed 42.*seed 7"):
+        _run(folder, "--resume_from_checkpoint", "--seed", "7")
+    with pytest.raises(CheckpointError, match=r"(?s)prompt .*--allow_changed"):
+        _run(folder, "--resume_from_checkpoint", "--max_history", "3")
 
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
-from llamarec.ranker.samples import EpochSampler, EvaluationSamples, TrainingSamples, epoch_order
+from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
 from tests.samples import make_candidates, make_data
 
 
@@ -62,15 +61,6 @@ def test_labels_fall_on_every_letter_alike(samples: TrainingSamples) -> None:
     expected = len(places) / 20
     # Chi-square with 19 degrees of freedom: 43.8 is its 99.9% point.
     assert ((counts - expected) ** 2 / expected).sum() < 43.8
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_worker_processes_change_nothing(samples: TrainingSamples, workers: int) -> None:
-    sampler = EpochSampler(len(samples), seed=3)
-    sampler.set_epoch(2)
-    loader = DataLoader(samples, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=lambda x: x)
-    expected = [samples[2, int(i)] for i in epoch_order(len(samples), 3, 2)]
-    assert list(loader) == expected
 
 
 def test_the_order_is_a_permutation_that_differs_by_epoch() -> None:

@@ -1,0 +1,65 @@
+"""Which of a checkpoint's values a resume keeps: those that the command does not say otherwise.
+
+The rule is "the first command with the new flags added": what was given then and is not given now stays, and so do the
+defaults of that time. Left out is what belongs to the machine, and what follows from a flag that is given now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+# Where things lie and what to do with them is this command's business alone.
+_OF_THE_COMMAND: Final = frozenset(
+    {
+        "dataset_code",
+        "data_root",
+        "experiment_root",
+        "output_dir",
+        "logging_dir",
+        "resume_from_checkpoint",
+        "allow_partial_resume",
+        "allow_changed",
+        "restart",
+        "backup_to",
+        "train_retriever",
+    }
+)
+# Defaults of the machine: kept only where the user had given them.
+_OF_THE_MACHINE: Final = frozenset(
+    {"use_cpu", "bf16", "fp16", "dataloader_pin_memory", "per_device_eval_batch_size", "torch_compile", "local_rank"}
+)
+# The pieces of a step depend on the machine too, as long as nobody chose them.
+_BATCH: Final = frozenset({"per_device_train_batch_size", "gradient_accumulation_steps"})
+# A value on the left is decided anew when one on the right is given now; True: even if the user had given it.
+_FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
+    "max_steps": (frozenset({"num_train_epochs"}), True),
+    "per_device_train_batch_size": (frozenset({"gradient_accumulation_steps"}), False),
+    "gradient_accumulation_steps": (frozenset({"per_device_train_batch_size"}), False),
+    "eval_steps": (frozenset({"save_steps", "eval_strategy", "save_strategy"}), False),
+    "eval_strategy": (frozenset({"save_strategy"}), False),
+    "load_best_model_at_end": (frozenset({"save_strategy", "eval_strategy"}), False),
+}
+
+
+def kept_values(
+    then: Mapping[str, Any], given_then: Iterable[str], given_now: Iterable[str], known: Iterable[str]
+) -> dict[str, Any]:
+    """Values of a checkpoint that become this command's defaults.
+
+    Args:
+        then: Every hyperparameter of the checkpoint, as plain values.
+        given_then: Names that the user had given on the command line, over all sessions until then.
+        given_now: Names on this command line.
+        known: Names that this command has flags for.
+    """
+    old, new = set(given_then), set(given_now)
+    names = (then.keys() & set(known)) - new - _OF_THE_COMMAND
+    names -= {name for name in _OF_THE_MACHINE if name not in old}
+    if not _BATCH & (old | new):
+        names -= _BATCH
+    for name, (sources, even_if_given) in _FOLLOWS.items():
+        if sources & new and (even_if_given or name not in old):
+            names.discard(name)
+    # Nested values are read from text; they are kept where the user had typed them.
+    return {name: then[name] for name in sorted(names) if not isinstance(then[name], dict)}
