@@ -88,8 +88,8 @@ def _kill_after(checkpoint: Path, *arguments: str) -> None:
     _show(arguments)
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
-    # The Trainer writes this file last.
-    while process.poll() is None and not (checkpoint / "trainer_state.json").is_file():
+    # A checkpoint has its name when it is complete.
+    while process.poll() is None and not (checkpoint / "manifest.json").is_file():
         time.sleep(0.05)
     # A few steps more, whether a step takes milliseconds or seconds, so that there is something to lose.
     with contextlib.suppress(subprocess.TimeoutExpired):

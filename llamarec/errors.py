@@ -21,6 +21,7 @@ EXIT_FINISHED = 0
 EXIT_FAILED = 1  # a bug: there is a traceback
 EXIT_USAGE = 2  # a problem that the user can solve; what to do is said
 EXIT_SAVE_FAILED = 74  # training went on, but its last checkpoint could not be written (sysexits: EX_IOERR)
+EXIT_KILLED = 130  # Ctrl-C where there is nothing to save, or the third request to stop
 EXIT_INTERRUPTED = 75  # stopped by a signal, saved: type the same again with --resume_from_checkpoint (EX_TEMPFAIL)
 
 

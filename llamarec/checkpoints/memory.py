@@ -107,7 +107,7 @@ class Rollback:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         state = self._optimizer.state
         tensors = [*parameters, *(t for p in parameters for t in _tensors(state.get(p, {})))]
-        self.is_kept = sum(t.numel() * t.element_size() for t in tensors) <= _ROLLBACK_LIMIT_BYTES
+        self.is_kept: bool = sum(t.numel() * t.element_size() for t in tensors) <= _ROLLBACK_LIMIT_BYTES
         self._parameters = [(p, p.detach().clone()) for p in parameters] if self.is_kept else []
         self._state = {p: _copied(state[p]) for p, _ in self._parameters if p in state}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,12 @@ class Resume:
 def effective_batch(args: TrainingArguments) -> int:
     """Samples per optimizer step, over micro-batches and processes."""
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def hyperparameters_of(args: TrainingArguments, own_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every training argument and a program's own options, as plain values."""
+    content: dict[str, Any] = json.loads(args.to_json_string())
+    return {**content, **json.loads(json.dumps(dict(own_options), default=str))}
 
 
 def decide(choice: Choice, now: Now) -> Resume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from llamarec.checkpoints.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, TRAIN
 from llamarec.checkpoints.loading import load_pickled
 from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
-from llamarec.checkpoints.resume import Resume, effective_batch
+from llamarec.checkpoints.resume import Resume, effective_batch, hyperparameters_of
 from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.errors import CheckpointError
 
@@ -228,8 +227,7 @@ class Resuming:
 
     def _hyperparameters(self) -> dict[str, Any]:
         """Every training argument and the program's own options, as plain values."""
-        content: dict[str, Any] = json.loads(self.args.to_json_string())
-        return {**content, **json.loads(json.dumps(self._own_options, default=str))}
+        return hyperparameters_of(self.args, self._own_options)
 
     def _bare_report(self, trial: Any, start_time: float) -> Any:
         """What an epoch gives to `_enter_training`, for a training that has no epoch left."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Callable
 
-from llamarec.errors import EXIT_USAGE, LlamarecError
+from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, LlamarecError
 
 
 def run_main(function: Callable[[], int]) -> int:
@@ -14,8 +16,17 @@ def run_main(function: Callable[[], int]) -> int:
         # A console that cannot show a title must not end a training run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # About a faster kernel that is not installed; a stack of such notes hides what is said to the user.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return function()
+    except BrokenPipeError:
+        # Whoever reads this has seen enough (`| head`); there is nowhere left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FINISHED
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return EXIT_KILLED
     except LlamarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE

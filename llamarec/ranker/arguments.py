@@ -203,8 +203,12 @@ class Parsed(NamedTuple):
     defaults: dict[str, Any]
 
 
-def parse(argv: Sequence[str]) -> Parsed:
+def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     """The dataclasses from a command line.
+
+    Args:
+        argv: Without the program's name.
+        mend: Finish or clear what a killed save left before a checkpoint is looked for; otherwise nothing is written.
 
     Raises:
         ConfigError: an unknown flag (names the nearest), a value that does not fit, or a contradiction.
@@ -219,7 +223,7 @@ def parse(argv: Sequence[str]) -> Parsed:
     _refuse_unknown(parser, unknown)
     flags = _flags_in(argv) & vars(given).keys()
     parser.set_defaults(**recipe_defaults(given, flags))
-    defaults = _keep(parser, argv, flags)
+    defaults = _keep(parser, argv, flags, mend)
     try:
         with warnings.catch_warnings():
             # The older name is the one people know; it is ours to accept it without a word.
@@ -231,12 +235,12 @@ def parse(argv: Sequence[str]) -> Parsed:
     return Parsed(data, ranker, training, checkpoints, values, defaults)
 
 
-def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str]) -> dict[str, Any]:
+def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], mend: bool) -> dict[str, Any]:
     """Makes a checkpoint's values the parser's defaults; returns the defaults that they replaced."""
     wanted = parser.parse_args(list(argv))
     if wanted.resume_from_checkpoint is None:
         return {}
-    manifest = _manifest_of(wanted)
+    manifest = _manifest_of(wanted, mend)
     if manifest is None:
         return {}
     known = [action.dest for action in parser._actions]
@@ -246,13 +250,14 @@ def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str]) ->
     merged = parser.parse_args(list(argv))
     again = recipe_defaults(merged, flags | manifest.given.keys())
     parser.set_defaults(**{name: value for name, value in again.items() if name not in kept})
-    return {name: getattr(wanted, name) for name in kept}
+    # Only what somebody typed is worth a line: the rest is the defaults of then.
+    return {name: getattr(wanted, name) for name in kept if name in manifest.given}
 
 
-def _manifest_of(wanted: argparse.Namespace) -> Manifest | None:
-    """Of the checkpoint to resume; what a killed save left there is mended first, unless a run is training there."""
+def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
+    """Of the checkpoint to resume."""
     run = RunFolder(Path(wanted.output_dir))
-    if run.path.is_dir():
+    if mend and run.path.is_dir():
         with RunLock(run):
             recover(run)
     choice = choose(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
@@ -274,6 +279,7 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "output_dir": str(_experiment(given).checkpoints),
         "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": 1,
         "per_device_eval_batch_size": 4 if on_cpu else 16,
         "warmup_steps": min(_WARMUP_STEPS, given.max_steps // 10) if given.max_steps > 0 else _WARMUP_STEPS,
         "eval_strategy": validates,

@@ -1,0 +1,139 @@
+"""`llamarec checkpoints plan`: what a resume would do, without loading a model or any data."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from llamarec.checkpoints.discovery import LATEST, choose
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.cli.checkpoints.names import find_either
+from llamarec.cli.checkpoints.output import add_common_arguments, print_json, print_wrapped
+from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from llamarec.checkpoints.resume import Now
+
+SUMMARY = "What a resume would do: from which checkpoint, why not from others, what would change. Loads no model."
+
+_EPILOG = """\
+  llamarec checkpoints plan beauty
+  llamarec checkpoints plan beauty --learning_rate 5e-5 --num_train_epochs 5
+  llamarec checkpoints plan beauty --resume_from_checkpoint best
+
+Everything after RUN is what you would add to the command of
+the training. Fingerprints of model and data are compared when
+training starts, not here.
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command's subparsers."""
+    parser = verbs.add_parser(
+        "plan",
+        help=SUMMARY,
+        description=SUMMARY,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="llamarec checkpoints plan [--json] RUN [flags of the training]",
+    )
+    add_common_arguments(parser)
+    parser.add_argument("run_name", metavar="RUN", help="A data set code, a folder with checkpoints, or a checkpoint.")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of the training.")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the plan."""
+    flags = [flag for flag in arguments.flags if flag != "--json"]
+    as_json = arguments.json or len(flags) < len(arguments.flags)
+    found = find_either(arguments.run_name, arguments.experiment_root)
+    folder = found if isinstance(found, RunFolder) else RunFolder(found.parent)
+    wanted = _wanted(flags) or (LATEST if isinstance(found, RunFolder) else str(found))
+    choice = choose(folder, wanted, allow_partial="--allow_partial_resume" in flags)
+    if choice is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder.path} yet: a training would start at step 0",
+            hint="type the training's command; with --resume_from_checkpoint it serves for start and restart alike",
+        )
+
+    from llamarec.checkpoints.resume import decide
+
+    plan = decide(choice, _now(folder, choice.verdict.manifest, str(choice.verdict.path), flags)).plan
+    if as_json:
+        print_json(plan.as_dict())
+    else:
+        for line in plan.lines():
+            print_wrapped(line, hanging=13)
+    return EXIT_FINISHED
+
+
+def _wanted(flags: list[str]) -> str:
+    """What --resume_from_checkpoint among the flags says; empty if it is not there."""
+    for at, flag in enumerate(flags):
+        if flag.startswith("--resume_from_checkpoint="):
+            return flag.partition("=")[2]
+        if flag == "--resume_from_checkpoint":
+            following = flags[at + 1] if at + 1 < len(flags) else ""
+            return following if following and not following.startswith("--") else LATEST
+    return ""
+
+
+def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) -> Now:
+    """The training that the flags would start."""
+    own = manifest.hyperparameters if manifest is not None else {}
+    if "dataset_code" in own:
+        return _now_of_ranker(folder, own["dataset_code"], checkpoint, flags)
+    return _now_of_any_trainer(folder, own, flags)
+
+
+def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> Now:
+    from llamarec.checkpoints.resume import Now, hyperparameters_of
+    from llamarec.ranker.arguments import parse
+    from llamarec.ranker.run import own_options
+
+    argv = ["--dataset_code", dataset_code, "--output_dir", str(folder.path), *flags]
+    # Already chosen; a bare flag would be chosen again in another way.
+    argv += ["--resume_from_checkpoint", checkpoint]
+    parsed = parse(argv, mend=False)
+    return Now(
+        args=parsed.training,
+        num_samples=None,
+        hyperparameters=hyperparameters_of(parsed.training, own_options(parsed)),
+        defaults=parsed.defaults,
+        fingerprints={},
+        allowed=parsed.checkpoints.changes_allowed,
+    )
+
+
+def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]) -> Now:
+    from transformers import HfArgumentParser, TrainingArguments
+
+    from llamarec.checkpoints.config import CheckpointConfig
+    from llamarec.checkpoints.resume import Now, hyperparameters_of
+
+    types: Any = (TrainingArguments, CheckpointConfig)
+    parser = HfArgumentParser(types, prog="llamarec checkpoints plan", allow_abbrev=False)
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults(**{name: value for name, value in own.items() if name in known and not isinstance(value, dict)})
+    parser.set_defaults(output_dir=str(folder.path))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args, config = parser.parse_args_into_dataclasses(flags)
+    except (ValueError, SystemExit) as error:
+        text = said.getvalue().strip().rpartition("error: ")[2] or str(error)
+        raise ConfigError(f"these flags do not fit: {text}", hint="flags are those of TrainingArguments") from error
+    # What only the program that trained knows is as it was.
+    others = json.loads(json.dumps({name: value for name, value in own.items() if name not in known}))
+    return Now(
+        args=args,
+        num_samples=None,
+        hyperparameters={**hyperparameters_of(args, {}), **others},
+        defaults={},
+        fingerprints={},
+        allowed=config.changes_allowed,
+    )
