@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from statistics import median
 from typing import Final, Literal
 
@@ -62,7 +63,7 @@ def growth(saves: Sequence[Save], limit: int | None, now: datetime) -> Growth:
     if saves[-1].reason == "final":
         return Growth("idle", why="finished")
     times = [save.created for save in saves if save.created is not None]
-    pauses = [seconds for a, b in zip(times, times[1:], strict=False) if (seconds := (b - a).total_seconds()) > 0]
+    pauses = [seconds for a, b in pairwise(times) if (seconds := (b - a).total_seconds()) > 0]
     if not pauses:
         return Growth("unknown", why="fewer than two saves with a time")
     pause = median(pauses)
