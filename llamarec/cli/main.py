@@ -9,9 +9,10 @@ from functools import partial
 from llamarec import __version__
 from llamarec.cli import prepare
 from llamarec.cli.arguments import Parser
+from llamarec.cli.checkpoints import command as checkpoints
 from llamarec.cli.run import run_main
 
-_VERBS = (prepare,)
+_VERBS = (prepare, checkpoints)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,160 @@
+"""`llamarec checkpoints backup`: verified copies to anywhere that fsspec reaches, once or for as long as it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamarec.checkpoints.discovery import order_of_saves
+from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.layout import MANIFEST, TRAINER_STATE, RunFolder
+from llamarec.cli.checkpoints.names import find_either, find_run, latest_of
+from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.errors import ConfigError, LlamarecError
+
+SUMMARY = "Copy a checkpoint, verified, to a folder or address."
+_EPILOG = """\
+The copy is DEST/checkpoint-STEP. Every file is hashed on
+its way and read back; the manifest goes last, and on a
+local disk the copy appears with one rename. What is there
+already and intact is not copied again; a different
+checkpoint of that name is never overwritten.
+
+DEST is a folder or what fsspec knows: s3://bucket/folder
+(pip install s3fs), gs:// (gcsfs), ssh:// (sshfs), ...
+
+With --every, each new newest good checkpoint is copied
+until Ctrl-C; damaged ones are named and the next older
+one is taken.
+
+  llamarec checkpoints backup beauty /mnt/backup/beauty
+  llamarec checkpoints backup beauty s3://b/run --every 600
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = add_verb(verbs, "backup", SUMMARY, _EPILOG)
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="RUN:latest, RUN:best, RUN:1000, a path, or RUN (its newest good one)."
+    )
+    parser.add_argument("destination", metavar="DEST", help="Folder or address.")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="Look for a new one so often, until Ctrl-C.")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copies one, or keeps copying."""
+    root, text = arguments.experiment_root, arguments.checkpoint
+    if arguments.every is not None:
+        if arguments.every <= 0:
+            raise ConfigError(f"--every {arguments.every:g}: more than 0 seconds")
+        run = find_run(text.removesuffix(":latest"), root)
+        watch = Watch(run, arguments.destination, say_copied=_say_as_json_line if arguments.json else _say)
+        try:
+            watch.repeat(arguments.every)
+        except KeyboardInterrupt:
+            print(f"stopped; {len(watch.copied)} copied", file=sys.stderr)
+        return 0
+
+    from llamarec.checkpoints.backup import backup
+
+    found = find_either(text, root)
+    checkpoint = found if isinstance(found, Path) else latest_of(found)
+    copy = backup(checkpoint, arguments.destination)
+    if arguments.json:
+        print_json({"checkpoint": checkpoint, "copy": copy})
+    else:
+        _say(checkpoint, copy)
+    return 0
+
+
+def _say(checkpoint: Path, copy: str) -> None:
+    print_wrapped(f"{checkpoint} is copied, and read back as it was saved: {copy}")
+
+
+def _say_as_json_line(checkpoint: Path, copy: str) -> None:
+    import json
+
+    print(json.dumps({"checkpoint": str(checkpoint), "copy": copy}), flush=True)
+
+
+@dataclass
+class Watch:
+    """Copies each new newest good checkpoint of a run.
+
+    Attributes:
+        run: Whose checkpoints.
+        destination: Folder or address.
+        sleep: Waits; for tests.
+        say_copied: Called with (checkpoint, copy).
+        copied: Every copy that was made, oldest first.
+    """
+
+    run: RunFolder
+    destination: str
+    sleep: Callable[[float], None] = time.sleep
+    say_copied: Callable[[Path, str], None] = _say
+    copied: list[str] = field(default_factory=list)
+    _done: tuple[str, int] | None = None
+    _damaged: set[tuple[str, int]] = field(default_factory=set)
+    _last_problem: str = ""
+
+    def repeat(self, seconds: float, rounds: int | None = None) -> None:
+        """Looks so often; forever, or so many times. What cannot be reached now is tried again the next time."""
+        done = 0
+        while rounds is None or done < rounds:
+            if done:
+                self.sleep(seconds)
+            self.look()
+            done += 1
+
+    def look(self) -> None:
+        """Copies the newest good checkpoint unless that was done."""
+        for checkpoint in order_of_saves(self.run):
+            mark = _mark(checkpoint)
+            if mark is None or mark in self._damaged:
+                continue
+            if mark == self._done:
+                return
+            verdict = verify(checkpoint)
+            if verdict.is_resumable:
+                self._copy(checkpoint, mark)
+                return
+            # Deleted by the run's retention while it was read: not worth a word.
+            if checkpoint.is_dir():
+                self._damaged.add(mark)
+                self._complain(f"not copied: {checkpoint.name} is {verdict.health}: {verdict.reason}")
+
+    def _copy(self, checkpoint: Path, mark: tuple[str, int]) -> None:
+        from llamarec.checkpoints.backup import backup
+
+        try:
+            copy = backup(checkpoint, self.destination)
+        except LlamarecError as error:
+            self._complain(f"not copied this time: {error}")
+            return
+        self._done, self._last_problem = mark, ""
+        self.copied.append(copy)
+        self.say_copied(checkpoint, copy)
+
+    def _complain(self, text: str) -> None:
+        if text != self._last_problem:
+            print(text, file=sys.stderr, flush=True)
+        self._last_problem = text
+
+
+def _mark(checkpoint: Path) -> tuple[str, int] | None:
+    """Tells one save of a step from another; None once the folder is gone."""
+    for name in (MANIFEST, TRAINER_STATE):
+        try:
+            return checkpoint.name, (checkpoint / name).stat().st_mtime_ns
+        except OSError:
+            continue
+    return (checkpoint.name, 0) if checkpoint.is_dir() else None

@@ -1,0 +1,121 @@
+"""`llamarec checkpoints du`: what takes how much of the disk, and how long the rest lasts."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from llamarec.checkpoints.disk_use import Growth, Save, growth, hours_left
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.space import folder_bytes, free_bytes, readable
+from llamarec.cli.checkpoints.facts import DEFAULT_KEEP, gather, newest, save_limit
+from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
+from llamarec.cli.checkpoints.output import (
+    add_common_arguments,
+    add_verb,
+    duration,
+    print_json,
+    print_table,
+    print_wrapped,
+)
+from llamarec.cli.checkpoints.prune import propose
+
+SUMMARY = "Disk use per run, what prune would free, how long the disk lasts."
+_EPILOG = f"""\
+prune is what prune --keep {DEFAULT_KEEP} would free.
+
+The rate of a run is the size of its newest checkpoint by
+the median time between its saves, as the manifests say.
+  growing  it keeps all, or has not reached what it keeps
+  steady   it deletes as many as it writes
+           (save_total_limit)
+  idle     finished, or silent for ten times its usual pause
+  unknown  fewer than two saves with a time
+The disk lasts for its free space by the sum of the rates.
+"""
+_LAST: Final = {
+    "steady": "at this rate the disk does not fill up (steady: each run deletes as much as it writes)",
+    "idle": "nothing is being written",
+    "unknown": "how long the disk lasts is unknown: too few saves to measure a rate",
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One run's share of the disk."""
+
+    run: RunFolder
+    num_checkpoints: int
+    num_bytes: int
+    prunable_bytes: int
+    growth: Growth
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = add_verb(verbs, "du", SUMMARY, _EPILOG)
+    parser.add_argument("root", nargs="?", metavar="ROOT", help="Experiment root or run (default: --experiment_root).")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints."""
+    root = Path(arguments.root) if arguments.root else arguments.experiment_root
+    runs = runs_under(root)
+    if not runs and arguments.root:
+        runs = [find_run(arguments.root, arguments.experiment_root)]
+    uses = [measure(run, datetime.now(UTC)) for run in runs]
+    free = free_bytes(runs[0].path if runs else root)
+    left = hours_left([use.growth for use in uses], free)
+    if arguments.json:
+        print_json(_as_dict(root, uses, free, left))
+        return 0
+    if not uses:
+        print_wrapped(f"no runs under {root} (another one: --experiment_root, or give a folder)")
+    else:
+        names = [name_of(use.run, root) for use in uses]
+        columns = ("run", "saves", "size", "prune", "rate", "state")
+        print_table(columns, [_row(name, use) for name, use in zip(names, uses, strict=True)], left=("run",))
+        print(f"together: {readable(sum(use.num_bytes for use in uses))}")
+    print(f"free:     {readable(free)}")
+    print_wrapped(f"at this rate the disk lasts {duration(left * 3600)}" if isinstance(left, float) else _LAST[left])
+    return 0
+
+
+def measure(run: RunFolder, now: datetime) -> Use:
+    """One run; nothing is hashed."""
+    facts = gather(run, deep=False)
+    saves = [Save(fact.created, fact.num_bytes, fact.kept.reason) for fact in reversed(newest(facts))]
+    freed = propose(run, DEFAULT_KEEP, deep=False).num_bytes
+    return Use(run, len(facts), folder_bytes(run.path), freed, growth(saves, save_limit(facts), now))
+
+
+def _row(name: str, use: Use) -> tuple[str, ...]:
+    rate = f"{readable(use.growth.bytes_per_hour)}/h" if use.growth.state == "growing" else "-"
+    saves = str(use.num_checkpoints)
+    return name, saves, readable(use.num_bytes), readable(use.prunable_bytes), rate, use.growth.state
+
+
+def _as_dict(root: Path, uses: list[Use], free: int, left: float | str) -> dict[str, Any]:
+    return {
+        "root": root,
+        "free_bytes": free,
+        "hours_left": left if isinstance(left, float) else None,
+        "outlook": "full" if isinstance(left, float) else left,
+        "runs": [
+            {
+                "path": use.run.path,
+                "checkpoints": use.num_checkpoints,
+                "bytes": use.num_bytes,
+                "prunable_bytes": use.prunable_bytes,
+                "state": use.growth.state,
+                "bytes_per_hour": use.growth.bytes_per_hour,
+                "why": use.growth.why,
+            }
+            for use in uses
+        ],
+    }

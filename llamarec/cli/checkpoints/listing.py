@@ -1,0 +1,146 @@
+"""`llamarec checkpoints list`: the checkpoints of one run or of all."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.retention import protected
+from llamarec.checkpoints.space import readable
+from llamarec.cli.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best, save_limit
+from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
+from llamarec.cli.checkpoints.output import (
+    add_common_arguments,
+    add_verb,
+    age,
+    figure,
+    print_json,
+    print_table,
+    print_wrapped,
+)
+
+SUMMARY = "List checkpoints: step, epoch, loss, metric, size, age, state."
+_EPILOG = """\
+verified says what was compared:
+  hashes    every byte, against the manifest (--verify)
+  sizes     names and sizes, against the manifest
+  formats   no manifest: the files' own checksums (--verify)
+  names     no manifest: the files are there
+  NO        damaged or incomplete; why stands below
+marks:
+  B  best, by the newest good checkpoint
+  L  latest: the newest good one
+  P  protected: stays when the run deletes old ones
+     (save_total_limit; 3 where none is known)
+"""
+_COLUMNS = ("step", "epoch", "loss", "metric", "size", "age", "verified", "marks")
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = add_verb(verbs, "list", SUMMARY, _EPILOG)
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help="Data set code or folder (default: all runs).")
+    parser.add_argument("--verify", action="store_true", help="Hash every file instead of comparing names and sizes.")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints one table a run."""
+    root = arguments.experiment_root
+    runs = [find_run(arguments.run_name, root)] if arguments.run_name else runs_under(root)
+    gathered = [(run, gather(run, deep=arguments.verify)) for run in runs]
+    if arguments.json:
+        how = "hashes" if arguments.verify else "names and sizes"
+        print_json({"verified_by": how, "runs": [as_dict(run, facts) for run, facts in gathered]})
+        return 0
+    if not runs:
+        print_wrapped(f"no runs under {root} (another one: --experiment_root, or give a folder)")
+    for position, (run, facts) in enumerate(gathered):
+        print(end="\n" if position else "")
+        _print_run(run, facts, root)
+    if any(facts for _, facts in gathered):
+        print_wrapped(
+            "verified by hash" if arguments.verify else "compared by name and size only; --verify compares hashes"
+        )
+    return 0
+
+
+def limit_of(facts: list[Facts]) -> int:
+    """How many scheduled checkpoints count as kept."""
+    return save_limit(facts) or DEFAULT_KEEP
+
+
+def as_dict(run: RunFolder, facts: list[Facts]) -> dict[str, Any]:
+    """A run for programs."""
+    latest, best = latest_and_best(facts)
+    stay = protected([fact.kept for fact in facts], limit_of(facts))
+    in_folder = best_in(run)
+    return {
+        "path": run.path,
+        "latest_step": latest,
+        "best_step": best,
+        "best_model_step": in_folder.step if in_folder else None,
+        "leftovers": [f".{kind}-checkpoint-{step}" for kind, step in run.leftovers()],
+        "checkpoints": [
+            {
+                "path": fact.verdict.path,
+                "step": fact.step,
+                "epoch": fact.epoch,
+                "loss": fact.loss,
+                "metric": fact.metric,
+                "metric_name": fact.metric_name or None,
+                "bytes": fact.num_bytes,
+                "created": fact.created,
+                "health": fact.verdict.health,
+                "verified": fact.verified,
+                "problems": fact.verdict.problems,
+                "latest": fact.step == latest,
+                "best": fact.step == best,
+                "protected": stay.get(fact.step),
+            }
+            for fact in facts
+        ],
+    }
+
+
+def _print_run(run: RunFolder, facts: list[Facts], root: Path) -> None:
+    name = name_of(run, root)
+    print_wrapped(f"{name} ({run.path})" if name != str(run.path) else name)
+    if not facts:
+        print("  no checkpoints")
+        return
+    latest, best = latest_and_best(facts)
+    stay = protected([fact.kept for fact in facts], limit_of(facts))
+    print_table(_COLUMNS, [_row(fact, latest, best, fact.step in stay) for fact in facts])
+    for fact in facts:
+        if not fact.verdict.is_resumable:
+            print_wrapped(f"{fact.verdict.path.name} is {fact.verdict.health}: {fact.verdict.reason}")
+    print_wrapped(
+        "B best, L latest, P protected: " + ", ".join(f"{step} ({why})" for step, why in sorted(stay.items()))
+    )
+    names = {fact.metric_name for fact in facts if fact.metric_name}
+    if names:
+        print_wrapped(f"metric: {', '.join(sorted(names))}")
+    in_folder = best_in(run)
+    if in_folder:
+        print_wrapped(f"best model, in the folder itself: step {in_folder.step}")
+    if run.leftovers():
+        print_wrapped(f"{len(run.leftovers())} left by killed saves or deletions: llamarec checkpoints prune {name}")
+
+
+def _row(fact: Facts, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:
+    marks = ("B" if fact.step == best else "") + ("L" if fact.step == latest else "") + ("P" if stays else "")
+    return (
+        str(fact.step),
+        figure(fact.epoch, ".2f"),
+        figure(fact.loss),
+        figure(fact.metric),
+        readable(fact.num_bytes),
+        age(fact.created),
+        fact.verified,
+        marks,
+    )

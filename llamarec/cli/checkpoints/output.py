@@ -1,0 +1,149 @@
+"""Tables, wrapped lines and JSON: ASCII, without need of colour, readable at 60 columns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+_AGES = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb takes."""
+    parser.add_argument(
+        "--experiment_root",
+        type=Path,
+        default=Path("experiments"),
+        metavar="DIR",
+        help="Where the runs of data set codes lie (default: experiments).",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+
+
+def add_verb(verbs: Any, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A verb's parser; the epilog is printed as it is written."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(summary, 58),  # the formatter leaves it as it is
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def print_json(content: Any) -> None:
+    """Indented; what JSON cannot say (NaN, infinity) as null."""
+    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+    """A table of short cells; the columns in `left` may be folded, the others are numbers and stay whole."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        if column in left:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # Cells are padded to their column; at the end of a line that is in the way of copying.
+    text = StringIO()
+    Console(file=text, highlight=False, markup=False, emoji=False, width=width()).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
+    """`name  value` under a title, long values wrapped; nothing where there are none."""
+    if not pairs:
+        return
+    print(title)
+    column = min(max(len(name) for name in pairs), width() // 2)
+    for name, value in pairs.items():
+        hanging = min(column + 4, width() // 2)
+        longest = max(map(len, str(value).split()), default=0)
+        # A hash or a path that does not fit beside the names has a line of its own, further to the left.
+        print_wrapped(f"{name:<{column}}  {value}", indent=2, hanging=hanging if hanging + longest <= width() else 4)
+
+
+def print_wrapped(text: str, *, indent: int = 0, hanging: int = 2) -> None:
+    """One paragraph, its further lines indented; spaces inside the text, and words of any length, stay."""
+    lines = textwrap.wrap(
+        text,
+        width(),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * hanging,
+        break_on_hyphens=False,
+        break_long_words=False,  # a path that is cut cannot be copied
+    )
+    print("\n".join(lines))
+
+
+def width() -> int:
+    """Columns of the terminal (COLUMNS decides), within reason."""
+    return max(40, min(shutil.get_terminal_size((80, 24)).columns, 120))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, the names joined by dots.
+
+    >>> flat({"a": {"b": 1, "c": {}}, "d": [2]})
+    {'a.b': 1, 'a.c': {}, 'd': [2]}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
+def age(created: datetime | None, now: datetime | None = None) -> str:
+    """How long ago, in the largest unit that fits.
+
+    >>> age(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 3, 59, tzinfo=UTC))
+    '3 h'
+    """
+    if created is None:
+        return "-"
+    return duration(((now or datetime.now(UTC)) - created).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that fits; a clock that went backwards counts as no time."""
+    for unit, name in _AGES:
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name}"
+    return "0 s"
+
+
+def figure(value: float | None, form: str = ".4f") -> str:
+    """A number, or a dash."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _plain(content: Any) -> Any:
+    if is_dataclass(content) and not isinstance(content, type):
+        return _plain(asdict(content))
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple | set | frozenset):
+        return [_plain(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, datetime):
+        return content.isoformat()
+    return content if isinstance(content, str | int | float | bool | None) else str(content)

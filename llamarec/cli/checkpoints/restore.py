@@ -1,0 +1,60 @@
+"""`llamarec checkpoints restore`: a copy back into a run's folder."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from llamarec.checkpoints.discovery import order_of_saves
+from llamarec.cli.checkpoints.names import find_new_run
+from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+
+SUMMARY = "Bring a copied checkpoint back into a run's folder."
+_EPILOG = """\
+SRC is a copy (.../checkpoint-1000) or a folder of copies,
+of which the newest is taken; a folder or any address that
+fsspec knows. It is staged, verified against its manifest,
+and appears with one rename. Refused while a run trains in
+the folder. A damaged checkpoint of the same step is
+replaced; a good one only with --replace.
+
+  llamarec checkpoints restore /mnt/backup/beauty beauty
+  llamarec checkpoints restore s3://b/checkpoint-9 beauty
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = add_verb(verbs, "restore", SUMMARY, _EPILOG)
+    parser.add_argument("source", metavar="SRC", help="Folder or address of a copy, or of several.")
+    parser.add_argument("run_name", metavar="RUN", help="Data set code or folder; it need not exist yet.")
+    parser.add_argument("--replace", action="store_true", help="Replace a good checkpoint of the same step.")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Takes the run's lock and restores."""
+    from llamarec.checkpoints.backup import restore
+    from llamarec.checkpoints.contents import one_of
+    from llamarec.checkpoints.lock import RunLock
+    from llamarec.checkpoints.stores import open_store
+
+    run = find_new_run(arguments.run_name, arguments.experiment_root)
+    # Asked before anything is made in the run's folder.
+    source = one_of(open_store(arguments.source)).url
+    with RunLock(run):
+        restored = restore(source, run, arguments.replace)
+        newest = order_of_saves(run)[0]
+    if arguments.json:
+        print_json({"source": source, "checkpoint": restored, "newest": newest})
+        return 0
+    print_wrapped(f"{source} is restored and verified: {restored}")
+    if newest != restored:
+        print_wrapped(
+            f"{newest.name} was saved later and stays what latest means; to resume from this one: "
+            f"--resume_from_checkpoint {restored}"
+        )
+    else:
+        print_wrapped(f"next: llamarec checkpoints show {restored}")
+    return 0

@@ -1,0 +1,161 @@
+"""`llamarec checkpoints show`: everything that one checkpoint says about itself."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llamarec.checkpoints.integrity import PARTS, Verdict, verify
+from llamarec.checkpoints.manifest import Manifest, Session
+from llamarec.checkpoints.space import readable
+from llamarec.cli.checkpoints.facts import facts_of, parse_time, trainer_state
+from llamarec.cli.checkpoints.names import find_checkpoint
+from llamarec.cli.checkpoints.output import (
+    add_common_arguments,
+    add_verb,
+    age,
+    flat,
+    print_json,
+    print_pairs,
+    print_table,
+    print_wrapped,
+)
+
+SUMMARY = "Show one checkpoint: state, position, metrics, options, history."
+_EPILOG = """\
+All files are hashed first. A checkpoint that a plain
+Trainer saved has no manifest: then its trainer_state.json
+is shown.
+
+  llamarec checkpoints show beauty:latest
+  llamarec checkpoints show path/to/checkpoint-1000
+"""
+_STATE_KEYS = (
+    "global_step",
+    "max_steps",
+    "epoch",
+    "num_train_epochs",
+    "train_batch_size",
+    "save_steps",
+    "eval_steps",
+    "logging_steps",
+    "best_metric",
+    "best_global_step",
+    "best_model_checkpoint",
+)
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser = add_verb(verbs, "show", SUMMARY, _EPILOG)
+    parser.add_argument("checkpoint", metavar="CKPT", help="RUN:latest, RUN:best, RUN:1000 or a path.")
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verifies and prints it."""
+    path = find_checkpoint(arguments.checkpoint, arguments.experiment_root)
+    verdict = verify(path)
+    if arguments.json:
+        print_json(_as_dict(verdict))
+        return 0
+    print(path)
+    print_pairs("state", _state(verdict))
+    if verdict.manifest is None:
+        _print_plain(path)
+    else:
+        _print_manifest(verdict.manifest)
+    print("files")
+    print_table(("size", "file"), [(readable(size), name) for name, size in _files(path).items()], left=("file",))
+    return 0
+
+
+def _state(verdict: Verdict) -> dict[str, Any]:
+    how = "all hashes match" if verdict.health == "good" else "no manifest to verify against"
+    rows: dict[str, Any] = {"health": verdict.health if verdict.problems else f"{verdict.health} ({how})"}
+    rows |= {f"problem {number}": text for number, text in enumerate(verdict.problems, start=1)}
+    rows |= {f"without {part}": f"a resume loses {PARTS[part]}" for part in verdict.missing}
+    fact = facts_of(verdict, deep=True)
+    rows |= {"step": fact.step, "epoch": "-" if fact.epoch is None else f"{fact.epoch:g}"}
+    rows["saved"] = f"{fact.created:%Y-%m-%d %H:%M:%S} UTC ({age(fact.created)} ago)" if fact.created else "unknown"
+    rows["size"] = readable(fact.num_bytes)
+    manifest = verdict.manifest
+    if manifest is not None:
+        rows |= {
+            "reason": manifest.reason,
+            "save": f"number {manifest.sequence} of this folder",
+            "run": manifest.run_id,
+        }
+    return rows
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    print_pairs("position in the data", flat(manifest.position))
+    print_pairs("metrics", flat(manifest.metrics))
+    print_pairs("hyperparameters given by the user", flat(manifest.given))
+    others = {name: value for name, value in manifest.hyperparameters.items() if name not in manifest.given}
+    print_pairs("other hyperparameters", flat(others))
+    print_pairs("fingerprints", flat(manifest.fingerprints))
+    print_pairs("environment", flat(manifest.environment))
+    print("history of the run")
+    for text in history(manifest.sessions):
+        print_wrapped(text, indent=2, hanging=4)
+
+
+def history(sessions: tuple[Session, ...]) -> list[str]:
+    """A line for every process that trained; each but the first is a resume after an interruption."""
+    lines = []
+    for number, session in enumerate(sessions):
+        started = parse_time(session.started)
+        when = f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else session.started
+        source = session.resumed_from or f"step {session.from_step}"
+        what = f"interruption {number}: resumed from {source} (step {session.from_step})" if number else "started"
+        if number == 0 and session.resumed_from:
+            what = f"started from {session.resumed_from} (step {session.from_step})"
+        lines.append(f"{when}  {what}" + (f" on {session.host}" if session.host else ""))
+        lines += [f"  changed {change}" for change in session.changes]
+    return lines or ["not recorded"]
+
+
+def _print_plain(path: Path) -> None:
+    print_wrapped("No manifest: a plain Trainer saved this. Its trainer_state.json says:", hanging=0)
+    state = trainer_state(path)
+    if not state:
+        print("  nothing (it is missing or cannot be read)")
+    print_pairs("trainer state", {key: state[key] for key in _STATE_KEYS if state.get(key) is not None})
+    print_pairs("last entry of its log", _last_entry(state))
+
+
+def _last_entry(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The last loss and the last evaluation: they stand in entries of their own."""
+    result: dict[str, Any] = {}
+    for entry in state.get("log_history") or []:
+        if isinstance(entry, dict):
+            result |= entry
+    return result
+
+
+def _files(path: Path) -> dict[str, int]:
+    files = sorted(found for found in path.rglob("*") if found.is_file())
+    return {found.relative_to(path).as_posix(): found.stat().st_size for found in files}
+
+
+def _as_dict(verdict: Verdict) -> dict[str, Any]:
+    manifest, path = verdict.manifest, verdict.path
+    content: dict[str, Any] = {
+        "path": path,
+        "health": verdict.health,
+        "problems": verdict.problems,
+        "missing": verdict.missing,
+        "seconds": verdict.seconds,
+        "sizes": _files(path),
+        "interruptions": max(len(manifest.sessions) - 1, 0) if manifest else None,
+        "manifest": manifest,
+    }
+    if manifest is None:
+        state = trainer_state(path)
+        content["trainer_state"] = {key: state.get(key) for key in _STATE_KEYS} | {"last_log": _last_entry(state)}
+    return content
