@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "llamarec"
-LAYERS = ["vocabulary", "errors", "hardware", "files", "assets", "data", "evaluation", "retriever", "ranker", "cli"]
+LAYERS = [
+    "vocabulary",
+    "errors",
+    "checkpoints",
+    "hardware",
+    "files",
+    "assets",
+    "data",
+    "evaluation",
+    "retriever",
+    "ranker",
+    "cli",
+]
 # Of those side by side at the bottom, each may use what stands before it.
 HEAVY = {"torch", "transformers", "peft", "polars"}
 
@@ -46,6 +58,14 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "llamarec" and parts[1] in LAYERS:
             assert LAYERS.index(parts[1]) <= own, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if _layer(path) == "checkpoints"], ids=lambda path: path.name
+)
+def test_checkpoints_know_nothing_of_the_package_but_its_errors(path: Path) -> None:
+    parts = [name.split(".") for name in _imports(path)]
+    assert {part[1] for part in parts if part[0] == "llamarec"} <= {"errors", "checkpoints"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if _layer(path) == "cli"], ids=lambda path: path.name)
