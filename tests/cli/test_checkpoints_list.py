@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
+
+import pytest
 
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.publish import publish
@@ -64,6 +67,25 @@ def test_list_as_json(command: Command) -> None:
     assert (last["latest"], last["best"], last["protected"]) == (True, False, "newest good one")
     assert last["bytes"] > 1000
     assert datetime.fromisoformat(last["created"]) < datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"metric_name": "loss", "evaluation": {"step": 100, "eval_loss": 1.5}}, 1.5),
+        ({"metric_name": "eval_loss", "evaluation": {"step": 100, "eval_loss": 1.5}}, 1.5),
+        ({"metric_name": "loss", "evaluation": {"step": 50, "eval_loss": 1.5}}, None),
+        ({"metric_name": "loss", "best_step": 100, "best_metric": 1.25}, 1.25),
+        ({"metric_name": "loss", "best_step": 50, "best_metric": 1.25}, None),
+        ({}, None),
+    ],
+)
+def test_the_metric_is_that_of_the_checkpoints_own_step_and_no_training_loss(
+    command: Command, metrics: dict[str, Any], expected: float | None
+) -> None:
+    made = replace(manifest(100, 0, datetime.now(UTC)), metrics={"loss": 9.0, **metrics})
+    publish(RunFolder(command.checkpoints()), made, partial(fill, step=100))
+    assert command.json("list")["runs"][0]["checkpoints"][0]["metric"] == expected
 
 
 def test_list_of_nothing_says_where_it_looked(command: Command) -> None:

@@ -155,14 +155,12 @@ def _from_state(verdict: Verdict, state: Mapping[str, Any], deep: bool, size: in
 
 def _metric(manifest: Manifest, name: str) -> float | None:
     """The metric at this very step: from its evaluation, or from being the best."""
-    places = [manifest.metrics, *(value for value in manifest.metrics.values() if isinstance(value, dict))]
-    for place in places:
-        if place.get("step", manifest.step) != manifest.step:
-            continue  # an evaluation of an earlier step
-        for key in (name, f"eval_{name}") if name else ():
-            value = number(place.get(key))
-            if value is not None:
-                return value
+    evaluation = manifest.metrics.get("evaluation")
+    if name and isinstance(evaluation, dict) and evaluation.get("step", manifest.step) == manifest.step:
+        # As in the Trainer: `loss` means eval_loss, never the training loss.
+        value = number(evaluation.get(name if name.startswith("eval_") else f"eval_{name}"))
+        if value is not None:
+            return value
     if manifest.metrics.get("best_step") == manifest.step:
         return number(manifest.metrics.get("best_metric"))
     return None

@@ -119,8 +119,9 @@ def _print(verdict: Verdict, before: Verdict | None) -> None:
     if before is None or _run_of(before) != _run_of(verdict):
         print_wrapped(str(_run_of(verdict)))
     name = "best model" if _is_best(verdict) else verdict.path.name
-    size = readable(verdict.manifest.num_bytes if verdict.manifest else folder_bytes(verdict.path))
-    print_wrapped(f"{verdict.health:<10}  {name}  {size} in {verdict.seconds:.1f} s", indent=2, hanging=14)
+    of_best = verdict.manifest.num_bytes if verdict.manifest else 0
+    size = of_best if _is_best(verdict) else folder_bytes(verdict.path)
+    print_wrapped(f"{verdict.health:<10}  {name}  {readable(size)} in {verdict.seconds:.1f} s", indent=2, hanging=14)
     for text in verdict.problems:
         print_wrapped(text, indent=4, hanging=6)
 
