@@ -234,8 +234,11 @@ class StepLoop:
                 self._tr_loss += self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
             else:
                 self._tr_loss += loss
+        # A float in every process, also where a short step left nothing to do: they are gathered.
+        self.current_flos = float(self.current_flos)
         for batch, _ in pieces:
             self.current_flos += float(self.floating_point_ops(batch))  # type: ignore[attr-defined]
+        for batch in self._as_many_in_all_processes([batch for batch, _ in pieces]):
             self._track_num_input_tokens(batch)  # type: ignore[attr-defined]
         self.state.global_step += 1
         self.state.epoch = position.epoch + position.sample / num_samples
@@ -255,6 +258,16 @@ class StepLoop:
         votes = torch.tensor([int(flag) for flag in flags], device=self.args.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return [bool(vote) for vote in votes.tolist()]
+
+    def _as_many_in_all_processes(self, batches: list[Any]) -> list[Any]:
+        """The batches, and empty ones where another process has more: each one's tokens are gathered."""
+        if self.args.world_size == 1 or self.args.include_num_input_tokens_seen == "no":
+            return batches
+        most = torch.tensor(len(batches), device=self.args.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        empty = torch.zeros(0, dtype=torch.int64, device=self.args.device)
+        name = getattr(self.model, "main_input_name", "input_ids")
+        return [*batches, *[{name: empty, "attention_mask": empty}] * (int(most) - len(batches))]
 
     def _average_gradients(self, model: Any) -> None:
         if self.args.world_size == 1:
@@ -282,6 +295,8 @@ class StepLoop:
         self._edge_rng = randomness.capture()
         seconds = self._config.save_seconds  # type: ignore[attr-defined]
         time_due = bool(seconds) and time.monotonic() - self._last_save_time >= seconds
+        # An epoch's edge follows its last step's: saved again for the clock, that one would count as passing.
+        time_due = time_due and self._last_saved_step != self.state.global_step  # type: ignore[attr-defined]
         time_due = time_due and self.args.save_strategy != SaveStrategy.NO
         stops, by_time = self._any_process(bool(self._stop.received), time_due)
         if self._save_due or self._best_due:
