@@ -136,11 +136,13 @@ def test_prune_clears_what_kills_left(command: Command, run: RunFolder) -> None:
     run.saving(600).mkdir()
     (run.saving(600) / "optimizer.pt").write_bytes(b"half")
     run.checkpoint(300).rename(run.replaced(300))
+    (run.path / ".live-7").mkdir()
     output = command.narrow("prune", "beauty", "--keep", "9")
     assert "clear   .saving-checkpoint-600 (4 B, left by a kill)" in output
     output = command.narrow("prune", "beauty", "--keep", "9", "--yes")
     assert ".saving-checkpoint-600: cleared" in output
     assert "checkpoint-300: put back" in output
+    assert not (run.path / ".live-7").exists()
     assert _steps(run) == [*STEPS]
     assert run.leftovers() == []
 

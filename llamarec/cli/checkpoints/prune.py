@@ -109,6 +109,7 @@ def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
 def _leftovers(run: RunFolder) -> dict[str, int]:
     names = [f".{kind}-checkpoint-{step}" for kind, step in run.leftovers()]
     names += [run.best_staging.name] if run.best_staging.is_dir() else []
+    names += sorted(path.name for path in run.path.glob(".live-*"))  # a model on its way into a checkpoint
     return {name: folder_bytes(run.path / name) for name in names}
 
 
