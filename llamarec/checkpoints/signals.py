@@ -10,12 +10,14 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
 from llamarec.errors import EXIT_INTERRUPTED
 
+CONSOLE_ENDS: Final = {2: "CTRL_CLOSE_EVENT", 5: "CTRL_LOGOFF_EVENT", 6: "CTRL_SHUTDOWN_EVENT"}
+_CONSOLE_SECONDS: Final = 30.0
 NAMES: Final = ("SIGTERM", "SIGINT", "SIGBREAK")
 _PATIENCE: Final = 3
 
@@ -47,6 +49,8 @@ class StopRequests:
         self.received = ""
         self._count = 0
         self._before: dict[signal.Signals, Any] = {}
+        self._done = threading.Event()
+        self._console_handler: Any = None
 
     def note(self, number: int, _: FrameType | None = None) -> None:
         """The handler."""
@@ -71,12 +75,31 @@ class StopRequests:
             number = getattr(signal, name, None)
             if number is not None:
                 self._before[number] = signal.signal(number, self.note)
+        self._done.clear()
+        if sys.platform == "win32":
+            self._console_handler = watch_console(self.console_event)
 
     def restore(self) -> None:
         """Gives the signals back to whom they belonged."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
+        self._done.set()
+        if sys.platform == "win32" and self._console_handler is not None:
+            unwatch_console(self._console_handler)
+            self._console_handler = None
+
+    def console_event(self, event: int) -> bool:
+        """A Windows console's event, in a thread of its own; True = seen to.
+
+        Closing the window, logging off and shutting down end the process as soon as this returns (or after some five
+        seconds), so it returns when training is saved.
+        """
+        if event not in CONSOLE_ENDS:
+            return False
+        self.received = self.received or CONSOLE_ENDS[event]
+        self._done.wait(_CONSOLE_SECONDS)
+        return True
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[StopRequests]:
@@ -86,3 +109,21 @@ class StopRequests:
             yield self
         finally:
             self.restore()
+
+
+if sys.platform == "win32":
+
+    def watch_console(handler: Callable[[int], bool]) -> Any:
+        """Has Windows call a function at console events; returns what `unwatch_console` takes."""
+        import ctypes
+
+        callback = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(lambda event: int(handler(event)))
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(callback, 1)
+        # Kept by the caller: Windows calls into it as long as it is registered.
+        return callback
+
+    def unwatch_console(callback: Any) -> None:
+        """Ends it."""
+        import ctypes
+
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(callback, 0)
