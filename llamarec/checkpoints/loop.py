@@ -167,7 +167,8 @@ class StepLoop:
 
     def _reduce_micro_batch(self, pieces: list[tuple[Any, int]]) -> None:
         now = self._progress.micro_batch or self.args.train_batch_size
-        now = min(now, max((size for _, size in pieces), default=now))
+        # The same in all processes, of which some may have smaller pieces, or none, in a short step.
+        now = min(now, self._most_in_any_process(max((size for _, size in pieces), default=0)))
         use = memory.measure(self.args.device)
         if now == 1:
             raise memory.does_not_fit(
@@ -177,7 +178,8 @@ class StepLoop:
                 checkpointing=bool(self.args.activation_checkpointing),
                 last=self._last_good_path(),  # type: ignore[attr-defined]
             )
-        self._progress.micro_batch, text = memory.halved(now, use, self.args.gradient_accumulation_steps)
+        share = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self._progress.micro_batch, text = memory.halved(now, use, share)
         self._say(text)  # type: ignore[attr-defined]
 
     def _update(self, model: Any) -> None:
@@ -259,15 +261,21 @@ class StepLoop:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return [bool(vote) for vote in votes.tolist()]
 
+    def _most_in_any_process(self, count: int) -> int:
+        if self.args.world_size == 1:
+            return count
+        most = torch.tensor(count, device=self.args.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most)
+
     def _as_many_in_all_processes(self, batches: list[Any]) -> list[Any]:
         """The batches, and empty ones where another process has more: each one's tokens are gathered."""
         if self.args.world_size == 1 or self.args.include_num_input_tokens_seen == "no":
             return batches
-        most = torch.tensor(len(batches), device=self.args.device)
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        most = self._most_in_any_process(len(batches))
         empty = torch.zeros(0, dtype=torch.int64, device=self.args.device)
         name = getattr(self.model, "main_input_name", "input_ids")
-        return [*batches, *[{name: empty, "attention_mask": empty}] * (int(most) - len(batches))]
+        return [*batches, *[{name: empty, "attention_mask": empty}] * (most - len(batches))]
 
     def _average_gradients(self, model: Any) -> None:
         if self.args.world_size == 1:

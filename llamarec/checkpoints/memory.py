@@ -16,6 +16,8 @@ from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.
 _ROLLBACK_LIMIT_BYTES: Final = 2**30
+# Beside those that accelerate knows: of CUDA, ROCm and MPS; of cuBLAS; of the CPU on Windows; of oneDNN.
+_TEXTS: Final = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: not enough memory", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -24,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    return bool(should_reduce_batch_size(error)) or "out of memory" in str(error)
+    return bool(should_reduce_batch_size(error)) or any(text in str(error) for text in _TEXTS)
 
 
 def free_cached() -> None:
@@ -130,16 +132,16 @@ def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
-def halved(micro_batch: int, use: MemoryUse, accumulation: int) -> tuple[int, str]:
+def halved(micro_batch: int, use: MemoryUse, share: int) -> tuple[int, str]:
     """Half the micro-batch, and the sentence that says so.
 
     Args:
         micro_batch: Samples per forward pass that did not fit.
         use: Measured right after the failure was cleared.
-        accumulation: `gradient_accumulation_steps` now.
+        share: Samples of a step that a process takes, in micro-batches one after the other.
     """
     smaller = max(micro_batch // 2, 1)
-    steps = -(-micro_batch * accumulation // smaller)
+    steps = -(-share // smaller)
     return smaller, (
         f"out of memory with {micro_batch} samples per forward pass ({_measured(use)}): the same step again with "
         f"{smaller}. To begin with that: --per_device_train_batch_size {smaller} --gradient_accumulation_steps {steps}"
@@ -166,7 +168,7 @@ def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: boo
         hints.append(f"the base model in 4 bits (--quantization nf4 in train_ranker.py), which frees {readable(freed)}")
     if longest:
         hints.append(f"shorter samples than {longest:,} tokens (--max_prompt_tokens, --max_title_tokens)")
-    hints.append("then resume: " + (f"--resume_from_checkpoint {last} is good" if last else "no checkpoint yet"))
+    hints.append("then --resume_from_checkpoint" + (f" {last}, which is good" if last else ""))
     return DoesNotFitError(
         "one sample alone does not fit into memory: --per_device_train_batch_size is at 1, "
         "more --gradient_accumulation_steps cannot help",
