@@ -85,7 +85,9 @@ def _work(rank: int, num_processes: int, port: int, results: Any, target: Callab
         torch.distributed.destroy_process_group()
 
 
-def train_there(folder: Path, resume: Any, stop_after: int | None, changes: dict[str, Any]) -> dict[str, Any]:
+def train_there(
+    folder: Path, resume: Any, stop_after: int | None, changes: dict[str, Any], fits: int = 1000
+) -> dict[str, Any]:
     """Trains `quiet_trainer`; what a test wants to know of it, as plain values.
 
     Args:
@@ -93,6 +95,7 @@ def train_there(folder: Path, resume: Any, stop_after: int | None, changes: dict
         resume: As for `train`.
         stop_after: A signal comes after this step, to the last process only.
         changes: Arguments of `quiet_trainer`.
+        fits: More samples at once are out of memory, in the first process only.
     """
     from llamarec.checkpoints.signals import Interrupted
     from tests.resume.runs import At, Watch, quiet_trainer, rates, samples_in
@@ -103,6 +106,8 @@ def train_there(folder: Path, resume: Any, stop_after: int | None, changes: dict
     if "RANK" in os.environ:
         changes = {**changes, "ddp_backend": "gloo"}
     trainer = quiet_trainer(folder, seen=log, callbacks=(watch,), **changes)
+    if rank == 0:
+        limit_memory(trainer.model, fits)
     if stop_after is not None and rank == trainer.args.world_size - 1:
         trainer.add_callback(At(stop_after))
     code: Any = 0
@@ -115,9 +120,21 @@ def train_there(folder: Path, resume: Any, stop_after: int | None, changes: dict
         "seen": samples_in(log),
         "step": trainer.state.global_step,
         "world_size": trainer.args.world_size,
+        "micro_batch": trainer._progress.micro_batch,
         "tokens": trainer.state.num_input_tokens_seen,
         "rates": rates(trainer),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "gradients": [gradient.tolist() for gradient in watch.gradients],
         "weights": watch.weights[-1].tolist() if watch.weights else [],
     }
+
+
+def limit_memory(model: Any, fits: int) -> None:
+    """Makes a model fail with more samples at once."""
+    import torch
+
+    def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        if len(inputs["input_ids"]) > fits:
+            raise torch.OutOfMemoryError(f"CUDA out of memory with {len(inputs['input_ids'])} samples")
+
+    model.register_forward_pre_hook(before, with_kwargs=True)

@@ -61,3 +61,16 @@ def test_two_processes_resume_exactly(tmp_path: Path) -> None:
     for rank in (0, 1):
         assert first[rank]["seen"] + second[rank]["seen"] == whole[rank]["seen"]
         assert second[rank]["weights"] == whole[rank]["weights"]
+
+
+def test_out_of_memory_in_one_process_halves_in_both(tmp_path: Path) -> None:
+    """The last step is 5 samples: 3 in the first process, 2 in the second, which must not take itself for too small."""
+    changes = {**SMALL, "num_samples": 13, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    whole, tight = (
+        run_in_processes(2, train_there, tmp_path / str(fits), None, None, changes, fits) for fits in (1000, 1)
+    )
+    for before, found in zip(whole, tight, strict=True):
+        assert found["micro_batch"] == 1
+        assert found["step"] == before["step"] == 4
+        np.testing.assert_allclose(found["gradients"], before["gradients"], rtol=1e-4, atol=1e-7)
+    assert tight[0]["weights"] == tight[1]["weights"]

@@ -1,0 +1,230 @@
+"""Out of memory in a step: the same samples again in smaller pieces, and the same result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamarec.checkpoints import memory
+from llamarec.checkpoints.memory import MemoryUse, is_out_of_memory
+from llamarec.errors import DoesNotFitError
+from tests.resume.runs import Watch, quiet_trainer, samples_in, stopped
+from tests.resume.training import make_trainer, state_of
+
+LIMIT = 3
+"""Samples that fit."""
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuda": lambda: RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 14.76 GiB total capacity)"),
+    "cuda call": lambda: RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cudnn": lambda: RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed ..."),
+    "rocm": lambda: RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
+    "mps": lambda: RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB, max allowed: 18.1 GB)."),
+    "windows": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory"),
+    "bad_alloc": lambda: RuntimeError("std::bad_alloc"),
+    "python": MemoryError,
+}
+
+
+def _real_cpu_error() -> Exception:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**16)
+    return error.value
+
+
+@pytest.mark.parametrize("name", [*ERRORS, "this machine's"])
+def test_recognised(name: str) -> None:
+    assert is_out_of_memory(_real_cpu_error() if name == "this machine's" else ERRORS[name]())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("out of memory"),
+        OSError(28, "No space left on device"),
+        KeyboardInterrupt(),
+    ],
+    ids=str,
+)
+def test_other_errors_are_none(error: BaseException) -> None:
+    assert not is_out_of_memory(error)
+
+
+def _large(forward_batch: int, model: Any, make: Callable[[], Exception], place: str) -> list[int]:
+    """Makes the model fail with more samples than fit; returns the sizes that failed, as they come."""
+    failed: list[int] = []
+
+    def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        size = len(inputs["input_ids"])
+        model.size = size
+        if place == "forward" and size > forward_batch and torch.is_grad_enabled():
+            failed.append(size)
+            raise make()
+
+    def in_backward(_: torch.Tensor) -> None:
+        if model.size > forward_batch:
+            failed.append(model.size)
+            raise make()
+
+    model.register_forward_pre_hook(before, with_kwargs=True)
+    if place == "backward":
+        # Of the first layer, so that the others have gradients already when it fails.
+        next(p for p in model.parameters() if p.requires_grad).register_hook(in_backward)
+    return failed
+
+
+def _run(folder: Path, *, place: str = "", error: str = "torch", limit: int = LIMIT, **changes: Any) -> Any:
+    watch = Watch()
+    small = {"num_samples": 20, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    trainer = quiet_trainer(folder, callbacks=(watch,), **{**small, "noisy": False, **changes})
+    trainer.watch, trainer.failed = watch, _large(limit, trainer.model, ERRORS[error], place)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("place", "error"), [("forward", "torch"), ("backward", "torch"), ("backward", "mps"), ("forward", "windows")]
+)
+def test_a_step_is_the_same_in_smaller_pieces(
+    place: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = _run(tmp_path / "whole")
+    whole.train()
+    split = _run(tmp_path / "split", place=place, error=error, seen=tmp_path / "seen")
+    split.train()
+    assert split.failed == [4]
+    assert split.state.global_step == whole.state.global_step == 6
+    for found, expected in zip(split.watch.gradients, whole.watch.gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(split.watch.weights[-1], whole.watch.weights[-1], rtol=1e-4, atol=1e-6)
+    losses = [[row["loss"] for row in trainer.state.log_history if "loss" in row] for trainer in (split, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # No sample is read twice: what was collated is cut.
+    assert sorted(samples_in(tmp_path / "seen")) == sorted(2 * list(range(20)))
+    said = capsys.readouterr().err
+    assert "out of memory with 4 samples per forward pass" in said
+    assert "--per_device_train_batch_size 2 --gradient_accumulation_steps 4" in said
+
+
+def test_the_size_that_fits_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = _run(tmp_path, place="forward")
+    stopped(first, 2)
+    assert first.failed == [4]
+    state = json.loads((tmp_path / "checkpoint-2/trainer_state.json").read_text(encoding="utf-8"))
+    assert state["stateful_callbacks"]["ResumableTrainer"]["attributes"]["micro_batch"] == 2
+    capsys.readouterr()
+    second = _run(tmp_path, place="forward")
+    second.train("latest")
+    assert second.failed == []
+    assert "micro-batches of 2, found after an out of memory" in capsys.readouterr().out
+
+
+def test_a_new_micro_batch_is_tried_as_given(tmp_path: Path) -> None:
+    stopped(_run(tmp_path, place="forward"), 2)
+    second = _run(tmp_path, place="forward", per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    second.train("latest")
+    # 4 samples were left in the epoch.
+    assert second.failed == [4]
+
+
+def _failing_optimizer(trainer: Any, step: int, *, times: int, changes: bool) -> None:
+    """The optimizer goes out of memory in a step, some parameters being updated already."""
+    create, left = trainer.create_optimizer, [times]
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        optimizer = create(*args, **kwargs)
+        update = optimizer.step
+
+        def failing(closure: Any = None) -> Any:
+            if trainer.state.global_step == step and left[0]:
+                left[0] -= 1
+                if changes:
+                    update()
+                    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                    for parameter in parameters[1:]:
+                        optimizer.state.pop(parameter)
+                raise ERRORS["torch"]()
+            return update(closure)
+
+        optimizer.step = failing
+        return optimizer
+
+    trainer.create_optimizer = patched
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("changes", [False, True], ids=["before", "half-way"])
+def test_in_the_optimizer_it_is_undone_and_done_again(step: int, changes: bool, tmp_path: Path) -> None:
+    whole = _run(tmp_path / "whole", noisy=True)
+    whole.train()
+    again = _run(tmp_path / "again", noisy=True)
+    _failing_optimizer(again, step, times=1, changes=changes)
+    again.train()
+    assert state_of(tmp_path / "again/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_an_optimizer_that_never_fits_leaves_a_checkpoint(tmp_path: Path) -> None:
+    _run(tmp_path / "whole", noisy=True).train()
+    failing = _run(tmp_path / "run", noisy=True)
+    _failing_optimizer(failing, 4, times=2, changes=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        failing.train()
+    _run(tmp_path / "run", noisy=True).train("latest")
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+
+
+def test_one_sample_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = _run(tmp_path, place="forward", limit=0, save_steps=1)
+    stopped(_run(tmp_path, save_steps=1), 3)
+    monkeypatch.setattr(memory, "measure", lambda _: MemoryUse(40_000, 61_000, 65_000, "Tiny GPU"))
+    with pytest.raises(DoesNotFitError) as error:
+        trainer.train("latest")
+    assert trainer.failed == [4, 2, 1]
+    # A step of 8 samples stays one.
+    assert "--per_device_train_batch_size 1 --gradient_accumulation_steps 8" in capsys.readouterr().err
+    said = str(error.value)
+    assert "peak 61.0 kB, 40.0 kB of model and optimizer, 65.0 kB in all on Tiny GPU" in said
+    assert "the longest sample of the step has 8 tokens" in said
+    assert "--gradient_checkpointing true (the activations of 1 layer of 2 at a time" in said
+    # 2 layers of 7 matrices of 16 x 16 in float32, of which 4.127 bits each would stay.
+    assert pytest.approx(12_487, abs=1) == 2 * 7 * 16 * 16 * (4 - 4.127 / 8)
+    assert "(--quantization nf4 in train_ranker.py), which frees 12.5 kB" in said
+    assert f"then --resume_from_checkpoint {tmp_path / 'checkpoint-3'}, which is good" in said
+    again = _run(tmp_path, save_steps=1)
+    assert again.train("latest").global_step == 6
+
+
+def test_what_is_used_already_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = _run(tmp_path, place="forward", limit=0, activation_checkpointing=True)
+    monkeypatch.setattr(memory, "measure", lambda _: MemoryUse(10**9, 0, 10**9, "this machine"))
+    with pytest.raises(DoesNotFitError) as error:
+        trainer.train()
+    said = str(error.value)
+    assert "--gradient_checkpointing" not in said
+    # 12.5 kB of 1 GB would not help.
+    assert "nf4" not in said
+    assert said.endswith("then --resume_from_checkpoint")
+
+
+def test_with_dropout_and_validation_a_run_goes_on_exactly(tmp_path: Path) -> None:
+    """Out of memory, a stop and a resume: the same as out of memory alone."""
+
+    def make(name: str) -> Any:
+        trainer = make_trainer(tmp_path / name, num_samples=20, per_device_train_batch_size=4)
+        _large(LIMIT, trainer.model, ERRORS["torch"], "backward")
+        return trainer
+
+    make("whole").train()
+    stopped(make("run"), 3)
+    make("run").train("latest")
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
