@@ -9,7 +9,8 @@ publish        staging -> manifest -> one rename; deleting; clearing up after a 
 integrity      is this folder a checkpoint that can be resumed?
 discovery      which checkpoints there are, and which one is meant
 retention      which ones to delete
-space, lock, signals             room on the disk, one run per folder, requests to stop
+space, disk_use, lock, signals   room on the disk, one run per folder, requests to stop
+stores, contents, backup         verified copies, anywhere that fsspec reaches
 position, schedule               where in the data and in the learning rate a step is: pure arithmetic
 randomness, loading, memory      random states; files that may not execute anything; out of memory
 compatibility, plan              what a resume keeps, applies and refuses; what is said before the first step

@@ -116,7 +116,7 @@ def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
             durable.fsync_folder(staging.path)
         else:
             staging.finish(MANIFEST, content.manifest)
-        publish._take_name(run, content.step)
+        publish.take_name(run, content.step)
 
 
 def _send(source: Store, content: Content, target: Store) -> None:

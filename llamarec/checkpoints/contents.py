@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.layout import MANIFEST, TRAINER_STATE, step_of
-from llamarec.checkpoints.manifest import FileEntry, Manifest, read_manifest
+from llamarec.checkpoints.manifest import FileEntry, Manifest, inside, parse_manifest
 from llamarec.checkpoints.stores import Store
 from llamarec.errors import CheckpointError
 
@@ -53,12 +51,12 @@ def content_of(source: Store) -> Content:
             )
         # The state goes last, as the manifest does: without it nothing is taken for a checkpoint.
         ordered = sorted(names, key=lambda name: (name == TRAINER_STATE, name))
-        return Content(step, {name: source.entry(name) for name in map(_safe, ordered)}, None)
+        return Content(step, {name: source.entry(name) for name in map(inside, ordered)}, None)
     raw = source.read(MANIFEST)
     manifest = _parsed(raw, source)
     if type(manifest.step) is not int or manifest.step < 0 or (step is not None and step != manifest.step):
         raise CheckpointError(f"{source.url}: its manifest is of step {manifest.step}, its name is {source.name}")
-    return Content(manifest.step, {_safe(name): entry for name, entry in manifest.files.items()}, raw)
+    return Content(manifest.step, {inside(name): entry for name, entry in manifest.files.items()}, raw)
 
 
 def one_of(store: Store) -> Store:
@@ -85,24 +83,7 @@ def one_of(store: Store) -> Store:
 
 
 def _parsed(raw: bytes, source: Store) -> Manifest:
-    with TemporaryDirectory() as folder:
-        (Path(folder) / MANIFEST).write_bytes(raw)
-        try:
-            manifest = read_manifest(Path(folder))
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{source.url}/{MANIFEST}: damaged", expected=error.expected, found=error.found, hint=error.hint
-            ) from error
-    assert manifest is not None
-    return manifest
-
-
-def _safe(name: str) -> str:
-    """A file's name that stays within the folder; a manifest may come from anywhere."""
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name) or name == MANIFEST:
-        raise CheckpointError(f"refused: the manifest lists {name!r}, which is no name inside a checkpoint")
-    return name
+    return parse_manifest(raw, f"{source.url}/{MANIFEST}")
 
 
 def claim(manifest: bytes | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.integrity import Verdict, verify
-from llamarec.checkpoints.layout import RunFolder, step_of
+from llamarec.checkpoints.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.manifest import Manifest, read_manifest
 from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.retention import Kept, newest_first
@@ -45,9 +46,18 @@ def kept_of(verdict: Verdict) -> Kept:
     manifest = verdict.manifest
     step = step_of(verdict.path)
     if manifest is None:
-        return Kept(step or 0, -1, verdict.is_resumable)
+        return Kept(step or 0, -1, verdict.is_resumable, best_step=_best_step_of_plain(verdict.path))
     best = manifest.metrics.get("best_step")
     return Kept(manifest.step if step is None else step, manifest.sequence, verdict.is_resumable, manifest.reason, best)
+
+
+def _best_step_of_plain(checkpoint: Path) -> int | None:
+    """A plain Trainer names the best step in its state only."""
+    try:
+        step = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8")).get("best_global_step")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return int(step) if isinstance(step, int | float) and step else None
 
 
 def order_of_saves(run: RunFolder) -> list[Path]:

@@ -22,6 +22,7 @@ from llamarec.checkpoints.layout import (
     OPTIMIZER,
     RNG_PATTERN,
     SCHEDULER,
+    STATE_NAME,
     TRAINER_STATE,
     step_of,
     weight_files,
@@ -92,16 +93,14 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
         text = str(error).replace("\n", " ")
         return Verdict(checkpoint, "damaged", (text,), seconds=time.perf_counter() - started)
     missing = tuple(_missing_parts(checkpoint))
-    problems = _against(checkpoint, manifest, deep) if manifest else _without_manifest(checkpoint, deep)
-    problems += [f"{_said(part)} is missing" for part in missing if not any(part in text for text in problems)]
+    damage = _against(checkpoint, manifest, deep) if manifest else _without_manifest(checkpoint, deep)
+    absent = [f"{_said(part)} is missing" for part in missing if not any(part in text for text in damage)]
+    problems = damage + absent
     health: Health = "unverified" if manifest is None else "good"
     if problems:
-        health = "incomplete" if _only_missing(problems, missing) and manifest is None else "damaged"
+        # A manifest that lists no optimizer is whole: it was saved so (save_only_model).
+        health = "damaged" if damage else "incomplete"
     return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started)
-
-
-def _only_missing(problems: list[str], missing: tuple[str, ...]) -> bool:
-    return len(problems) <= len(missing)
 
 
 def _said(part: str) -> str:
@@ -125,29 +124,46 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
     if manifest.step != (step_of(checkpoint) if step_of(checkpoint) is not None else manifest.step):
         problems.append(f"{MANIFEST} is of step {manifest.step}, the folder's name says {checkpoint.name}")
     with ThreadPoolExecutor(max_workers=4) as pool:
-        checked = pool.map(lambda item: _problem(checkpoint / item[0], item[1], deep), manifest.files.items())
+        checked = pool.map(lambda item: _problem(checkpoint, item[0], item[1], deep), manifest.files.items())
         problems += [text for text in checked if text]
     return problems
 
 
-def _problem(path: Path, entry: FileEntry, deep: bool) -> str:
+def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:
     """What is wrong with a file, or an empty text."""
+    path = checkpoint / name
     try:
         size = path.stat().st_size
         if size != entry.num_bytes:
-            return f"{path.name} has {size:,} bytes instead of {entry.num_bytes:,}"
+            return f"{name} has {size:,} bytes instead of {entry.num_bytes:,}"
         if deep and durable.sha256_of(path) != entry.sha256:
-            return f"{path.name} has another content than was saved (SHA-256 differs)"
+            return f"{name} has another content than was saved (SHA-256 differs)"
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return f"{name} is missing"
     except OSError as error:
-        return f"{path.name} cannot be read: {error}"
+        return f"{name} cannot be read: {error}"
     return ""
 
 
 def _without_manifest(checkpoint: Path, deep: bool) -> list[str]:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    return [text for path in files if (text := _damage(path, deep))]
+    damage = [text for path in files if (text := _damage(path, deep))]
+    if was_ours(checkpoint / TRAINER_STATE):
+        damage.insert(0, f"{MANIFEST} is missing")
+    return damage
+
+
+def was_ours(trainer_state: Path) -> bool:
+    """Whether a trainer state was written by us, at its very step: then a manifest belongs beside it.
+
+    A plain Trainer that resumes our checkpoint carries our entry along, with the step at which it took over.
+    """
+    try:
+        content = json.loads(trainer_state.read_text(encoding="utf-8"))
+        entry = (content.get("stateful_callbacks") or {}).get(STATE_NAME)
+        return entry is not None and entry["attributes"]["step"] == content["global_step"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _damage(path: Path, deep: bool) -> str:

@@ -29,6 +29,8 @@ RNG: Final = "rng_state.pth"
 RNG_PATTERN: Final = re.compile(r"rng_state(_(?P<rank>\d+))?\.pth")
 ADAPTER_CONFIG: Final = "adapter_config.json"
 BEST_MANIFEST: Final = "best.json"
+# Our entry among the callbacks' states in trainer_state.json.
+STATE_NAME: Final = "ResumableTrainer"
 
 # One of these holds the weights; sharded models have an index of their shards.
 WEIGHTS: Final = (
@@ -41,8 +43,9 @@ WEIGHTS: Final = (
 )
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth")
 
-_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
-_LEFTOVER: Final = re.compile(r"\.(saving|replaced|deleting)-checkpoint-(\d+)")
+# As it is written: checkpoint-007 is a name of somebody else's.
+_CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_LEFTOVER: Final = re.compile(r"\.(saving|replaced|deleting)-checkpoint-(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,19 @@ def load_pickled(path: Path, *, map_location: Any = "cpu", allowed: list[Any] | 
         raise CheckpointError(
             f"{path} is refused: it holds more than tensors and plain values, and loading it could execute code",
             expected="a file that torch.load(weights_only=True) reads",
-            found=str(error).strip().partition("\n")[0],
+            found=_refused(str(error)),
             hint="do not load it by other means unless you made it; resume from another checkpoint",
         ) from error
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__}", found=str(error).strip().partition("\n")[0]
         ) from error
+
+
+def _refused(text: str) -> str:
+    """What a file asks for, out of torch's message, whose advice (to load it all the same) is not ours."""
+    asked = re.search(r"(?:GLOBAL|function|class) ([\w.]+)", text)
+    return f"it asks for {asked[1]}" if asked else "a pickle instruction that none of these needs"
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor] | None:

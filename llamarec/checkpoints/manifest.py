@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from llamarec.checkpoints.layout import MANIFEST
@@ -101,28 +102,43 @@ def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
     """
     path = checkpoint / name
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (UnicodeDecodeError, OSError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path}: cannot be read", found=str(error)) from error
+    return parse_manifest(raw, str(path))
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """A manifest from its bytes.
+
+    Args:
+        raw: As `Manifest.to_bytes` gives them.
+        where: What an error names.
+
+    Raises:
+        CheckpointError: it is damaged, lists a file outside, or is of a format that this version does not know.
+    """
     try:
-        content = json.loads(text)
+        content = json.loads(raw.decode())
         found_format, checksum = content.pop("format"), content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged", expected="JSON with format and checksum", found=str(error)) from error
+        raise CheckpointError(
+            f"{where}: damaged", expected="JSON with format and checksum", found=str(error)
+        ) from error
     if found_format != FORMAT:
         raise CheckpointError(
-            f"{path}: format {found_format}", expected=f"format {FORMAT}", hint="use a newer version of llamarec"
+            f"{where}: format {found_format}", expected=f"format {FORMAT}", hint="use a newer version of llamarec"
         )
     if checksum != _checksum({"format": found_format, **content}):
-        raise CheckpointError(f"{path}: damaged", expected=f"checksum {checksum}", found="other content")
-    return _from_content(content, path)
+        raise CheckpointError(f"{where}: damaged", expected=f"checksum {checksum}", found="other content")
+    return _from_content(content, where)
 
 
-def _from_content(content: dict[str, Any], path: Path) -> Manifest:
+def _from_content(content: dict[str, Any], where: str) -> Manifest:
     try:
-        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        content["files"] = {inside(name): FileEntry(**entry) for name, entry in content["files"].items()}
         content["sessions"] = tuple(
             Session(**{**session, "changes": tuple(session["changes"])}) for session in content["sessions"]
         )
@@ -130,7 +146,19 @@ def _from_content(content: dict[str, Any], path: Path) -> Manifest:
         known = {item.name for item in fields(Manifest)}
         return Manifest(**{name: value for name, value in content.items() if name in known})
     except (TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: does not say what a manifest says", found=str(error)) from error
+        raise CheckpointError(f"{where}: does not say what a manifest says", found=str(error)) from error
+
+
+def inside(name: str) -> str:
+    """A file's name that stays within the folder; a manifest may come from anywhere.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name) or name == MANIFEST:
+        raise CheckpointError(f"refused: the manifest lists {name!r}, which is no name inside a checkpoint")
+    return name
 
 
 def _checksum(content: dict[str, Any]) -> str:

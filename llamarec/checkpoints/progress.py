@@ -6,13 +6,12 @@ It lies among the callbacks' states, where a plain Trainer that resumes the chec
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from llamarec.checkpoints.layout import STATE_NAME
 from llamarec.checkpoints.position import Position
 from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.errors import CheckpointError
-
-STATE_NAME: Final = "ResumableTrainer"
 
 
 @dataclass
@@ -20,6 +19,7 @@ class Progress:
     """Where a training is, at the edge of a step.
 
     Attributes:
+        step: Optimizer steps done.
         position: The next sample.
         num_samples: Of an epoch.
         batch: Samples per optimizer step.
@@ -32,6 +32,7 @@ class Progress:
         learning_rate: Of the last step, likewise.
     """
 
+    step: int = 0
     position: Position = field(default_factory=Position)
     num_samples: int = 0
     batch: int = 0
@@ -46,6 +47,7 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """Plain values; floats survive JSON exactly."""
         return {
+            "step": self.step,
             "epoch": self.position.epoch,
             "sample": self.position.sample,
             "num_samples": self.num_samples,
@@ -68,6 +70,7 @@ class Progress:
         """
         try:
             return Progress(
+                step=int(content["step"]),
                 position=Position(int(content["epoch"]), int(content["sample"])),
                 num_samples=int(content["num_samples"]),
                 batch=int(content["batch"]),
@@ -84,10 +87,14 @@ class Progress:
 
 
 def progress_in(trainer_state: dict[str, Any]) -> Progress | None:
-    """The progress inside a trainer state's content; None in a plain Trainer's."""
+    """The progress inside a trainer state's content; None in a plain Trainer's.
+
+    A plain Trainer that resumed our checkpoint carries our entry along unchanged; it is of an earlier step then.
+    """
     states = trainer_state.get("stateful_callbacks") or {}
     entry = states.get(STATE_NAME)
-    return Progress.from_dict(entry["attributes"]) if entry else None
+    progress = Progress.from_dict(entry["attributes"]) if entry else None
+    return progress if progress is not None and progress.step == trainer_state.get("global_step") else None
 
 
 def plain_progress(trainer_state: dict[str, Any], num_samples: int, batch: int) -> Progress:

@@ -90,11 +90,12 @@ def publish(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], None])
         staging.adopt()
         complete = replace(manifest, files=dict(sorted(staging.files.items())))
         staging.finish(MANIFEST, complete.to_bytes())
-        _take_name(run, manifest.step)
+        take_name(run, manifest.step)
     return complete
 
 
-def _take_name(run: RunFolder, step: int) -> None:
+def take_name(run: RunFolder, step: int) -> None:
+    """Gives a finished staging folder its name; one of the same name before it goes."""
     final, replaced = run.checkpoint(step), run.replaced(step)
     if final.exists():
         if replaced.exists():
@@ -127,9 +128,9 @@ def recover(run: RunFolder) -> list[str]:
     # A step that was being replaced has no checkpoint: the new one if it is complete, else the old one back.
     for kind, step in sorted(left, key=lambda item: item[0] != "saving"):
         final = run.checkpoint(step)
-        if kind == "saving" and not final.exists() and run.replaced(step).exists() and _is_complete(run.saving(step)):
+        if kind == "saving" and not final.exists() and _is_complete(run.saving(step)):
             durable.rename(run.saving(step), final)
-            done.append(f"{final.name}: the save that was killed while replacing it is finished")
+            done.append(f"{final.name}: a save that was killed in its last moment is finished")
         elif kind == "replaced" and not final.exists():
             durable.rename(run.replaced(step), final)
             done.append(f"{final.name}: put back; the save that was to replace it was killed")

@@ -59,7 +59,7 @@ class Resuming:
         num_epochs = max(num_epochs, position.epoch + 1) if position.sample else num_epochs if to_go else position.epoch
         if self._resume is None:
             schedule = ScheduleMap(step + to_go, step + to_go)
-            self._progress = Progress(Position(), geometry.num_samples, geometry.batch, 0, schedule)
+            self._progress = Progress(num_samples=geometry.num_samples, batch=geometry.batch, schedule=schedule)
         samples = (
             (step + to_go) * geometry.batch if args.max_steps > 0 else geometry.num_samples * args.num_train_epochs
         )

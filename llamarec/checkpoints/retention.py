@@ -16,7 +16,7 @@ class Kept:
 
     Attributes:
         step: Optimizer steps.
-        sequence: Number of the save; -1 without a manifest, where the step decides.
+        sequence: Number of the save; -1 without a readable manifest, where the step decides.
         is_good: It verifies (names and sizes at least).
         reason: Why it was saved.
         best_step: The best step as this checkpoint knows it.
@@ -34,8 +34,20 @@ _PASSING = ("time", "signal", "exception", "best")
 
 
 def newest_first(checkpoints: Sequence[Kept]) -> list[Kept]:
-    """Ordered by save; those without a manifest come last, by step."""
-    return sorted(checkpoints, key=lambda kept: (kept.sequence, kept.step), reverse=True)
+    """Ordered by save.
+
+    One without a number of its own (a plain Trainer's, or of unreadable manifest) is newer than the saves of all lower
+    steps: that is what somebody who went on with a plain Trainer means.
+    """
+    numbered = [kept for kept in checkpoints if kept.sequence >= 0]
+
+    def place(kept: Kept) -> tuple[float, int]:
+        if kept.sequence >= 0:
+            return kept.sequence, kept.step
+        below = [other.sequence for other in numbered if other.step < kept.step]
+        return max(below, default=-1) + 0.5, kept.step
+
+    return sorted(checkpoints, key=place, reverse=True)
 
 
 def protected(checkpoints: Sequence[Kept], limit: int) -> dict[int, str]:

@@ -131,7 +131,7 @@ class Saver:
 
     def _check(self, step: int) -> None:
         verdict = verify(self.run.checkpoint(step))
-        if verdict.health != "good":
+        if verdict.health == "damaged":
             raise CheckpointError(f"checkpoint-{step} is not on the disk as it was written: {verdict.reason}")
 
     def _failed(self, step: int, error: Exception) -> None:
@@ -145,8 +145,10 @@ class Saver:
         source = self.run.checkpoint(step) if step is not None else None
         if source is None or not source.is_dir():
             return
-        of_best = manifest if step == manifest.step else verify(source).manifest
-        if of_best is None:
+        verdict = verify(source)
+        of_best = verdict.manifest
+        # Never a damaged one under fresh hashes: the old best model stays.
+        if of_best is None or verdict.health == "damaged":
             return
         files = {name: entry for name, entry in of_best.files.items() if _is_of_model(name)}
         there = best_in(self.run)

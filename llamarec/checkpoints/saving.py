@@ -20,10 +20,18 @@ from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.layout import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE, TRAINING_ARGS, RunFolder
+from llamarec.checkpoints.layout import (
+    OPTIMIZER,
+    SCALER,
+    SCHEDULER,
+    STATE_NAME,
+    TRAINER_STATE,
+    TRAINING_ARGS,
+    RunFolder,
+)
 from llamarec.checkpoints.loop import StopNowError
 from llamarec.checkpoints.manifest import Manifest, Session
-from llamarec.checkpoints.progress import STATE_NAME, Progress
+from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.publish import Staging
 from llamarec.checkpoints.saver import Saver, Snapshot, say_on_stderr
 from llamarec.checkpoints.signals import Interrupted, StopRequests
@@ -224,6 +232,7 @@ class Saving:
             self._progress.loss_since_log = float(self._tr_loss)
             self._progress.loss_total = self._total_loss_scalar
             self._progress.logged_step = self._globalstep_last_logged
+        self._progress.step = self.state.global_step
         states[STATE_NAME] = {"args": {}, "attributes": self._progress.as_dict()}
         content = {**asdict(self.state), "stateful_callbacks": states}
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
