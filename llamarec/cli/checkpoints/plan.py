@@ -6,51 +6,49 @@ import argparse
 import contextlib
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamarec.checkpoints.discovery import LATEST, choose
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_either
-from llamarec.cli.checkpoints.output import add_common_arguments, print_json, print_wrapped
+from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from llamarec.checkpoints.resume import Now
 
-SUMMARY = "What a resume would do: from which checkpoint, why not from others, what would change. Loads no model."
+SUMMARY = "What a resume would do and change; loads no model."
 
 _EPILOG = """\
-  llamarec checkpoints plan beauty
-  llamarec checkpoints plan beauty --learning_rate 5e-5 --num_train_epochs 5
-  llamarec checkpoints plan beauty --resume_from_checkpoint best
+From which checkpoint it would go on, why not from newer
+ones, and what FLAGS would change.
 
-Everything after RUN is what you would add to the command of
-the training. Fingerprints of model and data are compared when
-training starts, not here.
+  llamarec checkpoints plan beauty
+  llamarec checkpoints plan beauty --learning_rate 5e-5
+  llamarec checkpoints plan beauty \\
+      --resume_from_checkpoint best
+
+FLAGS are what you would add to the command of the training.
+Fingerprints of model and data are compared when training
+starts, not here.
 """
 
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb to the command's subparsers."""
-    parser = verbs.add_parser(
-        "plan",
-        help=SUMMARY,
-        description=SUMMARY,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="llamarec checkpoints plan [--json] RUN [flags of the training]",
-    )
+    parser = add_verb(verbs, "plan", SUMMARY, _EPILOG)
+    parser.usage = "llamarec checkpoints plan [--json] RUN [FLAGS]"
     add_common_arguments(parser)
-    parser.add_argument("run_name", metavar="RUN", help="A data set code, a folder with checkpoints, or a checkpoint.")
+    parser.add_argument("run_name", metavar="RUN", help="A data set code, a folder or a checkpoint.")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of the training.")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the plan."""
-    flags = [flag for flag in arguments.flags if flag != "--json"]
-    as_json = arguments.json or len(flags) < len(arguments.flags)
-    found = find_either(arguments.run_name, arguments.experiment_root)
+    as_json, root, flags = _own_flags(arguments)
+    found = find_either(arguments.run_name, root)
     folder = found if isinstance(found, RunFolder) else RunFolder(found.parent)
     wanted = _wanted(flags) or (LATEST if isinstance(found, RunFolder) else str(found))
     choice = choose(folder, wanted, allow_partial="--allow_partial_resume" in flags)
@@ -69,6 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
         for line in plan.lines():
             print_wrapped(line, hanging=13)
     return EXIT_FINISHED
+
+
+def _own_flags(arguments: argparse.Namespace) -> tuple[bool, Path, list[str]]:
+    """--json and --experiment_root where they stand behind RUN too; the rest is the training's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    add_common_arguments(parser)
+    own, flags = parser.parse_known_args(arguments.flags, argparse.Namespace(**vars(arguments)))
+    return own.json, own.experiment_root, flags
 
 
 def _wanted(flags: list[str]) -> str:
