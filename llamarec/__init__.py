@@ -3,6 +3,7 @@
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
 vocabulary, errors, hardware, files, assets   what every stage shares
+checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
 retriever                    histories -> top-k candidates per user (LRURec)
