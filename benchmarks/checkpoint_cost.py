@@ -1,0 +1,268 @@
+"""What checkpoints cost, beside the plain Trainer: how long a save holds training up, starting again, room on the disk.
+
+    python -m benchmarks.checkpoint_cost
+
+The adapter has the size of LoRA r 8 on q and v of Llama 7B (4.2 million weights in 128 tensors, so 17 MB of weights and
+34 MB of moments); the base model is small, so that a step takes a fraction of a second. Both Trainers run in this
+process, alternating; starting again is measured in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from benchmarks.machine import describe
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.trainer import ResumableTrainer
+
+BATCH, LENGTH, VOCABULARY = 4, 16, 256
+STEPS, SAVE_STEPS, LIMIT = 41, 8, 3
+NUM_SAMPLES = 4_000
+KINDS: dict[str, type[Any]] = {"plain": Trainer, "ours": ResumableTrainer}
+
+
+class Tokens(Dataset[dict[str, torch.Tensor]]):
+    """Samples that cost what tokenising a prompt costs, about half a millisecond."""
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        until = time.perf_counter() + 5e-4
+        while time.perf_counter() < until:
+            pass
+        ids = (index + torch.arange(LENGTH)) % VOCABULARY
+        return {"input_ids": ids, "labels": ids}
+
+
+class Clock(TrainerCallback):
+    """Times of the steps, and of the first one."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds from the end of a step to the end of the next, saves between them included."""
+        return [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
+
+
+class StopAfterFirst(TrainerCallback):
+    """Ends the process at the first step, and says how long it took to get there."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        print(f"FIRST {time.time() - self._started:.3f}", flush=True)
+        sys.exit(0)
+
+
+def main() -> None:
+    """Prints a Markdown page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--resume", nargs=4, metavar=("KIND", "FOLDER", "CHECKPOINT", "STARTED"), help=argparse.SUPPRESS
+    )
+    options = parser.parse_args()
+    if options.resume:
+        kind, folder, checkpoint, started = options.resume
+        clock = StopAfterFirst(float(started))
+        make_trainer(kind, Path(folder), max_steps=1000, callbacks=[clock]).train(checkpoint)
+        return
+    print(f"{describe('torch', 'transformers', 'peft')}\n\n`python -m benchmarks.checkpoint_cost`\n")
+    with tempfile.TemporaryDirectory() as folder:
+        _print_saves(Path(folder), options.repeats)
+        _print_starts(Path(folder), options.repeats)
+
+
+def make_model() -> Any:
+    """A small Llama whose LoRA layers have the size and number of those of a 7B model."""
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=32,
+        num_attention_heads=4,
+        use_cache=False,
+    )
+    lora = LoraConfig(
+        r=128, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
+    return get_peft_model(LlamaForCausalLM(config), lora)
+
+
+def make_trainer(kind: str, folder: Path, *, callbacks: list[Any], **changes: Any) -> Any:
+    """A Trainer of either kind with the same arguments."""
+    arguments: dict[str, Any] = {
+        "max_steps": STEPS,
+        "save_steps": SAVE_STEPS,
+        "save_total_limit": LIMIT,
+        "per_device_train_batch_size": BATCH,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "logging_strategy": "no",
+    }
+    own = {"checkpoint_config": CheckpointConfig(restart=True)} if kind == "ours" else {}
+    return KINDS[kind](
+        model=make_model(),
+        args=TrainingArguments(output_dir=str(folder), **{**arguments, **changes}),
+        train_dataset=Tokens(),
+        callbacks=callbacks,
+        **own,
+    )
+
+
+# ---- Saves ----
+
+
+def _print_saves(folder: Path, repeats: int) -> None:
+    extra: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    held: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    disk: dict[str, float] = {}
+    for number in range(repeats):
+        for kind in KINDS:
+            total, blocked, peak, one = _one_run(kind, folder / f"{kind}-{number}")
+            extra[kind].append(total)
+            held[kind].append(blocked)
+            disk[kind] = peak / one
+    print(f"Saves: {repeats} alternating runs of {STEPS} steps with a save every {SAVE_STEPS}; medians.\n")
+    print("| a save ... | plain Trainer | ours | ratio |\n|---|---|---|---|")
+    for name, values in (("stops the training loop, ms", held), ("makes the run longer, ms", extra)):
+        plain, ours = (1000 * statistics.median(values[kind]) for kind in KINDS)
+        print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} |")
+    print(f"| disk at its fullest, in checkpoints (limit {LIMIT}) | {disk['plain']:.1f} | {disk['ours']:.1f} | |\n")
+
+
+def _one_run(kind: str, folder: Path) -> tuple[float, float, float, float]:
+    """(seconds a save adds to a run, seconds it stops the loop, most bytes on the disk, bytes of a checkpoint)."""
+    clock = Clock()
+    trainer = make_trainer(kind, folder, callbacks=[clock])
+    blocked: list[float] = []
+    name = "_save_checkpoint" if kind == "plain" else "_save_at_edge"
+    setattr(trainer, name, _timed(getattr(trainer, name), blocked))
+    with _Fullest(folder) as fullest:
+        trainer.train()
+    # A step beside which nothing is written, and the sum over all steps against it.
+    quiet = statistics.median(clock.steps[: SAVE_STEPS - 2])
+    saves = (STEPS - 1) // SAVE_STEPS
+    extra = (sum(clock.steps) - quiet * len(clock.steps)) / saves
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    one = _size(newest)
+    shutil.rmtree(folder)
+    return extra, statistics.median(blocked), fullest.num_bytes, one
+
+
+def _timed(function: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            into.append(time.perf_counter() - started)
+
+    return timed
+
+
+class _Fullest:
+    """The most bytes that a folder held, looked at every 10 ms."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.num_bytes, self._over = folder, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            self.num_bytes = max(self.num_bytes, _size(self._folder))
+
+    def __enter__(self) -> _Fullest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+# ---- Starting again ----
+
+
+def _print_starts(folder: Path, repeats: int) -> None:
+    early, late = 10, NUM_SAMPLES // BATCH - 10
+    print(f"From the start of the process to the first resumed step, seconds; medians of {repeats}.\n")
+    print("| position | plain Trainer | ours |\n|---|---|---|")
+    for name, step in (("step 10", early), (f"step {late} of {NUM_SAMPLES // BATCH} of the epoch", late)):
+        medians = []
+        for kind in KINDS:
+            checkpoint = _checkpoint_at(kind, folder / f"{kind}-start-{step}", step)
+            medians.append(statistics.median(_seconds_to_first(kind, checkpoint) for _ in range(repeats)))
+        print(f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} |")
+
+
+def _checkpoint_at(kind: str, folder: Path, step: int) -> Path:
+    """A checkpoint of a step without training up to there: what a resume costs depends on the position alone."""
+    trainer = make_trainer(kind, folder, callbacks=[], max_steps=step, save_steps=1000)
+    trainer.add_callback(_SkipTo(trainer, step))
+    trainer.train()
+    return folder / f"checkpoint-{step}"
+
+
+class _SkipTo(TrainerCallback):
+    """After one step says that it was another one, and saves."""
+
+    def __init__(self, trainer: Any, step: int) -> None:
+        self._trainer, self._step = trainer, step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        from llamarec.checkpoints.position import Position
+
+        if state.global_step >= self._step:
+            return control
+        state.global_step, state.epoch = self._step, self._step * BATCH / NUM_SAMPLES
+        if isinstance(self._trainer, ResumableTrainer):
+            self._trainer._progress.position = Position(0, self._step * BATCH)
+        self._trainer.lr_scheduler.last_epoch = self._step
+        control.should_save = True
+        return control
+
+
+def _seconds_to_first(kind: str, checkpoint: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.checkpoint_cost", "--resume", kind, str(checkpoint.parent)]
+    done = subprocess.run([*command, str(checkpoint), str(time.time())], capture_output=True, text=True, check=True)
+    return float(next(line for line in done.stdout.splitlines() if line.startswith("FIRST")).split()[1])
+
+
+if __name__ == "__main__":
+    main()
