@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -257,7 +258,8 @@ def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], me
 def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
     """Of the checkpoint to resume."""
     run = RunFolder(Path(wanted.output_dir))
-    if mend and run.path.is_dir():
+    # Of several processes (torchrun) the first one does it.
+    if mend and run.path.is_dir() and os.environ.get("RANK", "0") == "0":
         with RunLock(run):
             recover(run)
     choice = choose(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)

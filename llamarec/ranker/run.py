@@ -65,13 +65,16 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         Interrupted: stopped by a signal, and saved.
     """
     experiment = parsed.data.experiment
-    data = prepare(parsed.data)
-    candidates = _candidates(parsed.data, data, parsed.ranker)
+    # Of several processes (torchrun) the first one writes; the others find what it wrote.
+    with parsed.training.main_process_first(local=False):
+        data = prepare(parsed.data, console)
+        candidates = _candidates(parsed.data, data, parsed.ranker)
     ranker = build_ranker(experiment, data, candidates, parsed)
     _announce(ranker, parsed.ranker, console)
     ranker.trainer.train()
     comparison = test_ranker(ranker)
-    _write_metrics(ranker, data, parsed.ranker, comparison)
+    if parsed.training.process_index == 0:
+        _write_metrics(ranker, data, parsed.ranker, comparison)
     return RankerResult(comparison, ranker.trainer.last_save_failed)
 
 
@@ -84,7 +87,8 @@ def build_ranker(
     # LoRA's first weights are drawn here, and the same seed must give the same ones.
     set_seed(args.seed)
     name = config.llm_base_model
-    source = base_model_source(name, data, experiment.ranker)
+    with args.main_process_first(local=False):
+        source = base_model_source(name, data, experiment.ranker)
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
     encoder = _encoder(tokenizer, data, template, config)
@@ -106,7 +110,8 @@ def build_ranker(
         given=parsed.given,
         defaults=parsed.defaults,
     )
-    _write_description(experiment, data, config, template, encoder)
+    if args.process_index == 0:
+        _write_description(experiment, data, config, template, encoder)
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
 
