@@ -15,6 +15,7 @@ position, schedule               where in the data and in the learning rate a st
 randomness, loading, memory      random states; files that may not execute anything; out of memory
 compatibility, plan              what a resume keeps, applies and refuses; what is said before the first step
 snapshot, saver                  a step's state copied from memory; written in the background
+edges, together                  where a step is whole; several processes on one step
 loop, saving, resuming, trainer  the Trainer
 
 Nothing above `randomness` imports torch, so listing and verifying stay fast. Of the package it imports only `errors`.

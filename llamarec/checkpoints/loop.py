@@ -12,14 +12,16 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from llamarec.checkpoints import memory, randomness
 from llamarec.checkpoints.data import SliceSampler
+from llamarec.checkpoints.edges import Edges
 from llamarec.checkpoints.position import Position, step_slices
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.signals import StopRequests
+from llamarec.checkpoints.together import Together
 from llamarec.errors import DoesNotFitError
 
 
@@ -27,7 +29,7 @@ class StopNowError(Exception):
     """Raised inside a step or an evaluation that is given up for a request to stop."""
 
 
-class StepLoop:
+class StepLoop(Edges, Together):
     """Mixin before `Trainer`: the loop over the steps of an epoch."""
 
     # Of the Trainer.
@@ -46,7 +48,6 @@ class StepLoop:
     # Of the other mixins.
     _progress: Progress
     _stop: StopRequests
-    _edge_rng: dict[str, Any] | None = None
     _torn: bool = False
     _in_loop: bool = False
     _save_due: bool = False
@@ -63,14 +64,13 @@ class StepLoop:
             ignore_keys_for_eval=rest["ignore_keys_for_eval"],
             start_time=rest["start_time"],
         )
-        with self._saved_whatever_happens():  # type: ignore[attr-defined]
-            self._enter_training(report)
-            if not self.control.should_training_stop:
-                self._run_steps(self._single(model), epoch, train_dataloader, report)
-            self._progress.position = Position(epoch + 1, 0)
-            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
-            self._report(report)
-            self._reach_edge()
+        self._enter_training(report)
+        if not (self.control.should_training_stop or self.control.should_epoch_stop):
+            self._run_steps(self._single(model), epoch, train_dataloader, report)
+        self._progress.position = Position(epoch + 1, 0)
+        self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+        self._report(report)
+        self._reach_edge()
 
     def _report(self, report: Any) -> None:
         """Logs, evaluates and saves what the callbacks asked for."""
@@ -82,10 +82,19 @@ class StepLoop:
             return
         self._in_loop = True
         self._restore_last()  # type: ignore[attr-defined]
-        self._edge_rng = randomness.capture()
-        if self.control.should_evaluate or self.control.should_save:
+        events_due = self._progress.events_due
+        self._take_edge(events_due=events_due)
+        if events_due:
+            self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        if events_due or self.control.should_evaluate or self.control.should_save:
             self._report(report)
             self._reach_edge()
+
+    def _open_epoch(self) -> None:
+        """Before any other callback hears of a new epoch: what they draw belongs to it, and is drawn after a resume."""
+        if self._progress.position.sample == 0:
+            self._enter_training(self._bare_report(None, time.time()))  # type: ignore[attr-defined]
+            self._take_edge()
 
     def _run_steps(self, model: Any, epoch: int, train_dataloader: Any, report: Any) -> None:
         sampler: SliceSampler = train_dataloader.batch_sampler
@@ -94,7 +103,7 @@ class StepLoop:
         for step in step_slices(geometry, sampler.position.sample):
             if self.state.global_step >= self.state.max_steps:
                 return
-            self._reach_edge()
+            self._reach_edge(taken=step.start == 0)
             # Made late, so that an epoch without steps starts no workers.
             batches = iter(train_dataloader) if batches is None else batches
             pieces = [(next(batches), len(piece)) for piece in sampler.pieces(step)]
@@ -197,6 +206,8 @@ class StepLoop:
         except BaseException:
             self._torn = not rollback.undo()
             raise
+        # Until the step is counted.
+        self._torn = True
         self._progress.grad_norm = grad_norm
         self._progress.learning_rate = self._get_learning_rate()  # type: ignore[attr-defined]
         if not self.accelerator.optimizer_step_was_skipped and self._steps_scheduler():
@@ -230,7 +241,7 @@ class StepLoop:
     def _count(
         self, losses: list[torch.Tensor], pieces: list[tuple[Any, int]], position: Position, num_samples: int
     ) -> None:
-        """Everything that says that the step is done; nothing in here can fail half-way."""
+        """Everything that says that the step is done; then it is an edge, with the step's callbacks still to come."""
         for loss in losses:
             if self.args.logging_nan_inf_filter and not torch.isfinite(loss):
                 self._tr_loss += self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
@@ -245,52 +256,8 @@ class StepLoop:
         self.state.global_step += 1
         self.state.epoch = position.epoch + position.sample / num_samples
         self._progress.position = position
-
-    # ---- Several processes ----
-
-    def _single(self, model: Any) -> Any:
-        """The model without DistributedDataParallel: gradients are averaged here, once a step, when all is well."""
-        wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-        return model.module if wrapped else model
-
-    def _any_process(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set in any process."""
-        if self.args.world_size == 1:
-            return list(flags)
-        votes = torch.tensor([int(flag) for flag in flags], device=self.args.device)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return [bool(vote) for vote in votes.tolist()]
-
-    def _most_in_any_process(self, count: int) -> int:
-        if self.args.world_size == 1:
-            return count
-        most = torch.tensor(count, device=self.args.device)
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        return int(most)
-
-    def _as_many_in_all_processes(self, batches: list[Any]) -> list[Any]:
-        """The batches, and empty ones where another process has more: each one's tokens are gathered."""
-        if self.args.world_size == 1 or self.args.include_num_input_tokens_seen == "no":
-            return batches
-        most = self._most_in_any_process(len(batches))
-        empty = torch.zeros(0, dtype=torch.int64, device=self.args.device)
-        name = getattr(self.model, "main_input_name", "input_ids")
-        return [*batches, *[{name: empty, "attention_mask": empty}] * (most - len(batches))]
-
-    def _average_gradients(self, model: Any) -> None:
-        if self.args.world_size == 1:
-            return
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for p in trained:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        for dtype in {p.grad.dtype for p in trained if p.grad is not None}:
-            grads = [p.grad for p in trained if p.grad is not None and p.grad.dtype == dtype]
-            flat = torch.cat([grad.reshape(-1) for grad in grads])
-            dist.all_reduce(flat)
-            flat /= self.args.world_size
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-                grad.copy_(part.view_as(grad))
+        self._take_edge(events_due=True)
+        self._torn = False
 
     # ---- Edges ----
 
@@ -298,9 +265,14 @@ class StepLoop:
         """Whether to give up in mid-step: one process alone may; several agree at the next edge."""
         return bool(self._stop.received) and self.args.world_size == 1
 
-    def _reach_edge(self) -> None:
-        """All state belongs together here: saves what is due; ends the training if that was asked for."""
-        self._edge_rng = randomness.capture()
+    def _reach_edge(self, *, taken: bool = False) -> None:
+        """All state belongs together here: saves what is due; ends the training if that was asked for.
+
+        Args:
+            taken: The edge was taken before, at the beginning of the epoch.
+        """
+        if not taken:
+            self._take_edge()
         seconds = self._config.save_seconds  # type: ignore[attr-defined]
         time_due = bool(seconds) and time.monotonic() - self._last_save_time >= seconds
         # An epoch's edge follows its last step's: saved again for the clock, that one would count as passing.
@@ -323,8 +295,18 @@ class StepLoop:
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; its beginning is an edge, with the evaluation still to be done."""
         if self._in_loop:
-            self._edge_rng = randomness.capture()
+            self._take_edge()
         return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+
+
+class OpensEpochs(TrainerCallback):
+    """The first of all callbacks; tells the loop that an epoch begins."""
+
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self._loop._open_epoch()
 
 
 def _longest(batches: list[Any]) -> int:

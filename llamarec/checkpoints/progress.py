@@ -30,6 +30,7 @@ class Progress:
         logged_step: Step of the last log.
         grad_norm: Of the last step, for a log at the end of an epoch; a number or a tensor of one.
         learning_rate: Of the last step, likewise.
+        events_due: The step is done, but its callbacks, log, validation and save are still to come.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class Progress:
     logged_step: int = 0
     grad_norm: Any = None
     learning_rate: float | None = None
+    events_due: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; floats survive JSON exactly."""
@@ -59,6 +61,7 @@ class Progress:
             "logged_step": self.logged_step,
             "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
             "learning_rate": self.learning_rate,
+            "events_due": self.events_due,
         }
 
     @staticmethod
@@ -81,6 +84,7 @@ class Progress:
                 logged_step=int(content["logged_step"]),
                 grad_norm=content["grad_norm"],
                 learning_rate=content["learning_rate"],
+                events_due=bool(content["events_due"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"trainer_state.json: {STATE_NAME} is not readable", found=str(error)) from error

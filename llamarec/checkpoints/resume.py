@@ -120,6 +120,7 @@ def decide(choice: Choice, now: Now) -> Resume:
         logged_step=before.logged_step,
         grad_norm=before.grad_norm,
         learning_rate=before.learning_rate,
+        events_due=before.events_due,
     )
     stopped = _stopped_early(content) and not any(change.name in _EXTENDING for change in changes)
     plan = ResumePlan(

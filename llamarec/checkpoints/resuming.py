@@ -197,6 +197,8 @@ class Resuming:
             self._total_loss_scalar = progress.loss_total
             self._globalstep_last_logged = progress.logged_step
             self._initial_global_step = 0
+            # Once more: the events of the start were heard before.
+            self._restore_callbacks(self._resume.trainer_state.get("stateful_callbacks") or {})
             self._restore_requests(self._resume)
         self._restore_rng(self._resume)
 
@@ -209,7 +211,8 @@ class Resuming:
         if manifest is not None:
             control.should_evaluate = bool(open_requests.get("should_evaluate"))
             control.should_save = bool(open_requests.get("should_save"))
-        control.should_training_stop = resume.stops
+        finished = resume.plan.steps_to_go == 0 and bool(open_requests.get("should_training_stop"))
+        control.should_training_stop = resume.stops or finished
 
     def _restore_rng(self, resume: Resume) -> None:
         path, rank = resume.choice.verdict.path, self.args.process_index

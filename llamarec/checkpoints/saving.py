@@ -20,6 +20,7 @@ from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.edges import Edge
 from llamarec.checkpoints.layout import (
     OPTIMIZER,
     SCALER,
@@ -68,7 +69,7 @@ class Saving:
     _fingerprints: dict[str, Any]
     _given: dict[str, Any]
     _parent: int | None
-    _edge_rng: dict[str, Any] | None
+    _edge: Edge | None
     _torn: bool
     _in_loop: bool
     _save_due: bool
@@ -100,8 +101,7 @@ class Saving:
     def _save_and_stop(self) -> None:
         """Saves where that is still to be done, and raises `Interrupted`."""
         name, step = self._stop.received, self.state.global_step
-        pending = self.control.should_evaluate or self.control.should_save
-        if pending or self._last_saved_step != step or (self._saver is not None and self._saver.last_error):
+        if self._is_open() or self._last_saved_step != step or (self._saver is not None and self._saver.last_error):
             self._save_at_edge("signal")
         path, code = "", EXIT_INTERRUPTED
         if self._saver is not None:
@@ -120,28 +120,36 @@ class Saving:
             yield
         except StopNowError:
             self.model.zero_grad()
+            self._return_to_edge()  # type: ignore[attr-defined]
             self._save_and_stop()
         except Exception as error:
             self._save_after(error)
             raise
 
     def _save_after(self, error: Exception) -> None:
+        if not self._in_loop:
+            return
         step = self.state.global_step
-        if self._torn or self._edge_rng is None or self.args.world_size > 1 or self._saver is None:
+        if self._torn or self._edge is None or self.args.world_size > 1 or self._saver is None:
             good = self._last_good_path() or "no checkpoint yet"
             self._say(f"{type(error).__name__} after step {step:,}; this step cannot be saved; last good: {good}")
             return
         try:
-            if self._last_saved_step != step or self.control.should_evaluate:
+            self._return_to_edge()  # type: ignore[attr-defined]
+            step = self.state.global_step
+            if self._last_saved_step != step or self._is_open():
                 self._save_at_edge("exception")
             self._saver.wait()
             self._say(f"{type(error).__name__} after step {step:,}; saved: {self._last_good_path() or 'nothing'}")
         except Exception as second:
             self._say(f"the state at step {step:,} could not be saved: {second}")
 
+    def _is_open(self) -> bool:
+        """Whether something of the last step is still to be done after a resume."""
+        return bool(self._progress.events_due or self.control.should_evaluate or self.control.should_save)
+
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        with self._saved_whatever_happens():
-            self._enter_training(self._bare_report(trial, start_time))  # type: ignore[attr-defined]
+        self._enter_training(self._bare_report(trial, start_time))  # type: ignore[attr-defined]
         self._in_loop = False
         if self._saver is not None:
             self._saver.wait()
@@ -238,7 +246,7 @@ class Saving:
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
     def _rng_of_all_processes(self) -> dict[str, Any]:
-        rng = self._edge_rng or randomness.capture()
+        rng = self._edge.rng if self._edge is not None else randomness.capture()
         if self.args.world_size == 1:
             return {"rng_state.pth": rng}
         gathered: list[Any] = [None] * self.args.world_size

@@ -24,7 +24,7 @@ from llamarec.checkpoints.discovery import Choice, choose, next_sequence, order_
 from llamarec.checkpoints.identity import fingerprints_of
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import RunLock
-from llamarec.checkpoints.loop import StepLoop
+from llamarec.checkpoints.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.manifest import Session
 from llamarec.checkpoints.position import Geometry
 from llamarec.checkpoints.progress import Progress
@@ -76,6 +76,7 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
         self._fingerprints: dict[str, Any] = {}
         self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
         self._last_saved_step = -1
+        self.callback_handler.callbacks.insert(0, OpensEpochs(self))
         # Patience and the like are part of what a resume must not lose.
         self.args.restore_callback_states_from_checkpoint = True
         # Ours halves the micro-batch inside the step; the Trainer's would begin anew.
@@ -101,7 +102,8 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
         with self._folder_held(), self._stop.watched():
             try:
                 self._begin(None if wanted is False else wanted)
-                return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
+                with self._saved_whatever_happens():
+                    return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
             finally:
                 self._in_loop = False
                 if self._saver is not None:
@@ -167,7 +169,7 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
         self._fingerprints = {**own, **self._extra_fingerprints}
         self._saver = self._new_saver()
         self._last_save_time, self._last_saved_step = time.monotonic(), -1
-        self._edge_rng, self._torn, self._save_due, self._best_due = None, False, False, False
+        self._edge, self._torn, self._save_due, self._best_due = None, False, False, False
         self._resume = self._decide(wanted)
         self._begin_session(self._resume)
         self._in_first_process(self._check_space)

@@ -1,0 +1,115 @@
+"""The edges of a step: moments at which all state of a training belongs together, and the way back to the last one.
+
+An exception or a stop may come anywhere in between: in a step, in a callback, in a validation. Weights, optimizer and
+schedule change only inside the optimizer's step, which is undone if it fails. Everything else that a training keeps
+book of is copied at each edge, and put back before it is saved, so that a resume does again what was begun.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from transformers.trainer_callback import ExportableState
+
+from llamarec.checkpoints import randomness
+from llamarec.checkpoints.position import Position
+from llamarec.checkpoints.progress import Progress
+
+_REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
+# Grows from edge to edge, or holds what is copied otherwise.
+_NOT_COPIED: Final = ("log_history", "stateful_callbacks")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What a training keeps book of, as it was at an edge.
+
+    Attributes:
+        rng: Random states.
+        state: Fields of the Trainer's state but its history.
+        history_rows: Length of the history.
+        requests: Flags of the Trainer's control.
+        callbacks: What each callback that can be saved remembers.
+        loss_since_log: Tensor of one.
+        loss_total: See `Progress`.
+        logged_step: See `Progress`.
+        flos: Not yet added to the state's.
+        position: The next sample.
+        grad_norm: See `Progress`.
+        learning_rate: See `Progress`.
+        events_due: The step is done, its callbacks have not been called.
+    """
+
+    rng: dict[str, Any]
+    state: dict[str, Any]
+    history_rows: int
+    requests: dict[str, bool]
+    callbacks: list[tuple[Any, dict[str, Any]]]
+    loss_since_log: torch.Tensor
+    loss_total: float
+    logged_step: int
+    flos: float
+    position: Position
+    grad_norm: Any
+    learning_rate: float | None
+    events_due: bool
+
+
+class Edges:
+    """Mixin before `Trainer`: takes edges and goes back to them."""
+
+    # Of the Trainer.
+    state: Any
+    control: Any
+    callback_handler: Any
+    current_flos: float
+    _tr_loss: torch.Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    # Of the other mixins.
+    _progress: Progress
+    _save_due: bool
+    _best_due: bool
+    _edge: Edge | None = None
+
+    def _take_edge(self, *, events_due: bool = False) -> None:
+        """All state belongs together now."""
+        progress = self._progress
+        progress.events_due = events_due
+        remembered = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
+        self._edge = Edge(
+            rng=randomness.capture(),
+            state={name: value for name, value in vars(self.state).items() if name not in _NOT_COPIED},
+            history_rows=len(self.state.log_history),
+            requests={name: getattr(self.control, name) for name in _REQUESTS},
+            callbacks=[(callback, dict(callback.state().get("attributes", {}))) for callback in remembered],
+            loss_since_log=self._tr_loss.clone(),
+            loss_total=self._total_loss_scalar,
+            logged_step=self._globalstep_last_logged,
+            flos=self.current_flos,
+            position=progress.position,
+            grad_norm=progress.grad_norm,
+            learning_rate=progress.learning_rate,
+            events_due=events_due,
+        )
+
+    def _return_to_edge(self) -> None:
+        """Everything but weights, optimizer and schedule, which are as they were, is as it was at the last edge."""
+        edge, progress = self._edge, self._progress
+        if edge is None:
+            return
+        vars(self.state).update(edge.state)
+        del self.state.log_history[edge.history_rows :]
+        for name, value in edge.requests.items():
+            setattr(self.control, name, value)
+        for callback, attributes in edge.callbacks:
+            for name, value in attributes.items():
+                setattr(callback, name, value)
+        self._tr_loss.copy_(edge.loss_since_log)
+        self._total_loss_scalar, self._globalstep_last_logged = edge.loss_total, edge.logged_step
+        self.current_flos = edge.flos
+        progress.position, progress.events_due = edge.position, edge.events_due
+        progress.grad_norm, progress.learning_rate = edge.grad_norm, edge.learning_rate
+        self._save_due = self._best_due = False
