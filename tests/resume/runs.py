@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,16 @@ QUIET: dict[str, Any] = {"eval_strategy": "no", "load_best_model_at_end": False,
 """Without validation, so that a log of samples holds those of the training only."""
 
 
+def kill_self(*names: str) -> Callable[[], None]:
+    """Sends signals to this process, as a scheduler or a user would; SIGTERM without a name."""
+
+    def send() -> None:
+        for name in names or ("SIGTERM",):
+            signal.raise_signal(getattr(signal, name))
+
+    return send
+
+
 class At(TrainerCallback):
     """Does something at an event of a step: by default asks for a stop, as a scheduler would.
 
@@ -30,7 +40,7 @@ class At(TrainerCallback):
 
     def __init__(self, step: int, event: str = "on_step_end", action: Any = None) -> None:
         self._step, self._done = step, False
-        self._action = action or (lambda: os.kill(os.getpid(), signal.SIGTERM))
+        self._action = action or kill_self()
         setattr(self, event, self._act)
 
     def _act(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -47,13 +57,13 @@ class Watch(TrainerCallback):
         self.gradients: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []
 
-    def on_pre_optimizer_step(self, *_: Any, model: Any, optimizer: Any, **__: Any) -> None:
-        group = optimizer.param_groups[0]
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model, group = kwargs["model"], kwargs["optimizer"].param_groups[0]
         self.groups.append({name: value for name, value in group.items() if name != "params"})
         self.gradients.append(_flat(p.grad for p in model.parameters() if p.requires_grad))
 
-    def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
-        self.weights.append(_flat(p for p in model.parameters() if p.requires_grad))
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.weights.append(_flat(p for p in kwargs["model"].parameters() if p.requires_grad))
 
 
 def _flat(tensors: Any) -> torch.Tensor:

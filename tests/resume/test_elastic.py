@@ -13,7 +13,7 @@ from tests.resume.runs import Watch, epoch_orders, quiet_trainer, rates, samples
 from tests.resume.training import make_trainer
 
 
-def _batches(micro_batch: int, accumulation: int) -> dict[str, int]:
+def _batches(micro_batch: int, accumulation: int) -> dict[str, Any]:
     return {"per_device_train_batch_size": micro_batch, "gradient_accumulation_steps": accumulation}
 
 
@@ -56,7 +56,7 @@ def test_several_changes_in_one_epoch(tmp_path: Path) -> None:
 def test_the_rate_does_not_jump(
     scheduler: str, step: int, change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    same = {"lr_scheduler_type": scheduler, "noisy": False}
+    same: dict[str, Any] = {"lr_scheduler_type": scheduler, "noisy": False}
     uninterrupted = quiet_trainer(tmp_path / "whole", **same, save_strategy="no")
     uninterrupted.train()
     stopped(quiet_trainer(tmp_path / "run", **same), step)
@@ -137,7 +137,7 @@ def test_max_steps_in_mid_epoch_is_the_end(tmp_path: Path) -> None:
     ],
 )
 def test_new_values_of_the_optimizer_are_applied(
-    change: dict[str, float], field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped(quiet_trainer(tmp_path), 6)
     capsys.readouterr()
