@@ -21,6 +21,7 @@ UNTRACKED: Final = frozenset(
         "hub_token",
         "deepspeed",
         "accelerator_config",
+        "ddp_backend",
         "ddp_timeout",
         "log_level",
         "log_level_replica",

@@ -23,11 +23,15 @@ _OF_THE_COMMAND: Final = frozenset(
         "restart",
         "backup_to",
         "train_retriever",
+        # How the processes of this launch find each other.
+        "ddp_backend",
+        "ddp_timeout",
+        "local_rank",
     }
 )
 # Defaults of the machine: kept only where the user had given them.
 _OF_THE_MACHINE: Final = frozenset(
-    {"use_cpu", "bf16", "fp16", "dataloader_pin_memory", "per_device_eval_batch_size", "torch_compile", "local_rank"}
+    {"use_cpu", "bf16", "fp16", "dataloader_pin_memory", "per_device_eval_batch_size", "torch_compile"}
 )
 # The pieces of a step depend on the machine too, as long as nobody chose them.
 _BATCH: Final = frozenset({"per_device_train_batch_size", "gradient_accumulation_steps"})
