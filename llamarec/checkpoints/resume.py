@@ -15,7 +15,7 @@ from llamarec.checkpoints.compatibility import Change, compare, compare_fingerpr
 from llamarec.checkpoints.discovery import Choice
 from llamarec.checkpoints.integrity import PARTS
 from llamarec.checkpoints.layout import RNG_PATTERN, SCHEDULER, TRAINER_STATE, step_of
-from llamarec.checkpoints.loading import load_json, load_pickled
+from llamarec.checkpoints.loading import load_json, load_pickled, refuse_hostile
 from llamarec.checkpoints.plan import ResumePlan
 from llamarec.checkpoints.position import Geometry
 from llamarec.checkpoints.progress import Progress, plain_progress, progress_in
@@ -90,9 +90,10 @@ def decide(choice: Choice, now: Now) -> Resume:
     """How training goes on from a checkpoint.
 
     Raises:
-        CheckpointError: it is of another run, or a file of it cannot be read.
+        CheckpointError: it is of another run, or a file of it cannot be read, or is hostile.
     """
     path, missing = choice.verdict.path, choice.verdict.missing
+    refuse_hostile(path, now.allowed)
     content = {} if TRAINER_STATE in missing else load_json(path / TRAINER_STATE)
     changes = _changes(choice, now)
     before = _progress_before(choice, content, now)
