@@ -109,6 +109,9 @@ def replace_file(path: Path, data: bytes) -> None:
 def seal_file(path: Path) -> tuple[int, str]:
     """Puts a file that somebody else wrote on the medium; returns (bytes, SHA-256 as hex)."""
     announce("fsync", path)
+    if os.name != "nt":
+        # safetensors makes files that only their owner may read; whoever may read the folder may read its files.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     # Windows syncs only what is open for writing.
     with path.open("r+b") as file:
         digest, size = hashlib.sha256(), 0

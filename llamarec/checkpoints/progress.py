@@ -84,7 +84,7 @@ class Progress:
                 logged_step=int(content["logged_step"]),
                 grad_norm=content["grad_norm"],
                 learning_rate=content["learning_rate"],
-                events_due=bool(content["events_due"]),
+                events_due=bool(content.get("events_due")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"trainer_state.json: {STATE_NAME} is not readable", found=str(error)) from error
