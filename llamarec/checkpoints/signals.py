@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT (Ctrl-C), on Windows Ctrl-Break and the closing of the console.
+"""Requests to stop: SIGTERM, SIGINT (Ctrl-C), SIGHUP (a closed terminal), on Windows Ctrl-Break and the closing of the console.
 
 A handler only takes note; the training loop stops at the next edge of a step. The second request changes nothing, the
 third ends the process at once (which is safe at any moment, but loses what was not saved).
@@ -18,7 +18,7 @@ from llamarec.errors import EXIT_INTERRUPTED
 
 CONSOLE_ENDS: Final = {2: "CTRL_CLOSE_EVENT", 5: "CTRL_LOGOFF_EVENT", 6: "CTRL_SHUTDOWN_EVENT"}
 _CONSOLE_SECONDS: Final = 30.0
-NAMES: Final = ("SIGTERM", "SIGINT", "SIGBREAK")
+NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
 _PATIENCE: Final = 3
 
 
@@ -71,9 +71,11 @@ class StopRequests:
         """Takes the signals over; in another thread than the main one Python has none, and nothing happens."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self.received, self._count = "", 0
         for name in NAMES:
             number = getattr(signal, name, None)
-            if number is not None:
+            # nohup ignores SIGHUP, and means it.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self.note)
         self._done.clear()
         if sys.platform == "win32":
