@@ -18,12 +18,15 @@ from typing import Final, Literal
 
 from llamarec.checkpoints import durable
 from llamarec.checkpoints.layout import (
+    ADAPTER_CONFIG,
     MANIFEST,
     OPTIMIZER,
     RNG_PATTERN,
+    SCALER,
     SCHEDULER,
     STATE_NAME,
     TRAINER_STATE,
+    WEIGHTS,
     step_of,
     weight_files,
 )
@@ -123,10 +126,19 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
     problems = []
     if manifest.step != (step_of(checkpoint) if step_of(checkpoint) is not None else manifest.step):
         problems.append(f"{MANIFEST} is of step {manifest.step}, the folder's name says {checkpoint.name}")
+    # Any other file may lie there; one that a resume would read may not.
+    there = {path.name for path in checkpoint.iterdir() if path.is_file()} - manifest.files.keys()
+    problems += [f"{name} was not saved with this checkpoint" for name in sorted(there) if _is_read(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         checked = pool.map(lambda item: _problem(checkpoint, item[0], item[1], deep), manifest.files.items())
         problems += [text for text in checked if text]
     return problems
+
+
+def _is_read(name: str) -> bool:
+    return name in (*WEIGHTS, ADAPTER_CONFIG, TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER) or bool(
+        RNG_PATTERN.fullmatch(name)
+    )
 
 
 def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:

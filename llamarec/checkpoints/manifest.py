@@ -138,15 +138,20 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 def _from_content(content: dict[str, Any], where: str) -> Manifest:
     try:
-        content["files"] = {inside(name): FileEntry(**entry) for name, entry in content["files"].items()}
-        content["sessions"] = tuple(
-            Session(**{**session, "changes": tuple(session["changes"])}) for session in content["sessions"]
-        )
         # A later writer of the same format may say more.
-        known = {item.name for item in fields(Manifest)}
-        return Manifest(**{name: value for name, value in content.items() if name in known})
+        files = {inside(name): FileEntry(**_known(FileEntry, entry)) for name, entry in content["files"].items()}
+        sessions = tuple(
+            Session(**{**_known(Session, session), "changes": tuple(session.get("changes", ()))})
+            for session in content["sessions"]
+        )
+        return Manifest(**{**_known(Manifest, content), "files": files, "sessions": sessions})
     except (TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{where}: does not say what a manifest says", found=str(error)) from error
+
+
+def _known(cls: type[Any], content: dict[str, Any]) -> dict[str, Any]:
+    known = {item.name for item in fields(cls)}
+    return {name: value for name, value in content.items() if name in known}
 
 
 def inside(name: str) -> str:
