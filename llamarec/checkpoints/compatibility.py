@@ -14,6 +14,9 @@ Decision = Literal["kept", "applied", "refused"]
 UNTRACKED: Final = frozenset(
     {
         "resume_from_checkpoint",
+        "allow_changed",
+        "allow_partial_resume",
+        "restart",
         "output_dir",
         "logging_dir",
         "run_name",
