@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT (Ctrl-C), SIGHUP (a closed terminal), on Windows Ctrl-Break and the closing of the console.
+"""Requests to stop: SIGTERM, Ctrl-C, a closed terminal (SIGHUP), on Windows Ctrl-Break and a closed console.
 
 A handler only takes note; the training loop stops at the next edge of a step. The second request changes nothing, the
 third ends the process at once (which is safe at any moment, but loses what was not saved).
