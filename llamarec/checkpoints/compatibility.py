@@ -59,6 +59,7 @@ _REFUSED: Final[dict[str, str]] = {
     "data_seed": "the order of the samples follows from it",
     "train_sampling_strategy": "the order of the samples follows from it",
 }
+_WIDTH: Final = 60
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,24 @@ def refuse(checkpoint: str, changes: list[Change]) -> None:
     indent = "\n" + " " * 12
     raise CheckpointError(
         f"{checkpoint} is of another run than this command",
-        expected=indent.join(f"{change.name} {_shown(change.old)} ({change.why})" for change in refused),
-        found=indent.join(f"{change.name} {_shown(change.new)}" for change in refused),
+        expected=indent.join(f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused),
+        found=indent.join(f"{change.name} {_shown(change.new, change.old)}" for change in refused),
         hint=f"leave the flag out to keep the checkpoint's value, or start anew in another --output_dir; "
         f"if you know that it fits: --allow_changed {names}",
     )
 
 
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _shown(value: Any, other: Any) -> str:
+    """A value as far as it differs from the other one, so that both can be told apart."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        value, other = (
+            {name: item for name, item in a.items() if name not in b or b[name] != item}
+            for a, b in ((value, other), (other, value))
+        )
+    text, beside = str(value), str(other)
+    if len(text) <= _WIDTH:
+        return text
+    same = next((at for at, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), len(beside))
+    start = max(min(same - _WIDTH // 2, len(text) - _WIDTH), 0)
+    cut = text[start : start + _WIDTH]
+    return f"{'...' if start else ''}{cut}{'...' if start + _WIDTH < len(text) else ''}"
