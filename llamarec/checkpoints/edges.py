@@ -7,72 +7,21 @@ book of is copied at each edge, and put back before it is saved, so that a resum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import torch
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
-from llamarec.checkpoints.position import Position
-from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.edge import Edge
+from llamarec.checkpoints.parts import Parts
 
 _REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
 # Grows from edge to edge, or holds what is copied otherwise.
 _NOT_COPIED: Final = ("log_history", "stateful_callbacks")
 
 
-@dataclass(frozen=True)
-class Edge:
-    """What a training keeps book of, as it was at an edge.
-
-    Attributes:
-        rng: Random states.
-        state: Fields of the Trainer's state but its history.
-        history_rows: Length of the history.
-        requests: Flags of the Trainer's control.
-        callbacks: What each callback that can be saved remembers.
-        loss_since_log: Tensor of one.
-        loss_total: See `Progress`.
-        logged_step: See `Progress`.
-        flos: Not yet added to the state's.
-        position: The next sample.
-        grad_norm: See `Progress`.
-        learning_rate: See `Progress`.
-        events_due: The step is done, its callbacks have not been called.
-    """
-
-    rng: dict[str, Any]
-    state: dict[str, Any]
-    history_rows: int
-    requests: dict[str, bool]
-    callbacks: list[tuple[Any, dict[str, Any]]]
-    loss_since_log: torch.Tensor
-    loss_total: float
-    logged_step: int
-    flos: float
-    position: Position
-    grad_norm: Any
-    learning_rate: float | None
-    events_due: bool
-
-
-class Edges:
+class Edges(Parts):
     """Mixin before `Trainer`: takes edges and goes back to them."""
-
-    # Of the Trainer.
-    state: Any
-    control: Any
-    callback_handler: Any
-    current_flos: float
-    _tr_loss: torch.Tensor
-    _total_loss_scalar: float
-    _globalstep_last_logged: int
-    # Of the other mixins.
-    _progress: Progress
-    _save_due: bool
-    _best_due: bool
-    _edge: Edge | None = None
 
     def _take_edge(self, *, events_due: bool = False) -> None:
         """All state belongs together now."""

@@ -19,10 +19,7 @@ from llamarec.checkpoints import memory, randomness
 from llamarec.checkpoints.data import SliceSampler
 from llamarec.checkpoints.edges import Edges
 from llamarec.checkpoints.position import Position, step_slices
-from llamarec.checkpoints.progress import Progress
-from llamarec.checkpoints.signals import StopRequests
 from llamarec.checkpoints.together import Together
-from llamarec.errors import DoesNotFitError
 
 
 class StopNowError(Exception):
@@ -32,32 +29,10 @@ class StopNowError(Exception):
 class StepLoop(Edges, Together):
     """Mixin before `Trainer`: the loop over the steps of an epoch."""
 
-    # Of the Trainer.
-    args: Any
-    state: Any
-    control: Any
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    callback_handler: Any
-    current_flos: float
-    _tr_loss: torch.Tensor
-    _total_loss_scalar: float
-    _globalstep_last_logged: int
-    # Of the other mixins.
-    _progress: Progress
-    _stop: StopRequests
-    _torn: bool = False
-    _in_loop: bool = False
-    _save_due: bool = False
-    _best_due: bool = False
-    _last_save_time: float = 0.0
-
     def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **rest: Any) -> None:
         """One epoch, from the position to its end; as `Trainer._run_epoch`, which is called with the same arguments."""
         report = partial(
-            self._maybe_log_save_evaluate,  # type: ignore[attr-defined]
+            self._maybe_log_save_evaluate,
             model=model,
             trial=rest["trial"],
             epoch=epoch,
@@ -81,7 +56,7 @@ class StepLoop(Edges, Together):
         if self._in_loop:
             return
         self._in_loop = True
-        self._restore_last()  # type: ignore[attr-defined]
+        self._restore_last()
         events_due = self._progress.events_due
         self._take_edge(events_due=events_due)
         if events_due:
@@ -93,7 +68,7 @@ class StepLoop(Edges, Together):
     def _open_epoch(self) -> None:
         """Before any other callback hears of a new epoch: what they draw belongs to it, and is drawn after a resume."""
         if self._progress.position.sample == 0:
-            self._enter_training(self._bare_report(None, time.time()))  # type: ignore[attr-defined]
+            self._enter_training(self._bare_report(None, time.time()))
             self._take_edge()
 
     def _run_steps(self, model: Any, epoch: int, train_dataloader: Any, report: Any) -> None:
@@ -130,7 +105,7 @@ class StepLoop(Edges, Together):
         Returns:
             The losses of the micro-batches, scaled so that their sum is the step's.
         """
-        num_items = self._num_items_in_step([batch for batch, _ in pieces])  # type: ignore[attr-defined]
+        num_items = self._num_items_in_step([batch for batch, _ in pieces])
         rng = randomness.capture()
         while True:
             losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
@@ -158,7 +133,7 @@ class StepLoop(Edges, Together):
                         raise StopNowError
                     # A mean over samples, however they are cut: the Trainer divides the loss of a micro-batch by this.
                     self.current_gradient_accumulation_steps = share / samples
-                    losses.append(self.training_step(model, batch, num_items))  # type: ignore[attr-defined]
+                    losses.append(self.training_step(model, batch, num_items))
                     self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
         except Exception as error:
             if not memory.is_out_of_memory(error):
@@ -185,19 +160,19 @@ class StepLoop(Edges, Together):
                 use,
                 longest=_longest([batch for batch, _ in pieces]),
                 checkpointing=bool(self.args.activation_checkpointing),
-                last=self._last_good_path(),  # type: ignore[attr-defined]
+                last=self._last_good_path(),
             )
         share = self.args.train_batch_size * self.args.gradient_accumulation_steps
         self._progress.micro_batch, text = memory.halved(now, use, share)
-        self._say(text)  # type: ignore[attr-defined]
+        self._say(text)
 
     def _update(self, model: Any) -> None:
         """The optimizer's step; whole, or not at all."""
         # Accelerate's wrapper steps only when told that the gradients are complete.
         self.accelerator.gradient_state._set_sync_gradients(True)
         clips = self.args.max_grad_norm is not None and self.args.max_grad_norm > 0
-        grad_norm = self._clip_grad_norm(model) if clips else None  # type: ignore[attr-defined]
-        grad_norm = self._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[attr-defined]
+        grad_norm = self._clip_grad_norm(model) if clips else None
+        grad_norm = self._get_grad_norm(model, grad_norm=grad_norm)
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         rollback = memory.Rollback(self.optimizer)
         try:
@@ -209,7 +184,7 @@ class StepLoop(Edges, Together):
         # Until the step is counted.
         self._torn = True
         self._progress.grad_norm = grad_norm
-        self._progress.learning_rate = self._get_learning_rate()  # type: ignore[attr-defined]
+        self._progress.learning_rate = self._get_learning_rate()
         if not self.accelerator.optimizer_step_was_skipped and self._steps_scheduler():
             self.lr_scheduler.step()
         model.zero_grad()
@@ -221,17 +196,16 @@ class StepLoop(Edges, Together):
         except Exception as error:
             if not memory.is_out_of_memory(error) or self.args.world_size > 1:
                 raise
-        if not rollback.undo():
-            self._torn = True
-            raise DoesNotFitError(
-                "out of memory inside the optimizer's step, and the model is too large to keep a copy through it",
-                found=f"{memory.measure(self.args.device)}",
-                hint="--optim adamw_8bit or adafactor needs less; the last checkpoint is good: "
-                + self._last_good_path(),  # type: ignore[attr-defined]
-            )
-        memory.free_cached()
-        self._say("out of memory inside the optimizer's step: undone, the cache freed, and once more")  # type: ignore[attr-defined]
-        self.optimizer.step()
+        if rollback.undo():
+            memory.free_cached()
+            self._say("out of memory inside the optimizer's step: undone, the cache freed, and once more")
+            try:
+                self.optimizer.step()
+                return
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+        raise memory.optimizer_does_not_fit(memory.measure(self.args.device), self._last_good_path())
 
     def _steps_scheduler(self) -> bool:
         from transformers.optimization import GreedyLR
@@ -250,9 +224,9 @@ class StepLoop(Edges, Together):
         # A float in every process, also where a short step left nothing to do: they are gathered.
         self.current_flos = float(self.current_flos)
         for batch, _ in pieces:
-            self.current_flos += float(self.floating_point_ops(batch))  # type: ignore[attr-defined]
+            self.current_flos += float(self.floating_point_ops(batch))
         for batch in self._as_many_in_all_processes([batch for batch, _ in pieces]):
-            self._track_num_input_tokens(batch)  # type: ignore[attr-defined]
+            self._track_num_input_tokens(batch)
         self.state.global_step += 1
         self.state.epoch = position.epoch + position.sample / num_samples
         self._progress.position = position
@@ -273,18 +247,18 @@ class StepLoop(Edges, Together):
         """
         if not taken:
             self._take_edge()
-        seconds = self._config.save_seconds  # type: ignore[attr-defined]
+        seconds = self._config.save_seconds
         time_due = bool(seconds) and time.monotonic() - self._last_save_time >= seconds
         # An epoch's edge follows its last step's: saved again for the clock, that one would count as passing.
-        time_due = time_due and self._last_saved_step != self.state.global_step  # type: ignore[attr-defined]
+        time_due = time_due and self._last_saved_step != self.state.global_step
         time_due = time_due and self.args.save_strategy != SaveStrategy.NO
         stops, by_time = self._any_process(bool(self._stop.received), time_due)
         if self._save_due or self._best_due:
-            self._save_at_edge("scheduled" if self._save_due else "best")  # type: ignore[attr-defined]
+            self._save_at_edge("scheduled" if self._save_due else "best")
         elif by_time and not stops:
-            self._save_at_edge("time")  # type: ignore[attr-defined]
+            self._save_at_edge("time")
         if stops:
-            self._save_and_stop()  # type: ignore[attr-defined]
+            self._save_and_stop()
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; a request to stop ends an evaluation during training at once."""

@@ -178,6 +178,17 @@ def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: boo
     )
 
 
+def optimizer_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
+    """The error for an optimizer's step that runs out of memory: smaller micro-batches cannot help there."""
+    return DoesNotFitError(
+        "out of memory inside the optimizer's step, for the second time",
+        expected="room for the moments of every trained weight, and for the step's own copies of them",
+        found=_measured(use),
+        hint="--optim adamw_8bit or --optim adafactor keeps smaller moments; "
+        + (f"--resume_from_checkpoint {last} is good" if last else "there is no checkpoint yet"),
+    )
+
+
 def bytes_freed_by_4_bits(model: Any) -> int:
     """What NF4 with double quantisation would save on the frozen matrices of a model: 4.13 bits a weight remain."""
     if not hasattr(model, "named_parameters"):

@@ -9,9 +9,9 @@ import torch
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
 from llamarec.checkpoints import randomness
-from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, TRAINER_STATE
 from llamarec.checkpoints.loading import load_pickled
+from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.resume import Resume, effective_batch, hyperparameters_of
@@ -19,28 +19,8 @@ from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.errors import CheckpointError
 
 
-class Resuming:
+class Resuming(Parts):
     """Mixin before `Trainer`: the places of its training loop where a checkpoint comes in."""
-
-    # Of the Trainer.
-    args: Any
-    state: Any
-    control: Any
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    callback_handler: Any
-    _tr_loss: Any
-    _total_loss_scalar: float
-    _globalstep_last_logged: int
-    _initial_global_step: int
-    _created_lr_scheduler: bool
-    # Of the other mixins.
-    _config: CheckpointConfig
-    _progress: Progress
-    _resume: Resume | None = None
-    _own_options: dict[str, Any]
 
     # ---- How long ----
 
@@ -126,9 +106,9 @@ class Resuming:
     def _restore_best(self) -> None:
         """A best model is remembered by its step; its place is wherever the run's folder is now."""
         step = self.state.best_global_step
-        folder = self._best_folder(step) if step is not None else None  # type: ignore[attr-defined]
+        folder = self._best_folder(step) if step is not None else None
         if step is not None and folder is None and self.args.load_best_model_at_end:
-            self._say(  # type: ignore[attr-defined]
+            self._say(
                 f"note: the best model so far (step {step:,}, {self.state.best_metric:.4g}) lies neither in "
                 f"checkpoint-{step} nor in the run's folder: the best is chosen anew from here on"
             )
@@ -139,7 +119,7 @@ class Resuming:
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         if self._resume is not None:
-            self._load_weights(self._resume.choice.verdict.path)  # type: ignore[attr-defined]
+            self._load_weights(self._resume.choice.verdict.path)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
         if self._resume is not None:
             self._load_optimizer(self._resume)
@@ -235,7 +215,7 @@ class Resuming:
     def _bare_report(self, trial: Any, start_time: float) -> Any:
         """What an epoch gives to `_enter_training`, for a training that has no epoch left."""
         return partial(
-            self._maybe_log_save_evaluate,  # type: ignore[attr-defined]
+            self._maybe_log_save_evaluate,
             model=self.model,
             trial=trial,
             epoch=self._progress.position.epoch,

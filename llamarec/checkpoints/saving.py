@@ -19,8 +19,6 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
-from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.edges import Edge
 from llamarec.checkpoints.layout import (
     OPTIMIZER,
     SCALER,
@@ -28,54 +26,21 @@ from llamarec.checkpoints.layout import (
     STATE_NAME,
     TRAINER_STATE,
     TRAINING_ARGS,
-    RunFolder,
 )
 from llamarec.checkpoints.loop import StopNowError
-from llamarec.checkpoints.manifest import Manifest, Session
-from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.publish import Staging
-from llamarec.checkpoints.saver import Saver, Snapshot, say_on_stderr
-from llamarec.checkpoints.signals import Interrupted, StopRequests
+from llamarec.checkpoints.saver import Snapshot, say_on_stderr
+from llamarec.checkpoints.signals import Interrupted
 from llamarec.checkpoints.snapshot import copied, model_state, num_bytes_of, pickled, pickling
 from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-class Saving:
+class Saving(Parts):
     """Mixin before `Trainer`: what is saved, when, and what happens on a stop or an exception."""
-
-    # Of the Trainer.
-    args: Any
-    state: Any
-    control: Any
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    callback_handler: Any
-    _tr_loss: Any
-    _total_loss_scalar: float
-    _globalstep_last_logged: int
-    # Of the other mixins.
-    _config: CheckpointConfig
-    _run: RunFolder
-    _saver: Saver | None
-    _progress: Progress
-    _stop: StopRequests
-    _sessions: tuple[Session, ...]
-    _run_id: str
-    _sequence: int
-    _fingerprints: dict[str, Any]
-    _given: dict[str, Any]
-    _parent: int | None
-    _edge: Edge | None
-    _torn: bool
-    _in_loop: bool
-    _save_due: bool
-    _best_due: bool
-    _last_save_time: float
-    _last_saved_step: int
 
     # ---- When ----
 
@@ -120,7 +85,7 @@ class Saving:
             yield
         except StopNowError:
             self.model.zero_grad()
-            self._return_to_edge()  # type: ignore[attr-defined]
+            self._return_to_edge()
             self._save_and_stop()
         except Exception as error:
             self._save_after(error)
@@ -135,7 +100,7 @@ class Saving:
             self._say(f"{type(error).__name__} after step {step:,}; this step cannot be saved; last good: {good}")
             return
         try:
-            self._return_to_edge()  # type: ignore[attr-defined]
+            self._return_to_edge()
             step = self.state.global_step
             if self._last_saved_step != step or self._is_open():
                 self._save_at_edge("exception")
@@ -149,14 +114,14 @@ class Saving:
         return bool(self._progress.events_due or self.control.should_evaluate or self.control.should_save)
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        self._enter_training(self._bare_report(trial, start_time))  # type: ignore[attr-defined]
+        self._enter_training(self._bare_report(trial, start_time))
         self._in_loop = False
         if self._saver is not None:
             self._saver.wait()
         # The Trainer's own clean-up deletes by names and time stamps; ours has been done.
         best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
         if self.args.load_best_model_at_end:
-            self._load_best_model()  # type: ignore[attr-defined]
+            self._load_best_model()
         output = super()._finalize_training(trial, num_train_samples, start_time)  # type: ignore[misc]
         self.state.best_model_checkpoint = best
         return output
@@ -165,7 +130,7 @@ class Saving:
 
     def _snapshot(self, reason: str) -> Snapshot | None:
         """Everything a checkpoint holds, copied; None in all processes but the first."""
-        self.store_flos()  # type: ignore[attr-defined]
+        self.store_flos()
         rng = self._rng_of_all_processes()
         if not self.args.should_save:
             return None
@@ -216,12 +181,12 @@ class Saving:
 
     def _saves_from_copy(self) -> bool:
         """Whether weights can be written from a copy: not where a subclass has its own `save_model`."""
-        return type(self).save_model is Trainer.save_model and self._config.background_saves  # type: ignore[attr-defined]
+        return type(self).save_model is Trainer.save_model and self._config.background_saves
 
     def _save_live_model(self, number: int) -> Path:
         """Writes the live model beside the checkpoints, for kinds that cannot be written from a copy."""
         folder = self._run.path / f".live-{number}"
-        self.save_model(str(folder), _internal_call=True)  # type: ignore[attr-defined]
+        self.save_model(str(folder), _internal_call=True)
         return folder
 
     def _unwrapped(self) -> Any:
@@ -274,7 +239,7 @@ class Saving:
             run_id=self._run_id,
             parent=self._parent,
             metrics=self._metrics(),
-            hyperparameters=self._hyperparameters(),  # type: ignore[attr-defined]
+            hyperparameters=self._hyperparameters(),
             given=self._given,
             fingerprints=self._fingerprints,
             environment=_environment(self.args),

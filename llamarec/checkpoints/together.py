@@ -7,13 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from llamarec.checkpoints.parts import Parts
 
-class Together:
+
+class Together(Parts):
     """Mixin before `Trainer`: its processes agree at the edges of a step, and exchange gradients once in it."""
-
-    # Of the Trainer.
-    args: Any
-    model: Any
 
     def _single(self, model: Any) -> Any:
         """The model without DistributedDataParallel: gradients are averaged here, once a step, when all is well."""

@@ -11,20 +11,14 @@ from transformers import Trainer
 from llamarec.checkpoints.discovery import best_in
 from llamarec.checkpoints.durable import sha256_of
 from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.parts import Parts
 from llamarec.errors import CheckpointError
 
 
-class Weights:
+class Weights(Parts):
     """Mixin before `Trainer`: loading weights."""
-
-    # Of the Trainer.
-    state: Any
-    model: Any
-    # Of the other mixins.
-    _run: RunFolder
 
     def _load_best_model(self) -> None:
         """The best model of this line of training, verified."""
@@ -33,7 +27,7 @@ class Weights:
             return
         folder = self._best_folder(step)
         if folder is None:
-            self._say(f"WARNING: the best model (step {step:,}) is not there any more; the last one is used")  # type: ignore[attr-defined]
+            self._say(f"WARNING: the best model (step {step:,}) is not there any more; the last one is used")
             return
         self._load_weights(folder)
 
@@ -50,7 +44,7 @@ class Weights:
         Raises:
             CheckpointError: they are damaged, hostile, or of another shape.
         """
-        model = self._unwrapped()  # type: ignore[attr-defined]
+        model = self._unwrapped()
         weights = load_weights(folder)
         if weights is None:
             Trainer._load_from_checkpoint(self, str(folder), self.model)  # type: ignore[arg-type]

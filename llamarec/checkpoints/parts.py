@@ -1,0 +1,80 @@
+"""What the mixins of `ResumableTrainer` see of the Trainer and of each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.edge import Edge
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.progress import Progress
+from llamarec.checkpoints.resume import Resume
+from llamarec.checkpoints.saver import Saver
+from llamarec.checkpoints.signals import StopRequests
+
+
+class Parts:
+    """Names and types only; nothing here has a value of its own but the flags of a training that has not begun."""
+
+    # ---- Of the Trainer ----
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    callback_handler: Any
+    current_flos: float
+    _tr_loss: torch.Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    _initial_global_step: int
+    training_step: Any
+    store_flos: Any
+    save_model: Any
+    floating_point_ops: Any
+    _track_num_input_tokens: Any
+    _clip_grad_norm: Any
+    _get_grad_norm: Any
+    _get_learning_rate: Any
+    _maybe_log_save_evaluate: Any
+
+    # ---- Of the mixins ----
+    _config: CheckpointConfig
+    _own_options: dict[str, Any]
+    _given: dict[str, Any]
+    _fingerprints: dict[str, Any]
+    _run: RunFolder
+    _saver: Saver | None
+    _progress: Progress
+    _stop: StopRequests
+    _sessions: tuple[Session, ...]
+    _run_id: str
+    _sequence: int
+    _parent: int | None
+    _edge: Edge | None = None
+    _resume: Resume | None = None
+    _torn: bool = False
+    _in_loop: bool = False
+    _save_due: bool = False
+    _best_due: bool = False
+    _last_save_time: float = 0.0
+    _last_saved_step: int = -1
+    _say: Any
+    _unwrapped: Any
+    _hyperparameters: Any
+    _num_items_in_step: Any
+    _bare_report: Any
+    _enter_training: Any
+    _return_to_edge: Any
+    _restore_last: Any
+    _save_at_edge: Any
+    _save_and_stop: Any
+    _last_good_path: Any
+    _load_weights: Any
+    _load_best_model: Any
+    _best_folder: Any
