@@ -12,14 +12,14 @@ REASONS = ("scheduled", "final", "time", "signal", "exception", "best")
 
 
 @st.composite
-def folders(draw: st.DrawFn) -> list[Kept]:
+def folders(draw: st.DrawFn, *, plain: bool = True) -> list[Kept]:
     """What may lie in a run's folder: steps and saves in any order, some damaged, some of a plain Trainer."""
     steps = draw(st.lists(st.integers(0, 30), min_size=1, max_size=12, unique=True))
     sequences = draw(st.permutations(range(len(steps))))
     return [
         Kept(
             step=step,
-            sequence=-1 if draw(st.booleans()) and draw(st.booleans()) else sequence,
+            sequence=-1 if plain and draw(st.booleans()) and draw(st.booleans()) else sequence,
             is_good=draw(st.booleans()) or draw(st.booleans()),
             reason=draw(st.sampled_from(REASONS)),
             best_step=draw(st.one_of(st.none(), st.sampled_from(steps))),
@@ -47,7 +47,8 @@ def test_what_is_never_deleted(checkpoints: list[Kept], limit: int) -> None:
     assert all(kept in stay for kept in checkpoints if not kept.is_good and kept.sequence < 0)
 
 
-@given(checkpoints=folders(), limit=st.integers(1, 5))
+# Whether a plain Trainer's checkpoint is newer than ours depends on what else is there, so these two are about ours.
+@given(checkpoints=folders(plain=False), limit=st.integers(1, 5))
 def test_deleting_is_done_with_one_pass_and_not_too_timid(checkpoints: list[Kept], limit: int) -> None:
     gone = to_delete(checkpoints, limit)
     stay = [kept for kept in checkpoints if kept.step not in gone]
@@ -55,7 +56,7 @@ def test_deleting_is_done_with_one_pass_and_not_too_timid(checkpoints: list[Kept
     assert len([kept for kept in stay if kept.is_good]) <= 2 * (limit + 1) or not gone
 
 
-@given(checkpoints=folders(), limit=st.integers(1, 5))
+@given(checkpoints=folders(plain=False), limit=st.integers(1, 5))
 def test_a_pass_that_was_killed_is_finished_by_the_next(checkpoints: list[Kept], limit: int) -> None:
     gone = to_delete(checkpoints, limit)
     for done in range(len(gone)):

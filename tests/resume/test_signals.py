@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -228,8 +230,7 @@ def test_a_stop_that_comes_during_the_last_save_finds_the_run_finished(
 
 def test_handlers_are_given_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    trainer = small_trainer(tmp_path, max_steps=1)
-    trainer.train()
+    small_trainer(tmp_path, max_steps=1).train()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
@@ -286,9 +287,6 @@ def test_an_exception_at_any_moment(name: str, tmp_path: Path, uninterrupted: di
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process on SIGTERM at once")
 def test_a_process_ends_with_the_exit_code(tmp_path: Path) -> None:
     """The program as a scheduler sees it."""
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "tests.resume.training", "--output_dir", str(tmp_path), "--max_steps", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
