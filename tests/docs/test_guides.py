@@ -222,7 +222,7 @@ def test_the_loop_starts_again_on_75_alone(tmp_path: Path, codes: list[int], end
     _answer_with(tmp_path, codes)
     script = tmp_path / "train.sh"
     script.write_text("\n".join(_loop("sh").lines) + "\n", encoding="utf-8")
-    assert subprocess.run(["sh", str(script)], env=_path_with(tmp_path), check=False).returncode == ends
+    assert subprocess.run(["sh", str(script)], env=_path_with(tmp_path), check=False, timeout=20).returncode == ends
     assert (tmp_path / "codes").read_text(encoding="utf-8").split() == []
 
 
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_the_loop_when_the_training_has_saved(tmp_path: Path) -> Non
     _answer_with(tmp_path, [75, 75], before="kill -INT $PPID")
     script = tmp_path / "train.sh"
     script.write_text("\n".join(_loop("sh").lines) + "\n", encoding="utf-8")
-    assert subprocess.run(["sh", str(script)], env=_path_with(tmp_path), check=False).returncode == 130
+    assert subprocess.run(["sh", str(script)], env=_path_with(tmp_path), check=False, timeout=20).returncode == 130
     assert (tmp_path / "codes").read_text(encoding="utf-8").split() == ["75"]
 
 
@@ -244,7 +244,7 @@ def test_the_powershell_loop_starts_again_on_75_alone(tmp_path: Path, codes: lis
     lines = "\n".join(_loop("powershell").lines).replace("-Seconds 5", "-Seconds 0")
     script.write_text(lines + "\n", encoding="utf-8")
     command = ["pwsh", "-NoProfile", "-File", str(script)]
-    assert subprocess.run(command, env=_path_with(tmp_path), check=False).returncode == ends
+    assert subprocess.run(command, env=_path_with(tmp_path), check=False, timeout=20).returncode == ends
 
 
 def _loop(kind: str) -> Block:
