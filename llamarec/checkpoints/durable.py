@@ -30,15 +30,27 @@ class HashingFile:
     """A file that is written once, front to back, and knows its size and SHA-256 when it is closed.
 
     It offers what `torch.save` asks of a file object.
+
+    Attributes:
+        num_bytes: Written so far.
+        error: What the system said when a write failed; `torch.save` says something else.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._hash, self.num_bytes = path, hashlib.sha256(), 0
+        self.error: OSError | None = None
         announce("make", path)
         self._file: BinaryIO = path.open("xb")
 
     def write(self, data: bytes | memoryview) -> int:
         """Appends."""
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def _write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         self._hash.update(view)
         self.num_bytes += len(view)
@@ -138,6 +150,16 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folders(path: Path) -> None:
+    """A folder and those that lead to it: there, and on the medium."""
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    announce("make", path)
+    path.mkdir(exist_ok=True)
+    fsync_folder(path.parent)
 
 
 def rename(source: Path, target: Path) -> None:

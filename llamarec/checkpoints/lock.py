@@ -11,8 +11,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from llamarec.checkpoints import durable
 from llamarec.checkpoints.layout import RunFolder
-from llamarec.errors import LockedError
+from llamarec.errors import CheckpointError, LockedError
 
 
 class RunLock:
@@ -31,15 +32,22 @@ class RunLock:
 
         Raises:
             LockedError: another process has it.
+            CheckpointError: the folder cannot be written.
         """
-        self._run.path.mkdir(parents=True, exist_ok=True)
         try:
+            durable.make_folders(self._run.path)
             self._lock.acquire()
         except Timeout as error:
             raise LockedError(
                 f"another run is training in {self._run.path}",
                 found=describe_holder(self._run),
                 hint="wait for it, stop it, or give this one another --output_dir (or --experiment_root)",
+            ) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._run.path} cannot be written",
+                found=str(error),
+                hint="another --output_dir (or --experiment_root), or: chmod u+w",
             ) from error
         holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):

@@ -35,9 +35,18 @@ class Staging:
         self.write_with(name, lambda file: file.write(data))
 
     def write_with(self, name: str, writer: Callable[[BinaryIO], object]) -> None:
-        """Adds a file that `writer` writes, front to back."""
+        """Adds a file that `writer` writes, front to back.
+
+        Raises:
+            OSError: the disk is full or cannot be written, whatever the writer makes of that.
+        """
         with durable.hashing_file(self.path / name) as file:
-            writer(cast(BinaryIO, file))
+            try:
+                writer(cast(BinaryIO, file))
+            except Exception as error:
+                if file.error is not None and error is not file.error:
+                    raise file.error from error
+                raise
             digest = file.sync_and_close()
             self.files[name] = FileEntry(file.num_bytes, digest)
 
@@ -101,10 +110,17 @@ def take_name(run: RunFolder, step: int) -> None:
         if replaced.exists():
             durable.remove_tree(replaced)
         durable.rename(final, replaced)
-    durable.rename(run.saving(step), final)
+    try:
+        durable.rename(run.saving(step), final)
+    except OSError:
+        if replaced.exists():
+            durable.rename(replaced, final)
+        raise
     durable.fsync_folder(run.path)
     if replaced.exists():
-        durable.remove_tree(replaced)
+        # The save is good, whether or not the old one can be deleted; `recover` tries again.
+        with contextlib.suppress(OSError):
+            durable.remove_tree(replaced)
 
 
 def delete(run: RunFolder, step: int) -> None:
@@ -122,7 +138,21 @@ def recover(run: RunFolder) -> list[str]:
 
     Returns:
         What was done, one sentence each.
+
+    Raises:
+        CheckpointError: the folder cannot be written. Nothing is lost by that.
     """
+    try:
+        return _recover(run)
+    except OSError as error:
+        raise CheckpointError(
+            f"what a killed save left in {run.path} could not be cleared",
+            found=str(error),
+            hint="make room on the disk, or make the folder writable, and try again",
+        ) from error
+
+
+def _recover(run: RunFolder) -> list[str]:
     done = []
     left = run.leftovers()
     # A step that was being replaced has no checkpoint: the new one if it is complete, else the old one back.
@@ -153,6 +183,8 @@ def publish_best(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], N
     moment that is complete, `recover` finishes what a kill interrupts. Each file is replaced whole, and between two
     renames the files still fit together: the configuration does not change within a run.
     """
+    # A move that failed half-way left files that are nowhere else.
+    _recover_best(run)
     with staged(run.best_staging) as staging:
         fill(staging)
         staging.adopt()
@@ -165,17 +197,18 @@ def publish_best(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], N
 def _move_best(run: RunFolder) -> None:
     staging = run.best_staging
     stale = _only_in_old_best(run)
-    # best.json goes last; while it is in the staging folder the move is not over.
-    files = [path for path in sorted(staging.iterdir()) if path.name != BEST_MANIFEST]
-    for path in [*files, staging / BEST_MANIFEST]:
+    for path in [path for path in sorted(staging.iterdir()) if path.name != BEST_MANIFEST]:
         target = run.path / path.name
         if path.is_dir() and target.is_dir():
             durable.remove_tree(target)
         durable.rename(path, target)
-    durable.fsync_folder(run.path)
     for name in stale:
         # Of an adapter in another format; a reader would not know which one counts.
         durable.unlink(run.path / name)
+    durable.fsync_folder(run.path)
+    # Last: while best.json is in the staging folder the move is not over.
+    durable.rename(staging / BEST_MANIFEST, run.path / BEST_MANIFEST)
+    durable.fsync_folder(run.path)
     durable.remove_tree(staging)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -39,11 +40,13 @@ class Snapshot:
         manifest: All but the files.
         fill: Writes the files.
         num_bytes: About what they take.
+        can_retry: `fill` may be called a second time.
     """
 
     manifest: Manifest
     fill: Callable[[Staging], None]
     num_bytes: int
+    can_retry: bool = False
 
 
 class Saver:
@@ -77,6 +80,7 @@ class Saver:
         self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
         self._pool = ThreadPoolExecutor(1, "checkpoint-saver") if in_background else None
         self._pending: Future[None] | None = None
+        self._owed: Snapshot | None = None
         self.last_good: int | None = None
         self.last_bytes = 0
         self.last_error = ""
@@ -105,20 +109,45 @@ class Saver:
             self._pool.shutdown()
 
     def _write(self, snapshot: Snapshot) -> None:
-        step = snapshot.manifest.step
+        step, best_step = snapshot.manifest.step, snapshot.manifest.metrics.get("best_step")
+        self._write_owed(best_step)
         try:
-            self._require_space(snapshot)
-            written = publish(self.run, snapshot.manifest, snapshot.fill)
-            self._check(step)
-            self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
-            self.bring_best(written)
-        except (OSError, LlamarecError) as error:
+            written = self._publish(snapshot)
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
             self._failed(step, error)
+            if step == best_step and snapshot.can_retry:
+                self._owed = snapshot
             return
-        self._tidy(step)
+        self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
+        self.finish(written)
         self._back_up(step)
 
-    def _tidy(self, step: int) -> None:
+    def _publish(self, snapshot: Snapshot) -> Manifest:
+        self._require_space(snapshot)
+        written = publish(self.run, snapshot.manifest, snapshot.fill)
+        self._check(snapshot.manifest.step)
+        return written
+
+    def _write_owed(self, best_step: int | None) -> None:
+        """The best model so far, if its own save failed: it is nowhere but in memory."""
+        if self._owed is None or self._owed.manifest.step != best_step:
+            self._owed = None
+            return
+        try:
+            self._publish(self._owed)
+        except Exception as error:
+            self._say(f"WARNING: the best model (step {best_step}) still could not be saved: {_first_line(error)}")
+            return
+        self._owed = None
+
+    def finish(self, manifest: Manifest) -> None:
+        """What follows when the newest checkpoint is there; also on a resume, since a kill may have come before it."""
+        step = manifest.step
+        try:
+            self.bring_best(manifest)
+        except (OSError, LlamarecError) as error:
+            self.last_error = f"the best model could not be put into {self.run.path}: {_first_line(error)}"
+            self._say(f"WARNING: checkpoint-{step} is saved, but {self.last_error}. The next save tries again.")
         try:
             self.rotate()
         except OSError as error:
@@ -135,7 +164,7 @@ class Saver:
             raise CheckpointError(f"checkpoint-{step} is not on the disk as it was written: {verdict.reason}")
 
     def _failed(self, step: int, error: Exception) -> None:
-        self.last_error = f"checkpoint-{step} could not be saved: {str(error).partition(chr(10))[0]}"
+        self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
         self._say(f"WARNING: {self.last_error}. Training goes on; {good}; the next save tries again.")
 
@@ -174,6 +203,10 @@ class Saver:
             self._say(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
 def _is_of_model(name: str) -> bool:
     return name not in _NOT_THE_MODEL and not RNG_PATTERN.fullmatch(name)
 
@@ -193,5 +226,7 @@ def _copy(source: Path, names: list[str], staging: Staging) -> None:
 
 def say_on_stderr(text: str) -> None:
     """A line that a progress bar does not swallow."""
-    sys.stderr.write(f"\n{text}\n")
-    sys.stderr.flush()
+    # The terminal may be gone (SIGHUP); that must not keep anything from being saved.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"\n{text}\n")
+        sys.stderr.flush()

@@ -162,7 +162,8 @@ class Saving(Parts):
                 staging.write(name, data)
 
         manifest = self._manifest(reason)
-        return Snapshot(manifest, fill, num_bytes_of([weights, objects]) + sum(map(len, small.values())))
+        num_bytes = num_bytes_of([weights, objects]) + sum(map(len, small.values()))
+        return Snapshot(manifest, fill, num_bytes, can_retry=live is None)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As `Trainer._save`, with an adapter in the wanted format."""

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import Trainer
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
-from llamarec.checkpoints.discovery import Choice, choose, next_sequence, order_of_saves
+from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence, order_of_saves
 from llamarec.checkpoints.identity import fingerprints_of
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import RunLock
@@ -176,6 +177,7 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
         if self._resume is not None:
             self._saver.last_good = self._resume.step
             self._last_saved_step = self._resume.step
+            self._in_first_process(partial(self._finish_save, self._resume.choice))
             for line in self._resume.plan.lines():
                 self._say_plan(line)
         elif wanted:
@@ -229,6 +231,12 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
         self._sessions = (*(manifest.sessions if manifest is not None else ()), session)
         if manifest is not None:
             self._given = {**manifest.given, **self._given}
+
+    def _finish_save(self, choice: Choice) -> None:
+        """The best model and the deletions that belong to the newest checkpoint: a kill may have come before them."""
+        manifest = choice.verdict.manifest
+        if choice.why == LATEST and not choice.passed_over and manifest is not None and self._saver is not None:
+            self._saver.finish(manifest)
 
     def _check_space(self) -> None:
         if self.args.save_strategy == "no":
