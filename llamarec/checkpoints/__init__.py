@@ -16,7 +16,9 @@ randomness, loading, memory      random states; files that may not execute anyth
 compatibility, plan              what a resume keeps, applies and refuses; what is said before the first step
 snapshot, saver                  a step's state copied from memory; written in the background
 edges, together                  where a step is whole; several processes on one step
-loop, saving, resuming, trainer  the Trainer
+parts                            what the mixins of the Trainer see of each other
+edges, together, feeding, loop, saving, weights, resuming    the mixins
+trainer                          the Trainer
 
 Nothing above `randomness` imports torch, so listing and verifying stay fast. Of the package it imports only `errors`.
 """

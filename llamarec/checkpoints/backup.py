@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def backup(checkpoint: Path, destination: str) -> str:
     with _local_errors(source, run), _locked(run, destination):
         if not _is_there(target, content):
             _copy_in(source, content, run)
-    return target.path
+    return os.path.normpath(target.path)
 
 
 def restore(source: str, run: RunFolder, replace: bool = False) -> Path:

@@ -47,7 +47,7 @@ _WHY: Final[dict[str, str]] = {
     "per_device_train_batch_size": "the position is a number of samples: none is seen twice or missed",
     "gradient_accumulation_steps": "the position is a number of samples: none is seen twice or missed",
     "num_processes": "the position is a number of samples: none is seen twice or missed",
-    "optim": "another optimizer starts without moments if it has other ones",
+    "optim": "another kind of optimizer starts without moments",
     "lr_scheduler_type": "the new curve, at the share of the training that is done",
     "warmup_steps": "counts from the start of training",
     "dataloader_num_workers": "changes no sample",

@@ -253,6 +253,10 @@ class StepLoop(Edges, Together):
         time_due = time_due and self._last_saved_step != self.state.global_step
         time_due = time_due and self.args.save_strategy != SaveStrategy.NO
         stops, by_time = self._any_process(bool(self._stop.received), time_due)
+        # An early stop lies at a validation, which need not be a save.
+        ends = self.control.should_training_stop and self.args.save_strategy != SaveStrategy.NO
+        if ends and self._last_saved_step != self.state.global_step:
+            self._save_due = True
         if self._save_due or self._best_due:
             self._save_at_edge("scheduled" if self._save_due else "best")
         elif by_time and not stops:

@@ -165,9 +165,15 @@ def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: boo
         hints.append(f"--gradient_checkpointing true{saved}")
     freed = bytes_freed_by_4_bits(model)
     if freed > 0.05 * use.used:
-        hints.append(f"the base model in 4 bits (--quantization nf4 in train_ranker.py), which frees {readable(freed)}")
+        hints.append(
+            "the base model in 4 bits (train_ranker.py: --quantization nf4 --allow_changed base_model), which frees "
+            + readable(freed)
+        )
     if longest:
-        hints.append(f"shorter samples than {longest:,} tokens (--max_prompt_tokens, --max_title_tokens)")
+        hints.append(
+            f"samples shorter than {longest:,} tokens (train_ranker.py: a smaller --max_prompt_tokens, with "
+            "--allow_changed prompt,data)"
+        )
     hints.append("then --resume_from_checkpoint" + (f" {last}, which is good" if last else ""))
     return DoesNotFitError(
         "one sample alone does not fit into memory: --per_device_train_batch_size is at 1, "

@@ -116,7 +116,8 @@ class ResumePlan:
         width = max(len(change.name) for change in self.changes)
         lines = []
         for change in self.changes:
-            values = f"{change.old}" if change.decision == "kept" else f"{change.old} -> {change.new}"
+            old, new = (value if value != "" else "(none)" for value in (change.old, change.new))
+            values = f"{old}" if change.decision == "kept" else f"{old} -> {new}"
             why = f" ({change.why})" if change.why else ""
             lines.append(f"{change.decision + ':':<{_NAME_WIDTH}}{change.name:<{width}}  {values}{why}")
         return lines

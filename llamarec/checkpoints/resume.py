@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from llamarec.checkpoints.progress import Progress, plain_progress, progress_in
 from llamarec.checkpoints.schedule import ScheduleMap, resumed
 
 # After these the end of training is another one, so that an early stop does not stand.
-_EXTENDING = frozenset({"num_train_epochs", "max_steps", "early_stopping_patience"})
+_LENGTHS = frozenset({"num_train_epochs", "max_steps"})
+_EXTENDING = _LENGTHS | {"early_stopping_patience"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Resume:
         progress: Where training goes on.
         plan: What is printed.
         stops: The checkpoint's early stop stands.
+        new_optimizer: --optim names one that cannot take over the moments of the checkpoint's.
     """
 
     choice: Choice
@@ -68,6 +70,7 @@ class Resume:
     progress: Progress
     plan: ResumePlan
     stops: bool = False
+    new_optimizer: bool = False
 
     @property
     def step(self) -> int:
@@ -109,6 +112,8 @@ def decide(choice: Choice, now: Now) -> Resume:
         batch_before=before.batch,
         batch=geometry.batch,
     )
+    if step >= old_map.end and steps_to_go:
+        changes = [_why_of_finished(change) for change in changes]
     resets = "per_device_train_batch_size" in {change.name for change in changes}
     progress = Progress(
         position=before.position,
@@ -138,10 +143,21 @@ def decide(choice: Choice, now: Now) -> Resume:
         notes=tuple(_notes(choice, before, old_map, step, steps_to_go, stopped, now)),
         how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
     )
-    return Resume(choice, content, progress, plan, stopped)
+    return Resume(choice, content, progress, plan, stopped, any(_is_new_optimizer(change) for change in changes))
 
 
 _EXTEND = "--num_train_epochs or --max_steps with a larger number"
+
+
+def _why_of_finished(change: Change) -> Change:
+    """The curve of a finished run is used up, so more epochs do not merely stretch it."""
+    return replace(change, why="the run was finished: see the note") if change.name in _LENGTHS else change
+
+
+def _is_new_optimizer(change: Change) -> bool:
+    """Of the AdamW of torch all variants (fused, ...) keep the same moments."""
+    kinds = {str(name).removesuffix("_fused") for name in (change.old, change.new)}
+    return change.name == "optim" and len(kinds) > 1
 
 
 def _changes(choice: Choice, now: Now) -> list[Change]:

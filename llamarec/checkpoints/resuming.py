@@ -128,7 +128,7 @@ class Resuming(Parts):
         return prepared
 
     def _load_optimizer(self, resume: Resume) -> None:
-        if OPTIMIZER in resume.choice.verdict.missing:
+        if OPTIMIZER in resume.choice.verdict.missing or resume.new_optimizer:
             return
         path = resume.choice.verdict.path / OPTIMIZER
         # What the arguments of this process say, before the checkpoint's values replace it.

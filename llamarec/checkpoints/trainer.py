@@ -12,25 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence, order_of_saves
+from llamarec.checkpoints.feeding import Feeding
 from llamarec.checkpoints.identity import fingerprints_of
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.manifest import Session
-from llamarec.checkpoints.position import Geometry
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.publish import recover
-from llamarec.checkpoints.resume import Now, Resume, decide, effective_batch
+from llamarec.checkpoints.resume import Now, Resume, decide
 from llamarec.checkpoints.resuming import Resuming
 from llamarec.checkpoints.saver import Saver
 from llamarec.checkpoints.saving import Saving
@@ -40,9 +35,10 @@ from llamarec.checkpoints.weights import Weights
 from llamarec.errors import CheckpointError, ConfigError, LlamarecError
 
 _ORDERS = ("random", "sequential")
+_MAX_SESSIONS = 100
 
 
-class ResumableMixin(StepLoop, Saving, Weights, Resuming):
+class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
     """Put before `Trainer`, or before a subclass of it: `class MyTrainer(ResumableMixin, TheirTrainer)`.
 
     Args:
@@ -54,9 +50,6 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
 
     All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order` and `samples_by_epoch`.
     """
-
-    samples_by_epoch = False
-    """The training data set is asked for (epoch, index) instead of for the index."""
 
     def __init__(
         self,
@@ -119,17 +112,6 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
     def seconds_blocked_by_saves(self) -> float:
         """Time that training waited for an earlier save to be written."""
         return self._saver.seconds_blocked if self._saver is not None else 0.0
-
-    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
-        """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.
-
-        The default is what a plain Trainer draws, so that either can go on in the other's epoch.
-        """
-        if self.args.train_sampling_strategy == "sequential":
-            return np.arange(num_samples)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        generator = torch.Generator().manual_seed(seed + epoch)
-        return torch.randperm(num_samples, generator=generator).numpy()
 
     # ---- Before the first step ----
 
@@ -228,7 +210,7 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
             host=os.environ.get("COMPUTERNAME") or _host(),
             changes=tuple(changes),
         )
-        self._sessions = (*(manifest.sessions if manifest is not None else ()), session)
+        self._sessions = _capped((*(manifest.sessions if manifest is not None else ()), session))
         if manifest is not None:
             self._given = {**manifest.given, **self._given}
 
@@ -277,69 +259,6 @@ class ResumableMixin(StepLoop, Saving, Weights, Resuming):
                 "this training cannot be resumed exactly:\n" + "\n".join(f"    {text}" for text in problems)
             )
 
-    # ---- Data ----
-
-    def _geometry(self) -> Geometry:
-        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
-        num_samples = len(dataset)
-        if self.args.dataloader_drop_last:
-            num_samples -= num_samples % (self.args.train_batch_size * self.args.world_size)
-        return Geometry(num_samples, effective_batch(self.args))
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches of this process, from the position that the sampler is set to."""
-        args, dataset, seed = self.args, self.train_dataset, self.args.seed  # type: ignore[attr-defined]
-        if dataset is None:
-            raise ConfigError("training needs a train_dataset")
-        dataset, collator = self._with_needed_columns(dataset)
-        sampler = SliceSampler(
-            self._geometry(),
-            lambda epoch: self.epoch_order(epoch, len(dataset)),
-            args.train_batch_size,
-            rank=args.process_index,
-            num_processes=args.world_size,
-        )
-        workers: dict[str, Any] = {}
-        if args.dataloader_num_workers:
-            workers = {
-                "persistent_workers": args.dataloader_persistent_workers,
-                "prefetch_factor": args.dataloader_prefetch_factor,
-                "multiprocessing_context": args.dataloader_multiprocessing_context,
-            }
-        return DataLoader(
-            KeyedDataset(dataset, seed, by_epoch=self.samples_by_epoch),
-            batch_sampler=sampler,
-            collate_fn=KeyedCollator(collator, seed),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            # Its own, so that beginning an epoch takes nothing from dropout's stream.
-            generator=torch.Generator().manual_seed(seed),
-            **workers,
-        )
-
-    def _with_needed_columns(self, dataset: Any) -> tuple[Any, Any]:
-        if type(dataset).__module__.startswith("datasets."):
-            return self._remove_unused_columns(dataset, description="Training"), self.data_collator  # type: ignore[attr-defined]
-        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="Training")  # type: ignore[attr-defined]
-
-    def _num_items_in_step(self, batches: list[Any]) -> Any:
-        """The Trainer's count of what a step's loss is the mean of, over all processes."""
-        args = self.args
-        if args.world_size == 1:
-            return self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
-        # A process without a sample in a short step counts too, which the Trainer's own gathering does not foresee.
-        across, args.average_tokens_across_devices = args.average_tokens_across_devices, False
-        try:
-            count = self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
-        finally:
-            args.average_tokens_across_devices = across
-        counts = torch.tensor([-1.0 if count is None else float(count)], device=args.device)
-        if across:
-            counted = torch.clamp(counts, min=0)
-            dist.all_reduce(counted)
-            return counted[0] if counted[0] > 0 else None
-        return count
-
     def _say_plan(self, line: str) -> None:
         if self.args.process_index == 0:
             print(line, flush=True)
@@ -353,3 +272,8 @@ def _host() -> str:
     import platform
 
     return platform.node()
+
+
+def _capped(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
+    """The first and the last ones: a run that is restarted for ever must not grow its manifests for ever."""
+    return sessions if len(sessions) <= _MAX_SESSIONS else (sessions[0], *sessions[1 - _MAX_SESSIONS :])

@@ -178,3 +178,24 @@ def test_turning_saves_off_and_on(tmp_path: Path) -> None:
     stopped(quiet_trainer(tmp_path), 4)
     quiet_trainer(tmp_path, save_strategy="epoch").train("latest")
     assert {"checkpoint-13", "checkpoint-26"} <= {path.name for path in tmp_path.glob("checkpoint-*")}
+
+
+def test_another_kind_of_optimizer_starts_without_moments(tmp_path: Path) -> None:
+    stopped(quiet_trainer(tmp_path), 4)
+    trainer = quiet_trainer(tmp_path, optim="adafactor")
+    trainer.train("latest")
+    assert trainer.state.global_step == trainer.state.max_steps
+
+
+def test_an_early_stop_between_two_saves_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes: dict[str, Any] = {"save_steps": 10, "eval_steps": 2, "patience": 2, "learning_rate": 5.0}
+    trainer = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
+    trainer.train()
+    stop = trainer.state.global_step
+    assert stop % 10
+    assert order_of_saves(RunFolder(tmp_path))[0].name == f"checkpoint-{stop}"
+    capsys.readouterr()
+    again = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
+    again.train("latest")
+    assert again.state.global_step == stop
+    assert "it had stopped early" in capsys.readouterr().out

@@ -198,7 +198,7 @@ def test_one_sample_that_does_not_fit(
     assert "--gradient_checkpointing true (the activations of 1 layer of 2 at a time" in said
     # 2 layers of 7 matrices of 16 x 16 in float32, of which 4.127 bits each would stay.
     assert pytest.approx(12_487, abs=1) == 2 * 7 * 16 * 16 * (4 - 4.127 / 8)
-    assert "(--quantization nf4 in train_ranker.py), which frees 12.5 kB" in said
+    assert "--quantization nf4 --allow_changed base_model), which frees 12.5 kB" in said
     assert f"then --resume_from_checkpoint {tmp_path / 'checkpoint-3'}, which is good" in said
     again = _run(tmp_path, save_steps=1)
     assert again.train("latest").global_step == 6
