@@ -1,3 +1,3 @@
-.PHONY: setup demo test lint check clean
-setup demo test lint check clean:
+.PHONY: setup demo test torture lint check clean
+setup demo test torture lint check clean:
 	@python3 make.py $@

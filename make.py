@@ -3,11 +3,12 @@
     setup    make .venv and install llamarec into it, as pinned in constraints.txt
     demo     the main job on embedded defaults: retriever, ranker, a kill, a resume, a table
     test     the tests
+    torture  checkpoints, killed and damaged at every point; a table
     lint     ruff and mypy --strict
     check    lint and test
     clean    remove .venv and caches (never experiments/)
 
-Only the standard library is needed to start it. Arguments after the command go to pytest or to the demo.
+Only the standard library is needed to start it. Arguments after the command go to pytest, the demo or the torture.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def test(arguments: Sequence[str]) -> None:
     _run("-m", "pytest", *(arguments or ["-n", "2"]))
 
 
+def torture(arguments: Sequence[str]) -> None:
+    """Some minutes; `test` has a few points of it."""
+    _run("-W", "ignore", "-m", "tests.resume.torture", *arguments)
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -67,6 +73,7 @@ def check(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": demo,
     "test": test,
+    "torture": torture,
     "lint": lint,
     "check": check,
 }

@@ -1,0 +1,77 @@
+"""Observers of the effects on the disk: they kill, count or record; see `llamarec.checkpoints.durable`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from llamarec.checkpoints import durable
+
+
+class KillAt:
+    """Ends this process by SIGKILL at the n-th effect, counted from 0."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._lock = number, threading.Lock()
+
+    def __call__(self, effect: str, path: Path) -> None:
+        with self._lock:
+            if self._number == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._number -= 1
+
+
+class Recording:
+    """Writes down what it is told.
+
+    Attributes:
+        effects: (effect, name of the file) in their order.
+    """
+
+    def __init__(self) -> None:
+        self.effects: list[tuple[str, str]] = []
+
+    def __call__(self, effect: str, path: Path) -> None:
+        self.effects.append((effect, path.name))
+
+
+class FailAt:
+    """Raises an error of the operating system from the n-th effect on, counted from 0.
+
+    Args:
+        number: Of the first effect that fails.
+        how_many: Effects fail, from there on.
+        code: Of the error, as in `errno`.
+        spares: Effects that do not fail and do not count as one of the many: a full disk lets delete.
+    """
+
+    def __init__(self, number: int, how_many: float, code: int, spares: tuple[str, ...] = ()) -> None:
+        self._first, self._left, self._code, self._spares = number, how_many, code, spares
+        self.failed: list[str] = []
+
+    def __call__(self, effect: str, path: Path) -> None:
+        self._first -= 1
+        if self._first < 0 and self._left > 0 and effect not in self._spares:
+            self._left -= 1
+            self.failed.append(f"{effect} {path.name}")
+            raise OSError(self._code, os.strerror(self._code), str(path))
+
+
+@contextlib.contextmanager
+def observed(observer: durable.Observer | None) -> Iterator[None]:
+    """Within, the observer is told every effect."""
+    before, durable.observer = durable.observer, observer
+    try:
+        yield
+    finally:
+        durable.observer = before
+
+
+def without_most_writes(effects: list[tuple[str, str]], every: int) -> list[int]:
+    """Numbers of effects: all, but of the many small writes one in `every`."""
+    writes = [number for number, (effect, _) in enumerate(effects) if effect in ("write", "torn")]
+    return sorted({*range(len(effects))} - {*writes} | {*writes[::every]})

@@ -1,0 +1,75 @@
+"""Everything that a disk, a clock or a killer can do to checkpoints, at every point; a table of what was survived.
+
+python make.py torture                                  all of it, some minutes on two cores
+python make.py torture --kinds kill power --every 10    one point in ten of two kinds
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.resume import jobs
+from tests.resume.forks import CAN_FORK, WHY_NOT
+from tests.resume.torture import damage, disk, kills, power, trainings
+from tests.resume.torture.kinds import Kind, NotHereError, Tally, scratch, try_all
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind for module in (kills, power, disk, damage, trainings) for kind in module.KINDS
+}
+_SHOWN = 8
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 0 if everything was survived."""
+    options = _options(arguments)
+    if not CAN_FORK:
+        print(f"skipped: {WHY_NOT}")
+        return 0
+    total, started = Tally(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="torture-", dir=scratch()) as folder:
+        (Path(folder)).chmod(0o755)
+        jobs.warm_up(Path(folder) / "warm-up")
+        print(f"{'kind':16} {'tried':>7} {'survived':>9} {'seconds':>8}", flush=True)
+        for name in options.kinds:
+            tally = _row(KINDS[name], Path(folder) / name, options.every, random.Random(f"{options.seed} {name}"))
+            total.tried += tally.tried
+            total.problems += tally.problems
+    print(f"{'total':16} {total.tried:7,} {total.tried - len(total.problems):9,} {time.monotonic() - started:8.0f}")
+    return 1 if total.problems or not total.tried else 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make.py torture", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(f"{kind.name:16} {kind.what}" for kind in KINDS.values())
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="see below")
+    parser.add_argument("--every", type=int, default=1, help="try one point in so many of those tried otherwise")
+    parser.add_argument("--seed", type=int, default=0, help="decides which, and every random moment")
+    return parser.parse_args(arguments)
+
+
+def _row(kind: Kind, folder: Path, every: int, draw: random.Random) -> Tally:
+    started = time.monotonic()
+    folder.mkdir()
+    try:
+        tally = try_all(kind, folder, every * kind.every, draw)
+    except NotHereError as error:
+        print(f"{kind.name:16} {'skipped':>7}: {error}", flush=True)
+        return Tally()
+    seconds, survived = time.monotonic() - started, tally.tried - len(tally.problems)
+    print(f"{kind.name:16} {tally.tried:7,} {survived:9,} {seconds:8.0f}   {kind.what}", flush=True)
+    for problem in tally.problems[:_SHOWN]:
+        print(f"    NOT SURVIVED: {problem}", flush=True)
+    if len(tally.problems) > _SHOWN:
+        print(f"    and {len(tally.problems) - _SHOWN} more", flush=True)
+    return tally
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
