@@ -19,11 +19,11 @@ from typing import Any, Final
 import pytest
 import torch
 
-from llamarec.checkpoints import durable, saver, saving, space, trainer
+from llamarec.checkpoints import durable, saver, saving, trainer
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.layout import BEST_MANIFEST, RunFolder
 from tests.resume import forks
-from tests.resume.observers import FailAt, KillAt, Recording, observed
+from tests.resume.observers import FailAt, KillAt, Recording, observed, room_is_not_asked_for
 from tests.resume.training import make_model, make_trainer, outcome
 
 # The metric gets worse from step 9 on, and patience ends in mid-epoch at step 21: a counter that a resume loses shows.
@@ -118,15 +118,6 @@ def clock_set_back() -> Iterator[None]:
         patch.setattr(time, "time", lambda: _SOME_TIME - 3600.0 * next(hours))
         for module in (saving, trainer):
             patch.setattr(module, "datetime", Earlier)
-        yield
-
-
-@contextlib.contextmanager
-def room_is_not_asked_for() -> Iterator[None]:
-    """Within, there seems to be room on the disk: as if somebody else filled it just after it was asked."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (space, saver):
-            patch.setattr(module, "free_bytes", lambda _: 2**40)
         yield
 
 

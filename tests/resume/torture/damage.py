@@ -15,7 +15,6 @@ from llamarec.checkpoints.integrity import verify
 from llamarec.checkpoints.layout import MANIFEST, RunFolder
 from llamarec.errors import CheckpointError
 from tests.resume import forks
-from tests.resume.jobs import train
 from tests.resume.torture.kinds import Kind, Tally
 
 _FLIPS: Final = 60
@@ -30,6 +29,8 @@ class Damaged:
 
     def points(self, folder: Path) -> list[str]:
         """The files of a real training's newest checkpoint."""
+        from tests.resume.jobs import train
+
         self._run = folder.parent / "run"
         ending = forks.run(folder / "child", partial(train, max_steps=6), folder=str(self._run))
         if ending.status:
@@ -103,4 +104,6 @@ def _problem(run: RunFolder, name: str) -> str:
 
 
 _DAMAGED = Damaged()
-KINDS = (Kind("damage", "bits flipped, cut off, emptied, deleted: every file", _DAMAGED.points, _DAMAGED.check),)
+KINDS = (
+    Kind("damage", "bits flipped, cut off, emptied, deleted: every file", _DAMAGED.points, _DAMAGED.check, trains=True),
+)

@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,7 @@ from llamarec.checkpoints.discovery import latest
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.saver import Saver
 from llamarec.errors import CheckpointError
-from tests.resume.jobs import room_is_not_asked_for
-from tests.resume.observers import FailAt, observed
+from tests.resume.observers import FailAt, observed, room_is_not_asked_for
 from tests.resume.torture import session
 from tests.resume.torture.kills import Killed, saver_of
 from tests.resume.torture.kinds import Kind, NotHereError, Tally
@@ -29,22 +28,27 @@ _REMOUNT, _DETACH, _NOBODY = 32, 2, 65534
 
 
 class Witness:
-    """Looks at a run's folder after every save of a session.
+    """Looks at a run's folder before and after every save of a session.
 
     Attributes:
         problem: The first thing that was wrong.
         good: Number of the newest save that was over.
-        failures_before_last: How many effects had failed when the last save began.
+        failures_before: How many effects had failed when the latest save began.
     """
 
     def __init__(self, run: Path, fails: FailAt | None = None) -> None:
         self._run, self._fails = run, fails
-        self.problem, self.good, self.failures_before_last = "", -1, 0
+        self._before: dict[int, int | None] = {}
+        self.problem, self.good, self.failures_before = "", -1, 0
 
-    def begun(self, number: int) -> None:
+    def watch(self, say: Callable[[str], None]) -> Saver:
+        """The session."""
+        return session.play(self._run, begun=self.begun, published=self.published, failed=self.failed, say=say)
+
+    def begun(self, _: int) -> None:
         """Before a save."""
-        if number == session.LAST and self._fails is not None:
-            self.failures_before_last = len(self._fails.failed)
+        self._before = session.checkpoints_in(self._run)
+        self.failures_before = len(self._fails.failed) if self._fails is not None else 0
 
     def published(self, number: int) -> None:
         """After a save that did not fail: it is the newest one."""
@@ -53,6 +57,15 @@ class Witness:
         found = session.number_of(choice.verdict.path) if choice else None
         if found != number and not self.problem:
             self.problem = f"save {number} did not fail, the newest good one is {found}"
+
+    def failed(self, number: int) -> None:
+        """After one that did: nothing else is gone, unless the disk refused to undo it as well."""
+        self.problem = self.problem or session.problem_of_best_now(self._run)
+        after = session.checkpoints_in(self._run)
+        if number in after.values() or (self._fails and len(self._fails.failed) > self.failures_before + 1):
+            return
+        if after != self._before and not self.problem:
+            self.problem = f"save {number} failed, and of {self._before} there is now {after}"
 
 
 def full(number: int, folder: Path, tally: Tally) -> None:
@@ -70,7 +83,7 @@ def _refused_session(run: Path, fails: FailAt) -> str:
     witness = Witness(run, fails)
     with observed(fails):
         try:
-            saver = session.play(run, begun=witness.begun, published=witness.published, say=said.append)
+            saver = witness.watch(said.append)
         except CheckpointError as error:
             # The folder itself could not be made: nothing was begun, and nothing can have been lost.
             return "" if not RunFolder(run).checkpoints() else f"the training ended: {error}"
@@ -78,7 +91,7 @@ def _refused_session(run: Path, fails: FailAt) -> str:
         return witness.problem
     if not said and not _only_tidying(fails.failed):
         return "nobody was told"
-    if saver.last_error and len(fails.failed) == witness.failures_before_last:
+    if saver.last_error and len(fails.failed) == witness.failures_before:
         return f"the last save is said to have failed: {saver.last_error}"
     return _problem_after(run, witness.good, saver)
 
@@ -152,7 +165,7 @@ def small(size: int, folder: Path, tally: Tally) -> None:
         witness = Witness(run)
         with room_is_not_asked_for():
             try:
-                saver = session.play(run, published=witness.published, say=said.append)
+                saver = witness.watch(said.append)
             except CheckpointError as error:
                 tally.add("" if not RunFolder(run).checkpoints() else f"the training ended: {error}")
                 return

@@ -20,12 +20,15 @@ class Killed:
 
     def __init__(self) -> None:
         self._whole: dict[str, bytes] = {}
+        # Folders from which the session was seen to come to its end.
+        self._good: list[dict[str, bytes]] = []
 
     def points(self, folder: Path) -> list[int]:
         """Numbers of the effects of a session that nobody kills."""
         recording = Recording()
         with observed(recording):
             session.play(folder)
+        session.kept_after()
         self._whole = session.files_of(folder)
         return list(range(len(recording.effects)))
 
@@ -53,12 +56,14 @@ class Killed:
 
     def _problem_after(self, run: Path, published: int) -> str:
         session.begin(saver_of(run))
-        problem = session.problem_of(run, published, recovered=True)
-        if problem:
+        problem, files = session.problem_of(run, published, recovered=True), session.files_of(run)
+        problem = problem or session.problem_of_kept(run)
+        if problem or files in self._good:
             return problem
         session.play(run)
         end = session.files_of(run)
         if end == self._whole:
+            self._good.append(files)
             return ""
         differ = sorted(name for name in end.keys() | self._whole.keys() if end.get(name) != self._whole.get(name))
         return f"another end than without the kill: {differ}"

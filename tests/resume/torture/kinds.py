@@ -48,6 +48,7 @@ class Kind:
         points: Makes, in a folder of its own, what the checks compare with, and returns the points.
         check: Tries one point in a child of its own, in an empty folder.
         every: Of the points, one in so many is tried by default.
+        trains: It needs torch.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Kind:
     points: Callable[[Path], list[Any]]
     check: Callable[[Any, Path, Tally], None]
     every: int = 1
+    trains: bool = False
 
 
 def try_all(kind: Kind, folder: Path, every: int, draw: random.Random) -> Tally:

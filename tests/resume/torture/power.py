@@ -61,6 +61,7 @@ def problem_after_loss(run: Path, published: int) -> str:
     """What is wrong when the next process has cleared up, and when it has come to the end."""
     session.begin(saver_of(run))
     problem = session.problem_of(run, published, recovered=True)
+    problem = problem or session.problem_of_kept(run)
     if not problem:
         session.play(run)
         problem = session.problem_of(run, session.LAST, recovered=True)

@@ -11,7 +11,9 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from llamarec.checkpoints.discovery import latest
@@ -108,6 +110,7 @@ def play(
     *,
     begun: Callable[[int], None] = lambda _: None,
     published: Callable[[int], None] = lambda _: None,
+    failed: Callable[[int], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
     until: int = LAST,
 ) -> Saver:
@@ -117,6 +120,7 @@ def play(
         folder: The run's folder.
         begun: Told the number of every save before it.
         published: Told the number of every save that did not fail, when it is over.
+        failed: Told the number of every other save.
         say: Told what a user would read.
         until: Number of the last save.
     """
@@ -126,8 +130,7 @@ def play(
         for number in range(begin(saver) + 1, until + 1):
             begun(number)
             saver.submit(snapshot(number))
-            if not saver.last_error:
-                published(number)
+            (failed if saver.last_error else published)(number)
     return saver
 
 
@@ -184,10 +187,52 @@ def problem_of(folder: Path, published: int, *, recovered: bool) -> str:
     return _problem_of_best(folder, number, published, recovered) or (_leftover(run) if recovered else "")
 
 
+@cache
+def kept_after() -> list[dict[int, int | None]]:
+    """What `checkpoints_in` gives after each save of an undisturbed session."""
+    states: list[dict[int, int | None]] = []
+    with TemporaryDirectory() as folder:
+        play(Path(folder), published=lambda _: states.append(checkpoints_in(Path(folder))))
+    return states
+
+
+def checkpoints_in(folder: Path) -> dict[int, int | None]:
+    """The number of the save that each checkpoint is, by step; None for one that is not as it was saved."""
+    return {step: number_of(path) for path in RunFolder(folder).checkpoints() if (step := step_of(path)) is not None}
+
+
+def problem_of_kept(folder: Path) -> str:
+    """Whether just those checkpoints are there that belong to the newest one, once the last save is ended."""
+    choice = latest(RunFolder(folder))
+    number = number_of(choice.verdict.path) if choice else None
+    found, expected = checkpoints_in(folder), {} if number is None else kept_after()[number]
+    return "" if found == expected else f"checkpoints (step: save) {found} instead of {expected}"
+
+
 def _leftover(run: RunFolder) -> str:
     names = {path.name for path in run.path.iterdir() if path.is_dir()}
     strange = names - {f"checkpoint-{save.step}" for save in SCRIPT} - {"second"}
     return f"left over: {sorted(strange)}" if strange else ""
+
+
+def problem_of_best_now(folder: Path) -> str:
+    """Whether a best model is all there: as best.json says, or as the one says that is on its way."""
+    files = files_of(folder)
+    here, staged = files.get("best.json"), files.get(".best/best.json", b"")
+    if here is None or _has_all(files, here, ("",)):
+        return ""
+    try:
+        return "" if _has_all(files, staged, ("", ".best/")) else "best model: parts of two"
+    except ValueError:
+        return "best model: parts of two, and the one on its way is no longer there"
+
+
+def _has_all(files: dict[str, bytes], manifest: bytes, places: tuple[str, ...]) -> bool:
+    listed = json.loads(manifest)["files"]
+    return all(
+        any(hashlib.sha256(files.get(place + name, b"")).hexdigest() == entry["sha256"] for place in places)
+        for name, entry in listed.items()
+    )
 
 
 def _problem_of_best(folder: Path, number: int, published: int, recovered: bool) -> str:
@@ -201,9 +246,7 @@ def _problem_of_best(folder: Path, number: int, published: int, recovered: bool)
     ]
     if not recovered:
         torn = [name for name, data in there.items() if all(data != best.get(name) for best in possible)]
-        # Between two renames a file of an adapter in the other format may be there still.
-        torn = [name for name in torn if there[name] != best_of(max(published, 0)).get(name)]
-        return f"best model: {torn} is no whole file of it" if torn else ""
+        return f"best model: {torn} is no whole file of it" if torn else problem_of_best_now(folder)
     if there not in possible:
         return f"best model: {sorted(there)} are not those of one save"
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in there.items()}

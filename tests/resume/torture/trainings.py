@@ -7,15 +7,14 @@ import json
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.discovery import latest
 from llamarec.checkpoints.layout import BEST_MANIFEST, MANIFEST, RunFolder
-from llamarec.checkpoints.loading import load_weights
 from llamarec.errors import CheckpointError
 from tests.resume import forks
-from tests.resume.jobs import train
 from tests.resume.observers import without_most_writes
 from tests.resume.torture.disk import mounted, require_mounts
 from tests.resume.torture.kinds import Kind, Tally
@@ -80,7 +79,7 @@ class Training:
         """By somebody else, at any moment."""
         draw, run, kills = random.Random(number), folder / "run", 0
         for _ in range(_KILLS):
-            child = forks.start(folder / "child", train, folder=str(run), **self._options)
+            child = self._start(folder, run)
             time.sleep(draw.uniform(*self._kill_between))
             child.kill()
             kills += child.wait().was_killed
@@ -111,8 +110,13 @@ class Training:
 
     # ---- Parts ----
 
+    def _start(self, folder: Path, run: Path, **arguments: Any) -> forks.Child:
+        from tests.resume.jobs import train
+
+        return forks.start(folder / "child", train, folder=str(run), **{**self._options, **arguments})
+
     def _try(self, folder: Path, run: Path, **arguments: Any) -> forks.Ending:
-        return forks.run(folder / "child", train, folder=str(run), **{**self._options, **arguments})
+        return self._start(folder, run, **arguments).wait()
 
     def _run(self, folder: Path, run: Path, **arguments: Any) -> Any:
         ending = self._try(folder, run, **arguments)
@@ -169,6 +173,8 @@ def _problem_of_best(run: Path) -> str:
     """Loadable at any time; and as best.json says, here or (while it is moved) in the staging folder."""
     if not (run / BEST_MANIFEST).is_file():
         return ""
+    from llamarec.checkpoints.loading import load_weights
+
     if load_weights(run) is None:
         return "best model: no weights"
     lists = [path / BEST_MANIFEST for path in (run, run / ".best") if (path / BEST_MANIFEST).is_file()]
@@ -237,4 +243,4 @@ def _kinds() -> tuple[Kind, ...]:
     )
 
 
-KINDS = _kinds()
+KINDS = tuple(replace(kind, trains=True) for kind in _kinds())
