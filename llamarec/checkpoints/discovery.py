@@ -48,7 +48,9 @@ def kept_of(verdict: Verdict) -> Kept:
     if manifest is None:
         return Kept(step or 0, -1, verdict.is_resumable, best_step=_best_step_of_plain(verdict.path))
     best = manifest.metrics.get("best_step")
-    return Kept(manifest.step if step is None else step, manifest.sequence, verdict.is_resumable, manifest.reason, best)
+    # Saved without what a resume needs (save_only_model) it is whole all the same.
+    whole = verdict.is_resumable or verdict.health == "incomplete"
+    return Kept(manifest.step if step is None else step, manifest.sequence, whole, manifest.reason, best)
 
 
 def _best_step_of_plain(checkpoint: Path) -> int | None:

@@ -42,7 +42,9 @@ class StepLoop(Edges, Together):
         self._enter_training(report)
         if not (self.control.should_training_stop or self.control.should_epoch_stop):
             self._run_steps(self._single(model), epoch, train_dataloader, report)
-        self._progress.position = Position(epoch + 1, 0)
+        if self.control.should_epoch_stop or self._progress.position.sample >= self._progress.num_samples:
+            # Not where training ends inside an epoch: more epochs later go on from there.
+            self._progress.position = Position(epoch + 1, 0)
         self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         self._report(report)
         self._reach_edge()
@@ -270,11 +272,13 @@ class StepLoop(Edges, Together):
             raise StopNowError
         return super().prediction_step(*args, **kwargs)  # type: ignore[misc]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; its beginning is an edge, with the evaluation still to be done."""
-        if self._in_loop:
-            self._take_edge()
-        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        if not self._in_loop:
+            # --eval_on_start: a resume has been evaluated before.
+            return {} if self._resume is not None else super()._evaluate(*args, **kwargs)  # type: ignore[misc]
+        self._take_edge()
+        return super()._evaluate(*args, **kwargs)  # type: ignore[misc]
 
 
 class OpensEpochs(TrainerCallback):

@@ -75,6 +75,7 @@ class Parts:
     _save_at_edge: Any
     _save_and_stop: Any
     _last_good_path: Any
+    _from_first_process: Any
     _load_weights: Any
     _load_best_model: Any
     _best_folder: Any

@@ -45,6 +45,11 @@ class ResumePlan:
     notes: tuple[str, ...] = field(default=())
     how_to_extend: str = "--num_train_epochs or --max_steps with a larger number"
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """Names of what is applied."""
+        return frozenset(change.name for change in self.changes if change.decision == "applied")
+
     def lines(self) -> list[str]:
         """The plan as text, one entry a line."""
         rows = [("resume", self._resume())]

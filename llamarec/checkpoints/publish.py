@@ -99,6 +99,9 @@ def publish(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], None])
         staging.adopt()
         complete = replace(manifest, files=dict(sorted(staging.files.items())))
         staging.finish(MANIFEST, complete.to_bytes())
+        # Read back before it takes the name: an old one of the same step is good.
+        if not _is_complete(staging.path):
+            raise CheckpointError(f"checkpoint-{manifest.step} is not on the disk as it was written")
         take_name(run, manifest.step)
     return complete
 

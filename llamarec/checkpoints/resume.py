@@ -23,6 +23,19 @@ from llamarec.checkpoints.schedule import ScheduleMap, resumed
 
 # After these the end of training is another one, so that an early stop does not stand.
 _LENGTHS = frozenset({"num_train_epochs", "max_steps"})
+_CUTS = frozenset(
+    {"per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "dataloader_drop_last"}
+)
+METRIC = frozenset({"metric_for_best_model", "greater_is_better"})
+"""Arguments that decide what is best."""
+_GROUP_KEYS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("lr", "initial_lr"),
+    "weight_decay": ("weight_decay",),
+    "adam_beta1": ("betas",),
+    "adam_beta2": ("betas",),
+    "adam_epsilon": ("eps",),
+    "optim_args": ("betas", "eps", "momentum", "alpha", "nesterov", "amsgrad"),
+}
 _EXTENDING = _LENGTHS | {"early_stopping_patience"}
 
 
@@ -63,6 +76,7 @@ class Resume:
         plan: What is printed.
         stops: The checkpoint's early stop stands.
         new_optimizer: --optim names one that cannot take over the moments of the checkpoint's.
+        num_epochs: As the checkpoint had it, where nothing about the length has changed; 0 = to be counted.
     """
 
     choice: Choice
@@ -71,11 +85,23 @@ class Resume:
     plan: ResumePlan
     stops: bool = False
     new_optimizer: bool = False
+    num_epochs: int = 0
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
         return self.plan.step
+
+    @property
+    def steps_to_go(self) -> int:
+        """Optimizer steps to the end, whether or not an early stop stands."""
+        return self.progress.schedule.end - self.step if self.progress.schedule is not None else 0
+
+    @property
+    def applied_to_groups(self) -> frozenset[str]:
+        """Keys of the optimizer's groups that follow this process's arguments; all of them without a manifest."""
+        changed = self.plan.changed if self.choice.verdict.manifest is not None else frozenset(_GROUP_KEYS)
+        return frozenset(key for name in changed for key in _GROUP_KEYS.get(name, ()))
 
 
 def effective_batch(args: TrainingArguments) -> int:
@@ -102,7 +128,12 @@ def decide(choice: Choice, now: Now) -> Resume:
     before = _progress_before(choice, content, now)
     step = int(content.get("global_step", step_of(path) or 0))
     geometry = Geometry(now.num_samples or before.num_samples, now.batch)
-    steps_to_go = _steps_to_go(geometry, before, step, now.args)
+    same_length = _is_same_length(choice, changes, before, geometry)
+    if same_length and before.schedule is not None:
+        # Not counted again: a callback may have cut epochs short.
+        steps_to_go = max(before.schedule.end - step, 0)
+    else:
+        steps_to_go = _steps_to_go(geometry, before, step, now.args)
     old_map = before.schedule or ScheduleMap(step + steps_to_go, step + steps_to_go)
     schedule = resumed(
         old_map,
@@ -143,10 +174,24 @@ def decide(choice: Choice, now: Now) -> Resume:
         notes=tuple(_notes(choice, before, old_map, step, steps_to_go, stopped, now)),
         how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
     )
-    return Resume(choice, content, progress, plan, stopped, any(_is_new_optimizer(change) for change in changes))
+    return Resume(
+        choice,
+        content,
+        progress,
+        plan,
+        stopped,
+        any(_is_new_optimizer(change) for change in changes),
+        int(content.get("num_train_epochs") or 0) if same_length else 0,
+    )
 
 
 _EXTEND = "--num_train_epochs or --max_steps with a larger number"
+
+
+def _is_same_length(choice: Choice, changes: list[Change], before: Progress, geometry: Geometry) -> bool:
+    names = {change.name for change in changes if change.decision == "applied"}
+    same = before.num_samples == geometry.num_samples and before.batch == geometry.batch
+    return choice.verdict.manifest is not None and same and not names & (_LENGTHS | _CUTS)
 
 
 def _why_of_finished(change: Change) -> Change:
@@ -189,9 +234,16 @@ def _steps_to_go(geometry: Geometry, before: Progress, step: int, args: Training
 
 
 def _stopped_early(content: dict[str, Any]) -> bool:
-    control = (content.get("stateful_callbacks") or {}).get("TrainerControl") or {}
-    stops = bool((control.get("args") or {}).get("should_training_stop"))
-    return stops and int(content.get("global_step", 0)) < int(content.get("max_steps", 0))
+    """Whether patience ran out; what else a callback stops for (a time limit, ...) is over with its process."""
+    states = content.get("stateful_callbacks") or {}
+    stops = bool(((states.get("TrainerControl") or {}).get("args") or {}).get("should_training_stop"))
+    entries = states.get("EarlyStoppingCallback") or []
+    entries = entries if isinstance(entries, list) else [entries]
+    patient = all(
+        entry["attributes"]["early_stopping_patience_counter"] < entry["args"]["early_stopping_patience"]
+        for entry in entries
+    )
+    return stops and not patient and int(content.get("global_step", 0)) < int(content.get("max_steps", 0))
 
 
 def _notes(
@@ -230,7 +282,8 @@ def _rates(choice: Choice, args: TrainingArguments, schedule: ScheduleMap, step:
 def curve_of(args: TrainingArguments, total: int) -> Any:
     """The factor on the learning rate as a function of the step on the curve; None for schedulers with a state."""
     kwargs: Any = args.lr_scheduler_kwargs
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    # Some curves divide by the rate that they are made for.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         optimizer=optimizer,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
 from llamarec.checkpoints import randomness
@@ -14,7 +15,7 @@ from llamarec.checkpoints.loading import load_pickled
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
-from llamarec.checkpoints.resume import Resume, effective_batch, hyperparameters_of
+from llamarec.checkpoints.resume import METRIC, Resume, effective_batch, hyperparameters_of
 from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.errors import CheckpointError
 
@@ -29,14 +30,16 @@ class Resuming(Parts):
         geometry: Geometry = dataloader.batch_sampler.geometry
         step, position = 0, Position()
         if self._resume is not None:
-            step, position = self._resume.step, self._resume.progress.position
-        if args.max_steps > 0:
-            to_go = max(args.max_steps - step, 0)
+            step, position, to_go = self._resume.step, self._resume.progress.position, self._resume.steps_to_go
+        elif args.max_steps > 0:
+            to_go = int(args.max_steps)
         else:
             to_go = geometry.steps_to_go(position, float(args.num_train_epochs))
+        num_epochs = self._resume.num_epochs if self._resume is not None else 0
+        if not num_epochs:
+            num_epochs = geometry.last_epoch(position, to_go) if to_go else position.epoch
         # An epoch whose samples are all seen is still to be closed.
-        num_epochs = geometry.last_epoch(position, to_go)
-        num_epochs = max(num_epochs, position.epoch + 1) if position.sample else num_epochs if to_go else position.epoch
+        num_epochs = max(num_epochs, position.epoch + 1) if position.sample else num_epochs
         if self._resume is None:
             schedule = ScheduleMap(step + to_go, step + to_go)
             self._progress = Progress(num_samples=geometry.num_samples, batch=geometry.batch, schedule=schedule)
@@ -84,6 +87,8 @@ class Resuming(Parts):
             self.state.train_batch_size = self.args.train_batch_size
             self.state.compute_steps(self.args, max_steps)
             self._restore_callbacks(content.get("stateful_callbacks") or {})
+            if self._resume.plan.changed & METRIC:
+                self._forget_best()
         self.state.global_step = self._resume.step
         self._restore_best()
         self.state.init_training_references(self, max_steps, num_train_epochs, trial)
@@ -102,6 +107,13 @@ class Resuming(Parts):
             entry = entries[number] if number < len(entries) else None
             for attribute, value in (entry or {}).get("attributes", {}).items():
                 setattr(callback, attribute, value)
+
+    def _forget_best(self) -> None:
+        """Another metric: what was best by the old one is no measure for it."""
+        self.state.best_metric = self.state.best_global_step = None
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = 0
 
     def _restore_best(self) -> None:
         """A best model is remembered by its step; its place is wherever the run's folder is now."""
@@ -131,7 +143,9 @@ class Resuming(Parts):
         if OPTIMIZER in resume.choice.verdict.missing or resume.new_optimizer:
             return
         path = resume.choice.verdict.path / OPTIMIZER
-        # What the arguments of this process say, before the checkpoint's values replace it.
+        # Of what this process's arguments say only what differs from the checkpoint's is applied: some optimizers and
+        # schedulers keep state of their own in the groups.
+        applied = resume.applied_to_groups
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(load_pickled(path))
@@ -143,7 +157,11 @@ class Resuming(Parts):
                 hint="keep --optim as it was",
             ) from error
         for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(values)
+            if "lr" in applied and group.get("initial_lr"):
+                # Where the rate is no function of the step (ReduceLROnPlateau) what it was reduced by stays.
+                values["initial_lr"] = values.get("initial_lr", values["lr"])
+                values["lr"] = values["initial_lr"] * group["lr"] / group["initial_lr"]
+            group.update({name: value for name, value in values.items() if name in applied})
 
     def _load_schedule(self, resume: Resume) -> None:
         path = resume.choice.verdict.path / SCHEDULER
@@ -153,9 +171,11 @@ class Resuming(Parts):
             scheduler.load_state_dict(load_pickled(path))
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
-        # The place is the step, whatever was lost; rates are those of this process's arguments from the next step on.
-        scheduler.last_epoch, scheduler.base_lrs = resume.step, base_rates
-        rates = [base * curve(resume.step) for base, curve in zip(base_rates, scheduler.lr_lambdas, strict=True)]
+        if SCHEDULER in resume.choice.verdict.missing:
+            scheduler.last_epoch = resume.step
+        # With fp16 it is behind the step: steps whose gradients overflowed do not move it.
+        place, scheduler.base_lrs = scheduler.last_epoch, base_rates
+        rates = [base * curve(place) for base, curve in zip(base_rates, scheduler.lr_lambdas, strict=True)]
         scheduler._last_lr = rates
         for group, base, rate in zip(self.optimizer.param_groups, base_rates, rates, strict=True):
             group["initial_lr"], group["lr"] = base, rate
@@ -191,6 +211,9 @@ class Resuming(Parts):
         if manifest is not None:
             control.should_evaluate = bool(open_requests.get("should_evaluate"))
             control.should_save = bool(open_requests.get("should_save"))
+            # A callback had ended this epoch, and it is not closed yet.
+            ends_epoch = bool(open_requests.get("should_epoch_stop")) and self._progress.position.sample > 0
+            control.should_epoch_stop = ends_epoch
         finished = resume.plan.steps_to_go == 0 and bool(open_requests.get("should_training_stop"))
         control.should_training_stop = resume.stops or finished
 

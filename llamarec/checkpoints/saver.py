@@ -27,9 +27,13 @@ from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.publish import Staging, delete, publish, publish_best
 from llamarec.checkpoints.retention import to_delete
 from llamarec.checkpoints.space import free_bytes, needed_bytes, readable
-from llamarec.errors import CheckpointError, LlamarecError
+from llamarec.errors import LlamarecError
 
 _NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
+
+
+def _nothing() -> None:
+    """There is nothing to discard."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Snapshot:
         fill: Writes the files.
         num_bytes: About what they take.
         can_retry: `fill` may be called a second time.
+        discard: Clears what lies beside the checkpoints for it.
     """
 
     manifest: Manifest
     fill: Callable[[Staging], None]
     num_bytes: int
     can_retry: bool = False
+    discard: Callable[[], None] = _nothing
 
 
 class Saver:
@@ -109,12 +115,18 @@ class Saver:
             self._pool.shutdown()
 
     def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._write_or_say(snapshot)
+        finally:
+            snapshot.discard()
+
+    def _write_or_say(self, snapshot: Snapshot) -> None:
         step, best_step = snapshot.manifest.step, snapshot.manifest.metrics.get("best_step")
         self._write_owed(best_step)
         try:
             written = self._publish(snapshot)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
-            self._failed(step, error)
+            self.failed(step, error)
             if step == best_step and snapshot.can_retry:
                 self._owed = snapshot
             return
@@ -124,9 +136,7 @@ class Saver:
 
     def _publish(self, snapshot: Snapshot) -> Manifest:
         self._require_space(snapshot)
-        written = publish(self.run, snapshot.manifest, snapshot.fill)
-        self._check(snapshot.manifest.step)
-        return written
+        return publish(self.run, snapshot.manifest, snapshot.fill)
 
     def _write_owed(self, best_step: int | None) -> None:
         """The best model so far, if its own save failed: it is nowhere but in memory."""
@@ -158,12 +168,8 @@ class Saver:
         if free < needed:
             raise OSError(f"{readable(free)} free on the disk, a checkpoint needs {readable(needed)}")
 
-    def _check(self, step: int) -> None:
-        verdict = verify(self.run.checkpoint(step))
-        if verdict.health == "damaged":
-            raise CheckpointError(f"checkpoint-{step} is not on the disk as it was written: {verdict.reason}")
-
-    def _failed(self, step: int, error: Exception) -> None:
+    def failed(self, step: int, error: Exception) -> None:
+        """Says that a step could not be saved, and remembers it for the exit code."""
         self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
         self._say(f"WARNING: {self.last_error}. Training goes on; {good}; the next save tries again.")

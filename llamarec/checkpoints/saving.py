@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,16 @@ class Saving(Parts):
         """Takes a snapshot and has it written."""
         self._save_due = self._best_due = False
         self._last_save_time, self._last_saved_step = time.monotonic(), self.state.global_step
-        snapshot = self._snapshot(reason)
+        live = self._run.path / f".live-{self._sequence}"
+        try:
+            snapshot = self._snapshot(reason, live)
+        except OSError as error:
+            # The live model had to be written by its own path, and the disk is full.
+            _clear(live)
+            if self._saver is None:
+                raise
+            self._saver.failed(self.state.global_step, error)
+            return
         if snapshot is not None and self._saver is not None:
             self._saver.submit(snapshot)
 
@@ -74,6 +85,8 @@ class Saving(Parts):
             path = self._last_good_path()
             if self._saver.last_error:
                 code = EXIT_SAVE_FAILED
+        # Nobody ends before the first process has written: the others' end would have it killed.
+        path, code = self._from_first_process((path, code))
         saved = f"saved: --resume_from_checkpoint {path}" if path else "nothing could be saved"
         self._say(f"{name or 'a stop in another process'}: stopped after step {step:,}; {saved} (exit code {code})")
         raise Interrupted(path, name, code)
@@ -118,6 +131,7 @@ class Saving(Parts):
         self._in_loop = False
         if self._saver is not None:
             self._saver.wait()
+        self.accelerator.wait_for_everyone()
         # The Trainer's own clean-up deletes by names and time stamps; ours has been done.
         best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
         if self.args.load_best_model_at_end:
@@ -128,7 +142,7 @@ class Saving(Parts):
 
     # ---- What ----
 
-    def _snapshot(self, reason: str) -> Snapshot | None:
+    def _snapshot(self, reason: str, live: Path) -> Snapshot | None:
         """Everything a checkpoint holds, copied; None in all processes but the first."""
         self.store_flos()
         rng = self._rng_of_all_processes()
@@ -144,7 +158,8 @@ class Saving(Parts):
         if getattr(self.accelerator, "scaler", None) is not None:
             objects[SCALER] = self.accelerator.scaler.state_dict()
         small = {TRAINER_STATE: state, TRAINING_ARGS: pickled(self.args)}
-        live = None if weights is not None else self._save_live_model(self._sequence)
+        if weights is None:
+            self.save_model(str(live), _internal_call=True)
 
         def fill(staging: Staging) -> None:
             if weights is not None:
@@ -152,7 +167,7 @@ class Saving(Parts):
                 # PEFT's empty model card, and the arguments, which are written below.
                 for name in ("README.md", TRAINING_ARGS):
                     (staging.path / name).unlink(missing_ok=True)
-            elif live is not None:
+            else:
                 _move_into(live, staging.path)
             if not self.args.save_only_model:
                 for name, value in objects.items():
@@ -163,7 +178,7 @@ class Saving(Parts):
 
         manifest = self._manifest(reason)
         num_bytes = num_bytes_of([weights, objects]) + sum(map(len, small.values()))
-        return Snapshot(manifest, fill, num_bytes, can_retry=live is None)
+        return Snapshot(manifest, fill, num_bytes, can_retry=weights is not None, discard=partial(_clear, live))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As `Trainer._save`, with an adapter in the wanted format."""
@@ -183,12 +198,6 @@ class Saving(Parts):
     def _saves_from_copy(self) -> bool:
         """Whether weights can be written from a copy: not where a subclass has its own `save_model`."""
         return type(self).save_model is Trainer.save_model and self._config.background_saves
-
-    def _save_live_model(self, number: int) -> Path:
-        """Writes the live model beside the checkpoints, for kinds that cannot be written from a copy."""
-        folder = self._run.path / f".live-{number}"
-        self.save_model(str(folder), _internal_call=True)
-        return folder
 
     def _unwrapped(self) -> Any:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -289,3 +298,7 @@ def _move_into(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         path.rename(target / path.name)
     source.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

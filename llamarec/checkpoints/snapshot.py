@@ -57,7 +57,10 @@ def model_state(model: Any) -> dict[str, torch.Tensor] | None:
         configs = model.peft_config.values()
         if not all(isinstance(config, LoraConfig) and not config.trainable_token_indices for config in configs):
             return None
-        return {name: copied(p) for name, p in model.named_parameters() if p.requires_grad}
+        state = {name: copied(p) for name, p in model.named_parameters() if p.requires_grad}
+        # Whole modules that are trained beside: their frozen weights and buffers are saved too.
+        others = [*model.named_parameters(), *model.named_buffers()]
+        return state | {name: copied(value) for name, value in others if "modules_to_save." in name}
     if not isinstance(model, PreTrainedModel):
         return {name: copied(value) for name, value in model.state_dict().items()}
     frozen = {id(p) for p in model.parameters() if not p.requires_grad}

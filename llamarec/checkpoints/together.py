@@ -26,6 +26,14 @@ class Together(Parts):
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return [bool(vote) for vote in votes.tolist()]
 
+    def _from_first_process(self, value: Any) -> Any:
+        """The first process's value, in all of them; they wait for it."""
+        if self.args.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def _most_in_any_process(self, count: int) -> int:
         if self.args.world_size == 1:
             return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 import uuid
@@ -32,7 +33,7 @@ from llamarec.checkpoints.saving import Saving
 from llamarec.checkpoints.signals import StopRequests
 from llamarec.checkpoints.space import require_space
 from llamarec.checkpoints.weights import Weights
-from llamarec.errors import CheckpointError, ConfigError, LlamarecError
+from llamarec.errors import CheckpointError, ConfigError
 
 _ORDERS = ("random", "sequential")
 _MAX_SESSIONS = 100
@@ -136,7 +137,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         if self.args.process_index == 0:
             try:
                 action()
-            except LlamarecError as found:
+            except Exception as found:
                 error[0] = found
         if self.args.world_size > 1:
             texts = [None if error[0] is None else str(error[0])]
@@ -149,7 +150,8 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
     def _begin(self, wanted: Any) -> None:
         dataset: Any = self.train_dataset  # type: ignore[attr-defined]
         own = fingerprints_of(self._unwrapped(), dataset, seed=self.args.seed, by_epoch=self.samples_by_epoch)
-        self._fingerprints = {**own, **self._extra_fingerprints}
+        # As a manifest gives them back: tuples are lists there.
+        self._fingerprints = json.loads(json.dumps({**own, **self._extra_fingerprints}, default=str))
         self._saver = self._new_saver()
         self._last_save_time, self._last_saved_step = time.monotonic(), -1
         self._edge, self._torn, self._save_due, self._best_due = None, False, False, False

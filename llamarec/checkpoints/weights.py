@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from llamarec.checkpoints.discovery import best_in
 from llamarec.checkpoints.durable import sha256_of
 from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.layout import weight_files
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.parts import Parts
@@ -45,16 +46,20 @@ class Weights(Parts):
             CheckpointError: they are damaged, hostile, or of another shape.
         """
         model = self._unwrapped()
+        adapter = model.active_adapters[0] if isinstance(model, PeftModel) else ""
+        # Adapters of other names than the default one lie in folders of their own.
+        folder = folder / adapter if adapter and weight_files(folder / adapter) else folder
         weights = load_weights(folder)
-        if weights is None:
+        if weights is None or (isinstance(model, PreTrainedModel) and not adapter):
+            # Transformers knows how the files of its own models differ from what is in memory.
             Trainer._load_from_checkpoint(self, str(folder), self.model)  # type: ignore[arg-type]
             return
         try:
             result: Any
             if isinstance(model, PeftModel):
-                result = set_peft_model_state_dict(model, weights, adapter_name=model.active_adapters[0])
+                result = set_peft_model_state_dict(model, weights, adapter_name=adapter)
                 unexpected = list(result.unexpected_keys)
-                missing = [name for name in result.missing_keys if "lora_" in name]
+                missing = [name for name in result.missing_keys if "lora_" in name and f".{adapter}." in name]
             else:
                 result = model.load_state_dict(weights, strict=False)
                 unexpected, missing = list(result.unexpected_keys), list(result.missing_keys)

@@ -92,7 +92,6 @@ _RECIPE: Final[dict[str, Any]] = {
     "eval_strategy": "steps",
     "load_best_model_at_end": True,
     "metric_for_best_model": "overall_ndcg@10",
-    "greater_is_better": True,
     "remove_unused_columns": False,
     "label_names": ["labels"],
     # Patience is part of what a resume must not lose.

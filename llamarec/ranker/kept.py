@@ -6,6 +6,7 @@ defaults of that time. Left out is what belongs to the machine, and what follows
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -43,6 +44,14 @@ _FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
     "eval_steps": (frozenset({"save_steps", "eval_strategy", "save_strategy"}), False),
     "eval_strategy": (frozenset({"save_strategy"}), False),
     "load_best_model_at_end": (frozenset({"save_strategy", "eval_strategy"}), False),
+    "greater_is_better": (frozenset({"metric_for_best_model"}), True),
+    # One setting under two names.
+    "activation_checkpointing": (frozenset({"gradient_checkpointing"}), True),
+    "gradient_checkpointing": (frozenset({"activation_checkpointing"}), True),
+    "bf16": (frozenset({"fp16"}), True),
+    "fp16": (frozenset({"bf16"}), True),
+    "torch_compile_backend": (frozenset({"torch_compile"}), True),
+    "torch_compile_mode": (frozenset({"torch_compile"}), True),
 }
 
 
@@ -65,5 +74,10 @@ def kept_values(
     for name, (sources, even_if_given) in _FOLLOWS.items():
         if sources & new and (even_if_given or name not in old):
             names.discard(name)
+    kept = {name: then[name] for name in sorted(names) if not name.endswith("_token")}
     # Nested values are read from text; they are kept where the user had typed them.
-    return {name: then[name] for name in sorted(names) if not isinstance(then[name], dict)}
+    return {
+        name: json.dumps(value) if isinstance(value, dict) else value
+        for name, value in kept.items()
+        if name in old or not isinstance(value, dict)
+    }

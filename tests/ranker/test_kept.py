@@ -24,6 +24,9 @@ THEN: dict[str, Any] = {
     "ddp_backend": "gloo",
     "lr_scheduler_kwargs": {"power": 2},
     "of_another_program": 1,
+    "hub_token": "<HUB_TOKEN>",
+    "activation_checkpointing": True,
+    "greater_is_better": True,
 }
 KNOWN = THEN.keys() - {"of_another_program"}
 
@@ -43,7 +46,7 @@ def test_without_a_flag_everything_of_the_training_stays() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["output_dir", "ddp_backend", "of_another_program", "lr_scheduler_kwargs"])
+@pytest.mark.parametrize("name", ["output_dir", "ddp_backend", "of_another_program", "hub_token"])
 def test_places_and_what_this_command_has_no_flag_for_do_not(name: str) -> None:
     assert name not in _kept(then=name)
 
@@ -66,6 +69,12 @@ def test_a_value_given_now_is_this_commands() -> None:
         ("gradient_accumulation_steps", "per_device_train_batch_size", "gradient_accumulation_steps", True),
         # Epochs given now must count, whatever --max_steps said then.
         ("max_steps", "num_train_epochs", "max_steps", False),
+        # Two names of one setting; what is better follows from the metric.
+        ("", "gradient_checkpointing", "activation_checkpointing", False),
+        ("greater_is_better", "metric_for_best_model", "greater_is_better", False),
+        # Nested values are kept where they were typed.
+        ("", "", "lr_scheduler_kwargs", False),
+        ("lr_scheduler_kwargs", "", "lr_scheduler_kwargs", True),
         # Validation follows another rhythm of saving, unless it had its own.
         ("", "save_steps", "eval_steps", False),
         ("eval_steps", "save_steps", "eval_steps", True),

@@ -217,7 +217,7 @@ def _sizes(training: Training) -> Any:
         require_mounts(folder)
         training.points(folder)
         needed = sum(path.stat().st_size for path in (folder / "run").rglob("*") if path.is_file())
-        return list(range(32_768, 2 * needed, 12_288))
+        return list(range(32_768, needed + needed // 4, 4096))
 
     return points
 
