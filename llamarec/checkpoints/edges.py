@@ -18,6 +18,8 @@ from llamarec.checkpoints.parts import Parts
 _REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
 # Grows from edge to edge, or holds what is copied otherwise.
 _NOT_COPIED: Final = ("log_history", "stateful_callbacks")
+# Tables of constants can be large, and are not what this is for.
+_BUFFERS_LIMIT_BYTES: Final = 2**24
 
 
 class Edges(Parts):
@@ -27,6 +29,7 @@ class Edges(Parts):
         """All state belongs together now."""
         progress = self._progress
         progress.events_due = events_due
+        self._copy_buffers()
         remembered = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
         self._edge = Edge(
             rng=randomness.capture(),
@@ -49,6 +52,7 @@ class Edges(Parts):
         edge, progress = self._edge, self._progress
         if edge is None:
             return
+        self._restore_buffers()
         vars(self.state).update(edge.state)
         del self.state.log_history[edge.history_rows :]
         for name, value in edge.requests.items():
@@ -62,3 +66,15 @@ class Edges(Parts):
         progress.position, progress.events_due = edge.position, edge.events_due
         progress.grad_norm, progress.learning_rate = edge.grad_norm, edge.learning_rate
         self._save_due = self._best_due = False
+
+    def _copy_buffers(self) -> None:
+        """What a forward pass changes beside the weights (the running means of a batch norm)."""
+        buffers = dict(self.model.named_buffers())
+        # Batch norm changes its own without raising their version, so nothing tells which ones to copy.
+        small = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values()) <= _BUFFERS_LIMIT_BYTES
+        self._buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()} if small else {}
+
+    def _restore_buffers(self) -> None:
+        for name, buffer in self.model.named_buffers():
+            if name in self._buffers:
+                buffer.data.copy_(self._buffers[name])

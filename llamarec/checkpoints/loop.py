@@ -118,6 +118,7 @@ class StepLoop(Edges, Together):
             memory.free_cached()
             self._reduce_micro_batch(pieces)
             randomness.restore(rng)
+            self._restore_buffers()
         self._average_gradients(model)
         return losses
 

@@ -58,6 +58,7 @@ class Parts:
     _parent: int | None
     _edge: Edge | None = None
     _resume: Resume | None = None
+    _buffers: dict[str, torch.Tensor]
     _torn: bool = False
     _in_loop: bool = False
     _save_due: bool = False
@@ -71,6 +72,7 @@ class Parts:
     _bare_report: Any
     _enter_training: Any
     _return_to_edge: Any
+    _restore_buffers: Any
     _restore_last: Any
     _save_at_edge: Any
     _save_and_stop: Any

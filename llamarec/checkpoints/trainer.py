@@ -70,7 +70,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._progress, self._stop, self._saver = Progress(), StopRequests(), None
         self._fingerprints: dict[str, Any] = {}
         self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
-        self._last_saved_step = -1
+        self._last_saved_step, self._buffers = -1, {}
         self.callback_handler.callbacks.insert(0, OpensEpochs(self))
         # Patience and the like are part of what a resume must not lose.
         self.args.restore_callback_states_from_checkpoint = True
@@ -154,6 +154,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._fingerprints = json.loads(json.dumps({**own, **self._extra_fingerprints}, default=str))
         self._saver = self._new_saver()
         self._last_save_time, self._last_saved_step = time.monotonic(), -1
+        self._buffers = {}
         self._edge, self._torn, self._save_due, self._best_due = None, False, False, False
         self._resume = self._decide(wanted)
         self._begin_session(self._resume)
@@ -252,6 +253,10 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             (
                 dataset is None or hasattr(dataset, "__len__"),
                 "train_dataset needs a length: a position is a sample's place",
+            ),
+            (
+                not self.args.push_to_hub or str(getattr(self.args.hub_strategy, "value", "")) == "end",
+                "--push_to_hub with another --hub_strategy than end: checkpoints are copied by --backup_to",
             ),
             (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
         ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from llamarec.checkpoints import durable
 from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.signals import Interrupted
 from llamarec.errors import CheckpointError
 from tests.resume.runs import epoch_orders, quiet_trainer, samples_in, stopped
-from tests.resume.training import make_trainer
+from tests.resume.training import digest, make_trainer
 
 
 class StopsAt(TrainerCallback):
@@ -85,3 +89,37 @@ def test_a_damaged_second_save_of_a_step_costs_nothing(tmp_path: Path, monkeypat
         publish(run, manifest, fill)
     monkeypatch.setattr(durable, "observer", None)
     assert verify(run.checkpoint(3)).health == "good"
+
+
+def test_running_means_go_back_with_a_step_that_is_given_up(tmp_path: Path) -> None:
+    class Wavering(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.out = torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1)
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+            return {"loss": self.out(self.norm(input_ids.float())).square().mean()}
+
+    class GivenUp(TrainerCallback):
+        """Asks for a stop between the micro-batches of the fourth step."""
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    changes: dict[str, Any] = {
+        "noisy": False,
+        "save_steps": 100,
+        "load_best_model_at_end": False,
+        "eval_strategy": "no",
+    }
+    changes |= {"metric_for_best_model": None, "save_total_limit": None}
+    whole = quiet_trainer(tmp_path / "whole", model=Wavering(), **changes)
+    whole.train()
+    with pytest.raises(Interrupted):
+        quiet_trainer(tmp_path / "run", model=Wavering(), callbacks=(GivenUp(),), **changes).train()
+    resumed = quiet_trainer(tmp_path / "run", model=Wavering(), **changes)
+    resumed.train("latest")
+    ends = [{name: digest(value) for name, value in t.model.state_dict().items()} for t in (resumed, whole)]
+    assert ends[0] == ends[1]
