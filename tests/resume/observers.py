@@ -51,16 +51,24 @@ class FailAt:
         how_many: Effects fail, from there on.
         code: Of the error, as in `errno`.
         spares: Effects that do not fail and do not count as one of the many: a full disk lets delete.
+        also: Number of one more effect that fails.
+
+    Attributes:
+        failed: The effects that did.
     """
 
-    def __init__(self, number: int, how_many: float, code: int, spares: tuple[str, ...] = ()) -> None:
-        self._first, self._left, self._code, self._spares = number, how_many, code, spares
+    def __init__(
+        self, number: int, how_many: float, code: int, spares: tuple[str, ...] = (), *, also: int | None = None
+    ) -> None:
+        self._first, self._left, self._code, self._spares, self._also = number, how_many, code, spares, also
+        self._count = -1
         self.failed: list[str] = []
 
     def __call__(self, effect: str, path: Path) -> None:
-        self._first -= 1
-        if self._first < 0 and self._left > 0 and effect not in self._spares:
-            self._left -= 1
+        self._count += 1
+        is_full = self._count >= self._first and self._left > 0
+        if self._count == self._also or (is_full and effect not in self._spares):
+            self._left -= is_full
             self.failed.append(f"{effect} {path.name}")
             raise OSError(self._code, os.strerror(self._code), str(path))
 

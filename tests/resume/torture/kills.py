@@ -120,5 +120,5 @@ class KilledTwice(Killed):
 KILLED, TWICE = Killed(), KilledTwice()
 KINDS = (
     Kind("kill", "SIGKILL at every effect of saving, rotating, swapping, deleting", KILLED.points, KILLED.once),
-    Kind("kill-twice", "and again at every effect of clearing up after it", TWICE.points, TWICE.twice),
+    Kind("kill-twice", "and again at every effect of clearing up after it", TWICE.points, TWICE.twice, 2),
 )

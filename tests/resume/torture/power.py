@@ -107,6 +107,6 @@ KINDS = (
         _SESSION.check,
     ),
     Kind(
-        "power-recovery", "the same while clearing up after a kill", lambda folder: sparse(folder, 12), in_recovery, 3
+        "power-recovery", "the same while clearing up after a kill", lambda folder: sparse(folder, 12), in_recovery, 24
     ),
 )
