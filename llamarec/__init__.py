@@ -2,7 +2,7 @@
 
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
-vocabulary, errors, hardware, files, assets   what every stage shares
+vocabulary, errors, command, hardware, files, assets   what every stage shares
 checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
@@ -13,4 +13,14 @@ cli                          one file per verb of the `llamarec` command
 Imports point upwards in this list only; tests/contracts/test_import_direction.py keeps it so.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in record.getMessage()
+
+
+# On some processors bitsandbytes names, at every import, an optional kernel that nobody asked for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_of_use)

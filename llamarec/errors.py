@@ -17,6 +17,8 @@ its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_FINISHED = 0
 EXIT_FAILED = 1  # a bug: there is a traceback
 EXIT_USAGE = 2  # a problem that the user can solve; what to do is said
@@ -33,12 +35,21 @@ class LlamarecError(Exception):
         expected: What would have been right.
         found: What was there instead.
         hint: What to type or do next.
+        retry_with: Flags with which the same command works, in the place of those of the same names. A command that
+            knows how it was typed prints it whole.
     """
 
     def __init__(
-        self, problem: str, *, expected: str | None = None, found: str | None = None, hint: str | None = None
+        self,
+        problem: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+        retry_with: Sequence[str] = (),
     ) -> None:
         self.problem, self.expected, self.found, self.hint = problem, expected, found, hint
+        self.retry_with = tuple(retry_with)
         rows = [("expected", expected), ("found", found), ("next", hint)]
         super().__init__("\n".join([problem, *(f"  {name + ':':<10}{text}" for name, text in rows if text)]))
 

@@ -111,12 +111,17 @@ def compare_fingerprints(
     old: Mapping[str, Any], new: Mapping[str, Any], *, allowed: frozenset[str] = frozenset()
 ) -> list[Change]:
     """The fingerprints that differ: refused, or applied where the user allows it."""
+    names = old.keys() & new.keys()
+    if ("lora" in old) != ("lora" in new):
+        # What is frozen is another thing then, so that the base models cannot be compared.
+        names = (names - {"base_model"}) | {"lora"}
     changes = []
-    for name in sorted(old.keys() & new.keys()):
-        if old[name] != new[name]:
+    for name in sorted(names):
+        before, now = (side.get(name, "none: all weights are trained") for side in (old, new))
+        if before != now:
             allows = bool(allowed & {name, "all"})
             why = "allowed by --allow_changed" if allows else "identifies the run"
-            changes.append(Change(name, old[name], new[name], "applied" if allows else "refused", why))
+            changes.append(Change(name, before, now, "applied" if allows else "refused", why))
     return changes
 
 

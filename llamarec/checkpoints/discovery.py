@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.former import is_left_behind, sequence_of
 from llamarec.checkpoints.integrity import Verdict, verify
 from llamarec.checkpoints.layout import TRAINER_STATE, RunFolder, step_of
-from llamarec.checkpoints.manifest import Manifest, read_manifest
+from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.retention import Kept, newest_first
 from llamarec.errors import CheckpointError
@@ -70,11 +71,7 @@ def order_of_saves(run: RunFolder) -> list[Path]:
 
 def _claimed(path: Path) -> Kept:
     step = step_of(path) or 0
-    try:
-        manifest = read_manifest(path)
-    except CheckpointError:
-        manifest = None
-    return Kept(step, manifest.sequence if manifest else -1, is_good=True)
+    return Kept(step, sequence_of(RunFolder(path.parent), step), is_good=True)
 
 
 def next_sequence(run: RunFolder) -> int:
@@ -85,11 +82,13 @@ def next_sequence(run: RunFolder) -> int:
 def latest(run: RunFolder) -> Choice | None:
     """The newest checkpoint that verifies, and the newer ones that do not; None where there is none at all.
 
+    Those of the run before a restart do not count.
+
     Raises:
         CheckpointError: there are checkpoints, but none of them verifies.
     """
     passed_over: list[Verdict] = []
-    for path in order_of_saves(run):
+    for path in of_this_run(run):
         verdict = verify(path)
         if verdict.is_resumable:
             return Choice(verdict, tuple(passed_over), LATEST)
@@ -98,9 +97,33 @@ def latest(run: RunFolder) -> Choice | None:
         raise CheckpointError(
             f"none of the {len(passed_over)} checkpoints in {run.path} can be resumed",
             found=_listed(passed_over),
-            hint="restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir",
+            hint=_instead_of_latest(passed_over),
         )
     return None
+
+
+def _instead_of_latest(verdicts: Sequence[Verdict]) -> str:
+    partial = [verdict for verdict in verdicts if can_go_on_partially(verdict)]
+    if partial:
+        lost = ", ".join(partial[0].missing)
+        return f"--resume_from_checkpoint {partial[0].path} --allow_partial_resume goes on without: {lost}"
+    return "restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir"
+
+
+def can_go_on_partially(verdict: Verdict) -> bool:
+    """Whether a checkpoint lacks something that training can go on without."""
+    return verdict.health == "incomplete" and "weights" not in verdict.missing
+
+
+def of_this_run(run: RunFolder) -> list[Path]:
+    """As `order_of_saves`, without the run before a restart.
+
+    Raises:
+        CheckpointError: the note of the restart cannot be read.
+    """
+    order = order_of_saves(run)
+    behind = is_left_behind(run, run.steps())
+    return [path for path in order if not behind[step_of(path) or 0]]
 
 
 def best(run: RunFolder) -> Choice:
@@ -152,12 +175,12 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
     if not path.is_dir():
         raise not_found(run, path)
     verdict = verify(path)
-    if verdict.is_resumable or (allow_partial and verdict.health == "incomplete" and "weights" not in verdict.missing):
+    if verdict.is_resumable or (allow_partial and can_go_on_partially(verdict)):
         return verdict
     others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]
     newest = _newest(others)
     hints = [f"--resume_from_checkpoint {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
-    if verdict.health == "incomplete" and "weights" not in verdict.missing:
+    if can_go_on_partially(verdict):
         hints.append("or add --allow_partial_resume to go on without: " + ", ".join(verdict.missing))
     raise CheckpointError(
         f"{path} cannot be resumed: it is {verdict.health}",

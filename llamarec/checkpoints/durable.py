@@ -21,8 +21,8 @@ Observer = Callable[[str, Path], None]
 observer: Observer | None = None
 
 # A virus scanner or an indexer may hold a file on Windows for a moment.
-_RENAME_TRIES: Final = 20 if os.name == "nt" else 1
-_RENAME_WAIT_SECONDS: Final = 0.05
+_TRIES: Final = 20 if os.name == "nt" else 1
+_WAIT_SECONDS: Final = 0.05
 _CHUNK_BYTES: Final = 2**20
 
 
@@ -165,29 +165,30 @@ def make_folders(path: Path) -> None:
 def rename(source: Path, target: Path) -> None:
     """Atomic on one file system: a file replaces a file, a folder takes a name that is free."""
     announce("rename", target)
-    for attempt in range(_RENAME_TRIES):
+    _patiently(lambda: os.replace(source, target))
+
+
+def _patiently(action: Callable[[], object]) -> None:
+    for attempt in range(_TRIES):
         try:
-            os.replace(source, target)
+            action()
             return
         except PermissionError:
-            if attempt == _RENAME_TRIES - 1:
+            if attempt == _TRIES - 1:
                 raise
-            time.sleep(_RENAME_WAIT_SECONDS * (attempt + 1))
+            time.sleep(_WAIT_SECONDS * (attempt + 1))
 
 
 def unlink(path: Path) -> None:
     """Removes a file if it is there."""
     announce("unlink", path)
-    path.unlink(missing_ok=True)
+    _patiently(lambda: path.unlink(missing_ok=True))
 
 
 def remove_tree(path: Path) -> None:
     """Removes a folder that is no longer anything, entry by entry."""
     for entry in sorted(path.rglob("*"), reverse=True):
         announce("unlink", entry)
-        if entry.is_dir() and not entry.is_symlink():
-            entry.rmdir()
-        else:
-            entry.unlink()
+        _patiently(entry.rmdir if entry.is_dir() and not entry.is_symlink() else entry.unlink)
     announce("remove", path)
-    shutil.rmtree(path)
+    _patiently(lambda: shutil.rmtree(path))

@@ -19,7 +19,7 @@ _DIGITS: Final = 16
 
 
 def fingerprints_of(model: Any, dataset: Any, *, seed: int, by_epoch: bool) -> dict[str, Any]:
-    """Fingerprints of any Trainer's model and data.
+    """Fingerprints of any Trainer's adapter and data.
 
     Args:
         model: Unwrapped.
@@ -28,15 +28,14 @@ def fingerprints_of(model: Any, dataset: Any, *, seed: int, by_epoch: bool) -> d
         by_epoch: Whether samples are asked for by (epoch, index).
 
     Returns:
-        base_model: of its configuration and of a few values of every frozen weight; lora: shape and scale; data: number
-        of samples and a few of them.
+        lora: shape and scale; data: number of samples and a few of them.
     """
-    found: dict[str, Any] = {"base_model": _base_model(model), "data": _data(dataset, seed, by_epoch)}
     lora = _adapter(model)
-    return {**found, "lora": lora} if lora else found
+    return {"data": _data(dataset, seed, by_epoch), **({"lora": lora} if lora else {})}
 
 
-def _base_model(model: Any) -> str:
+def base_model_of(model: Any) -> str:
+    """Fingerprint of a model as it is before training: its configuration and a few values of every frozen weight."""
     digest = hashlib.sha256()
     config: Any = getattr(model, "config", None)
     if hasattr(config, "to_dict"):

@@ -85,10 +85,18 @@ class RunFolder:
         """Says who holds the lock."""
         return self.path / ".run.json"
 
+    @property
+    def restarted(self) -> Path:
+        """Names the checkpoints of the run before a restart."""
+        return self.path / "restarted.json"
+
     def checkpoints(self) -> list[Path]:
         """Folders named like checkpoints, by step. The name is a claim, not a proof."""
-        steps = sorted(step for path in self._folders() if (step := step_of(path)) is not None)
-        return [self.checkpoint(step) for step in steps]
+        return [self.checkpoint(step) for step in self.steps()]
+
+    def steps(self) -> list[int]:
+        """Their steps, in order."""
+        return sorted(step for path in self._folders() if (step := step_of(path)) is not None)
 
     def leftovers(self) -> list[tuple[str, int]]:
         """(kind, step) of what killed saves and deletions left: kind is saving, replaced or deleting."""

@@ -17,16 +17,12 @@ from transformers.trainer_utils import SaveStrategy
 
 from llamarec.checkpoints import memory, randomness
 from llamarec.checkpoints.data import SliceSampler
-from llamarec.checkpoints.edges import Edges
+from llamarec.checkpoints.evaluating import Evaluating, StopNowError
 from llamarec.checkpoints.position import Position, step_slices
 from llamarec.checkpoints.together import Together
 
 
-class StopNowError(Exception):
-    """Raised inside a step or an evaluation that is given up for a request to stop."""
-
-
-class StepLoop(Edges, Together):
+class StepLoop(Evaluating, Together):
     """Mixin before `Trainer`: the loop over the steps of an epoch."""
 
     def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, **rest: Any) -> None:
@@ -119,7 +115,7 @@ class StepLoop(Edges, Together):
             self._reduce_micro_batch(pieces)
             randomness.restore(rng)
             self._restore_buffers()
-        self._average_gradients(model)
+        self._average_gradients(model, self._num_averaged(num_items))
         return losses
 
     def _try_gradients(
@@ -238,10 +234,6 @@ class StepLoop(Edges, Together):
 
     # ---- Edges ----
 
-    def _stops_here(self) -> bool:
-        """Whether to give up in mid-step: one process alone may; several agree at the next edge."""
-        return bool(self._stop.received) and self.args.world_size == 1
-
     def _reach_edge(self, *, taken: bool = False) -> None:
         """All state belongs together here: saves what is due; ends the training if that was asked for.
 
@@ -266,20 +258,6 @@ class StepLoop(Edges, Together):
             self._save_at_edge("time")
         if stops:
             self._save_and_stop()
-
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; a request to stop ends an evaluation during training at once."""
-        if self._in_loop and self._stops_here():
-            raise StopNowError
-        return super().prediction_step(*args, **kwargs)  # type: ignore[misc]
-
-    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; its beginning is an edge, with the evaluation still to be done."""
-        if not self._in_loop:
-            # --eval_on_start: a resume has been evaluated before.
-            return {} if self._resume is not None else super()._evaluate(*args, **kwargs)  # type: ignore[misc]
-        self._take_edge()
-        return super()._evaluate(*args, **kwargs)  # type: ignore[misc]
 
 
 class OpensEpochs(TrainerCallback):

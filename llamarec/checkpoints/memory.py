@@ -148,6 +148,26 @@ def halved(micro_batch: int, use: MemoryUse, share: int) -> tuple[int, str]:
     )
 
 
+def evaluated_in_halves(batch: int, use: MemoryUse) -> tuple[int, str]:
+    """Half the batch of an evaluation, and the sentence that says so."""
+    smaller = max(batch // 2, 1)
+    return smaller, (
+        f"out of memory in an evaluation with {batch} samples per forward pass ({_measured(use)}): the same evaluation "
+        f"again with {smaller}. To begin with that: --per_device_eval_batch_size {smaller}"
+    )
+
+
+def evaluation_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
+    """The error for an evaluation that does not fit one sample at a time."""
+    return DoesNotFitError(
+        "one sample alone does not fit into memory in an evaluation: --per_device_eval_batch_size is at 1",
+        expected=f"room for one sample, and for the predictions so far, beside {readable(use.used)}",
+        found=_measured(use),
+        hint="--eval_accumulation_steps 10 moves predictions off the device; shorter samples; another program off the "
+        "device; then --resume_from_checkpoint" + (f" {last}, which is good" if last else ""),
+    )
+
+
 def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: bool, last: str) -> DoesNotFitError:
     """The error for one sample that does not fit: what was measured, and what would make how much room.
 

@@ -48,6 +48,8 @@ class Parts:
     _own_options: dict[str, Any]
     _given: dict[str, Any]
     _fingerprints: dict[str, Any]
+    _base_model: str
+    _own_optimizer: bool
     _run: RunFolder
     _saver: Saver | None
     _progress: Progress
@@ -65,6 +67,7 @@ class Parts:
     _best_due: bool = False
     _last_save_time: float = 0.0
     _last_saved_step: int = -1
+    _given_eval_batch: int = 0
     _say: Any
     _unwrapped: Any
     _hyperparameters: Any

@@ -257,7 +257,8 @@ def _notes(
             f"the run was finished, its learning-rate curve used up: it is laid over all {step + steps_to_go:,} steps"
         )
     if now.num_samples and before.num_samples and now.num_samples != before.num_samples:
-        notes.append(f"the data have {now.num_samples:,} samples instead of {before.num_samples:,}")
+        why = " (--dataloader_drop_last counts by the micro-batch)" if now.args.dataloader_drop_last else ""
+        notes.append(f"an epoch has {now.num_samples:,} samples instead of {before.num_samples:,}{why}")
     if before.micro_batch:
         notes.append(f"micro-batches of {before.micro_batch}, found after an out of memory")
     saved = sum(1 for path in choice.verdict.path.iterdir() if RNG_PATTERN.fullmatch(path.name))

@@ -233,7 +233,11 @@ class Resuming(Parts):
 
     def _hyperparameters(self) -> dict[str, Any]:
         """Every training argument and the program's own options, as plain values."""
-        return hyperparameters_of(self.args, self._own_options)
+        found = hyperparameters_of(self.args, self._own_options)
+        if self._given_eval_batch:
+            # As it was asked for: smaller ones are this process's answer to its memory.
+            found["per_device_eval_batch_size"] = self._given_eval_batch
+        return found
 
     def _bare_report(self, trial: Any, start_time: float) -> Any:
         """What an epoch gives to `_enter_training`, for a training that has no epoch left."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +29,7 @@ from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.publish import Staging, delete, publish, publish_best
 from llamarec.checkpoints.retention import to_delete
 from llamarec.checkpoints.space import free_bytes, needed_bytes, readable
-from llamarec.errors import LlamarecError
+from llamarec.errors import EXIT_KILLED, LlamarecError
 
 _NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
 
@@ -65,6 +67,7 @@ class Saver:
         in_background: Write while training goes on; otherwise `submit` returns when it is written.
         backup_to: Where every `backup_every`th checkpoint is copied, or an empty text.
         backup_every: See there.
+        after_save: Called with the folder of each checkpoint when it is published.
 
     Attributes:
         last_good: Step of the newest checkpoint that this process published or resumed from.
@@ -81,11 +84,13 @@ class Saver:
         in_background: bool = True,
         backup_to: str = "",
         backup_every: int = 1,
+        after_save: Callable[[Path], object] | None = None,
     ) -> None:
+        self._after_save = after_save
         self.run, self.limit, self._say = run, limit, say
         self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
-        self._pool = ThreadPoolExecutor(1, "checkpoint-saver") if in_background else None
-        self._pending: Future[None] | None = None
+        self._in_background = in_background
+        self._pending: _Writing | None = None
         self._owed: Snapshot | None = None
         self.last_good: int | None = None
         self.last_bytes = 0
@@ -96,23 +101,22 @@ class Saver:
         """Writes a snapshot; one at a time, so that memory holds one at most."""
         started = time.perf_counter()
         self.wait()
-        if self._pool is None:
-            self._write(snapshot)
+        if self._in_background:
+            self._pending = _Writing(self._write, snapshot)
         else:
-            self._pending = self._pool.submit(self._write, snapshot)
+            self._write(snapshot)
         self.seconds_blocked += time.perf_counter() - started
 
     def wait(self) -> None:
         """Until everything submitted is written (or has failed, which `last_error` says)."""
         if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+            self._pending.result()
+            self._pending = None
 
-    def close(self) -> None:
-        """Waits, and ends the thread."""
-        self.wait()
-        if self._pool is not None:
-            self._pool.shutdown()
+    def abandon(self) -> None:
+        """Leaves a save that is being written to itself: the user has asked three times."""
+        if self._pending is not None and self._pending.is_alive():
+            atexit.register(_end_while, self._pending)
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
@@ -133,6 +137,7 @@ class Saver:
         self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
         self.finish(written)
         self._back_up(step)
+        self._hand_over(step)
 
     def _publish(self, snapshot: Snapshot) -> Manifest:
         self._require_space(snapshot)
@@ -207,6 +212,48 @@ class Saver:
             backup(self.run.checkpoint(step), self._backup_to)
         except Exception as error:  # whatever a remote file system may raise must not end a training
             self._say(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
+
+    def _hand_over(self, step: int) -> None:
+        if self._after_save is None:
+            return
+        try:
+            self._after_save(self.run.checkpoint(step))
+        except Exception as error:  # the user's own code must not end a training either
+            self._say(f"WARNING: checkpoint-{step} is saved, after_save failed: {type(error).__name__}: {error}")
+
+
+class _Writing(threading.Thread):
+    """One save in the background.
+
+    A daemon, so that it can be abandoned: a save that is cut off is none, which costs nothing else.
+    """
+
+    def __init__(self, write: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
+        super().__init__(name="checkpoint-saver", daemon=True)
+        self._write, self._snapshot = write, snapshot
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._write(self._snapshot)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> None:
+        """Waits, and raises what was raised there."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _end_while(thread: threading.Thread) -> None:
+    """At the process's end: an interpreter that is taken down under a running thread may crash."""
+    if thread.is_alive():
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(EXIT_KILLED)
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,7 @@ from llamarec.checkpoints.layout import (
     TRAINER_STATE,
     TRAINING_ARGS,
 )
-from llamarec.checkpoints.loop import StopNowError
+from llamarec.checkpoints.evaluating import StopNowError
 from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.publish import Staging

@@ -38,6 +38,10 @@ class Interrupted(SystemExit):
         self.checkpoint, self.signal_name = checkpoint, signal_name
 
 
+class EndNow(KeyboardInterrupt):  # noqa: N818  (as its base)
+    """The third request to stop: training ends without waiting for anything, a save that is being written included."""
+
+
 class StopRequests:
     """Notes signals while training runs.
 
@@ -60,7 +64,7 @@ class StopRequests:
         if self._count >= _PATIENCE:
             self.restore()
             # Not sys.exit: a handler may interrupt any line, and nothing may go on from here.
-            raise KeyboardInterrupt(f"{name}, the third request to stop")
+            raise EndNow(f"{name}, the third request to stop")
         text = "stopping at the edge of this step, then saving" if self._count == 1 else "still saving"
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stderr.write(

@@ -50,7 +50,8 @@ def pickling(value: Any) -> Callable[[BinaryIO], None]:
 def model_state(model: Any) -> dict[str, torch.Tensor] | None:
     """The weights that a save needs, copied where training changes them; None where only the live model can be saved.
 
-    A frozen weight is not copied: nothing changes it while the save is written.
+    Of a whole model frozen weights are copied too: a callback may change them (an average kept beside), and nothing
+    tells when. Weights that are one in memory (tied embeddings) stay one.
     """
     if isinstance(model, PeftModel):
         # Other kinds of adapters read what they save from the live model.
@@ -63,6 +64,6 @@ def model_state(model: Any) -> dict[str, torch.Tensor] | None:
         return state | {name: copied(value) for name, value in others if "modules_to_save." in name}
     if not isinstance(model, PreTrainedModel):
         return {name: copied(value) for name, value in model.state_dict().items()}
-    frozen = {id(p) for p in model.parameters() if not p.requires_grad}
     live = model.state_dict(keep_vars=True)
-    return {name: value.detach() if id(value) in frozen else copied(value) for name, value in live.items()}
+    copies = {id(value): copied(value) for value in {id(value): value for value in live.values()}.values()}
+    return {name: copies[id(value)] for name, value in live.items()}

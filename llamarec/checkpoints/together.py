@@ -50,7 +50,20 @@ class Together(Parts):
         name = getattr(self.model, "main_input_name", "input_ids")
         return [*batches, *[{name: empty, "attention_mask": empty}] * (most - len(batches))]
 
-    def _average_gradients(self, model: Any) -> None:
+    def _num_averaged(self, num_items: Any) -> int:
+        """Processes whose gradients the step's are the mean of.
+
+        Where each one's loss is a mean of its own tokens, one without samples in a short step is none of them.
+        """
+        size = int(self.args.world_size)
+        if size == 1 or self.args.average_tokens_across_devices:
+            return size
+        divides = self.model_accepts_loss_kwargs or self.compute_loss_func is not None  # type: ignore[attr-defined]
+        count = torch.tensor(int(divides and num_items is not None), device=self.args.device)
+        dist.all_reduce(count)
+        return int(count) or size
+
+    def _average_gradients(self, model: Any, num_averaged: int) -> None:
         if self.args.world_size == 1:
             return
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -61,6 +74,6 @@ class Together(Parts):
             grads = [p.grad for p in trained if p.grad is not None and p.grad.dtype == dtype]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             dist.all_reduce(flat)
-            flat /= self.args.world_size
+            flat /= num_averaged
             for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import Any
 
 import torch.distributed as dist
 from transformers import Trainer
+from transformers.integrations.neftune import deactivate_neftune
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence, order_of_saves
+from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence, of_this_run
 from llamarec.checkpoints.feeding import Feeding
-from llamarec.checkpoints.identity import fingerprints_of
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.former import is_left_behind, leave_behind, take_up_again
+from llamarec.checkpoints.identity import base_model_of, fingerprints_of
+from llamarec.checkpoints.layout import RunFolder, step_of
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.manifest import Session
@@ -30,7 +32,7 @@ from llamarec.checkpoints.resume import Now, Resume, decide
 from llamarec.checkpoints.resuming import Resuming
 from llamarec.checkpoints.saver import Saver
 from llamarec.checkpoints.saving import Saving
-from llamarec.checkpoints.signals import StopRequests
+from llamarec.checkpoints.signals import EndNow, StopRequests
 from llamarec.checkpoints.space import require_space
 from llamarec.checkpoints.weights import Weights
 from llamarec.errors import CheckpointError, ConfigError
@@ -48,6 +50,8 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         own_options: The program's own hyperparameters, compared on resume like the Trainer's.
         given: Hyperparameters that the user gave on the command line, stored for `show`.
         defaults: Of this command, for hyperparameters that were taken over from the checkpoint instead.
+        after_save: Called with the folder of each checkpoint when it is published and verified, from the thread that
+            writes; a callback's `on_save` runs before that, when the save is asked for.
 
     All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order` and `samples_by_epoch`.
     """
@@ -60,10 +64,11 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         own_options: Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        after_save: Callable[[Path], object] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._config = checkpoint_config or CheckpointConfig()
+        self._config, self._after_save = checkpoint_config or CheckpointConfig(), after_save
         self._own_options, self._given = dict(own_options or {}), dict(given or {})
         self._defaults, self._extra_fingerprints = dict(defaults or {}), dict(fingerprints or {})
         self._run = RunFolder(Path(str(self.args.output_dir)))
@@ -71,6 +76,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._fingerprints: dict[str, Any] = {}
         self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
         self._last_saved_step, self._buffers = -1, {}
+        self._base_model, self._own_optimizer = "", self.optimizer is None
         self.callback_handler.callbacks.insert(0, OpensEpochs(self))
         # Patience and the like are part of what a resume must not lose.
         self.args.restore_callback_states_from_checkpoint = True
@@ -86,7 +92,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         Args:
             resume_from_checkpoint: True or 'latest', 'best', or a path; None takes
                 `args.resume_from_checkpoint`, and where that is None too training starts at step 0.
-            trial: As in the Trainer; hyperparameter search trains without resuming.
+            trial: As in the Trainer: a trial of a hyperparameter search trains in a folder of its own.
             ignore_keys_for_eval: As in the Trainer.
 
         Raises:
@@ -94,15 +100,14 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             Interrupted: stopped by a signal, and saved; ends a script with its exit code unless caught.
         """
         wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
-        with self._folder_held(), self._stop.watched():
-            try:
-                self._begin(None if wanted is False else wanted)
-                with self._saved_whatever_happens():
-                    return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
-            finally:
-                self._in_loop = False
-                if self._saver is not None:
-                    self._saver.close()
+        if self._saver is not None:
+            # Of a training that was ended in the middle of writing.
+            self._saver.wait()
+        self._run = RunFolder(Path(self._get_output_dir(trial)))  # type: ignore[attr-defined]
+        with self._folder_held(), self._stop.watched(), self._left_clean():
+            self._begin(None if wanted is False else wanted)
+            with self._saved_whatever_happens():
+                return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
 
     @property
     def last_save_failed(self) -> bool:
@@ -113,6 +118,25 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
     def seconds_blocked_by_saves(self) -> float:
         """Time that training waited for an earlier save to be written."""
         return self._saver.seconds_blocked if self._saver is not None else 0.0
+
+    @contextlib.contextmanager
+    def _left_clean(self) -> Iterator[None]:
+        """However training ends, this object can train again, and everything submitted is written."""
+        end_saves = Saver.wait
+        try:
+            yield
+        except EndNow:
+            end_saves = Saver.abandon
+            raise
+        finally:
+            self._in_loop = False
+            handle = getattr(self, "neftune_hook_handle", None)
+            if handle is not None:
+                # Where training ended well the Trainer has done it.
+                with contextlib.suppress(AttributeError):
+                    deactivate_neftune(self.model, handle, self.accelerator)
+            if self._saver is not None:
+                end_saves(self._saver)
 
     # ---- Before the first step ----
 
@@ -149,7 +173,12 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
 
     def _begin(self, wanted: Any) -> None:
         dataset: Any = self.train_dataset  # type: ignore[attr-defined]
-        own = fingerprints_of(self._unwrapped(), dataset, seed=self.args.seed, by_epoch=self.samples_by_epoch)
+        # Once: training itself may align the special tokens of the model's configuration with the tokenizer's.
+        self._base_model = self._base_model or base_model_of(self._unwrapped())
+        own = {
+            "base_model": self._base_model,
+            **fingerprints_of(self._unwrapped(), dataset, seed=self.args.seed, by_epoch=self.samples_by_epoch),
+        }
         # As a manifest gives them back: tuples are lists there.
         self._fingerprints = json.loads(json.dumps({**own, **self._extra_fingerprints}, default=str))
         self._saver = self._new_saver()
@@ -159,21 +188,25 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._resume = self._decide(wanted)
         self._begin_session(self._resume)
         self._in_first_process(self._check_space)
+        if wanted is None:
+            self._in_first_process(self._leave_behind)
         if self._resume is not None:
+            if self._own_optimizer:
+                # An earlier training's of this object would keep the rate that it was made with.
+                self.optimizer = None
             self._saver.last_good = self._resume.step
             self._last_saved_step = self._resume.step
             self._in_first_process(partial(self._finish_save, self._resume.choice))
             for line in self._resume.plan.lines():
                 self._say_plan(line)
         elif wanted:
-            self._say_plan(
-                f"resume:      nothing: there is no checkpoint in {self._run.path} yet, training starts at step 0"
-            )
+            self._say_plan(f"resume:      nothing: {self._none_there()}, training starts at step 0")
 
     def _decide(self, wanted: Any) -> Resume | None:
         if wanted is None:
             self._refuse_to_begin_over_another()
             return None
+        self._in_first_process(partial(self._take_up, wanted))
         choice: Choice | None = choose(self._run, wanted, allow_partial=self._config.allow_partial_resume)
         if choice is None:
             return None
@@ -188,8 +221,25 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         )
         return decide(choice, now)
 
+    def _none_there(self) -> str:
+        if not self._run.checkpoints():
+            return f"there is no checkpoint in {self._run.path} yet"
+        return f"the checkpoints in {self._run.path} are of the run before --restart (a path takes them all the same)"
+
+    def _leave_behind(self) -> None:
+        """A restart: what is there is of the run before, also if this one is killed before its first save."""
+        if steps := self._run.steps():
+            leave_behind(self._run, steps)
+
+    def _take_up(self, wanted: Any) -> None:
+        """A checkpoint of the run before a restart was named: that is the run again."""
+        behind = is_left_behind(self._run, self._run.steps())
+        path = Path(str(wanted))
+        if path.resolve().parent == self._run.path.resolve() and behind.get(step_of(path) or 0):
+            take_up_again(self._run)
+
     def _refuse_to_begin_over_another(self) -> None:
-        there = order_of_saves(self._run)
+        there = of_this_run(self._run)
         if there and not self._config.restart:
             raise CheckpointError(
                 f"{self._run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
@@ -242,6 +292,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             in_background=self._config.background_saves,
             backup_to=self._config.backup_to,
             backup_every=self._config.backup_every,
+            after_save=self._after_save,
         )
 
     def _refuse_what_cannot_be_kept(self) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from llamarec.command import typed, with_flags
 from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, LlamarecError
 
 
-def run_main(function: Callable[[], int]) -> int:
-    """Runs a command's function; returns its exit code, or `EXIT_USAGE` after saying what is wrong."""
+def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
+    """Runs a command's function; returns its exit code, or `EXIT_USAGE` after saying what is wrong.
+
+    Args:
+        function: The command.
+        command: As the user typed it. If other flags would do, it is printed again with these.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A console that cannot show a title must not end a training run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    # About a faster kernel that is not installed; a stack of such notes hides what is said to the user.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return function()
     except BrokenPipeError:
@@ -29,4 +32,7 @@ def run_main(function: Callable[[], int]) -> int:
         return EXIT_KILLED
     except LlamarecError as error:
         print(f"error: {error}", file=sys.stderr)
+        # A process that torchrun started was not typed.
+        if command and error.retry_with and "RANK" not in os.environ:
+            print(f"  type:     {typed(with_flags(command, error.retry_with))}", file=sys.stderr)
         return EXIT_USAGE

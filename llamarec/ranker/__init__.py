@@ -3,8 +3,3 @@
 LlamaRec (Yue et al. 2023, arXiv 2311.02089): a Llama with LoRA reads a user's last titles and the retriever's
 candidates, each behind a letter, and orders the candidates by the probability of the letter that comes next.
 """
-
-import logging
-
-# On a CPU bitsandbytes mentions, at every import, an optional kernel that nobody asked for.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
 from llamarec import assets
 from llamarec.data.prepared import PreparedData
@@ -40,7 +42,8 @@ def is_embedded(name: str) -> bool:
 def base_model_source(name: str, data: PreparedData, run_folder: Path) -> str:
     """What `from_pretrained` takes: the name itself, or the folder into which an embedded model was written."""
     if name == TINY:
-        return str(tiny_model(run_folder / TINY, data.titles[1:]))
+        with _bars(shown=False):
+            return str(tiny_model(run_folder / TINY, data.titles[1:]))
     if name == SMOLLM2_135M:
         return str(_smollm2_folder())
     return name
@@ -72,12 +75,13 @@ def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: 
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
     quantization = _nf4(dtype) if four_bits else None
-    with _said_clearly(name):
+    with _said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization)
     model.config.use_cache = False
     if four_bits:
         # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _keep_one_layout(model)
     return _with_lora(as_letter_model(model, letter_ids), config)
 
 
@@ -93,6 +97,17 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _keep_one_layout(model: Any) -> None:
+    """Keeps bitsandbytes from repacking weights at the first validation on a CPU with AVX512-BF16.
+
+    The packed product has no gradient, so every later training step would go wrong without an error, and it rounds the
+    weights' scales, so a resumed run would not be the same. (bitsandbytes 0.50)
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_lora(model: Any, config: RankerConfig) -> Any:
@@ -148,6 +163,19 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         model.save_pretrained(staging)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
     staging.rename(folder)
+
+
+@contextlib.contextmanager
+def _bars(*, shown: bool) -> Iterator[None]:
+    """Whether the library draws bars: in a file they are noise, and an embedded model is there at once."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

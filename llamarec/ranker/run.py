@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from transformers import set_seed
 
+from llamarec.command import flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
@@ -143,16 +144,20 @@ def test_ranker(ranker: Ranker) -> Comparison:
 
 def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
-        from llamarec.retriever.train import train_retriever_with_defaults
+        from llamarec.retriever.train import train_retriever_for
 
-        train_retriever_with_defaults(data_config, Console())
-    candidates = load_candidates(data_config.experiment, data)
+        train_retriever_for(config.num_candidates, data, data_config, Console())
+    flags = flags_of(data_config)
+    candidates = load_candidates(data_config.experiment, data, flags)
     for split, of_split in candidates.items():
-        if of_split.item_ids.shape[1] < config.num_candidates:
+        proposed = of_split.item_ids.shape[1]
+        if proposed < config.num_candidates:
+            command = typed(["python", "train_retriever.py", *flags, "--top_k", str(config.num_candidates)])
             raise ArtifactError(
-                f"the retriever proposed {of_split.item_ids.shape[1]} items per user for {split}",
+                f"the retriever proposed {proposed} items per user for {split}",
                 expected=f"{config.num_candidates} (--num_candidates)",
-                hint=f"python train_retriever.py --dataset_code {data.dataset_code} --top_k {config.num_candidates}",
+                hint=f"--num_candidates {proposed}, or, with the flags that the retriever had:\n            {command}",
+                retry_with=("--num_candidates", str(proposed)),
             )
     return candidates
 

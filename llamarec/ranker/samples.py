@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
-from llamarec.retriever.candidates import Candidates
+from llamarec.retriever.candidates import Candidates, most_candidates
 from llamarec.vocabulary import SPLITS, Split
 
 # The purpose of a random draw is part of its key, so that no two purposes share a stream.
@@ -61,12 +61,14 @@ class TrainingSamples(Dataset[Sample]):
                 expected="at least one user with two training items",
                 found=f"{data.num_users} users, {data.num_interactions} interactions",
             )
-        if data.num_items < encoder.num_candidates + encoder.max_history + 1 and not data.has_repeats:
+        most = most_candidates(data)
+        if most < encoder.num_candidates:
             raise ArtifactError(
-                f"{data.folder} has too few items to draw candidates from",
-                expected=f"more than {encoder.num_candidates + encoder.max_history} items",
-                found=f"{data.num_items} items",
-                hint="lower --num_candidates or --max_history",
+                f"{data.folder} has too few items to draw {encoder.num_candidates} candidates from",
+                expected=f"at most {most} (--num_candidates)",
+                found=f"{data.num_items:,} items, of which the longest history excludes {data.num_items - most:,}",
+                hint=f"--num_candidates {most}, or a lower --min_item_interactions, which keeps more items",
+                retry_with=("--num_candidates", str(most)),
             )
 
     def __len__(self) -> int:

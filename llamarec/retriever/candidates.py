@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llamarec.command import typed
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.vocabulary import (
@@ -87,14 +89,32 @@ def write_candidates(
     os.replace(staging, target)
 
 
-def load_candidates(experiment: Experiment, data: PreparedData) -> dict[Split, Candidates]:
+def most_candidates(data: PreparedData) -> int:
+    """How many candidates each training prompt of the ranker can have.
+
+    They are the label and items that are not in the history before it; where people come back, any items.
+    """
+    # Of the longest training part everything but the last item is history.
+    taken = 0 if data.has_repeats else int(data.sequences.train_ends.max(initial=1)) - 1
+    return data.num_items - taken
+
+
+def load_candidates(
+    experiment: Experiment, data: PreparedData, data_flags: Sequence[str] = ()
+) -> dict[Split, Candidates]:
     """Candidates by split.
+
+    Args:
+        experiment: Where they lie.
+        data: What they must have been made from.
+        data_flags: Of this data set, for the command that an error names.
 
     Raises:
         ArtifactError: there are none, or they were made from other data; names the command that makes them.
     """
     path = experiment.retriever / CANDIDATES_FILE
-    command = f"python train_retriever.py --dataset_code {experiment.dataset_code}"
+    flags = data_flags or ("--dataset_code", experiment.dataset_code)
+    command = typed(["python", "train_retriever.py", *flags])
     if not path.is_file():
         raise ArtifactError(
             f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,11 +20,10 @@ from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.loss import catalogue_cross_entropy
 from llamarec.retriever.model import INIT_STD, LRURec
+from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 from llamarec.retriever.titles import title_vectors
-
-_LINES_EVERY: Final = 10  # epochs per line where there is no terminal to draw a bar on
 
 _TOKENS_MULTIPLE: Final = 64
 
@@ -37,7 +35,7 @@ class RetrieverTrainer:
         data: Prepared histories.
         config: Options.
         folder: Where the state file lies.
-        console: Receives one line about what is done, and the progress bar.
+        console: Receives one line about what is done, and the progress.
 
     Raises:
         ArtifactError: the state file is damaged.
@@ -54,14 +52,11 @@ class RetrieverTrainer:
 
     def fit(self) -> None:
         """Trains until `num_epochs` or until patience ends; the best weights are then in `model`."""
-        with _progress(self._console) as progress:
-            task = progress.add_task("LRURec", total=self._config.num_epochs, completed=self.state.epoch, shown="")
+        with FitProgress(self._console, self.state, self._config.num_epochs) as progress:
             saved = time.monotonic()
             while not self.is_finished:
-                self._epoch()
-                progress.update(task, completed=self.state.epoch, shown=self._shown())
-                if not self._console.is_terminal and self.state.epoch % _LINES_EVERY == 0:
-                    self._console.print(f"epoch {self.state.epoch}  {self._shown()}", soft_wrap=True)
+                self._epoch(progress)
+                progress.validated(is_last=self.is_finished)
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
                     saved = time.monotonic()
@@ -87,11 +82,11 @@ class RetrieverTrainer:
         more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if self.is_finished else ""
         self._console.print(f"the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
 
-    def _epoch(self) -> None:
+    def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch
         # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
         self.model.masks.restart(self._config.seed, epoch)
-        loss = self._train_epoch(epoch)
+        loss = self._train_epoch(epoch, progress)
         ranks = label_ranks(
             self.model,
             self._data,
@@ -101,16 +96,19 @@ class RetrieverTrainer:
         )
         self._note(loss, recall_at(ranks, 10), ndcg_at(ranks, 10), time.monotonic() - started)
 
-    def _train_epoch(self, epoch: int) -> float:
+    def _train_epoch(self, epoch: int, progress: FitProgress) -> float:
         self.model.train()
-        total, num_steps = 0.0, 0
-        for chosen in epoch_batches(len(self._windows), self._config.batch_size, self._config.seed, epoch):
+        total = 0.0
+        num_steps = -(-len(self._windows) // self._config.batch_size)
+        batches = epoch_batches(len(self._windows), self._config.batch_size, self._config.seed, epoch)
+        for step, chosen in enumerate(batches, start=1):
             loss = self._loss(chosen)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
             self._optimizer.step()
-            total, num_steps = total + loss.item(), num_steps + 1
+            total += loss.item()
+            progress.stepped(step, num_steps, total / step)
         return total / max(num_steps, 1)
 
     def _loss(self, chosen: NDArray[np.int64]) -> Tensor:
@@ -148,13 +146,6 @@ class RetrieverTrainer:
         self.state.model, self.state.optimizer = self.model.state_dict(), self._optimizer.state_dict()
         return self.state
 
-    def _shown(self) -> str:
-        last, state = self.state.history[-1], self.state
-        return (
-            f"loss {last['loss']:.3f}  validation Recall@10 {last['recall@10']:.4f} NDCG@10 {last['ndcg@10']:.4f}  "
-            f"best {state.best_recall:.4f} at {state.best_epoch}"
-        )
-
 
 def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
     with torch.random.fork_rng(devices=[]):
@@ -174,14 +165,3 @@ def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[shown]}"),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)

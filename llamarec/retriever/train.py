@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ConfigError
+from llamarec.errors import ConfigError, DataError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
 from llamarec.files import write_json
-from llamarec.retriever.candidates import Candidates, with_labels, write_candidates
+from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.scoring import label_ranks, top_k
@@ -30,10 +30,22 @@ METRICS_FILE: Final = "metrics.json"
 
 @dataclass(frozen=True)
 class RetrieverReport:
-    """What a run came to; `metrics` by split, over all users with a label, on the whole catalogue."""
+    """What a run came to.
+
+    Attributes:
+        num_users: By split, those with a label.
+        metrics: By split, over all of them, on the whole catalogue.
+        ranker_candidates: A ranker can have so many candidates per prompt.
+        num_covered: By split, users whose label is among so many.
+        best_epoch: Counted from 1.
+        num_epochs: All that were trained.
+        seconds: Training in all.
+    """
 
     num_users: dict[str, int]
     metrics: dict[str, dict[str, float]]
+    ranker_candidates: int
+    num_covered: dict[str, int]
     best_epoch: int
     num_epochs: int
     seconds: float
@@ -45,21 +57,35 @@ def train_retriever(data_config: DataConfig, config: RetrieverConfig, console: C
     Raises:
         LlamarecError: data are missing or do not fit the options.
     """
+    data = prepare(data_config, console)
+    check_top_k(data, config)
+    check_histories(data)
+    return _train(data, data_config.experiment, config, console)
+
+
+def train_retriever_for(
+    num_candidates: int, data: PreparedData, data_config: DataConfig, console: Console
+) -> RetrieverReport:
+    """For a ranker with so many candidates, with the options chosen for this data set.
+
+    Raises:
+        LlamarecError: the data do not fit.
+    """
+    config = RetrieverConfig(**{**defaults_for(data_config.name), "top_k": num_candidates})
+    check_top_k(data, config, flag="--num_candidates")
+    check_histories(data)
+    return _train(data, data_config.experiment, config, console)
+
+
+def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, console: Console) -> RetrieverReport:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    data, experiment = prepare(data_config, console), data_config.experiment
-    check_top_k(data, config)
     trainer = RetrieverTrainer(data, config, experiment.retriever, console)
     trainer.fit()
     report = _report(trainer, data, config)
     candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
     _write(experiment, trainer, data, config, candidates, report)
     return report
-
-
-def train_retriever_with_defaults(data_config: DataConfig, console: Console) -> RetrieverReport:
-    """With the options chosen for this data set."""
-    return train_retriever(data_config, RetrieverConfig(**defaults_for(data_config.name)), console)
 
 
 def print_report(report: RetrieverReport, console: Console) -> None:
@@ -78,17 +104,57 @@ def print_report(report: RetrieverReport, console: Console) -> None:
     console.print(table)
 
 
-def check_top_k(data: PreparedData, config: RetrieverConfig) -> None:
-    """Every user must have as many items left as candidates are asked for."""
+def check_top_k(data: PreparedData, config: RetrieverConfig, *, flag: str = "--top_k") -> None:
+    """Every user must have as many items left as candidates are asked for.
+
+    Args:
+        data: Prepared histories.
+        config: Options.
+        flag: Where the user said how many.
+
+    Raises:
+        ConfigError: somebody has not.
+    """
     excluded = 0
     if config.excludes(data.has_repeats):
         excluded = max(len(np.unique(data.sequences.history(user, "test"))) for user in range(data.num_users))
-    if config.top_k > data.num_items - excluded:
+    most = data.num_items - excluded
+    if config.top_k > most:
+        more_items = "a lower --min_item_interactions, which keeps more items"
+        # Of one candidate there is nothing to rank.
+        fits = most >= 2
         raise ConfigError(
-            f"--top_k {config.top_k}: not every user has so many candidates",
-            expected=f"at most {data.num_items - excluded}",
+            f"{flag} {config.top_k}: not every user has so many candidates",
+            expected=f"at most {most}" if fits else f"more than {excluded + 1:,} items",
             found=f"{data.num_items:,} items, of which the longest history excludes {excluded:,}",
-            hint="a smaller --top_k, or --exclude_history never",
+            hint=f"{flag} {most}, or {more_items}" if fits else more_items,
+            retry_with=(flag, str(most)) if fits else (),
+        )
+
+
+def check_histories(data: PreparedData) -> None:
+    """Training, validation and test must have somebody, and a ranker something to choose from.
+
+    Raises:
+        DataError: one of them has nobody, or somebody has had nearly every item.
+    """
+    users: dict[str, int] = {split: len(data.sequences.users_with_label(split)) for split in SPLITS}
+    users["training"] = int((data.sequences.train_ends >= 2).sum())
+    empty = [name for name, count in users.items() if not count]
+    if empty:
+        raise DataError(
+            f"{data.dataset_code}: there is no user for {' and '.join(empty)}",
+            expected="users with four items or more: two for training, one for validation, one for the test",
+            found=f"{data.num_users:,} users, {data.num_interactions:,} interactions",
+            hint="more interactions per user, or (with --split temporal) other --temporal_validation_share and "
+            "--temporal_test_share",
+        )
+    if most_candidates(data) < 2:
+        raise DataError(
+            f"{data.dataset_code}: a ranker would have no other item to tell the right one from",
+            expected="items that are in nobody's whole history",
+            found=f"{data.num_items:,} items, and a user with {int(data.sequences.train_ends.max()):,} of them",
+            hint="a lower --min_item_interactions, which keeps more items",
         )
 
 
@@ -98,7 +164,11 @@ def _report(trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConf
         split: label_ranks(trainer.model, data, split, max_length=config.max_length, exclude=exclude)
         for split in SPLITS
     }
+    num_candidates = min(config.top_k, most_candidates(data))
+    covered = {split: (of_split > 0) & (of_split <= num_candidates) for split, of_split in ranks.items()}
     return RetrieverReport(
+        ranker_candidates=num_candidates,
+        num_covered={split: int(of_split.sum()) for split, of_split in covered.items()},
         num_users={split: len(of_split) for split, of_split in ranks.items()},
         metrics={split: all_metrics(of_split) for split, of_split in ranks.items()},
         best_epoch=trainer.state.best_epoch,

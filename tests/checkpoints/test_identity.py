@@ -13,13 +13,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llamarec.checkpoints.identity import fingerprints_of
+from llamarec.checkpoints.identity import base_model_of, fingerprints_of
 from tests.resume.training import Words, make_model
 
 
 def _of(model: Any = None, dataset: Any = None, seed: int = 42) -> dict[str, Any]:
     model = make_model() if model is None else model
-    return fingerprints_of(model, Words() if dataset is None else dataset, seed=seed, by_epoch=False)
+    found = fingerprints_of(model, Words() if dataset is None else dataset, seed=seed, by_epoch=False)
+    return {"base_model": base_model_of(model), **found}
 
 
 def _weight_changed(name: str) -> Any:

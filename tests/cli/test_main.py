@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from llamarec.cli.main import main
 from llamarec.cli.run import run_main
-from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
+from llamarec.command import typed
+from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, CheckpointError, ConfigError
 from tests.data.raw import WRITERS
 
 
@@ -62,3 +64,24 @@ def test_a_console_that_cannot_show_a_title_does_not_end_the_run(monkeypatch: py
         return 0
 
     assert run_main(say) == EXIT_FINISHED
+
+
+def _fail_with(path: str) -> int:
+    hint = f"--resume_from_checkpoint {path}"
+    raise CheckpointError("checkpoint not found", hint=hint, retry_with=("--resume_from_checkpoint", path))
+
+
+def test_where_another_flag_would_do_the_whole_command_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["python", "train_ranker.py", "--dataset_code", "my shop.csv", "--resume_from_checkpoint=a/checkpoint-9"]
+    assert run_main(partial(_fail_with, "a/checkpoint-8"), [*command, "--lora_r", "4"]) == EXIT_USAGE
+    last = capsys.readouterr().err.splitlines()[-1]
+    expected = [*command[:4], "--lora_r", "4", "--resume_from_checkpoint", "a/checkpoint-8"]
+    assert last == f"  type:     {typed(expected)}"
+
+
+def test_nobody_typed_the_command_of_one_of_several_processes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert run_main(partial(_fail_with, "a"), ["python", "x.py"]) == EXIT_USAGE
+    assert "type:" not in capsys.readouterr().err

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "llamarec"
 LAYERS = [
     "vocabulary",
     "errors",
+    "command",
     "checkpoints",
     "hardware",
     "files",

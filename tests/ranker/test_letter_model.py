@@ -94,3 +94,24 @@ def test_nf4_runs_on_a_cpu(tiny_folder: Path, encoder: PromptEncoder, batch: dic
     out["loss"].backward()
     assert torch.isfinite(out["loss"])
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_nf4_on_a_cpu_learns_after_a_validation_as_before(
+    tiny_folder: Path, encoder: PromptEncoder, batch: dict[str, torch.Tensor]
+) -> None:
+    config = RankerConfig(llm_base_model="tiny", quantization="nf4", lora_dropout=0.0)
+    model = load_letter_model("tiny", str(tiny_folder), config, encoder.letter_ids, bf16=False)
+    _randomise_adapter(model)
+    before = _gradients(model, batch)
+    with torch.no_grad():
+        model.eval()(**batch)
+    after = _gradients(model, batch)
+    assert before.keys() == after.keys()
+    for name, gradient in before.items():
+        assert torch.equal(gradient, after[name]), name
+
+
+def _gradients(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model.train()(**batch)["loss"].backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

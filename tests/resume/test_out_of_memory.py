@@ -228,3 +228,47 @@ def test_with_dropout_and_validation_a_run_goes_on_exactly(tmp_path: Path) -> No
     stopped(make("run"), 3)
     make("run").train("latest")
     assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+
+
+def _evaluates_at_most(trainer: Any, limit: int) -> list[int]:
+    """Makes forward passes without gradients fail with more samples; returns the sizes of all of them."""
+    sizes: list[int] = []
+
+    def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled():
+            sizes.append(len(inputs["input_ids"]))
+            if sizes[-1] > limit:
+                raise ERRORS["torch"]()
+
+    trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+    return sizes
+
+
+def test_a_validation_is_done_again_in_smaller_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A part of a batch is seen before the one that fails, and the callbacks draw random numbers meanwhile.
+    changes: dict[str, Any] = {"num_samples": 20, "per_device_eval_batch_size": 8}
+    whole = make_trainer(tmp_path / "whole", **{**changes, "per_device_eval_batch_size": 4})
+    whole.train()
+    trainer = make_trainer(tmp_path / "run", **changes)
+    sizes = _evaluates_at_most(trainer, 4)
+    trainer.train()
+    assert sizes[:3] == [8, 4, 4] and max(sizes[1:]) == 4
+    said = capsys.readouterr().err
+    assert "out of memory in an evaluation with 8 samples per forward pass" in said
+    assert "--per_device_eval_batch_size 4" in said
+    ours, theirs = (state_of(tmp_path / name / "checkpoint-10") for name in ("run", "whole"))
+    assert {name: ours[name] for name in ("adapter", "optimizer", "rng")} == {
+        name: theirs[name] for name in ("adapter", "optimizer", "rng")
+    }
+    manifest = json.loads((tmp_path / "run/checkpoint-10/manifest.json").read_text(encoding="utf-8"))
+    # What was asked for: a resume says nothing of a change.
+    assert manifest["hyperparameters"]["per_device_eval_batch_size"] == 8
+
+
+def test_a_validation_that_never_fits_is_saved_and_explained(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, num_samples=20)
+    sizes = _evaluates_at_most(trainer, 0)
+    with pytest.raises(DoesNotFitError, match=r"(?s)in an evaluation.*eval_accumulation_steps"):
+        trainer.train()
+    assert sizes == [8, 4, 2, 1]
+    assert make_trainer(tmp_path, num_samples=20).train("latest").global_step == 10

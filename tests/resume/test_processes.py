@@ -37,6 +37,15 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(two[0]["losses"], one["losses"], rtol=1e-5)
 
 
+def test_a_process_without_samples_does_not_thin_a_mean_of_own_tokens(tmp_path: Path) -> None:
+    """All samples are of one length, so that the mean of the processes' means is the step's."""
+    (one,) = _train(1, tmp_path / "one")
+    two = _train(2, tmp_path / "two", gradient_accumulation_steps=1, average_tokens_across_devices=False)
+    # The steps of two processes with unequal numbers of samples differ by their weights; the last is of one sample.
+    np.testing.assert_allclose(two[0]["gradients"][0], one["gradients"][0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(two[0]["gradients"][6], one["gradients"][6], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_another_number_of_processes_in_mid_epoch(before: int, after: int, tmp_path: Path) -> None:
     whole = _train(1, tmp_path / "whole")[0]

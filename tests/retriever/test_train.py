@@ -16,14 +16,14 @@ import torch
 from rich.console import Console
 
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
-from llamarec.retriever.candidates import load_candidates, with_labels, write_candidates
+from llamarec.retriever.candidates import load_candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.retriever.state import load_state
-from llamarec.retriever.train import check_top_k
+from llamarec.retriever.train import check_histories, check_top_k
 from llamarec.vocabulary import SPLITS, Experiment
 from tests.data.raw import WRITERS
 from tests.samples import make_data
@@ -191,9 +191,41 @@ def test_options_that_do_not_fit_are_all_named() -> None:
 def test_every_user_must_have_enough_candidates_left(data: PreparedData) -> None:
     longest = max(len(data.sequences.history(user, "test")) for user in range(data.num_users))
     check_top_k(data, replace(CONFIG, top_k=data.num_items - longest))
-    with pytest.raises(ConfigError, match=rf"(?s)--top_k {data.num_items}.*at most {data.num_items - longest}"):
+    with pytest.raises(
+        ConfigError, match=rf"(?s)--top_k {data.num_items}.*at most {data.num_items - longest}"
+    ) as refused:
         check_top_k(data, replace(CONFIG, top_k=data.num_items))
+    assert refused.value.retry_with == ("--top_k", str(data.num_items - longest))
     check_top_k(data, replace(CONFIG, top_k=data.num_items, exclude_history="never"))
+
+
+def test_a_user_who_had_everything_leaves_no_candidate() -> None:
+    data = make_data(num_users=30, num_items=14)
+    with pytest.raises(ConfigError, match=r"(?s)more than 14 items.*longest history excludes 13.*min_item_inter") as no:
+        check_top_k(data, CONFIG)
+    assert no.value.retry_with == (), "a ranker needs two candidates"
+
+
+def test_as_many_candidates_as_the_ranker_can_draw(data: PreparedData) -> None:
+    longest = max(len(data.sequences.train(user)) for user in range(data.num_users))
+    # The last training item of that user is the label, all before it are history: 80 items, less those.
+    assert most_candidates(data) == data.num_items - (longest - 1)
+    assert most_candidates(make_data(num_items=45, has_repeats=True)) == 45
+    check_histories(data)
+
+
+def test_data_on_which_a_ranker_cannot_be_trained_are_refused(data: PreparedData) -> None:
+    sequences = data.sequences
+    ends = np.minimum(sequences.train_ends, 1)
+    with pytest.raises(DataError, match=r"(?s)no user for training\n.*four items or more"):
+        check_histories(replace(data, sequences=replace(sequences, train_ends=ends)))
+    whole = np.diff(sequences.offsets).astype(np.int32)
+    with pytest.raises(DataError, match="no user for validation and test"):
+        check_histories(replace(data, sequences=replace(sequences, train_ends=whole, validation_ends=whole)))
+    full = make_data(num_users=2, num_items=14)
+    everything = replace(full.sequences, train_ends=np.array([14, 3], dtype=np.int32))
+    with pytest.raises(DataError, match=r"(?s)no other item.*a user with 14 of them"):
+        check_histories(replace(full, sequences=everything))
 
 
 def test_defaults_of_data_sets_are_options() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.discovery import inspect, kept_of
+from llamarec.checkpoints.former import is_left_behind
 from llamarec.checkpoints.integrity import Verdict
 from llamarec.checkpoints.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.manifest import Manifest
@@ -36,6 +37,7 @@ class Facts:
         num_bytes: On the disk.
         created: UTC; the time of the file where there is no manifest, None where nothing tells.
         kept: What retention needs.
+        left_behind: It is of the run before a restart.
     """
 
     verdict: Verdict
@@ -48,6 +50,7 @@ class Facts:
     num_bytes: int
     created: datetime | None
     kept: Kept
+    left_behind: bool = False
 
     @property
     def verified(self) -> str:
@@ -59,7 +62,9 @@ class Facts:
 
 def gather(run: RunFolder, *, deep: bool) -> list[Facts]:
     """Every checkpoint of a run, by step."""
-    return [facts_of(verdict, deep=deep) for verdict in inspect(run, deep=deep)]
+    facts = [facts_of(verdict, deep=deep) for verdict in inspect(run, deep=deep)]
+    behind = is_left_behind(run, [fact.step for fact in facts])
+    return [replace(fact, left_behind=behind[fact.step]) for fact in facts]
 
 
 def facts_of(verdict: Verdict, *, deep: bool) -> Facts:
@@ -123,7 +128,7 @@ def newest(facts: list[Facts]) -> list[Facts]:
 
 def latest_and_best(facts: list[Facts]) -> tuple[int | None, int | None]:
     """Steps of the newest good checkpoint, and of the best one that it knows."""
-    good = [fact for fact in newest(facts) if fact.kept.is_good]
+    good = [fact for fact in newest(facts) if fact.kept.is_good and not fact.left_behind]
     return (good[0].step, good[0].kept.best_step) if good else (None, None)
 
 

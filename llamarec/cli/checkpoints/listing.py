@@ -33,6 +33,7 @@ verified says what was compared:
 marks:
   B  best, by the newest good checkpoint
   L  latest: the newest good one
+  R  of the run before a --restart: latest passes over it
   P  protected: stays when the run deletes old ones
      (save_total_limit; 3 where none is known)
 """
@@ -99,6 +100,7 @@ def as_dict(run: RunFolder, facts: list[Facts]) -> dict[str, Any]:
                 "verified": fact.verified,
                 "problems": fact.verdict.problems,
                 "latest": fact.step == latest,
+                "before_restart": fact.left_behind,
                 "best": fact.step == best,
                 "protected": stay.get(fact.step),
             }
@@ -122,6 +124,8 @@ def _print_run(run: RunFolder, facts: list[Facts], root: Path) -> None:
     print_wrapped(
         "B best, L latest, P protected: " + ", ".join(f"{step} ({why})" for step, why in sorted(stay.items()))
     )
+    if any(fact.left_behind for fact in facts):
+        print_wrapped("R of the run before --restart: latest passes over it, its path takes it all the same")
     names = {fact.metric_name for fact in facts if fact.metric_name}
     if names:
         print_wrapped(f"metric: {', '.join(sorted(names))}")
@@ -133,7 +137,7 @@ def _print_run(run: RunFolder, facts: list[Facts], root: Path) -> None:
 
 
 def _row(fact: Facts, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:
-    marks = ("B" if fact.step == best else "") + ("L" if fact.step == latest else "") + ("P" if stays else "")
+    held = {"B": fact.step == best, "L": fact.step == latest, "P": stays, "R": fact.left_behind}
     return (
         str(fact.step),
         figure(fact.epoch, ".2f"),
@@ -142,5 +146,5 @@ def _row(fact: Facts, latest: int | None, best: int | None, stays: bool) -> tupl
         readable(fact.num_bytes),
         age(fact.created),
         fact.verified,
-        marks,
+        "".join(mark for mark, holds in held.items() if holds),
     )

@@ -66,10 +66,15 @@ class Witness:
         after = session.checkpoints_in(self._run)
         if number in after.values() or (self._fails and len(self._fails.failed) > self.failures_before + 1):
             return
-        # A best model whose own save had failed may have come with this one.
-        there = {step: after.get(step) for step in self._before}
+        there = {step: self._as_before(step, after.get(step)) for step in self._before}
         if (there != self._before or None in after.values()) and not self.problem:
             self.problem = f"save {number} failed, and of {self._before} there is now {after}"
+
+    def _as_before(self, step: int, save: int | None) -> int | None:
+        """A best model whose own save had failed may have come with this one, in the place of an older one."""
+        before = self._before[step]
+        is_owed = before is not None and save is not None and save > before and session.SCRIPT[save].best_step == step
+        return before if is_owed else save
 
 
 def full(number: int, folder: Path, tally: Tally) -> None:

@@ -1,0 +1,43 @@
+"""Command lines in messages: whole, and such that they can be copied into a shell as they stand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+
+def typed(words: Sequence[str]) -> str:
+    """The words of a command line as this system's shell reads them."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def flags_of(options: Any) -> list[str]:
+    """Flags for the fields of a dataclass of options that are not at their defaults."""
+    defaults = type(options)()
+    names = [item.name for item in fields(options) if getattr(options, item.name) != getattr(defaults, item.name)]
+    return [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+
+
+def with_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """A command line with these flags (and their values) in the place of those of the same names.
+
+    >>> with_flags(["train.py", "--seed", "1", "--rate=2"], ["--seed", "7"])
+    ['train.py', '--rate=2', '--seed', '7']
+    """
+    replaced = {_name(word) for word in flags if word.startswith("--")}
+    kept, is_kept = [], True
+    for word in words:
+        if word.startswith("--"):
+            # Its values, if it has any, go with it.
+            is_kept = _name(word) not in replaced
+        if is_kept:
+            kept.append(word)
+    return [*kept, *flags]
+
+
+def _name(flag: str) -> str:
+    return flag.partition("=")[0].replace("-", "_")

@@ -1,0 +1,87 @@
+"""What a training says while it runs: a bar on a terminal; elsewhere (a file, a pipe) lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from llamarec.retriever.state import TrainingState
+
+LINE_SECONDS: Final = 30.0  # inside an epoch; each validation has a line of its own
+
+
+class FitProgress:
+    """Follows one `fit`, as a context.
+
+    Args:
+        console: Receives the bar or the lines.
+        state: Where the training is; read only.
+        num_epochs: It ends there, or earlier.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, console: Console, state: TrainingState, num_epochs: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._state, self._num_epochs, self._clock = console, state, num_epochs, clock
+        self._bar = _bar(console)
+        self._task = self._bar.add_task("LRURec", total=num_epochs, completed=state.epoch, shown="")
+        self._first_epoch, self._started, self._said = state.epoch, clock(), clock()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stepped(self, step: int, num_steps: int, mean_loss: float) -> None:
+        """After each step of an epoch, counted from 1; `mean_loss` is that of the epoch so far."""
+        if self._console.is_terminal or self._clock() - self._said < LINE_SECONDS:
+            return
+        epoch = f"epoch {self._state.epoch + 1} of {self._num_epochs}, step {step:,} of {num_steps:,}"
+        best = f"  {_best(self._state)}" if self._state.history else ""
+        self._say(f"{epoch}  loss {mean_loss:.3f}{best}  {self._left(self._state.epoch + step / num_steps)}")
+
+    def validated(self, *, is_last: bool) -> None:
+        """After each epoch, when its validation stands in the state."""
+        shown = _validation(self._state)
+        self._bar.update(self._task, completed=self._state.epoch, shown=shown)
+        if not self._console.is_terminal:
+            left = "" if is_last else f"  {self._left(self._state.epoch)}"
+            self._say(f"epoch {self._state.epoch} of {self._num_epochs}  {shown}{left}")
+
+    def _left(self, epochs: float) -> str:
+        """At the pace of this process; early stopping can only make it less."""
+        pace = (self._clock() - self._started) / (epochs - self._first_epoch)
+        return f"at most {timedelta(seconds=round(pace * (self._num_epochs - epochs)))} left"
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+        self._said = self._clock()
+
+
+def _validation(state: TrainingState) -> str:
+    last = state.history[-1]
+    metrics = f"validation Recall@10 {last['recall@10']:.4f} NDCG@10 {last['ndcg@10']:.4f}"
+    return f"loss {last['loss']:.3f}  {metrics}  {_best(state)}"
+
+
+def _best(state: TrainingState) -> str:
+    return f"best {state.best_recall:.4f} at {state.best_epoch}"
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,86 @@
+"""`train_retriever.py`: what is refused before training, what is said in a file, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_retriever
+from llamarec.cli.run import run_main
+from llamarec.errors import EXIT_FINISHED, EXIT_USAGE
+from llamarec.ranker.arguments import parse
+
+NUM_USERS, LENGTH = 12, 8
+
+
+def _write_shop(folder: Path, num_items: int) -> Path:
+    """A table without titles, and the titles: users who walk round a circle."""
+    rows = [(user, (user + 2 * day) % num_items, day) for user in range(NUM_USERS) for day in range(LENGTH)]
+    table, titles = folder / "my shop.csv", folder / "it's titles.csv"
+    table.write_text("user,item,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in rows), encoding="utf-8")
+    lines = "".join(f"i{item},Soap [{item}]\n" for item in range(num_items))
+    titles.write_text("item,title\n" + lines, encoding="utf-8")
+    return table
+
+
+def _run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    argv = [
+        *("train_retriever.py", "--dataset_code", str(folder / "my shop.csv")),
+        *("--items_file", str(folder / "it's titles.csv"), "--experiment_root", str(folder / "[e] 1")),
+        *("--min_item_interactions", "1", "--num_epochs", "3", "--hidden_size", "8", *more),
+    ]
+    monkeypatch.setattr(sys, "argv", argv)
+    return run_main(train_retriever.main, ["python", *argv])
+
+
+def _next(said: str) -> list[str]:
+    words = shlex.split(said.splitlines()[-1])
+    assert words[:3] == ["next", "python", "train_ranker.py"]
+    return words[3:]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="quoted for another shell")
+def test_what_comes_next_is_a_whole_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    said = capsys.readouterr().out
+    data, ranker, *_ = parse(_next(said))
+    assert data.dataset_code == str(tmp_path / "my shop.csv")
+    assert data.items_file == str(tmp_path / "it's titles.csv")
+    assert data.experiment_root == str(tmp_path / "[e] 1")
+    assert data.min_item_interactions == 1
+    assert ranker.num_candidates == 20
+    assert [line[:12] for line in said.splitlines() if line.startswith("epoch")] == [
+        f"epoch {n} of 3"[:12] for n in (1, 2, 3)
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="quoted for another shell")
+def test_too_few_items_is_said_before_training_and_what_is_proposed_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=20)
+    assert _run(tmp_path, monkeypatch) == EXIT_USAGE
+    said = capsys.readouterr()
+    assert "epoch 1" not in said.out
+    # 20 items, of which the history before the test item holds 7.
+    assert "expected: at most 13" in said.err
+    assert "next:     --top_k 13, or a lower --min_item_interactions" in said.err
+    assert shlex.split(said.err.splitlines()[-1])[-2:] == ["--top_k", "13"]
+    assert _run(tmp_path, monkeypatch, "--top_k", "13") == EXIT_FINISHED
+    assert parse(_next(capsys.readouterr().out)).ranker.num_candidates == 13
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="quoted for another shell")
+def test_the_ranker_is_given_what_it_can_draw_where_the_retriever_excludes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=20)
+    assert _run(tmp_path, monkeypatch, "--exclude_history", "never") == EXIT_FINISHED
+    # Six training items: before the sixth, the label, five are history.
+    assert parse(_next(capsys.readouterr().out)).ranker.num_candidates == 15
