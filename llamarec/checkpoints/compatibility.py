@@ -112,7 +112,7 @@ def compare_fingerprints(
 ) -> list[Change]:
     """The fingerprints that differ: refused, or applied where the user allows it."""
     names = old.keys() & new.keys()
-    if ("lora" in old) != ("lora" in new):
+    if "base_model" in names and ("lora" in old) != ("lora" in new):
         # What is frozen is another thing then, so that the base models cannot be compared.
         names = (names - {"base_model"}) | {"lora"}
     changes = []

@@ -21,6 +21,7 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
+from llamarec.checkpoints.evaluating import StopNowError
 from llamarec.checkpoints.layout import (
     OPTIMIZER,
     SCALER,
@@ -29,7 +30,6 @@ from llamarec.checkpoints.layout import (
     TRAINER_STATE,
     TRAINING_ARGS,
 )
-from llamarec.checkpoints.evaluating import StopNowError
 from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.publish import Staging

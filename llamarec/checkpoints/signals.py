@@ -38,7 +38,7 @@ class Interrupted(SystemExit):
         self.checkpoint, self.signal_name = checkpoint, signal_name
 
 
-class EndNow(KeyboardInterrupt):  # noqa: N818  (as its base)
+class EndNow(KeyboardInterrupt):
     """The third request to stop: training ends without waiting for anything, a save that is being written included."""
 
 

@@ -95,3 +95,11 @@ def test_long_values_are_cut_where_they_are_the_same(old: Any, new: Any) -> None
     expected, found = str(error.value.expected), str(error.value.found)
     assert expected.removesuffix(" (identifies the run)") != found
     assert max(len(expected), len(found)) < 100
+
+
+def test_an_adapter_in_the_place_of_a_whole_model_is_named_for_that() -> None:
+    whole, lora = {"base_model": "a", "data": "x"}, {"base_model": "b", "data": "x", "lora": {"r": 8}}
+    assert [change.name for change in compare_fingerprints(whole, lora)] == ["lora"]
+    assert [change.name for change in compare_fingerprints(lora, whole)] == ["lora"]
+    # A plan that loads no model knows neither.
+    assert compare_fingerprints(lora, {"data": "x"}) == []

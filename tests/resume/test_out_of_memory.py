@@ -252,7 +252,8 @@ def test_a_validation_is_done_again_in_smaller_batches(tmp_path: Path, capsys: p
     trainer = make_trainer(tmp_path / "run", **changes)
     sizes = _evaluates_at_most(trainer, 4)
     trainer.train()
-    assert sizes[:3] == [8, 4, 4] and max(sizes[1:]) == 4
+    assert sizes[:3] == [8, 4, 4]
+    assert max(sizes[1:]) == 4
     said = capsys.readouterr().err
     assert "out of memory in an evaluation with 8 samples per forward pass" in said
     assert "--per_device_eval_batch_size 4" in said

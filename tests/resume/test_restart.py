@@ -57,13 +57,15 @@ def test_a_path_takes_the_run_before_up_again(cut: Path) -> None:
         resumed.train(str(cut / "checkpoint-2"))
     # And it is the one that is meant from now on.
     choice = latest(RunFolder(cut))
-    assert choice is not None and choice.verdict.path.name == "checkpoint-2"
+    assert choice is not None
+    assert choice.verdict.path.name == "checkpoint-2"
 
 
 def test_the_same_step_saved_anew_is_of_the_new_run(cut: Path) -> None:
     stopped(quiet_trainer(cut, **SMALL), 2)
     choice = latest(RunFolder(cut))
-    assert choice is not None and choice.verdict.path.name == "checkpoint-2"
+    assert choice is not None
+    assert choice.verdict.path.name == "checkpoint-2"
 
 
 def test_a_list_says_which_they_are(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
