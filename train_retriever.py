@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
 from llamarec.cli.run import run_main
+from llamarec.command import flags_of, typed
 from llamarec.data.config import DataConfig
+from llamarec.ranker.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+
+if TYPE_CHECKING:
+    from llamarec.retriever.train import RetrieverReport
 
 
 def main() -> int:
@@ -30,9 +36,23 @@ def main() -> int:
     report = train_retriever(data_config, config, console)
     print_report(report, console)
     console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)
-    console.print(f"next        python train_ranker.py --dataset_code {data_config.dataset_code}", soft_wrap=True)
+    # Paths may hold what rich reads as markup.
+    console.print(f"next        {next_step(report, data_config)}", soft_wrap=True, markup=False, highlight=False)
     return 0
 
 
+def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
+    """The ranker's command with every flag that these data and candidates need, or what stands in its way."""
+    uncovered = [split for split, count in report.num_covered.items() if not count]
+    if uncovered:
+        return f"train longer or on more data: for no {' or '.join(uncovered)} user is the next item a candidate"
+    if report.ranker_candidates < 2:
+        return "this command with a larger --top_k: of one candidate there is nothing to rank"
+    command = ["python", "train_ranker.py", *flags_of(data_config)]
+    if report.ranker_candidates < RankerConfig.num_candidates:
+        command += ["--num_candidates", str(report.ranker_candidates)]
+    return typed(command)
+
+
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, ["python", *sys.argv]))

@@ -122,7 +122,7 @@ def load_candidates(
         )
     try:
         made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
-        rows = pl.read_parquet(path)
+        rows = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
     if made_by["data_fingerprint"] != data.fingerprint:

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from llamarec.checkpoints.discovery import order_of_saves
 from llamarec.checkpoints.layout import RunFolder
-from llamarec.errors import ArtifactError, CheckpointError, ModelError
+from llamarec.command import typed
+from llamarec.errors import ArtifactError, CheckpointError, ConfigError, ModelError
 from llamarec.evaluation.comparison import Comparison
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
@@ -223,7 +224,9 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:
     shutil.rmtree(folder / "experiments" / "lru")
-    with pytest.raises(ArtifactError, match=r"(?s)no trained retriever.*python train_retriever\.py --dataset_code"):
+    # Of a table of one's own with the path and whatever else makes it the same data.
+    command = f"python train_retriever.py {typed(_argv(folder)[:6])}"
+    with pytest.raises(ArtifactError, match=rf"(?s)no trained retriever.*{re.escape(command)}\n"):
         _run(folder)
 
 
@@ -231,12 +234,25 @@ def test_with_a_flag_it_trains_the_retriever_first(folder: Path, monkeypatch: py
     shutil.rmtree(folder / "experiments" / "lru")
     quick = {"num_epochs": 2, "hidden_size": 16}
     monkeypatch.setattr("llamarec.retriever.train.defaults_for", lambda _: quick)
-    assert _run(folder, "--train_retriever", "--max_steps", "2").num_users == NUM_USERS
+    assert _run(folder, "--train_retriever", "--max_steps", "2", "--num_candidates", "22").num_users == NUM_USERS
+
+
+def test_a_retriever_of_too_few_items_is_not_even_trained(folder: Path) -> None:
+    shutil.rmtree(folder / "experiments")
+    lines = (folder / "shop.csv").read_text(encoding="utf-8").splitlines()
+    few = [re.sub(r",i(\d+),", lambda item: f",i{int(item[1]) % 20},", line) for line in lines]
+    (folder / "shop.csv").write_text("\n".join(few) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--num_candidates 20: not every user") as refused:
+        _run(folder, "--train_retriever")
+    assert not (folder / "experiments" / "lru").exists()
+    flag, number = refused.value.retry_with
+    assert _run(folder, "--train_retriever", "--max_steps", "2", flag, number).num_users == NUM_USERS
 
 
 def test_too_few_candidates_names_the_command(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"--top_k 22"):
+    with pytest.raises(ArtifactError, match=r"(?s)--num_candidates 20, or.*--min_item_inter.*--top_k 22") as refused:
         _run(folder, "--num_candidates", "22")
+    assert refused.value.retry_with == ("--num_candidates", "20")
 
 
 def test_a_part_of_the_users_is_tested_where_asked(folder: Path) -> None:

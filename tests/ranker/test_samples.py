@@ -71,8 +71,22 @@ def test_the_order_is_a_permutation_that_differs_by_epoch() -> None:
 
 
 def test_too_few_items_to_draw_from_is_said(encoder: PromptEncoder) -> None:
-    with pytest.raises(ArtifactError, match="too few items"):
+    with pytest.raises(ArtifactError, match=r"(?s)too few items.*next: +--num_candidates \d+") as refused:
         TrainingSamples(make_data(num_users=3, num_items=20), encoder, seed=0)
+    assert refused.value.retry_with[0] == "--num_candidates"
+
+
+def test_as_few_items_as_suffice_for_every_prompt_are_taken(encoder: PromptEncoder) -> None:
+    # The users' lengths are the same whatever the number of items.
+    longest = int(make_data().sequences.train_ends.max())
+    data = make_data(num_items=20 + longest - 1)
+    samples = TrainingSamples(data, encoder, seed=0)
+    for index in range(len(samples)):
+        prompt = samples.prompt(0, index)
+        assert len(set(prompt.candidates)) == 20
+        assert not set(prompt.candidates) & set(prompt.history)
+    with pytest.raises(ArtifactError, match="too few items"):
+        TrainingSamples(make_data(num_items=20 + longest - 2), encoder, seed=0)
 
 
 def test_evaluation_asks_only_about_covered_users(data: PreparedData, encoder: PromptEncoder) -> None:

@@ -18,7 +18,7 @@ NUM_USERS, LENGTH = 12, 8
 
 def _write_shop(folder: Path, num_items: int) -> Path:
     """A table without titles, and the titles: users who walk round a circle."""
-    rows = [(user, (user + 2 * day) % num_items, day) for user in range(NUM_USERS) for day in range(LENGTH)]
+    rows = [(user, (3 * user + 2 * day) % num_items, day) for user in range(NUM_USERS) for day in range(LENGTH)]
     table, titles = folder / "my shop.csv", folder / "it's titles.csv"
     table.write_text("user,item,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in rows), encoding="utf-8")
     lines = "".join(f"i{item},Soap [{item}]\n" for item in range(num_items))
@@ -29,7 +29,7 @@ def _write_shop(folder: Path, num_items: int) -> Path:
 def _run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
     argv = [
         *("train_retriever.py", "--dataset_code", str(folder / "my shop.csv")),
-        *("--items_file", str(folder / "it's titles.csv"), "--experiment_root", str(folder / "[e] 1")),
+        *("--items_file", str(folder / "it's titles.csv"), "--experiment_root", str(folder / "(e) 1")),
         *("--min_item_interactions", "1", "--num_epochs", "3", "--hidden_size", "8", *more),
     ]
     monkeypatch.setattr(sys, "argv", argv)
@@ -52,7 +52,7 @@ def test_what_comes_next_is_a_whole_command(
     data, ranker, *_ = parse(_next(said))
     assert data.dataset_code == str(tmp_path / "my shop.csv")
     assert data.items_file == str(tmp_path / "it's titles.csv")
-    assert data.experiment_root == str(tmp_path / "[e] 1")
+    assert data.experiment_root == str(tmp_path / "(e) 1")
     assert data.min_item_interactions == 1
     assert ranker.num_candidates == 20
     assert [line[:12] for line in said.splitlines() if line.startswith("epoch")] == [
