@@ -233,4 +233,4 @@ def normalised(text: str) -> str:
     text = re.sub(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?", "#", text)
     text = re.sub(r"# (B|kB|MB|GB|TB)\b", "# BYTES", text)
     text = re.sub(r"# (s|min|h|d|y)\b", "# TIME", text)
-    return re.sub(r"\b(sizes|hashes) [BLP]+\b", r"\1 MARKS", text).strip()
+    return re.sub(r"\b(sizes|hashes) [BLPR]+\b", r"\1 MARKS", text).strip()

@@ -72,6 +72,12 @@ def too_large_a_sample(trouble: Trouble) -> None:
         trouble.run(RESUME, 2)
 
 
+def too_large_a_validation(trouble: Trouble) -> None:
+    trouble.begin("interrupted")
+    with _memory_for(2, "prediction_step"):
+        trouble.run(f"{RESUME} --max_steps {_newest(trouble) + STEPS_UNTIL_STOP}", 0)
+
+
 def nothing_to_read(trouble: Trouble) -> None:
     trouble.begin("interrupted")
 
@@ -123,6 +129,7 @@ TROUBLES: Final[tuple[Callable[[Trouble], None], ...]] = (
     flag_forgotten,
     too_large_a_batch,
     too_large_a_sample,
+    too_large_a_validation,
     nothing_to_read,  # worse
     nothing_to_read,  # no better
     damaged,
@@ -135,26 +142,26 @@ TROUBLES: Final[tuple[Callable[[Trouble], None], ...]] = (
 
 
 @contextlib.contextmanager
-def failing_step(failure: Callable[[Any], None]) -> Iterator[None]:
-    """A training whose forward passes call `failure(inputs)` first."""
-    training_step = RankerTrainer.training_step
+def failing_step(failure: Callable[[Any], None], step: str = "training_step") -> Iterator[None]:
+    """A training whose forward passes (or those of `step`) call `failure(inputs)` first."""
+    before = getattr(RankerTrainer, step)
 
-    def checked(self: Any, model: Any, inputs: Any, *args: Any) -> Any:
+    def checked(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         failure(inputs)
-        return training_step(self, model, inputs, *args)
+        return before(self, model, inputs, *args, **kwargs)
 
-    with mock.patch.object(RankerTrainer, "training_step", checked):
+    with mock.patch.object(RankerTrainer, step, checked):
         yield
 
 
-def _memory_for(num_samples: int) -> contextlib.AbstractContextManager[None]:
+def _memory_for(num_samples: int, step: str = "training_step") -> contextlib.AbstractContextManager[None]:
     """As on a GPU that holds so many samples."""
 
     def check(inputs: Any) -> None:
         if len(inputs["labels"]) > num_samples:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    return failing_step(check)
+    return failing_step(check, step)
 
 
 def _newest(trouble: Trouble) -> int:
