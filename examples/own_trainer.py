@@ -4,7 +4,7 @@
     python examples/own_trainer.py --learning_rate 1e-3     # goes on with another rate, from the next step on
     python examples/own_trainer.py --hidden 64              # refused: what is there is of another model
     python examples/own_trainer.py --hidden 64 --restart    # starts anew
-    llamarec checkpoints list runs/sine
+    llamarec checkpoints list experiments/sine
 
 Every argument of `TrainingArguments` and of `CheckpointConfig` is a flag. Exit codes: 0 finished, 2 refused (what to do
 is said, without a traceback), 74 the last save failed, 75 stopped by a signal and saved: type the same again.
@@ -24,7 +24,7 @@ from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 DEFAULTS: dict[str, Any] = {
-    "output_dir": "runs/sine",
+    "output_dir": "experiments/sine",
     # The newest checkpoint that verifies, or the start where there is none: one command for both.
     "resume_from_checkpoint": "latest",
     "num_train_epochs": 40.0,
