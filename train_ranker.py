@@ -17,7 +17,7 @@ def main() -> int:
     from llamarec.ranker.run import train_ranker
 
     parsed = parse(sys.argv[1:])
-    console = Console(quiet=parsed.training.process_index != 0)
+    console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
     result = train_ranker(parsed, console)
     print_comparison(result.comparison, console, title=f"test of {parsed.data.dataset_code}")
     metrics = parsed.data.experiment.ranker / "metrics.json"

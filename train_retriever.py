@@ -32,7 +32,7 @@ def main() -> int:
 
     from llamarec.retriever.train import print_report, train_retriever
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     report = train_retriever(data_config, config, console)
     print_report(report, console)
     console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)

@@ -20,6 +20,7 @@ from llamarec.errors import CheckpointError
 
 LATEST: Final = "latest"
 BEST: Final = "best"
+_FLAG: Final = "--resume_from_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def latest(run: RunFolder) -> Choice | None:
             f"none of the {len(passed_over)} checkpoints in {run.path} can be resumed",
             found=_listed(passed_over),
             hint=_instead_of_latest(passed_over),
+            retry_with=next((_partially(verdict) for verdict in passed_over if can_go_on_partially(verdict)), ()),
         )
     return None
 
@@ -105,9 +107,12 @@ def latest(run: RunFolder) -> Choice | None:
 def _instead_of_latest(verdicts: Sequence[Verdict]) -> str:
     partial = [verdict for verdict in verdicts if can_go_on_partially(verdict)]
     if partial:
-        lost = ", ".join(partial[0].missing)
-        return f"--resume_from_checkpoint {partial[0].path} --allow_partial_resume goes on without: {lost}"
+        return f"{' '.join(_partially(partial[0]))} goes on without: {', '.join(partial[0].missing)}"
     return "restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir"
+
+
+def _partially(verdict: Verdict) -> tuple[str, ...]:
+    return (_FLAG, str(verdict.path), "--allow_partial_resume")
 
 
 def can_go_on_partially(verdict: Verdict) -> bool:
@@ -140,7 +145,8 @@ def best(run: RunFolder) -> Choice:
             f"no best checkpoint is known in {run.path}",
             expected="a run with validation and --load_best_model_at_end true",
             found=_listed(inspect(run)) or "no checkpoint at all",
-            hint="--resume_from_checkpoint latest",
+            hint=f"{_FLAG} {LATEST}",
+            retry_with=(_FLAG, LATEST),
         )
     return Choice(resumable(run, run.checkpoint(int(step))), (), BEST)
 
@@ -179,7 +185,8 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
         return verdict
     others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]
     newest = _newest(others)
-    hints = [f"--resume_from_checkpoint {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
+    hints = [f"{_FLAG} {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
+    retry = (_FLAG, str(newest.path)) if newest else _partially(verdict) if can_go_on_partially(verdict) else ()
     if can_go_on_partially(verdict):
         hints.append("or add --allow_partial_resume to go on without: " + ", ".join(verdict.missing))
     raise CheckpointError(
@@ -187,6 +194,7 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
         expected="a checkpoint whose files are all there and as they were saved",
         found=verdict.reason,
         hint=", ".join(hints) or "restore it from a backup (llamarec checkpoints restore), or start anew",
+        retry_with=retry,
     )
 
 
@@ -199,7 +207,8 @@ def not_found(run: RunFolder, path: Path) -> CheckpointError:
         f"checkpoint not found: {path}",
         expected="a folder checkpoint-{step}",
         found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
-        hint=f"--resume_from_checkpoint {near.path}" if near else "start without --resume_from_checkpoint",
+        hint=f"{_FLAG} {near.path}" if near else f"start without {_FLAG}",
+        retry_with=(_FLAG, str(near.path)) if near else (),
     )
 
 

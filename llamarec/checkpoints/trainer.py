@@ -246,6 +246,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
                 found=", ".join(path.name for path in there),
                 hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
                 "to start anew: --restart, or another --output_dir (or --experiment_root)",
+                retry_with=("--resume_from_checkpoint",),
             )
 
     def _begin_session(self, resume: Resume | None) -> None:

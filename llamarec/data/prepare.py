@@ -46,7 +46,7 @@ def prepare(config: DataConfig, console: Console | None = None) -> PreparedData:
         ConfigError: unknown data set, or a column that is not there.
         DataError: raw files are missing or malformed, or nothing is left of them.
     """
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     folder = config.experiment.data
     reused = _reuse(config, folder)
     if reused is not None:

@@ -140,7 +140,7 @@ def load_prepared(folder: Path) -> PreparedData:
                 found=f"SHA-256 {sha256_of(path)}" if path.is_file() else "no file",
                 hint=f"remove the folder {folder} and type: llamarec prepare --dataset_code {folder.name}",
             )
-    histories, items = pl.read_parquet(folder / HISTORIES), pl.read_parquet(folder / ITEMS)
+    histories, items = (pl.read_parquet(folder / name, glob=False) for name in (HISTORIES, ITEMS))
     return PreparedData(
         dataset_code=manifest["dataset_code"],
         folder=folder,

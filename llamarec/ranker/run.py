@@ -146,7 +146,7 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
         from llamarec.retriever.train import train_retriever_for
 
-        train_retriever_for(config.num_candidates, data, data_config, Console())
+        train_retriever_for(config.num_candidates, data, data_config, Console(markup=False, emoji=False))
     flags = flags_of(data_config)
     candidates = load_candidates(data_config.experiment, data, flags)
     for split, of_split in candidates.items():

@@ -31,6 +31,9 @@ def _csv(path: Path, separator: str = ",", rows: list[dict[str, str]] = ROWS) ->
 
 @pytest.mark.parametrize("name", ["shop.csv", "shop.tsv", "shop.jsonl", "shop.parquet"])
 def test_each_format_gives_the_same_histories(tmp_path: Path, name: str) -> None:
+    # A folder is a name, never a pattern.
+    tmp_path = tmp_path / "mine [1]"
+    tmp_path.mkdir()
     path = tmp_path / name
     if name.endswith("jsonl"):
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")

@@ -80,8 +80,8 @@ def _read(path: Path, chosen: dict[str, str], bad: BadLines) -> pl.DataFrame:
 
 def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...]) -> pl.DataFrame:
     try:
-        found = _find_columns(path, tuple(pl.read_parquet_schema(path)), chosen)
-        rows = pl.read_parquet(path, columns=list(found.values()))
+        found = _find_columns(path, tuple(pl.scan_parquet(path, glob=False).collect_schema()), chosen)
+        rows = pl.read_parquet(path, columns=list(found.values()), glob=False)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
     rows = rows.rename({column: name for name, column in found.items()})
