@@ -1,0 +1,138 @@
+"""The recipe as it was published, written out as what ours is measured against; never part of the product.
+
+Plain Trainer. Prompts are text, tokenised whole each time they are read, and left-padded to the longest of their batch
+of 12 (16). Logits of the whole vocabulary at every position; the answer's letter and the end of the sequence carry the
+loss. Activation checkpointing is always on. Validation asks for the same logits. (LlamaRec, arXiv 2311.02089, and the
+authors' repository; both as of their publication.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+from benchmarks.workload import Workload
+from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.prompt import LETTERS
+from llamarec.ranker.samples import EvaluationSamples, Prompt
+
+_IGNORED = -100
+
+
+class Texts(Dataset[dict[str, list[int]]]):
+    """Prompts that are tokenised when they are read."""
+
+    def __init__(self, workload: Workload, prompts: list[Prompt], *, answered: bool) -> None:
+        self._workload, self._prompts, self._answered = workload, prompts, answered
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        prompt, tokenizer = self._prompts[index], self._workload.tokenizer
+        text = self._workload.encoder.text(prompt.history, prompt.candidates)
+        ids = list(tokenizer(text)["input_ids"])
+        answer = list(tokenizer(text + LETTERS[prompt.label])["input_ids"])[len(ids) :]
+        if not self._answered:
+            return {"input_ids": ids, "labels": answer}
+        answer.append(tokenizer.eos_token_id)
+        return {"input_ids": ids + answer, "labels": [_IGNORED] * len(ids) + answer}
+
+
+def left_padded(samples: list[dict[str, list[int]]], *, pad: int) -> dict[str, torch.Tensor]:
+    """[batch, longest] ids, mask and labels, padded on the left."""
+    longest = max(len(sample["input_ids"]) for sample in samples)
+
+    def rows(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([[fill] * (longest - len(sample[name])) + sample[name] for sample in samples])
+
+    ids = rows("input_ids", pad)
+    lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+    mask = (torch.arange(longest)[None, :] >= longest - lengths[:, None]).long()
+    labels = torch.tensor([sample["labels"] for sample in samples]) if _is_plain(samples) else rows("labels", _IGNORED)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _is_plain(samples: list[dict[str, list[int]]]) -> bool:
+    """Whether the labels are the answers alone, as in evaluation."""
+    return len(samples[0]["labels"]) == 1
+
+
+def load_model(workload: Workload, dtype: torch.dtype, *, attention: str) -> Any:
+    """The base model with LoRA, checkpointing its activations."""
+    config = RankerConfig()
+    model = AutoModelForCausalLM.from_pretrained(workload.source, dtype=dtype, attn_implementation=attention)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    model.config.use_cache = False
+    return get_peft_model(model, lora)
+
+
+def training_prompts(workload: Workload, indices: list[int]) -> list[Prompt]:
+    """The same ones as ours."""
+    return [workload.train.prompt(0, index) for index in indices]
+
+
+def make_trainer(
+    workload: Workload,
+    model: Any,
+    prompts: list[Prompt],
+    folder: Path,
+    *,
+    micro_batch: int,
+    accumulate: int,
+    **args: Any,
+) -> Trainer:
+    """A plain Trainer over these prompts, in this order."""
+    tokenizer = workload.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": accumulate,
+        "activation_checkpointing": True,
+        "learning_rate": 1e-4,
+        "train_sampling_strategy": "sequential",
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "logging_strategy": "no",
+        **args,
+    }
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**arguments),
+        train_dataset=Texts(workload, prompts, answered=True),
+        data_collator=lambda samples: left_padded(samples, pad=pad),
+    )
+
+
+@torch.no_grad()
+def letter_logits(workload: Workload, model: Any, samples: EvaluationSamples, batch: int) -> np.ndarray[Any, Any]:
+    """[num_prompts, num_candidates], as the published verbaliser takes them out of all logits of the last position."""
+    model.eval()
+    tokenizer = workload.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    prompts = [samples.prompt(index) for index in range(len(samples))]
+    texts, found = Texts(workload, prompts, answered=False), []
+    for start in range(0, len(prompts), batch):
+        rows = [texts[index] for index in range(start, min(start + batch, len(prompts)))]
+        inputs = left_padded(rows, pad=pad)
+        inputs.pop("labels")
+        device = next(model.parameters()).device
+        logits = model(**{name: value.to(device) for name, value in inputs.items()}).logits
+        found.append(logits[:, -1, workload.encoder.letter_ids].float().cpu().numpy())
+    return np.concatenate(found)

@@ -1,0 +1,134 @@
+"""How long a user waits: for --help, and from the command to the first step of a resumed run.
+
+    python -m benchmarks.start --data_root data
+
+A start is compared with the least that it can be: a process that only imports the libraries and loads the same base
+model with LoRA. Everything is measured in processes of their own; the fastest of a few runs counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.machine import describe
+from benchmarks.report import Row, write_rows
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+REPEATS: Final = 3
+HELP_COMMANDS: Final = (
+    ("train_ranker.py", "--help"),
+    ("train_ranker.py", "--help_all"),
+    ("train_retriever.py", "--help"),
+    ("-m", "llamarec.cli.main", "--help"),
+    ("-m", "llamarec.cli.main", "checkpoints", "list", "--help"),
+    ("-m", "llamarec.cli.main", "plan", "--help"),
+)
+# What a process does that has nothing to do but load the model.
+_BARE: Final = """
+import torch, transformers, peft
+from transformers import AutoModelForCausalLM, Trainer
+model = AutoModelForCausalLM.from_pretrained({source!r}, dtype=torch.float32)
+peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+"""
+# train_ranker.py as it is, ended at its first step.
+_TO_FIRST_STEP: Final = """
+import os, sys, time
+sys.argv = ["train_ranker.py", *{arguments!r}]
+import train_ranker
+from llamarec.ranker import trainer
+def first_step(*_, **__):
+    print("FIRST", time.time(), flush=True)
+    os._exit(0)
+trainer.RankerTrainer.training_step = first_step
+train_ranker.main()
+"""
+
+
+def main() -> None:
+    """Prints a table and, with --json, writes rows."""
+    options = _options()
+    print(f"{describe('torch', 'transformers', 'peft')}\n")
+    rows = [_slowest_help()]
+    with tempfile.TemporaryDirectory() as folder:
+        rows += _starts(Path(folder), options)
+    for row in rows:
+        print(row.line())
+    if options.json:
+        write_rows(options.json, rows)
+
+
+def _slowest_help() -> Row:
+    seconds = {" ".join(command): min(_run(*command) for _ in range(REPEATS)) for command in HELP_COMMANDS}
+    for name, value in seconds.items():
+        print(f"{value:6.2f} s  {name}")
+    return Row("help_seconds", max(seconds.values()), "<= 0.3")
+
+
+def _starts(folder: Path, options: argparse.Namespace) -> list[Row]:
+    common = ["--dataset_code", options.dataset, "--data_root", options.data_root]
+    common += ["--experiment_root", str(folder), "--llm_base_model", options.model, "--quantization", "none"]
+    common += ["--save_steps", "1", "--eval_strategy", "no", "--use_cpu", "true"]
+    source = _prepare(common, options, folder)
+    subprocess.run(
+        [sys.executable, "train_ranker.py", *common, "--max_steps", "1", "--max_test_users", "1"], check=True
+    )
+    resumed = [*common, "--max_steps", "2", "--resume_from_checkpoint"]
+    ours = min(_seconds_to_first_step(resumed) for _ in range(REPEATS))
+    bare = min(_run("-c", _BARE.format(source=source)) for _ in range(REPEATS))
+    print(f"{bare:6.2f} s  imports and base model alone\n{ours:6.2f} s  from the command to the first resumed step")
+    return [Row("start_seconds", ours, ""), Row("start_over_bare_load", ours / bare, "<= 1.5")]
+
+
+def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> str:
+    """Data, and candidates as a retriever would leave them; returns the base model's folder."""
+    from rich.console import Console
+
+    from llamarec.data.config import DataConfig
+    from llamarec.data.prepare import prepare
+    from llamarec.ranker.base_models import base_model_source
+    from llamarec.retriever.candidates import with_labels, write_candidates
+
+    config = DataConfig(dataset_code=options.dataset, data_root=options.data_root, experiment_root=str(folder))
+    data, rng = prepare(config, Console(quiet=True)), np.random.default_rng(0)
+    candidates: dict[Any, Any] = {}
+    for split in ("validation", "test"):
+        users = data.sequences.users_with_label(split)
+        items = np.argsort(rng.random((len(users), 200)), axis=1)[:, :20].astype(np.int32) + 1
+        candidates[split] = with_labels(data, split, users, items, np.zeros(items.shape, dtype=np.float32))
+    write_candidates(config.experiment, candidates, data, {})
+    return base_model_source(options.model, data, config.experiment.ranker)
+
+
+def _seconds_to_first_step(arguments: list[str]) -> float:
+    started = time.time()
+    code = _TO_FIRST_STEP.format(arguments=arguments)
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    line = next(line for line in out.splitlines() if line.startswith("FIRST"))
+    return float(line.split()[1]) - started
+
+
+def _run(*arguments: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", default="data")
+    parser.add_argument("--dataset", default="beauty")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
