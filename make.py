@@ -3,9 +3,11 @@
     setup    make .venv and install llamarec into it, as pinned in constraints.txt
     demo     the main job on embedded defaults: retriever, ranker, a kill, a resume, a table
     test     the tests
+    bench    speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture  checkpoints, killed and damaged at every point; a table
     lint     ruff and mypy --strict
     check    lint and test
+    flags    the stored help of train_ranker.py, after one of its flags has changed
     clean    remove .venv and caches (never experiments/)
 
 Only the standard library is needed to start it. Arguments after the command go to pytest, the demo or the torture.
@@ -57,6 +59,16 @@ def torture(arguments: Sequence[str]) -> None:
     _run("-W", "ignore", "-m", "tests.resume.torture", *arguments)
 
 
+def flags(_: Sequence[str] = ()) -> None:
+    """Of the parser, into llamarec/ranker/flags.json."""
+    _run("-c", "from llamarec.ranker import flags, parser; flags.store_flags(parser.RankerArgumentParser().flags())")
+
+
+def bench(arguments: Sequence[str]) -> None:
+    """Some 20 minutes on two cores."""
+    _run("-W", "ignore", "-m", "benchmarks.bench", *arguments)
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -73,9 +85,11 @@ def check(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": demo,
     "test": test,
+    "bench": bench,
     "torture": torture,
     "lint": lint,
     "check": check,
+    "flags": flags,
 }
 
 

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from benchmarks.machine import describe
+from benchmarks.report import Row, write_rows
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.trainer import ResumableTrainer
 
@@ -80,6 +81,7 @@ def main() -> None:
     """Prints a Markdown page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--resume", nargs=4, metavar=("KIND", "FOLDER", "CHECKPOINT", "STARTED"), help=argparse.SUPPRESS
     )
@@ -91,8 +93,9 @@ def main() -> None:
         return
     print(f"{describe('torch', 'transformers', 'peft')}\n\n`python -m benchmarks.checkpoint_cost`\n")
     with tempfile.TemporaryDirectory() as folder:
-        _print_saves(Path(folder), options.repeats)
-        _print_starts(Path(folder), options.repeats)
+        rows = [*_print_saves(Path(folder), options.repeats), *_print_starts(Path(folder), options.repeats)]
+    if options.json:
+        write_rows(options.json, rows)
 
 
 def make_model() -> Any:
@@ -138,7 +141,7 @@ def make_trainer(kind: str, folder: Path, *, callbacks: list[Any], **changes: An
 # ---- Saves ----
 
 
-def _print_saves(folder: Path, repeats: int) -> None:
+def _print_saves(folder: Path, repeats: int) -> list[Row]:
     extra: dict[str, list[float]] = {kind: [] for kind in KINDS}
     held: dict[str, list[float]] = {kind: [] for kind in KINDS}
     disk: dict[str, float] = {}
@@ -154,6 +157,8 @@ def _print_saves(folder: Path, repeats: int) -> None:
         plain, ours = (1000 * statistics.median(values[kind]) for kind in KINDS)
         print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} |")
     print(f"| disk at its fullest, in checkpoints (limit {LIMIT}) | {disk['plain']:.1f} | {disk['ours']:.1f} | |\n")
+    stops = statistics.median(held["ours"]) / statistics.median(held["plain"])
+    return [Row("save_stops_training_ratio", stops, "<= 0.333"), Row("disk_checkpoints", disk["ours"])]
 
 
 def _one_run(kind: str, folder: Path) -> tuple[float, float, float, float]:
@@ -219,16 +224,19 @@ def _size(folder: Path) -> int:
 # ---- Starting again ----
 
 
-def _print_starts(folder: Path, repeats: int) -> None:
+def _print_starts(folder: Path, repeats: int) -> list[Row]:
     early, late = 10, NUM_SAMPLES // BATCH - 10
     print(f"From the start of the process to the first resumed step, seconds; medians of {repeats}.\n")
     print("| position | plain Trainer | ours |\n|---|---|---|")
+    ours = []
     for name, step in (("step 10", early), (f"step {late} of {NUM_SAMPLES // BATCH} of the epoch", late)):
         medians = []
         for kind in KINDS:
             checkpoint = _checkpoint_at(kind, folder / f"{kind}-start-{step}", step)
             medians.append(statistics.median(_seconds_to_first(kind, checkpoint) for _ in range(repeats)))
+        ours.append(medians[1])
         print(f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} |")
+    return [Row("resume_late_over_early", ours[1] / ours[0], "<= 1.15", "seconds to the first step, late and early")]
 
 
 def _checkpoint_at(kind: str, folder: Path, step: int) -> Path:
