@@ -250,7 +250,7 @@ def _begins_in(run: Path) -> str:
 
 
 KINDS = (
-    Kind("disk-full", "ENOSPC at every effect, once, for a while and for good", Killed().points, full),
+    Kind("disk-full", "ENOSPC at every effect, once, for a while and for good", Killed().points, full, 2),
     Kind("disk-small", "a real file system of every size that is too small", sizes, small),
     Kind("read-only", "the folder becomes read-only after each save", numbers, read_only),
 )
