@@ -1,3 +1,3 @@
-.PHONY: setup demo test torture lint check clean
-setup demo test torture lint check clean:
+.PHONY: setup demo test bench torture lint check flags clean
+setup demo test bench torture lint check flags clean:
 	@python3 make.py $@

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from llamarec.cli.early import answer_early
 from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 
 def main() -> int:
     """The command line; see `python train_ranker.py --help`."""
+    answer_early(sys.argv[1:])
+
     from rich.console import Console
 
     from llamarec.evaluation.tables import print_comparison

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.files import write_json, write_text
+from llamarec.files import write_bytes, write_json, write_text
 
 
 def test_folders_are_made_and_nothing_else_remains(tmp_path: Path) -> None:
@@ -26,3 +26,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "x", "\ud800")
     assert (tmp_path / "x").read_text(encoding="utf-8") == "old"
+
+
+def test_a_file_of_a_cache_is_replaced_whole(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        write_bytes(tmp_path / "a" / "b", content)
+        assert (tmp_path / "a" / "b").read_bytes() == content
+    (tmp_path / "folder" / "x").mkdir(parents=True)
+    with pytest.raises(OSError, match="folder"):
+        write_bytes(tmp_path / "folder", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"], "nothing is left beside it"

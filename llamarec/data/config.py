@@ -33,7 +33,10 @@ class DataConfig:
     )
     data_root: str = field(
         default_factory=default_data_root,
-        metadata={"help": f"Raw files are looked for in DATA_ROOT/DATASET_CODE (or set {DATA_ROOT_VARIABLE})."},
+        metadata={
+            "help": "Raw files are looked for in DATA_ROOT/DATASET_CODE (default: the environment's "
+            f"{DATA_ROOT_VARIABLE}, else data)."
+        },
     )
     experiment_root: str = field(default="experiments", metadata={"help": "Everything written goes under here."})
     min_user_interactions: int = field(default=5, metadata={"help": "k-core: users with fewer are dropped."})

@@ -11,6 +11,7 @@ the letter alone: after a newline Llama 2 writes `A` as 29909, while "A" by itse
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from llamarec.errors import ConfigError, ModelError
 from llamarec.ranker.prompt import LETTERS, PromptTemplate
+from llamarec.ranker.titles import plain_ids, tokenised
 
 _NUM_CHECKED_PROMPTS = 32
 
@@ -33,6 +35,7 @@ class PromptEncoder:
         max_history: At most so many last items are shown.
         max_title_tokens: Titles are cut to so many tokens.
         max_prompt_tokens: A prompt has at most so many tokens; the oldest history goes first.
+        kept_in: Folder for tokenised titles; without one they are tokenised at every start.
 
     Raises:
         ModelError: a letter is not one token of its own after the prompt.
@@ -49,16 +52,18 @@ class PromptEncoder:
         max_history: int = 20,
         max_title_tokens: int = 32,
         max_prompt_tokens: int = 1536,
+        kept_in: Path | None = None,
     ) -> None:
         self._tokenizer, self.template = tokenizer, template
         self.num_candidates, self.max_history = num_candidates, max_history
         self.max_prompt_tokens = max_prompt_tokens
-        self.cut_titles = cut_titles(tokenizer, titles, max_title_tokens)
+        self.cut_titles, self._titles = tokenised(
+            tokenizer, titles, template.candidate_prefix(0), max_title_tokens, kept_in
+        )
         self._special = _special_prefix(tokenizer)
         self._head = self._special + self._piece("", template.head)
         self._middle = self._piece("\n", template.middle)
         self._tail = self._piece("\n", template.tail)
-        self._titles = self._title_pieces()
         self._numbers = [self._piece("\n", template.history_prefix(i + 1)) for i in range(max_history)]
         self._letters = [self._piece("\n", template.candidate_prefix(i)) for i in range(num_candidates)]
         self._check_budget()
@@ -110,19 +115,13 @@ class PromptEncoder:
         text = self.template.render(
             [self.cut_titles[item] for item in history], [self.cut_titles[int(item)] for item in candidates]
         )
-        return self._special + _plain_ids(self._tokenizer, text)
+        return self._special + plain_ids(self._tokenizer, text)
 
     def _piece(self, context: str, text: str) -> list[int]:
         """Ids of `text` where it follows `context`."""
-        before, both = _plain_ids(self._tokenizer, context), _plain_ids(self._tokenizer, context + text)
+        before, both = plain_ids(self._tokenizer, context), plain_ids(self._tokenizer, context + text)
         # Where the border is inside a token the check on whole prompts fails and the pieces are not used.
         return both[len(before) :]
-
-    def _title_pieces(self) -> list[list[int]]:
-        context = self.template.candidate_prefix(0)
-        skip = len(_plain_ids(self._tokenizer, context))
-        texts = [f"{context} {title}\n" for title in self.cut_titles]
-        return [ids[skip:] for ids in _batch_ids(self._tokenizer, texts)]
 
     def _check_budget(self) -> None:
         longest = np.sort([len(ids) for ids in self._titles[1:]])[::-1][: self.num_candidates]
@@ -148,10 +147,10 @@ class PromptEncoder:
     def _find_letter_ids(self) -> list[int]:
         history, candidates = self._example_prompts()[0]
         text = self.text(history, candidates)
-        prompt_ids = _plain_ids(self._tokenizer, text)
+        prompt_ids = plain_ids(self._tokenizer, text)
         ids = []
         for letter in LETTERS[: self.num_candidates]:
-            answered = _plain_ids(self._tokenizer, text + letter)
+            answered = plain_ids(self._tokenizer, text + letter)
             if answered[:-1] != prompt_ids:
                 raise ModelError(
                     f"this tokenizer does not write the letter {letter} as one token after the prompt",
@@ -164,34 +163,9 @@ class PromptEncoder:
         return ids
 
 
-def cut_titles(tokenizer: Any, titles: Sequence[str], max_title_tokens: int) -> list[str]:
-    """Titles of at most `max_title_tokens` tokens each, as text.
-
-    Cut as text, not as ids, so that the prompt remains a text that any other program tokenises alike.
-    """
-    cut = [" ".join(title.split()) for title in titles]
-    lengths = [len(ids) for ids in _batch_ids(tokenizer, [f" {title}" for title in cut])]
-    too_long = [i for i, length in enumerate(lengths) if length > max_title_tokens]
-    for i in too_long:
-        keep = max_title_tokens
-        while len(ids := _plain_ids(tokenizer, f" {cut[i]}")) > max_title_tokens and keep:
-            # A cut inside a character leaves a replacement mark; a cut word may need more tokens than it had.
-            cut[i] = tokenizer.decode(ids[:keep], skip_special_tokens=True).replace("\ufffd", "").strip()
-            keep -= 1
-    return cut
-
-
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _batch_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-
-
 def _special_prefix(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before every text (a beginning-of-sequence token or nothing)."""
-    plain, special = _plain_ids(tokenizer, "A"), list(tokenizer("A")["input_ids"])
+    plain, special = plain_ids(tokenizer, "A"), list(tokenizer("A")["input_ids"])
     for start in range(len(special) - len(plain) + 1):
         if special[start : start + len(plain)] == plain:
             return special[:start]

@@ -92,7 +92,7 @@ def build_ranker(
         source = base_model_source(name, data, experiment.ranker)
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
-    encoder = _encoder(tokenizer, data, template, config)
+    encoder = _encoder(tokenizer, data, template, config, experiment)
     train = TrainingSamples(data, encoder, args.seed)
     validation = _evaluated(data, candidates, encoder, "validation", config.max_eval_users)
     test = _evaluated(data, candidates, encoder, "test", config.max_test_users)
@@ -179,7 +179,9 @@ def _evaluated(
     return samples
 
 
-def _encoder(tokenizer: Any, data: PreparedData, template: PromptTemplate, config: RankerConfig) -> PromptEncoder:
+def _encoder(
+    tokenizer: Any, data: PreparedData, template: PromptTemplate, config: RankerConfig, experiment: Experiment
+) -> PromptEncoder:
     return PromptEncoder(
         tokenizer,
         data.titles,
@@ -188,6 +190,7 @@ def _encoder(tokenizer: Any, data: PreparedData, template: PromptTemplate, confi
         max_history=config.max_history,
         max_title_tokens=config.max_title_tokens,
         max_prompt_tokens=config.max_prompt_tokens,
+        kept_in=experiment.ranker / "titles",
     )
 
 

@@ -38,7 +38,7 @@ import train_retriever
 from llamarec.cli.main import main as llamarec
 from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_INTERRUPTED
-from llamarec.ranker import arguments
+from llamarec.ranker import arguments, parser
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.config import DEFAULTS
 
@@ -103,7 +103,7 @@ def small_defaults(samples_per_step: int = 1) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _RANKER_DEFAULTS.items():
-            patch.setitem(arguments._RECIPE, name, value)
+            patch.setitem(parser.RECIPE, name, value)
         patch.setattr(arguments, "recipe_defaults", small)
         patch.setitem(DEFAULTS, "beauty", _RETRIEVER_DEFAULTS)
         patch.delenv("LLAMAREC_DATA_ROOT", raising=False)

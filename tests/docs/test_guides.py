@@ -29,7 +29,7 @@ from llamarec.checkpoints.signals import NAMES, EndNow, Interrupted
 from llamarec.checkpoints.trainer import ResumableMixin, ResumableTrainer
 from llamarec.cli.checkpoints.backup import Watch
 from llamarec.ranker import kept
-from llamarec.ranker.arguments import _RECIPE
+from llamarec.ranker.parser import RECIPE
 from tests.docs.guide import COMMANDS, Block, Guide, quoted
 from tests.docs.project import STATES, STEPS_UNTIL_STOP, Project, Ran, normalised, run, small_defaults
 from tests.docs.troubles import CHECKPOINTS, RESUME, TROUBLES, Trouble, disk_full, failing_step, not_found
@@ -361,7 +361,7 @@ def test_the_options_of_an_own_trainer_are_those_of_the_tables() -> None:
     expected = {name: item.default for name, item in CheckpointConfig.__dataclass_fields__.items()}
     rows = [[quoted(cell)[0] for cell in row[:4]] for row in options.rows]
     assert rows == [
-        [name, f"--{name}", _shown(default), _shown(_RECIPE.get(name, default))] for name, default in expected.items()
+        [name, f"--{name}", _shown(default), _shown(RECIPE.get(name, default))] for name, default in expected.items()
     ]
     parameters = inspect.signature(ResumableMixin.__init__).parameters.values()
     own = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -416,7 +416,7 @@ def test_the_files_of_a_checkpoint_are_those_of_the_table(project: Project, fold
 def test_what_the_tables_say_of_flags_is_what_the_program_does(project: Project, folder: Path) -> None:
     defaults = {quoted(flag)[0].removeprefix("--"): value for flag, value, _ in ENGLISH.section("10").tables[0].rows}
     for name, value in defaults.items():
-        default = _RECIPE.get(name, CheckpointConfig.__dataclass_fields__.get(name))
+        default = RECIPE.get(name, CheckpointConfig.__dataclass_fields__.get(name))
         assert (
             str(int(default) if isinstance(default, float) else getattr(default, "default", default) or "none") == value
         )

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError, ModelError
-from llamarec.ranker.encoding import PromptEncoder, cut_titles
+from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.prompt import LETTERS, PromptTemplate
+from llamarec.ranker.titles import cut_titles
 
 HISTORY = list(range(1, 26))
 CANDIDATES = list(range(30, 50))

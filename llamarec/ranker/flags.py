@@ -1,0 +1,123 @@
+"""What `train_ranker.py` can say of its flags without its parser, which takes seconds to load torch and transformers.
+
+`flags.json` is what `RankerArgumentParser.flags` returns, written by `python make.py flags` and compared by a test.
+Help is laid out from it for the width of the terminal. It belongs to one version of transformers, whose arguments most
+flags are: with another one the parser itself answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from llamarec.errors import ConfigError
+from llamarec.files import write_json
+
+PROGRAM: Final = "train_ranker.py"
+_FILE: Final = "flags.json"
+
+
+class Flag(NamedTuple):
+    """One line of the help.
+
+    Attributes:
+        name: With its dashes.
+        nargs: As argparse has it.
+        metavar: What stands for the value; empty where the flag takes none.
+        help: With its default, as it is shown.
+    """
+
+    name: str
+    nargs: int | str | None
+    metavar: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Flags:
+    """All that help and the search for a mistyped flag need.
+
+    Attributes:
+        transformers: The version whose arguments are among the flags.
+        groups: What --help shows, by title.
+        rare: What --help_all shows too.
+        spellings: Every option that the parser accepts, sorted.
+    """
+
+    transformers: str
+    groups: dict[str, list[Flag]]
+    rare: list[Flag]
+    spellings: list[str]
+
+    def help(self, *, everything: bool = False) -> str:
+        """The text of --help or, with `everything`, of --help_all."""
+        formatter = argparse.HelpFormatter(PROGRAM, max_help_position=32)
+        formatter.add_usage("%(prog)s --dataset_code DATASET [options]", [], [], prefix="usage: ")
+        formatter.add_text(
+            "Fine-tunes a Llama with LoRA to order the retriever's candidates. Train the retriever first: "
+            "python train_retriever.py --dataset_code DATASET"
+        )
+        for title, group in {**self.groups, **({"Every other argument": self.rare} if everything else {})}.items():
+            formatter.start_section(title)
+            formatter.add_arguments([_action(flag) for flag in group])
+            formatter.end_section()
+        formatter.add_text("More: --help_all shows every argument of the Hugging Face Trainer.")
+        return formatter.format_help()
+
+    def refuse(self, unknown: Iterable[str]) -> None:
+        """Names the first of these words and the flags that are nearest to it.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for word in unknown:
+            flag = word.partition("=")[0]
+            # Of --data_root and --data-root one is enough to propose.
+            near = difflib.get_close_matches(flag, [name for name in self.spellings if "-" not in name[2:]], n=3)
+            raise ConfigError(
+                f"unknown argument {flag}",
+                expected=f"perhaps {' or '.join(near)}" if near else None,
+                hint=f"python {PROGRAM} --help_all",
+            )
+
+
+def stored_flags() -> Flags | None:
+    """The content of flags.json, or None if it belongs to another version of transformers than the installed one."""
+    content = json.loads(files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))
+    try:
+        if content["transformers"] != version("transformers"):
+            return None
+    except PackageNotFoundError:
+        return None
+    groups = {title: [Flag(*row) for row in rows] for title, rows in content["groups"].items()}
+    return Flags(content["transformers"], groups, [Flag(*row) for row in content["rare"]], content["spellings"])
+
+
+def store_flags(flags: Flags) -> None:
+    """Writes flags.json into the source tree."""
+    write_json(Path(__file__).with_name(_FILE), asdict(flags))
+
+
+def unknown_words(argv: Iterable[str], spellings: Collection[str]) -> list[str]:
+    """Words of a command line that can be nothing but flags, and are none of these."""
+    known = set(spellings)
+    words = []
+    for word in argv:
+        if word == "--":
+            break
+        if word.startswith("--") and " " not in word and word.partition("=")[0] not in known:
+            words.append(word)
+    return words
+
+
+def _action(flag: Flag) -> argparse.Action:
+    return argparse.Action(
+        [flag.name], dest="", nargs=flag.nargs, metavar=flag.metavar, help=flag.help.replace("%", "%%")
+    )
