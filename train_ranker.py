@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llamarec.cli.early import answer_early
+from llamarec.cli.early import answer_early, importing
 from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
@@ -13,11 +13,12 @@ def main() -> int:
     """The command line; see `python train_ranker.py --help`."""
     answer_early(sys.argv[1:])
 
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from llamarec.evaluation.tables import print_comparison
-    from llamarec.ranker.arguments import parse
-    from llamarec.ranker.run import train_ranker
+        from llamarec.evaluation.tables import print_comparison
+        from llamarec.ranker.arguments import parse
+        from llamarec.ranker.run import train_ranker
 
     parsed = parse(sys.argv[1:])
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from llamarec.cli import early
-from llamarec.cli.early import answer_early
+from llamarec.cli.early import answer_early, importing
 from llamarec.errors import ConfigError
 
 
@@ -52,3 +54,14 @@ def test_everything_else_is_left_to_the_parser(argv: list[str]) -> None:
 def test_another_version_of_transformers_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early, "stored_flags", lambda: None)
     answer_early(["--help", "--of_a_later_version"])
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
