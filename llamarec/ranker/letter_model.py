@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LENGTH_MULTIPLE = 32
+from llamarec.ranker.last_layer import read_answers_only
+
+LENGTH_MULTIPLE = 32
+"""Of padded lengths in half precision: oneDNN generates and keeps code for every new shape of a bfloat16 product, and
+without rounding every prompt has a shape of its own. In float32 nothing is generated, and nothing need be rounded."""
 
 
 class LetterForward:
     """Mixed in before a `*ForCausalLM` class by `as_letter_model`; adapters and state dicts do not notice."""
 
     letter_ids_C: Tensor
+    reads_answers_only = False
     # The loss is divided by the number of samples of the whole step, not of the micro-batch.
     accepts_loss_kwargs = True
 
@@ -45,11 +50,7 @@ class LetterForward:
         Returns:
             `loss` (scalar, with labels) and `logits` [batch, candidates] in float32.
         """
-        decoder: nn.Module = self.get_decoder()  # type: ignore[attr-defined]
-        hidden_BLD = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
-        rows = torch.arange(input_ids.shape[0], device=hidden_BLD.device)
-        hidden_BD = hidden_BLD[rows, answer_positions]
-        logits_BC = self._letter_logits(hidden_BD)
+        logits_BC = self._letter_logits(self._answers(input_ids, answer_positions))
         if labels is None:
             return {"logits": logits_BC}
         total = F.cross_entropy(logits_BC, labels, reduction="sum")
@@ -57,6 +58,16 @@ class LetterForward:
             "loss": total / (labels.shape[0] if num_items_in_batch is None else num_items_in_batch),
             "logits": logits_BC,
         }
+
+    def _answers(self, input_ids: Tensor, answer_positions: Tensor) -> Tensor:
+        """The hidden state at each prompt's answer: [batch, width]."""
+        decoder: nn.Module = self.get_decoder()  # type: ignore[attr-defined]
+        if self.reads_answers_only:
+            answers = decoder(input_ids=input_ids, use_cache=False, answer_positions=answer_positions)
+            return answers.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+        hidden_BLD = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        rows = torch.arange(input_ids.shape[0], device=hidden_BLD.device)
+        return hidden_BLD[rows, answer_positions]  # type: ignore[no-any-return]
 
     def _letter_logits(self, hidden_BD: Tensor) -> Tensor:
         head: Any = self.get_output_embeddings()  # type: ignore[attr-defined]
@@ -76,17 +87,14 @@ def as_letter_model(model: Any, letter_ids: list[int]) -> Any:
     cls = type(model)
     model.__class__ = type(cls.__name__, (LetterForward, cls), {"__module__": cls.__module__})
     model.letter_ids_C = torch.tensor(letter_ids, dtype=torch.long)
+    model.reads_answers_only = read_answers_only(model)
     return model
 
 
-def collate(samples: list[Any], *, pad_token_id: int) -> dict[str, Tensor]:
-    """Samples padded on the right to the longest: the arguments of `LetterForward.forward`.
-
-    The length is rounded up: oneDNN generates and keeps code for every new shape of a bfloat16 product, and without
-    rounding every prompt has a shape of its own.
-    """
+def collate(samples: list[Any], *, pad_token_id: int, multiple: int = LENGTH_MULTIPLE) -> dict[str, Tensor]:
+    """Samples padded on the right to the longest, rounded up: the arguments of `LetterForward.forward`."""
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    length = _rounded(int(lengths.max()))
+    length = _rounded(int(lengths.max()), multiple)
     input_ids = torch.full((len(samples), length), pad_token_id, dtype=torch.long)
     for row, sample in enumerate(samples):
         input_ids[row, : len(sample["input_ids"])] = torch.tensor(sample["input_ids"])
@@ -97,11 +105,11 @@ def collate(samples: list[Any], *, pad_token_id: int) -> dict[str, Tensor]:
     }
 
 
-def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def trimmed(batch: dict[str, Tensor], multiple: int = LENGTH_MULTIPLE) -> dict[str, Tensor]:
     """A part of a collated batch, padded to its own longest prompt only."""
-    length = _rounded(int(batch["answer_positions"].max()) + 1)
+    length = _rounded(int(batch["answer_positions"].max()) + 1, multiple)
     return {**batch, "input_ids": batch["input_ids"][:, :length]}
 
 
-def _rounded(length: int) -> int:
-    return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+def _rounded(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -15,7 +15,7 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.evaluation.metrics import Ranks, all_metrics
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.letter_model import collate, trimmed
+from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
 
 _LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
@@ -55,11 +55,12 @@ class RankerTrainer(ResumableTrainer):
         given: Mapping[str, Any],
         defaults: Mapping[str, Any],
     ) -> None:
+        self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
             args=args,
-            data_collator=partial(collate, pad_token_id=pad_token_id),
+            data_collator=partial(collate, pad_token_id=pad_token_id, multiple=self._multiple),
             train_dataset=train,
             eval_dataset=validation,
             compute_metrics=partial(ranking_metrics, validation),
@@ -89,7 +90,7 @@ class RankerTrainer(ResumableTrainer):
     def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
         """Pieces without the padding that only longer prompts of the micro-batch needed."""
         pieces = super().split_batch(batch, num_samples, size)
-        return [(trimmed(piece), count) for piece, count in pieces] if len(pieces) > 1 else pieces
+        return [(trimmed(piece, self._multiple), count) for piece, count in pieces] if len(pieces) > 1 else pieces
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """Samples in the whole step: the loss is their mean, however they are cut into micro-batches."""

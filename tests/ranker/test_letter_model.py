@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from llamarec.data.prepared import PreparedData
@@ -15,6 +15,7 @@ from llamarec.errors import ModelError
 from llamarec.ranker.base_models import load_letter_model
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.last_layer import read_answers_only
 from llamarec.ranker.letter_model import collate
 from llamarec.ranker.samples import TrainingSamples
 
@@ -51,6 +52,36 @@ def test_letter_logits_are_the_plain_models_at_the_answer(
             # One prompt at a time, unpadded, the whole vocabulary: the definition.
             logits = plain(input_ids=batch["input_ids"][row : row + 1, : end + 1]).logits[0, -1, encoder.letter_ids]
             torch.testing.assert_close(ours[row], logits)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_the_plain_model_one_prompt_at_a_time(
+    checkpointing: bool, model: Any, batch: dict[str, torch.Tensor], tiny_folder: Path, encoder: PromptEncoder
+) -> None:
+    _randomise_adapter(model)
+    plain = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), model.peft_config["default"])
+    plain.load_state_dict(model.state_dict(), strict=False)
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable()
+    assert model.base_model.model.reads_answers_only
+    model.train()(**batch)["loss"].backward()
+    for row, end in enumerate(batch["answer_positions"].tolist()):
+        logits = plain(input_ids=batch["input_ids"][row : row + 1, : end + 1]).logits[:, -1, encoder.letter_ids]
+        (torch.nn.functional.cross_entropy(logits, batch["labels"][row : row + 1]) / 3).backward()
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.requires_grad}
+    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_layer_of_another_form_stays_as_it_is(tiny_folder: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    last = plain.get_decoder().layers[-1]
+    last.__class__ = type("OtherLayer", (type(last),), {})
+    assert not read_answers_only(plain)
+    assert type(last).__name__ == "OtherLayer"
 
 
 def test_the_loss_is_cross_entropy_over_the_letters(model: Any, batch: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,38 @@
+"""The last decoder layer, whose feed-forward part runs at the answer's position only.
+
+Of the last hidden states only the one at the answer is read, and a feed-forward block mixes no positions; the others'
+is work that nobody looks at: 2.5% of SmolLM2-135M's multiplications, 2% of Llama 2 7B's, forward and backward. Keys and
+values of all positions are still needed, so the attention stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+# Layers of just this form: attention and feed-forward, each with a norm before it and a sum after it.
+_KINDS: Final = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+
+
+class AnswerOnly:
+    """Mixed in before a decoder layer's class."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, answer_positions: Tensor, **kwargs: Any) -> Tensor:
+        """[batch, length, width] -> [batch, 1, width]: the layer's output at each prompt's answer position."""
+        layer: Any = self
+        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        answer_B1D = (hidden_states + attended)[rows, answer_positions][:, None, :]
+        return answer_B1D + layer.mlp(layer.post_attention_layernorm(answer_B1D))  # type: ignore[no-any-return]
+
+
+def read_answers_only(model: Any) -> bool:
+    """Makes the last layer of a causal language model do this; False for layers of another form, which stay."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not layers or type(layers[-1]).__name__ not in _KINDS:
+        return False
+    last, cls = layers[-1], type(layers[-1])
+    last.__class__ = type(cls.__name__, (AnswerOnly, cls), {"__module__": cls.__module__})
+    return True
