@@ -26,6 +26,7 @@ from llamarec import assets
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ModelError
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.dropout import quicken_dropout
 from llamarec.ranker.letter_model import as_letter_model
 from llamarec.ranker.tiny import tiny_model
 
@@ -123,7 +124,7 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
         with warnings.catch_warnings():
             # PEFT 0.21 still asks transformers 5.23 for the older name of activation checkpointing.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            return get_peft_model(model, lora)
+            adapted = get_peft_model(model, lora)
     except ValueError as error:
         linear = {
             path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)
@@ -133,6 +134,8 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
             expected=f"some of {', '.join(sorted(linear))}",
             found=str(error).partition("\n")[0],
         ) from error
+    quicken_dropout(adapted)
+    return adapted
 
 
 def _smollm2_folder() -> Path:
