@@ -47,6 +47,7 @@ class Parsed(NamedTuple):
         checkpoints: What those do not have about checkpoints.
         given: The flags on the command line, with their values.
         defaults: What this command would have had for the values that it kept from the checkpoint.
+        kept: Names of all values that it kept.
     """
 
     data: DataConfig
@@ -55,6 +56,7 @@ class Parsed(NamedTuple):
     checkpoints: CheckpointConfig
     given: dict[str, Any]
     defaults: dict[str, Any]
+    kept: frozenset[str] = frozenset()
 
 
 def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
@@ -77,7 +79,7 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     parser.flags().refuse(unknown)
     flags = _flags_in(argv) & vars(given).keys()
     parser.set_defaults(**recipe_defaults(given, flags))
-    defaults = _keep(parser, argv, flags, mend)
+    defaults, kept = _keep(parser, argv, flags, mend)
     try:
         with warnings.catch_warnings():
             # The older name is the one people know; it is ours to accept it without a word.
@@ -86,17 +88,19 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
     values = {name: getattr(given, name) for name in sorted(flags)}
-    return Parsed(data, ranker, training, checkpoints, values, defaults)
+    return Parsed(data, ranker, training, checkpoints, values, defaults, kept)
 
 
-def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], mend: bool) -> dict[str, Any]:
-    """Makes a checkpoint's values the parser's defaults; returns the defaults that they replaced."""
+def _keep(
+    parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], mend: bool
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """Makes a checkpoint's values the parser's defaults; returns the defaults that they replaced, and their names."""
     wanted = parser.parse_args(list(argv))
     if wanted.resume_from_checkpoint is None:
-        return {}
+        return {}, frozenset()
     manifest = _manifest_of(wanted, mend)
     if manifest is None:
-        return {}
+        return {}, frozenset()
     known = [action.dest for action in parser._actions]
     kept = kept_values(manifest.hyperparameters, manifest.given, flags, known)
     # A default that depends on another flag depends on a kept one too.
@@ -105,7 +109,7 @@ def _keep(parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], me
     again = recipe_defaults(merged, flags | manifest.given.keys())
     parser.set_defaults(**{name: value for name, value in again.items() if name not in kept})
     # Only what somebody typed is worth a line: the rest is the defaults of then.
-    return {name: getattr(wanted, name) for name in kept if name in manifest.given}
+    return {name: getattr(wanted, name) for name in kept if name in manifest.given}, frozenset(kept)
 
 
 def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:

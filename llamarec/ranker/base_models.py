@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from llamarec import assets
@@ -60,6 +60,16 @@ def load_tokenizer(name: str, source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
 
 
+def load_configuration(name: str, source: str) -> dict[str, Any]:
+    """The content of a base model's config.json.
+
+    Raises:
+        ModelError: absent, gated, or unreadable; says what to do.
+    """
+    with _said_clearly(name):
+        return dict(AutoConfig.from_pretrained(source).to_dict())
+
+
 def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: list[int], *, bf16: bool) -> Any:
     """The base model that scores letters, frozen, with fresh LoRA layers on it.
 
@@ -87,7 +97,7 @@ def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: 
 
 
 def wants_nf4(name: str, config: RankerConfig) -> bool:
-    """`auto` means 4 bits for all but the embedded models."""
+    """Where no plan has decided, `auto` means 4 bits for all but the embedded models."""
     return config.quantization == "nf4" or (config.quantization == "auto" and not is_embedded(name))
 
 

@@ -25,7 +25,7 @@ class RankerConfig:
         default="auto",
         metadata={
             "help": "'nf4' loads the base model in 4 bits with double quantisation, 'none' does not, 'auto' takes "
-            "nf4 for all but the embedded models."
+            "nf4 where whole weights would need more than half of the memory (see: llamarec plan)."
         },
     )
     lora_r: int = field(default=8, metadata={"help": "LoRA rank."})

@@ -86,20 +86,20 @@ _OWN_HELP: Final = {
     "given keeps the checkpoint's value.",
     "output_dir": "Where checkpoint-{step}/ and the best adapter go (default: "
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
-    "per_device_train_batch_size": "Samples per device in one forward pass (default: 16 for MovieLens, else 12; on a "
-    "CPU 1, with as many --gradient_accumulation_steps).",
+    "per_device_train_batch_size": "Samples per device in one forward pass; with --gradient_accumulation_steps they "
+    "make a step of 16 for MovieLens, else 12 (default: what fits and is fastest, on a CPU 1; see: llamarec plan).",
     "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16, on a CPU 4).",
     "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
     "metric_for_best_model": "What is best: overall_ or subset_ and recall@1, recall@10, ndcg@10 or mrr@10 "
     "(default: overall_ndcg@10).",
     "save_total_limit": "Checkpoints kept (default: 3).",
     "max_steps": "Ends after so many steps, whatever --num_train_epochs says (default: -1, no limit).",
-    "gradient_accumulation_steps": "Forward and backward passes per step (default: 1; see the line above).",
+    "gradient_accumulation_steps": "Forward and backward passes per step (default: see --per_device_train_batch_size).",
     "eval_steps": "Steps between validations (default: about 100, such that it divides --save_steps).",
     "warmup_steps": "Steps of linear warm-up (default: 100, at most a tenth of --max_steps).",
     "use_cpu": "Train on the processor (default: where there is nothing faster).",
     "bf16": "Compute in bfloat16 (default: where the hardware has it).",
-    "activation_checkpointing": "Recompute activations to save memory (default: on, except for embedded models).",
+    "activation_checkpointing": "Recompute activations to save memory (default: where memory needs it).",
     "gradient_checkpointing": "Older name of --activation_checkpointing.",
 }
 

@@ -19,10 +19,12 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import Comparison, compare
 from llamarec.files import write_json
+from llamarec.planning.plan import Plan
 from llamarec.ranker.arguments import Parsed
 from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import EvaluationSamples, TrainingSamples
 from llamarec.ranker.trainer import RankerTrainer
@@ -70,7 +72,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
         candidates = _candidates(parsed.data, data, parsed.ranker)
-    ranker = build_ranker(experiment, data, candidates, parsed)
+    ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed.ranker, console)
     ranker.trainer.train()
     comparison = test_ranker(ranker)
@@ -80,9 +82,9 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
 
 
 def build_ranker(
-    experiment: Experiment, data: PreparedData, candidates: dict[Split, Candidates], parsed: Parsed
+    experiment: Experiment, data: PreparedData, candidates: dict[Split, Candidates], parsed: Parsed, console: Console
 ) -> Ranker:
-    """Tokenizer, samples, model and Trainer; the model last, because it takes longest."""
+    """Tokenizer, samples, plan, model and Trainer; the model last, because it takes longest."""
     config, args = parsed.ranker, parsed.training
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(experiment.ranker / "logs"))
     # LoRA's first weights are drawn here, and the same seed must give the same ones.
@@ -96,6 +98,8 @@ def build_ranker(
     train = TrainingSamples(data, encoder, args.seed)
     validation = _evaluated(data, candidates, encoder, "validation", config.max_eval_users)
     test = _evaluated(data, candidates, encoder, "test", config.max_test_users)
+    parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=len(test))
+    config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = RankerTrainer(
@@ -115,6 +119,27 @@ def build_ranker(
         _write_description(experiment, data, config, template, encoder)
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
+
+
+def plan_ranker(parsed: Parsed, console: Console) -> Plan:
+    """What a run would need and how it would go about it. Prepares the data; loads no weights and trains nothing.
+
+    Raises:
+        LlamarecError: something is missing or does not fit.
+    """
+    experiment, config = parsed.data.experiment, parsed.ranker
+    data = prepare(parsed.data, console)
+    source = base_model_source(config.llm_base_model, data, experiment.ranker)
+    tokenizer = load_tokenizer(config.llm_base_model, source)
+    encoder = _encoder(tokenizer, data, load_template(config.prompt_template), config, experiment)
+    train = TrainingSamples(data, encoder, parsed.training.seed)
+    if not (experiment.retriever / "candidates.parquet").is_file():
+        # Before the retriever has proposed anything nobody knows which users cost a prompt.
+        return plan_run(parsed, source, train, validation_prompts=0, test_prompts=None)
+    candidates = _candidates(parsed.data, data, config)
+    validation = _evaluated(data, candidates, encoder, "validation", config.max_eval_users)
+    test = _evaluated(data, candidates, encoder, "test", config.max_test_users)
+    return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=len(test))
 
 
 def own_options(parsed: Parsed) -> dict[str, Any]:

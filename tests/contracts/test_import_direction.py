@@ -21,6 +21,7 @@ LAYERS = [
     "data",
     "evaluation",
     "retriever",
+    "planning",
     "ranker",
     "cli",
 ]
@@ -79,12 +80,20 @@ def test_commands_import_heavy_packages_inside_functions_only(path: Path) -> Non
     [
         "from llamarec.cli.main import main; main(['--help'])",
         "from llamarec.cli.main import main; main(['prepare', '--help'])",
+        "from llamarec.cli.main import main; main(['plan', '--help'])",
         *(
             f"import runpy; sys.argv = {argv!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
             for argv in (["train_retriever.py", "--help"], ["train_ranker.py", "--help"], ["train_ranker.py", "-h"])
         ),
     ],
-    ids=["llamarec", "llamarec prepare", "train_retriever.py", "train_ranker.py", "train_ranker.py -h"],
+    ids=[
+        "llamarec",
+        "llamarec prepare",
+        "llamarec plan",
+        "train_retriever.py",
+        "train_ranker.py",
+        "train_ranker.py -h",
+    ],
 )
 def test_help_loads_nothing_heavy(run: str) -> None:
     code = f"import sys\ntry:\n    {run}\nexcept SystemExit as end:\n    assert not end.code\n"

@@ -1,0 +1,68 @@
+"""`llamarec plan`: memory, time and choices of a training, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from llamarec.cli.early import answer_early
+from llamarec.errors import EXIT_FINISHED, ConfigError
+
+SUMMARY = "Say what a training of the ranker will need: memory, time, and what is chosen for this machine."
+
+_EPILOG = """\
+FLAGS are those of train_ranker.py; what they say stays as it
+is. What they leave open is chosen for this machine: 4 bits or
+not, activation checkpointing, samples per forward pass. The
+samples of a step never change.
+
+  llamarec plan --dataset_code beauty
+  llamarec plan --dataset_code beauty --llm_base_model smollm2-135m
+
+Read are the base model's configuration and tokenizer and the
+prepared data (which is made if it is not there), no weights.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the verb to the command's subparsers."""
+    parser = commands.add_parser(
+        "plan",
+        help=SUMMARY,
+        description=SUMMARY,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prefix_chars="+",  # every flag but the two below goes to the training's own parser
+        add_help=False,
+    )
+    parser.usage = "llamarec plan [--json] --dataset_code DATASET [FLAGS]"
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of train_ranker.py, and --json.")
+    parser.set_defaults(run=run, print_help=parser.print_help)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the plan."""
+    words = [word for word in arguments.flags if word != "--json"]
+    if {"-h", "--help"} & set(words):
+        arguments.print_help()
+        return EXIT_FINISHED
+    if not any(word.partition("=")[0].replace("-", "_") == "__dataset_code" for word in words):
+        raise ConfigError("llamarec plan: which data set?", hint="llamarec plan --dataset_code beauty")
+
+    answer_early(words)
+
+    from rich.console import Console
+
+    from llamarec.ranker.arguments import parse
+    from llamarec.ranker.run import plan_ranker
+
+    as_json = len(words) < len(arguments.flags)
+    console = Console(markup=False, emoji=False)
+    plan = plan_ranker(parse(words, mend=False), Console(quiet=True) if as_json else console)
+    if as_json:
+        print(json.dumps(plan.as_dict(), indent=2))
+    else:
+        for line in plan.lines():
+            console.print(line, soft_wrap=True)
+    return EXIT_FINISHED

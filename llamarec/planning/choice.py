@@ -1,0 +1,162 @@
+"""The decision: precision, checkpointing, micro-batch. A pure function of shape, lengths, memory and wishes.
+
+What the user gave and what a resumed run had stays; the samples of a step are never changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from llamarec.planning.device import Device
+from llamarec.planning.lengths import Lengths
+from llamarec.planning.memory import Peak, Setup, evaluation_peak, training_peak, weight_bytes
+from llamarec.planning.shape import ModelShape
+
+# Unquantised weights may take so much of the usable memory. Above that little is left for prompts, and 4 bits it is.
+_SHARE_OF_WEIGHTS: Final = 0.5
+# A pass over so many tokens takes twice as long as its products alone: starting kernels, and unpacking 4 bits.
+_STARTING_TOKENS: Final = 512
+_UNPACKING_TOKENS: Final = 256
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of a run, by whoever decided it.
+
+    Attributes:
+        quantization: nf4, none or auto.
+        computes_bf16: Products are in bfloat16.
+        micro_batch: Samples per device in one forward pass.
+        accumulation: Forward passes per step.
+        eval_batch: Prompts per device in one forward pass of evaluation.
+        checkpointing: Activations are computed again.
+        settled: Which of these names are not for the planner to choose.
+        lora_rank: Rank of LoRA.
+        lora_targets: Names of the linear layers with LoRA.
+        lora_dropout: Whether there is any.
+    """
+
+    quantization: str = "auto"
+    computes_bf16: bool = True
+    micro_batch: int = 12
+    accumulation: int = 1
+    eval_batch: int = 16
+    checkpointing: bool = True
+    settled: frozenset[str] = frozenset()
+    lora_rank: int = 8
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    lora_dropout: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to run.
+
+    Attributes:
+        setup: Precision and adapters.
+        checkpointing: Activations are computed again.
+        micro_batch: Samples per forward pass.
+        accumulation: Forward passes per step.
+        eval_batch: Prompts per forward pass of evaluation.
+        training: Peak of a step.
+        evaluation: Peak of a validation or test.
+        fits: Both are within what may be used.
+    """
+
+    setup: Setup
+    checkpointing: bool
+    micro_batch: int
+    accumulation: int
+    eval_batch: int
+    training: Peak
+    evaluation: Peak
+    fits: bool
+
+    @property
+    def quantization(self) -> str:
+        """As `--quantization` says it."""
+        return "nf4" if self.setup.precision == "nf4" else "none"
+
+
+def choose(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) -> Choice:
+    """The fastest way that fits; where nothing fits, the smallest."""
+    setup = Setup(
+        precision=_precision(shape, device, wishes),
+        computes_bf16=wishes.computes_bf16,
+        lora_rank=wishes.lora_rank,
+        lora_targets=wishes.lora_targets,
+        lora_dropout=wishes.lora_dropout,
+        on_gpu=device.is_gpu,
+    )
+    micro_batch, checkpointing, training = _training(shape, lengths, device, wishes, setup)
+    eval_batch, evaluation = _evaluation(shape, lengths, device, wishes, setup)
+    return Choice(
+        setup=setup,
+        checkpointing=checkpointing,
+        micro_batch=micro_batch,
+        accumulation=wishes.micro_batch * wishes.accumulation // micro_batch,
+        eval_batch=eval_batch,
+        training=training,
+        evaluation=evaluation,
+        fits=max(training.total, evaluation.total) <= device.usable,
+    )
+
+
+def _precision(shape: ModelShape, device: Device, wishes: Wishes) -> str:
+    """Of the frozen weights. Of weights and device alone, so that it stays when prompts change."""
+    whole = "bf16" if wishes.computes_bf16 else "fp32"
+    if wishes.quantization != "auto":
+        return "nf4" if wishes.quantization == "nf4" else whole
+    return whole if weight_bytes(shape, whole) <= _SHARE_OF_WEIGHTS * device.usable else "nf4"
+
+
+def _training(
+    shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes, setup: Setup
+) -> tuple[int, bool, Peak]:
+    options = [
+        (micro_batch, checkpointing)
+        for checkpointing in ([wishes.checkpointing] if "checkpointing" in wishes.settled else [False, True])
+        for micro_batch in _micro_batches(device, wishes)
+    ]
+    peaks = {
+        (micro_batch, checkpointing): training_peak(
+            shape, setup, micro_batch=micro_batch, length=lengths.longest, checkpointing=checkpointing
+        )
+        for micro_batch, checkpointing in options
+    }
+    fitting = [option for option in options if peaks[option].total <= device.usable]
+    if not fitting:
+        best = min(options, key=lambda option: peaks[option].total)
+    elif device.is_gpu:
+        # Of equal ones the first: without checkpointing, and with the larger micro-batch.
+        best = min(fitting, key=lambda option: _cost(option[0], option[1], lengths, setup))
+    else:
+        # A processor gains nothing from larger ones (docs/decisions/0003), and the default is the first here.
+        best = fitting[0]
+    return *best, peaks[best]
+
+
+def _micro_batches(device: Device, wishes: Wishes) -> list[int]:
+    """Largest first; all make the same step."""
+    if "micro_batch" in wishes.settled:
+        return [wishes.micro_batch]
+    samples = wishes.micro_batch * wishes.accumulation
+    most = samples if device.is_gpu else wishes.micro_batch
+    return [size for size in range(most, 0, -1) if samples % size == 0]
+
+
+def _cost(micro_batch: int, checkpointing: bool, lengths: Lengths, setup: Setup) -> float:
+    """Time per prompt, in no unit: padding against passes over too few tokens."""
+    padded = lengths.padded(micro_batch)
+    starting = _STARTING_TOKENS + (_UNPACKING_TOKENS if setup.precision == "nf4" else 0)
+    return (3 if checkpointing else 2) * (padded + starting / micro_batch)
+
+
+def _evaluation(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes, setup: Setup) -> tuple[int, Peak]:
+    batch = wishes.eval_batch
+    while True:
+        peak = evaluation_peak(shape, setup, batch=batch, length=lengths.longest)
+        if peak.total <= device.usable or batch == 1 or "eval_batch" in wishes.settled:
+            return batch, peak
+        batch //= 2

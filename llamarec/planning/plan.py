@@ -1,0 +1,192 @@
+"""A plan: the choice, how long it takes, and both in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llamarec.checkpoints.space import readable
+from llamarec.planning.choice import Choice
+from llamarec.planning.device import Device
+from llamarec.planning.lengths import Lengths
+from llamarec.planning.shape import ModelShape
+from llamarec.planning.speed import Speed, seconds_of_pass
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        steps: Of training.
+        validations: How often the adapter is judged.
+        validation_prompts: Each time.
+        test_prompts: Once; None where the retriever has not said yet whom the test is about.
+    """
+
+    steps: int
+    validations: int
+    validation_prompts: int
+    test_prompts: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need and how it goes about it.
+
+    Attributes:
+        model: Its name.
+        shape: Its shape.
+        lengths: Of the prompts.
+        device: Where.
+        choice: How.
+        work: How much.
+        speed: Of the device; None where it was not tried.
+        origins: Who decided, by name of a choice: "yours" or "kept"; absent where the planner did.
+    """
+
+    model: str
+    shape: ModelShape
+    lengths: Lengths
+    device: Device
+    choice: Choice
+    work: Work
+    speed: Speed | None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def seconds_per_step(self) -> float | None:
+        """Of training."""
+        choice = self.choice
+        padded = self.lengths.padded(choice.micro_batch)
+        once = self._seconds(padded * choice.micro_batch, padded, 3 if choice.checkpointing else 2)
+        return None if once is None else choice.accumulation * once
+
+    def seconds(self) -> dict[str, float] | None:
+        """Of training, validation and test."""
+        step, mean, batch = self.seconds_per_step(), self.lengths.mean, self.choice.eval_batch
+        # Evaluation goes by length, so padding is next to nothing.
+        once = self._seconds(batch * mean, mean, 1)
+        if step is None or once is None:
+            return None
+        work = self.work
+        return {
+            "training": work.steps * step,
+            "validation": work.validations * work.validation_prompts / batch * once,
+            "test": (work.test_prompts or 0) / batch * once,
+        }
+
+    def _seconds(self, tokens: float, length: float, passes: float) -> float | None:
+        if self.speed is None:
+            return None
+        return seconds_of_pass(self.speed, self.shape, self.choice.setup, tokens=tokens, length=length, passes=passes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: bytes, seconds, tokens."""
+        choice = self.choice
+        return {
+            "model": self.model,
+            "weights": self.shape.weights,
+            "device": {**asdict(self.device), "usable": self.device.usable},
+            "prompt_tokens": {
+                "mean": round(self.lengths.mean, 1),
+                "p50": self.lengths.quantile(0.5),
+                "p95": self.lengths.quantile(0.95),
+                "longest": self.lengths.longest,
+            },
+            "precision": choice.setup.precision,
+            "quantization": choice.quantization,
+            "activation_checkpointing": choice.checkpointing,
+            "per_device_train_batch_size": choice.micro_batch,
+            "gradient_accumulation_steps": choice.accumulation,
+            "per_device_eval_batch_size": choice.eval_batch,
+            "decided_by": dict(self.origins),
+            "training_bytes": {**asdict(choice.training), "total": choice.training.total},
+            "evaluation_bytes": {**asdict(choice.evaluation), "total": choice.evaluation.total},
+            "fits": choice.fits,
+            "work": asdict(self.work),
+            "seconds_per_step": self.seconds_per_step(),
+            "seconds": self.seconds(),
+        }
+
+    def lines(self) -> list[str]:
+        """For people; each begins with a word of at most 12 letters."""
+        choice, device, lengths = self.choice, self.device, self.lengths
+        return [
+            f"device       {device.name}, {readable(device.total)}, of which {readable(device.usable)} may be used",
+            f"model        {self.model}, {self.shape.weights / 1e6:,.0f} M weights in "
+            f"{choice.setup.precision}{self._by('quantization')}",
+            f"prompts      {lengths.quantile(0.5)} tokens (median), 95% up to {lengths.quantile(0.95)}, longest about "
+            f"{lengths.longest}",
+            self.step_line(),
+            self.memory_line(),
+            self.time_line(),
+            *self.warnings(),
+        ]
+
+    def short_lines(self) -> list[str]:
+        """What a training says before it loads the model."""
+        precision = f"precision    {self.choice.setup.precision}{self._by('quantization')}"
+        return [precision, self.step_line(), self.memory_line(), self.time_line(), *self.warnings()]
+
+    def step_line(self) -> str:
+        """Samples and passes."""
+        choice = self.choice
+        again = "activations computed again" if choice.checkpointing else "activations kept"
+        return (
+            f"step         {choice.micro_batch * choice.accumulation} samples: {choice.micro_batch} at a time, "
+            f"{choice.accumulation} times{self._by('micro_batch')}; {again}{self._by('checkpointing')}"
+        )
+
+    def memory_line(self) -> str:
+        """Both peaks."""
+        choice = self.choice
+        return (
+            f"memory       about {readable(choice.training.total)} in training, {readable(choice.evaluation.total)} in "
+            f"evaluation ({choice.eval_batch} prompts at a time{self._by('eval_batch', ', ', '')}), of "
+            f"{readable(self.device.usable)}"
+        )
+
+    def time_line(self) -> str:
+        """Steps and how long they take."""
+        seconds, step = self.seconds(), self.seconds_per_step()
+        if seconds is None or step is None:
+            return f"steps        {self.work.steps:,}"
+        training = f"time         roughly {spoken(seconds['training'])} for {self.work.steps:,} steps of {spoken(step)}"
+        if self.work.test_prompts is None:
+            return f"{training}; validation and test are not known before the retriever is trained"
+        return f"{training}, {spoken(seconds['validation'])} for validation, {spoken(seconds['test'])} for the test"
+
+    def warnings(self) -> list[str]:
+        """What may go wrong."""
+        choice, device = self.choice, self.device
+        most = max(choice.training.total, choice.evaluation.total)
+        if not choice.fits:
+            return [
+                f"warning      more than may be used: {readable(most)} of {readable(device.usable)}. Out of memory "
+                "makes micro-batches smaller; --quantization nf4, --activation_checkpointing true or a smaller "
+                "--max_prompt_tokens need less"
+            ]
+        # The process itself is there already.
+        if most - choice.training.process > device.free:
+            return [f"warning      only {readable(device.free)} are free now: another program uses this memory"]
+        return []
+
+    def _by(self, name: str, before: str = " (", after: str = ")") -> str:
+        origin = self.origins.get(name, "")
+        return f"{before}{origin}{after}" if origin else ""
+
+
+def spoken(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [spoken(s) for s in (0.04, 2.6, 95, 4000, 200_000)]
+    ['0.04 s', '2.6 s', '1.6 min', '1.1 h', '2.3 days']
+    """
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    for size, unit in ((60, "s"), (60, "min"), (24, "h")):
+        if seconds < size:
+            return f"{seconds:.1f} {unit}"
+        seconds /= size
+    return f"{seconds:.1f} days"
