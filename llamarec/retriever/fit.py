@@ -29,7 +29,7 @@ _TOKENS_MULTIPLE: Final = 64
 
 
 class RetrieverTrainer:
-    """Trains one LRURec; `state` says where it is.
+    """Trains one LRURec; `state` says where it is, `windows` are the parts of sequences that an epoch is made of.
 
     Args:
         data: Prepared histories.
@@ -47,7 +47,7 @@ class RetrieverTrainer:
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
         self.state = TrainingState({**config.identity, "data": data.fingerprint})
-        self._windows = training_windows(data.sequences, config.max_length, config.window_stride)
+        self.windows = training_windows(data.sequences, config.max_length, config.window_stride)
         self._go_on()
 
     def fit(self) -> None:
@@ -99,21 +99,25 @@ class RetrieverTrainer:
     def _train_epoch(self, epoch: int, progress: FitProgress) -> float:
         self.model.train()
         total = 0.0
-        num_steps = -(-len(self._windows) // self._config.batch_size)
-        batches = epoch_batches(len(self._windows), self._config.batch_size, self._config.seed, epoch)
+        num_steps = -(-len(self.windows) // self._config.batch_size)
+        batches = epoch_batches(len(self.windows), self._config.batch_size, self._config.seed, epoch)
         for step, chosen in enumerate(batches, start=1):
-            loss = self._loss(chosen)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
-            self._optimizer.step()
-            total += loss.item()
+            total += self.step(chosen)
             progress.stepped(step, num_steps, total / step)
         return total / max(num_steps, 1)
 
-    def _loss(self, chosen: NDArray[np.int64]) -> Tensor:
+    def step(self, chosen: NDArray[np.int64]) -> float:
+        """One optimizer step on the training windows with these indices; its loss."""
+        loss = self.loss(chosen)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
+        self._optimizer.step()
+        return loss.item()
+
+    def loss(self, chosen: NDArray[np.int64]) -> Tensor:
         """Mean cross-entropy over all items at every position that has a next item."""
-        packed = pack([self._windows[index] for index in chosen])
+        packed = pack([self.windows[index] for index in chosen])
         # The last item of a window is only a label; its state is not computed.
         has_next_T = torch.ones(len(packed.items_T), dtype=torch.bool)
         has_next_T[packed.lasts_B] = False

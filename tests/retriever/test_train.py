@@ -71,13 +71,13 @@ def test_an_epoch_sees_every_window_once_in_its_own_order() -> None:
 def test_only_positions_with_a_next_item_are_in_the_loss(trainer: RetrieverTrainer) -> None:
     trainer.model.eval()
     chosen = np.array([0, 3])
-    windows = [trainer._windows[i] for i in chosen]
+    windows = [trainer.windows[i] for i in chosen]
     losses = []
     for window in windows:
         packed = pack([window[:-1]])
         logits = trainer.model.scores(trainer.model(packed.items_T, packed.positions_T))
         losses += [-torch.log_softmax(row, -1)[item] for row, item in zip(logits, window[1:].tolist(), strict=True)]
-    torch.testing.assert_close(trainer._loss(chosen), torch.stack(losses).mean())
+    torch.testing.assert_close(trainer.loss(chosen), torch.stack(losses).mean())
 
 
 def test_it_learns_what_always_follows(tmp_path: Path) -> None:
