@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def _run(name: str, target: Path, data_root: str) -> list[Row]:
     print(f"\n== {name} ==", flush=True)
     command = [sys.executable, "-m", PARTS[name], "--json", str(target)]
     command += [] if name == "checkpoints" else ["--data_root", data_root]
-    subprocess.run(command, cwd=ROOT, check=False)
+    # As the commands themselves set it (llamarec/cli/run.py).
+    subprocess.run(command, cwd=ROOT, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ}, check=False)
     return read_rows(target) if target.is_file() else []
 
 

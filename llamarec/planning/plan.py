@@ -133,10 +133,9 @@ class Plan:
         """Samples and passes."""
         choice = self.choice
         again = "activations computed again" if choice.checkpointing else "activations kept"
-        return (
-            f"step         {choice.micro_batch * choice.accumulation} samples: {choice.micro_batch} at a time, "
-            f"{choice.accumulation} times{self._by('micro_batch')}; {again}{self._by('checkpointing')}"
-        )
+        samples, times = choice.micro_batch * choice.accumulation, choice.accumulation
+        how = f"{choice.micro_batch} at a time, {times} times" if times > 1 else "all at a time"
+        return f"step         {samples} samples: {how}{self._by('micro_batch')}; {again}{self._by('checkpointing')}"
 
     def memory_line(self) -> str:
         """Both peaks."""
