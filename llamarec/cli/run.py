@@ -21,9 +21,9 @@ def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
         # A console that cannot show a title must not end a training run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    # Before torch is loaded: its threads wait for each other after every small product, by default in a busy loop. Where
-    # anything else wants a core that made training ten times slower and more; asleep they cost up to twice as much on
-    # products that take a third of a millisecond, and nothing that can be seen on larger ones.
+    # Before torch is loaded: its threads wait for each other after every small product, by default in a busy loop.
+    # Where anything else wants a core that makes small products ten times slower and more; asleep they take up to
+    # twice as long on an idle machine (docs/decisions/0006-speed.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return function()
