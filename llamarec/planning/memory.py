@@ -19,7 +19,7 @@ _FLOAT32: Final = 4
 # out of memory and one for a save in the background.
 _BYTES_PER_TRAINED: Final = 4 + 4 + 8 + 12 + 12
 # The C library's heap keeps holes between tensors that live long and tensors that do not: so much of what all layers
-# save, whether checkpointing lets them save it or not. Measured: 0.35 to 0.45 with SmolLM2-135M, fp32 and bf16.
+# save, whether checkpointing lets them save it or not. Fitted to peaks of training (docs/decisions/0007-plan.md).
 _HOLES_ON_CPU: Final = 0.42
 # CUDA's caching allocator rounds sizes up and splits blocks.
 _SLACK_ON_GPU: Final = 0.10
