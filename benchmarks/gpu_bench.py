@@ -19,25 +19,13 @@ from transformers import TrainerCallback, set_seed
 
 from benchmarks.drawn import LETTER_IDS, DrawnPrompts, Shape, drawn_lengths, drawn_models
 from benchmarks.hardware import synchronize
+from benchmarks.product import parsed, trainer_of
 from benchmarks.report import Row
-from llamarec.ranker.arguments import parse
 from llamarec.ranker.base_models import load_letter_model
 from llamarec.ranker.trainer import RankerTrainer
 
-STEP: Final = 12
-"""Samples of an optimizer step: the recipe's, and the product's default micro-batch on a GPU."""
 GIGABYTE: Final = 1e9
 _BASE_MODEL: Final = "meta-llama/Llama-2-7b-hf"
-# Nothing but steps: what a measurement needs beside them it says itself.
-_ONLY_STEPS: Final[dict[str, Any]] = {
-    "dataset_code": "beauty",
-    "llm_base_model": _BASE_MODEL,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "logging_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 
 
 class Figure(NamedTuple):
@@ -142,25 +130,11 @@ def free(bench: Bench) -> None:
 def make_trainer(bench: Bench, shape: Shape, prompts: DrawnPrompts, folder: Path, **flags: Any) -> RankerTrainer:
     """As train_ranker.py makes it from these flags, with random weights and prompts."""
     on_cpu = {} if bench.is_gpu else {"use_cpu": True}
-    words: dict[str, Any] = {**_ONLY_STEPS, **on_cpu, "output_dir": folder, **flags}
-    parsed = parse([f"--{name}={value}" for name, value in words.items()])
-    set_seed(parsed.training.seed)
+    command = parsed(dataset_code="beauty", llm_base_model=_BASE_MODEL, output_dir=folder, **on_cpu, **flags)
+    set_seed(command.training.seed)
     with drawn_models(shape, bench.device):
-        model = load_letter_model(_BASE_MODEL, _BASE_MODEL, parsed.ranker, LETTER_IDS, bf16=parsed.training.bf16)
-    samples: Any = prompts
-    return RankerTrainer(
-        model,
-        parsed.training,
-        config=parsed.ranker,
-        checkpoint_config=parsed.checkpoints,
-        train=samples,
-        validation=samples,
-        pad_token_id=0,
-        fingerprints={},
-        own_options={},
-        given={},
-        defaults={},
-    )
+        model = load_letter_model(_BASE_MODEL, _BASE_MODEL, command.ranker, LETTER_IDS, bf16=command.training.bf16)
+    return trainer_of(command, model, prompts, prompts)
 
 
 class Watch(TrainerCallback):

@@ -13,7 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.drawn import DrawnPrompts
-from benchmarks.gpu_bench import STEP, Bench, Figure, Measure, free, make_trainer, unmeasured
+from benchmarks.epoch import STEP
+from benchmarks.gpu_bench import Bench, Figure, Measure, free, make_trainer, unmeasured
 
 _STEPS: Final = 2
 # Of what the whole micro-batch needs beside the model: half of it fits, all of it does not.

@@ -15,7 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.drawn import SEED, DrawnPrompts
-from benchmarks.gpu_bench import STEP, Bench, Figure, Measure, Watch, free, make_trainer, unmeasured
+from benchmarks.epoch import STEP
+from benchmarks.gpu_bench import Bench, Figure, Measure, Watch, free, make_trainer, unmeasured
 from llamarec.checkpoints.signals import Interrupted
 
 _STEPS: Final = 6

@@ -17,38 +17,17 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from benchmarks import published
 from benchmarks.drawn import LETTER_IDS, SEED, DrawnPrompts, drawn_models
-from benchmarks.gpu_bench import STEP, Bench, Figure, Measure, Watch, make_trainer, unmeasured
+from benchmarks.epoch import COVERED, STEP, Epoch
+from benchmarks.gpu_bench import Bench, Figure, Measure, Watch, make_trainer, unmeasured
 from benchmarks.hardware import matmul_rate, multiplied_weights, needed_flops, synchronize
-from benchmarks.ranker_speed import COVERED
 from benchmarks.report import Row
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.samples import epoch_order
 
 DTYPES: Final = ("bf16", "nf4")
 _EVALUATED: Final = 64
-_EVAL_STEPS: Final = 100
 _EOS: Final = 2
 """Also the padding of the recipe."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch consists of.
-
-    Attributes:
-        prompts: To train on.
-        users: Of a whole validation.
-        coverage: Share of them whose next item is among the candidates; only those cost a prompt.
-    """
-
-    prompts: int
-    users: int
-    coverage: float
-
-    def seconds(self, per_sample: float, per_prompt: float, max_users: int) -> float:
-        """Training, and a validation every 100 steps over at most so many users."""
-        validations = self.prompts / STEP // _EVAL_STEPS
-        return self.prompts * per_sample + validations * min(self.users, max_users) * self.coverage * per_prompt
 
 
 # As counted in the data.

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import gpu, gpu_oom, published
 from benchmarks.drawn import LETTER_IDS, LLAMA2_7B, TINY, DrawnPrompts, draw_model, drawn_lengths
+from benchmarks.epoch import Epoch
 from benchmarks.gpu_bench import Bench, Figure, Measure, Watch, take_all, unmeasured
-from benchmarks.gpu_speed import BEAUTY, Epoch
+from benchmarks.gpu_speed import BEAUTY
 from benchmarks.report import Row, read_rows
 
 

@@ -1,0 +1,76 @@
+"""The ranker's Trainer as train_ranker.py makes it, for steps that are measured: no saves, no validations, no logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import set_seed
+
+from benchmarks.epoch import STEP
+from benchmarks.workload import SEED, Workload
+from llamarec.ranker.arguments import Parsed, parse
+from llamarec.ranker.base_models import SMOLLM2_135M, load_letter_model
+from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.trainer import RankerTrainer
+
+# Nothing but steps: what a measurement needs beside them it says itself.
+_ONLY_STEPS: Final[dict[str, Any]] = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+def parsed(**flags: Any) -> Parsed:
+    """The command line with these flags."""
+    return parse([f"--{name}={value}" for name, value in {**_ONLY_STEPS, **flags}.items()])
+
+
+def trainer_of(command: Parsed, model: Any, train: Any, validation: Any) -> RankerTrainer:
+    """The Trainer of a command line, over a model and samples of the benchmark's own."""
+    return RankerTrainer(
+        model,
+        command.training,
+        config=command.ranker,
+        checkpoint_config=command.checkpoints,
+        train=train,
+        validation=validation,
+        pad_token_id=0,
+        fingerprints={},
+        own_options={},
+        given={},
+        defaults={},
+    )
+
+
+# ---- On a CPU, with the embedded model and real prompts ----
+
+
+def our_model(workload: Workload, dtype: torch.dtype) -> Any:
+    """As train_ranker.py loads it."""
+    set_seed(SEED)
+    config = RankerConfig(llm_base_model=SMOLLM2_135M)
+    bf16 = dtype == torch.bfloat16
+    return load_letter_model(SMOLLM2_135M, workload.source, config, workload.encoder.letter_ids, bf16=bf16)
+
+
+def our_trainer(
+    workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype, batch: int = STEP
+) -> RankerTrainer:
+    """With the CPU's defaults: one sample at a time, `batch` of them a step."""
+    command = parsed(
+        dataset_code=workload.code,
+        llm_base_model=SMOLLM2_135M,
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=batch,
+        seed=SEED,
+        use_cpu=True,
+        bf16=dtype == torch.bfloat16,
+    )
+    return trainer_of(command, model, workload.train, workload.validation(4))
