@@ -28,16 +28,21 @@ def with_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
     >>> with_flags(["train.py", "--seed", "1", "--rate=2"], ["--seed", "7"])
     ['train.py', '--rate=2', '--seed', '7']
     """
-    replaced = {_name(word) for word in flags if word.startswith("--")}
+    replaced = {flag_name(word) for word in flags if word.startswith("--")}
     kept, is_kept = [], True
     for word in words:
         if word.startswith("--"):
             # Its values, if it has any, go with it.
-            is_kept = _name(word) not in replaced
+            is_kept = flag_name(word) not in replaced
         if is_kept:
             kept.append(word)
     return [*kept, *flags]
 
 
-def _name(flag: str) -> str:
+def flag_name(flag: str) -> str:
+    """A flag without its value, in the one spelling of both that are accepted.
+
+    >>> flag_name("--data-root=raw") == flag_name("--data_root")
+    True
+    """
     return flag.partition("=")[0].replace("-", "_")

@@ -8,6 +8,7 @@ manifest       what makes a folder a checkpoint; docs/checkpoint-format.md speci
 publish        staging -> manifest -> one rename; deleting; clearing up after a kill
 integrity      is this folder a checkpoint that can be resumed?
 discovery      which checkpoints there are, and which one is meant
+former         the run before a restart, which is not meant
 retention      which ones to delete
 space, disk_use, lock, signals   room on the disk, one run per folder, requests to stop
 stores, contents, backup         verified copies, anywhere that fsspec reaches
@@ -15,9 +16,9 @@ position, schedule               where in the data and in the learning rate a st
 randomness, loading, memory      random states; files that may not execute anything; out of memory
 compatibility, plan              what a resume keeps, applies and refuses; what is said before the first step
 snapshot, saver                  a step's state copied from memory; written in the background
+temporarily, parts               values set for a while; what the mixins of the Trainer see of each other
 edges, together                  where a step is whole; several processes on one step
-parts                            what the mixins of the Trainer see of each other
-edges, together, feeding, loop, saving, weights, resuming    the mixins
+evaluating, feeding, loop, saving, weights, resuming         the other mixins
 trainer                          the Trainer
 
 Nothing above `randomness` imports torch, so listing and verifying stay fast. Of the package it imports only `errors`.

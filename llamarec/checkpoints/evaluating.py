@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from transformers import Trainer
 
 from llamarec.checkpoints import memory, randomness
 from llamarec.checkpoints.edges import Edges
+from llamarec.checkpoints.temporarily import temporarily
 
 
 class StopNowError(Exception):
@@ -42,7 +41,7 @@ class Evaluating(Edges):
 
         Ones that stay draw their seed once, so that a resumed process would draw one that the other did not.
         """
-        with _set(self.args, "dataloader_persistent_workers", False):
+        with temporarily(self.args, dataloader_persistent_workers=False):
             return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
@@ -82,13 +81,3 @@ class Evaluating(Edges):
                 bar.close()
                 callback.prediction_bar = None
         return self.get_test_dataloader(dataloader.dataset)  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _set(target: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(target, name)
-    setattr(target, name, value)
-    try:
-        yield
-    finally:
-        setattr(target, name, before)

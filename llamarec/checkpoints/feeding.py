@@ -14,6 +14,7 @@ from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry
 from llamarec.checkpoints.resume import effective_batch
+from llamarec.checkpoints.temporarily import temporarily
 from llamarec.errors import ConfigError
 
 
@@ -83,11 +84,9 @@ class Feeding(Parts):
         if args.world_size == 1:
             return self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
         # A process without a sample in a short step counts too, which the Trainer's own gathering does not foresee.
-        across, args.average_tokens_across_devices = args.average_tokens_across_devices, False
-        try:
+        across = args.average_tokens_across_devices
+        with temporarily(args, average_tokens_across_devices=False):
             count = self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
-        finally:
-            args.average_tokens_across_devices = across
         counts = torch.tensor([-1.0 if count is None else float(count)], device=args.device)
         if across:
             counted = torch.clamp(counts, min=0)

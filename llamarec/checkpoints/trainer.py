@@ -233,9 +233,9 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
 
     def _take_up(self, wanted: Any) -> None:
         """A checkpoint of the run before a restart was named: that is the run again."""
-        behind = is_left_behind(self._run, self._run.steps())
         path = Path(str(wanted))
-        if path.resolve().parent == self._run.path.resolve() and behind.get(step_of(path) or 0):
+        step, is_here = step_of(path), path.resolve().parent == self._run.path.resolve()
+        if step is not None and is_here and is_left_behind(self._run, [step])[step]:
             take_up_again(self._run)
 
     def _refuse_to_begin_over_another(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from llamarec.cli.checkpoints.output import print_json
 from llamarec.cli.early import answer_early
+from llamarec.command import flag_name
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
 SUMMARY = "Say what a training of the ranker will need: memory, time, and what is chosen for this machine."
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if {"-h", "--help"} & set(words):
         arguments.print_help()
         return EXIT_FINISHED
-    if not any(word.partition("=")[0].replace("-", "_") == "__dataset_code" for word in words):
+    if not any(flag_name(word) == flag_name("--dataset_code") for word in words):
         raise ConfigError("llamarec plan: which data set?", hint="llamarec plan --dataset_code beauty")
 
     answer_early(words)
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(markup=False, emoji=False)
     plan = plan_ranker(parse(words, mend=False), Console(quiet=True) if as_json else console)
     if as_json:
-        print(json.dumps(plan.as_dict(), indent=2))
+        print_json(plan.as_dict())
     else:
         for line in plan.lines():
             console.print(line, soft_wrap=True)

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from llamarec.checkpoints.position import Geometry, Position
+from llamarec.checkpoints.resume import effective_batch
 from llamarec.errors import ModelError
 from llamarec.planning.choice import Wishes, choose
 from llamarec.planning.device import Device, this_device
@@ -158,10 +160,8 @@ def _lengths(train: TrainingSamples, parsed: Parsed) -> Lengths:
 
 def _work(parsed: Parsed, num_samples: int, validation_prompts: int, test_prompts: int | None) -> Work:
     args: Any = parsed.training
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = args.max_steps
-    if steps <= 0:
-        steps = math.ceil(args.num_train_epochs * math.ceil(num_samples / per_step))
+    epochs = Geometry(num_samples, effective_batch(args))
+    steps = args.max_steps if args.max_steps > 0 else epochs.steps_to_go(Position(), float(args.num_train_epochs))
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
     validations = {"steps": steps // max(int(args.eval_steps or 1), 1), "epoch": math.ceil(args.num_train_epochs)}
     return Work(steps, validations.get(strategy, 0), validation_prompts, test_prompts)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.evaluation.metrics import Ranks, all_metrics
 from llamarec.ranker.config import RankerConfig
@@ -75,11 +76,8 @@ class RankerTrainer(ResumableTrainer):
     def predict_ranks(self, samples: EvaluationSamples) -> NDArray[np.int64]:
         """The label's rank for every user of `samples`: [num_users], 1 = first, 0 = not among the candidates."""
         # `compute_metrics` belongs to the validation users.
-        kept, self.compute_metrics = self.compute_metrics, None
-        try:
+        with temporarily(self, compute_metrics=None):
             prediction = self.predict(samples)
-        finally:
-            self.compute_metrics = kept
         return samples.ranks(letter_ranks(np.asarray(prediction.predictions), np.asarray(prediction.label_ids)))
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ LIGHT = (
     "discovery",
     "disk_use",
     "durable",
+    "former",
     "integrity",
     "layout",
     "lock",
@@ -35,6 +36,7 @@ LIGHT = (
     "signals",
     "space",
     "stores",
+    "temporarily",
 )
 
 
