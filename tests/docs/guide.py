@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Final
 
 COMMANDS = ("python ", "llamarec ")
 _FENCE = re.compile(r"```(\w*)$")
@@ -134,3 +135,13 @@ def quoted(cell: str) -> list[str]:
 def _table(lines: list[str]) -> Table:
     rows = [tuple(cell.strip() for cell in line.strip().strip("|").split("|")) for line in lines]
     return Table(rows[0], tuple(rows[2:]))
+
+
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
+ENGLISH, VIETNAMESE = Guide(DOCS / "en" / "resume.md"), Guide(DOCS / "vi" / "resume.md")
+
+
+def executed(program: Block, names: dict[str, Any]) -> dict[str, Any]:
+    """The names that a block of Python leaves, begun with these."""
+    exec(compile("\n".join(program.lines), "guide", "exec"), names)  # noqa: S102
+    return names
