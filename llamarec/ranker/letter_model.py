@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llamarec.ranker.last_layer import read_answers_only
+from llamarec.ranker.rows.form import form_of
+from llamarec.ranker.rows.step import Batch, letter_scores
 
 LENGTH_MULTIPLE = 32
 """Of padded lengths in half precision: oneDNN generates and keeps code for every new shape of a bfloat16 product, and
@@ -50,14 +52,16 @@ class LetterForward:
         Returns:
             `loss` (scalar, with labels) and `logits` [batch, candidates] in float32.
         """
+        divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
+        form = form_of(self)
+        if form is not None:
+            batch = Batch(input_ids, answer_positions, labels, divisor)
+            loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)
+            return {"logits": logits_BC} if loss is None else {"loss": loss, "logits": logits_BC}
         logits_BC = self._letter_logits(self._answers(input_ids, answer_positions))
         if labels is None:
             return {"logits": logits_BC}
-        total = F.cross_entropy(logits_BC, labels, reduction="sum")
-        return {
-            "loss": total / (labels.shape[0] if num_items_in_batch is None else num_items_in_batch),
-            "logits": logits_BC,
-        }
+        return {"loss": F.cross_entropy(logits_BC, labels, reduction="sum") / divisor, "logits": logits_BC}
 
     def _answers(self, input_ids: Tensor, answer_positions: Tensor) -> Tensor:
         """The hidden state at each prompt's answer: [batch, width]."""

@@ -1,0 +1,25 @@
+"""Training and scoring on a processor, prompt by prompt, with a backward pass of its own.
+
+A batch of padded prompts is the GPU's way. A processor is fastest with one prompt at a time on one core: products of
+one prompt's tokens already run at the full rate, nothing is padded, no core waits for another. The base model is frozen,
+so its backward pass is known and short: no weight of it needs a gradient, and of what the forward pass computes little
+must be kept.
+
+    buffers      memory that one prompt leaves to the next
+    pieces       norm, rotary embedding, gated feed-forward: each with its backward pass
+    attention    causal attention of grouped queries in blocks
+    projection   a linear layer with its LoRA
+    layer        a decoder layer
+    form         which models are computed so, and their weights
+    decoder      all layers, and the head that prompts have in common
+    step         a batch on all cores: letter logits, loss, gradients
+
+The same function as the modules' own forward pass, to rounding (tests/ranker/rows). Dropout draws other random numbers.
+
+Dimensions in names and comments:
+
+    L tokens of a prompt, S tokens of the common head before them, T = S + L
+    Q of the L tokens, those with a query: the last layer has one, at the answer
+    D width, F width of the feed-forward part, N inputs and M outputs of a linear layer, R rank of LoRA
+    G groups of heads with one key, H query heads of a group, K width of a head
+"""

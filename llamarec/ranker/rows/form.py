@@ -1,0 +1,163 @@
+"""Which models are computed prompt by prompt, and where their weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from llamarec.ranker.rows.layer import Layer
+from llamarec.ranker.rows.pieces import Norm
+from llamarec.ranker.rows.projection import Adapter, Projection
+
+# Decoders of just this form: norm, attention, sum, norm, gated feed-forward, sum.
+_KINDS: Final = ("LlamaModel", "MistralModel", "Qwen2Model")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A decoder's weights.
+
+    Attributes:
+        layers: In order.
+        norm: After them.
+        trained: LoRA's weights, in the order of their gradients.
+    """
+
+    layers: list[Layer]
+    norm: Norm
+    trained: list[nn.Parameter]
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers in `trained`."""
+        return sum(parameter.numel() for parameter in self.trained)
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped."""
+        return any(projection.drops for layer in self.layers for projection in layer.projections)
+
+
+class _Unfit(Exception):
+    """Of another form."""
+
+
+def form_of(model: Any) -> Form | None:
+    """The weights of a causal language model; None where its own forward pass must do it.
+
+    That is: on another device than a processor, in another precision than float32, quantised, with checkpointing of
+    activations, with other trained weights than LoRA's, with hooks, or of another architecture.
+    """
+    decoder = model.get_decoder()
+    if type(decoder).__name__ not in _KINDS or torch.is_autocast_enabled("cpu"):
+        return None
+    if getattr(decoder, "gradient_checkpointing", False) and decoder.training:
+        return None
+    config = decoder.config
+    windows = set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}
+    dropout = decoder.training and getattr(config, "attention_dropout", 0.0)
+    if config.hidden_act not in ("silu", "swish") or windows or dropout or getattr(config, "sliding_window", None):
+        return None
+    try:
+        reader = _Reader()
+        form = Form([reader.layer(layer) for layer in decoder.layers], reader.norm(decoder.norm), reader.trained)
+    except (_Unfit, AttributeError):
+        return None
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return form if trained <= {id(parameter) for parameter in form.trained} else None
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.trained: list[nn.Parameter] = []
+        self._count = 0
+
+    def layer(self, layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        _without_hooks(layer, attention, mlp)
+        q, k = self._projection("q", attention.q_proj), self._projection("k", attention.k_proj)
+        width = int(attention.head_dim)
+        groups = len(k.weight_MN) // width
+        return Layer(
+            norm_1=self.norm(layer.input_layernorm),
+            norm_2=self.norm(layer.post_attention_layernorm),
+            q=q,
+            k=k,
+            v=self._projection("v", attention.v_proj),
+            o=self._projection("o", attention.o_proj),
+            gate=self._projection("gate", mlp.gate_proj),
+            up=self._projection("up", mlp.up_proj),
+            down=self._projection("down", mlp.down_proj),
+            groups=groups,
+            heads=len(q.weight_MN) // width // groups,
+            width=width,
+            scale=float(attention.scaling),
+        )
+
+    def norm(self, norm: Any) -> Norm:
+        _without_hooks(norm)
+        return Norm(_plain(norm.weight), float(norm.variance_epsilon))
+
+    def _projection(self, name: str, module: Any) -> Projection:
+        if type(module) is nn.Linear:
+            _without_hooks(module)
+            return Projection(name, _plain(module.weight), None if module.bias is None else _plain(module.bias))
+        if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+            raise _Unfit
+        base = self._projection(name, module.base_layer)
+        _without_hooks(module)
+        if module.disable_adapters or module.merged:
+            return base
+        return Projection(name, base.weight_MN, base.bias_M, self._adapter(module))
+
+    def _adapter(self, module: Any) -> Adapter | None:
+        names = [name for name in module.active_adapters if name in module.lora_A]
+        if not names:
+            return None
+        if len(names) > 1 or getattr(module, "lora_variant", None):
+            raise _Unfit
+        (name,) = names
+        down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
+        if down.bias is not None or up.bias is not None:
+            raise _Unfit
+        _without_hooks(down, up, dropout)
+        share = float(getattr(dropout, "p", 0.0)) if module.training else 0.0
+        return Adapter(
+            _plain(down.weight, trained=True),
+            _plain(up.weight, trained=True),
+            float(module.scaling[name]),
+            share,
+            (self._place_of(down.weight), self._place_of(up.weight)),
+        )
+
+    def _place_of(self, parameter: nn.Parameter) -> int:
+        place = self._count
+        self.trained.append(parameter)
+        self._count += parameter.numel()
+        return place
+
+
+def _plain(tensor: Tensor, *, trained: bool = False) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise _Unfit
+    if tensor.requires_grad and not trained:
+        raise _Unfit
+    return tensor.detach()
+
+
+def _without_hooks(*modules: Any) -> None:
+    for module in modules:
+        if any(_hooks(module)):
+            raise _Unfit
+
+
+def _hooks(module: nn.Module) -> Iterator[Any]:
+    yield module._forward_hooks
+    yield module._forward_pre_hooks
+    yield module._backward_hooks
+    yield module._backward_pre_hooks
