@@ -61,16 +61,17 @@ def our_model(workload: Workload, dtype: torch.dtype) -> Any:
 def our_trainer(
     workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype, batch: int = STEP
 ) -> RankerTrainer:
-    """With the CPU's defaults: one sample at a time, `batch` of them a step."""
+    """With the CPU's defaults, `batch` samples a step."""
+    bf16 = dtype == torch.bfloat16
     command = parsed(
         dataset_code=workload.code,
         llm_base_model=SMOLLM2_135M,
         output_dir=folder,
         max_steps=steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=batch,
+        per_device_train_batch_size=1 if bf16 else batch,
+        gradient_accumulation_steps=batch if bf16 else 1,
         seed=SEED,
         use_cpu=True,
-        bf16=dtype == torch.bfloat16,
+        bf16=bf16,
     )
     return trainer_of(command, model, workload.train, workload.validation(4))

@@ -1,14 +1,15 @@
 """Causal attention of one prompt, in blocks of queries, with the heads that share a key side by side.
 
 A block of queries meets the keys up to its own last one: above the diagonal almost nothing is computed. A block holds
-all heads of a group, position by position, so that its products are matrices of one piece:
+all heads of a group position by position, so that a group is one matrix and all groups are one batch:
 
-    scores [block * H, keys] = queries [block * H, K] @ keys [keys, K].T
+    scores [G, block * H, keys] = queries [G, block * H, K] @ keys [G, keys, K].T
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -16,12 +17,29 @@ from torch import Tensor
 
 from llamarec.ranker.rows.buffers import Buffers
 
-# Rows of a block's products. Scores of a prompt of 1,000 tokens then fit a core's second cache (0.8 MB).
-_ROWS: Final = 192
+# Queries of a block. Fewer: more calls; more: more scores above the diagonal, and fewer that stay in a core's cache.
+_QUERIES: Final = 48
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries and the keys that they see.
+
+    Attributes:
+        rows: Of the queries: position by position, all heads of a group.
+        queries: Their number.
+        keys: All up to the last of these queries.
+        scores: Where the block's scores begin among those of a group.
+    """
+
+    rows: slice
+    queries: int
+    keys: int
+    scores: int
 
 
 class Blocks:
-    """Where the blocks of a prompt's attention lie.
+    """The blocks of a prompt's attention.
 
     Args:
         queries: The last tokens of the prompt have a query.
@@ -31,23 +49,16 @@ class Blocks:
 
     def __init__(self, queries: int, keys: int, heads: int) -> None:
         self.heads = heads
-        size, before = max(_ROWS // heads, 1), keys - queries
-        starts = range(0, queries, size)
-        self._ranges = [(start, min(start + size, queries), before + min(start + size, queries)) for start in starts]
+        self._blocks: list[Block] = []
+        self.scores_per_group = 0
+        for start in range(0, queries, _QUERIES):
+            end = min(start + _QUERIES, queries)
+            block = Block(slice(start * heads, end * heads), end - start, keys - queries + end, self.scores_per_group)
+            self._blocks.append(block)
+            self.scores_per_group += (end - start) * heads * block.keys
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """First query, end of queries, end of keys."""
-        return iter(self._ranges)
-
-    @property
-    def scores_per_group(self) -> int:
-        """Scores of all blocks, the little above the diagonal included."""
-        return sum((end - start) * self.heads * keys for start, end, keys in self._ranges)
-
-    @property
-    def most(self) -> int:
-        """Scores of the largest block."""
-        return max(((end - start) * self.heads * keys for start, end, keys in self._ranges), default=0)
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
 
 def forward(
@@ -62,17 +73,14 @@ def forward(
         v_GTK: Values.
         out_GQHK: The result.
         work: For what comes and goes.
-        kept: [G, scores_per_group] takes the probabilities for the backward pass; None: computed again there.
+        kept: [G * scores_per_group] takes the probabilities for the backward pass; None: computed again there.
     """
-    for group in range(q_GQHK.shape[0]):
-        at = 0
-        for start, end, keys in blocks:
-            q = q_GQHK[group, start:end].flatten(0, 1)
-            shape = (q.shape[0], keys)
-            room = work.take("probabilities", *shape) if kept is None else kept[group, at:].narrow(0, 0, q.shape[0] * keys)
-            at += q.shape[0] * keys
-            probabilities = _probabilities(blocks, q, k_GTK[group, :keys], work, room.view(shape))
-            torch.mm(probabilities, v_GTK[group, :keys], out=out_GQHK[group, start:end].flatten(0, 1))
+    q, out = q_GQHK.flatten(1, 2), out_GQHK.flatten(1, 2)
+    for block in blocks:
+        q_GRK = q[:, block.rows]
+        p_GRT = _room(block, q_GRK, work, kept)
+        _probabilities(blocks, block, q_GRK, k_GTK[:, : block.keys], work, p_GRT)
+        torch.bmm(p_GRT, v_GTK[:, : block.keys], out=out[:, block.rows])
 
 
 def backward(
@@ -87,41 +95,44 @@ def backward(
 ) -> None:
     """Gradients of q (written), k and v (added) into `into`, shaped as those. Other arguments as of `forward`."""
     dq_GQHK, dk_GTK, dv_GTK = into
-    for group in range(q_GQHK.shape[0]):
-        at = 0
-        for start, end, keys in blocks:
-            q, grad = q_GQHK[group, start:end].flatten(0, 1), grad_GQHK[group, start:end].flatten(0, 1)
-            k, v = k_GTK[group, :keys], v_GTK[group, :keys]
-            shape = (q.shape[0], keys)
-            if kept is None:
-                probabilities = _probabilities(blocks, q, k, work, work.take("probabilities", *shape))
-            else:
-                probabilities = kept[group, at : at + q.shape[0] * keys].view(shape)
-            at += q.shape[0] * keys
-            dv_GTK[group, :keys].addmm_(probabilities.t(), grad)
-            slopes = torch.mm(grad, v.t(), out=work.take("slopes", *shape))
-            # P * (slope - sum of P * slope), in one pass.
-            torch.ops.aten._softmax_backward_data.out(
-                slopes, probabilities, -1, torch.float32, grad_input=work.take("scores", *shape)
-            )
-            scores = work.take("scores", *shape)
-            torch.mm(scores, k, out=dq_GQHK[group, start:end].flatten(0, 1))
-            dk_GTK[group, :keys].addmm_(scores.t(), q)
+    q, grad, dq = q_GQHK.flatten(1, 2), grad_GQHK.flatten(1, 2), dq_GQHK.flatten(1, 2)
+    for block in blocks:
+        q_GRK, grad_GRK = q[:, block.rows], grad[:, block.rows]
+        k, v = k_GTK[:, : block.keys], v_GTK[:, : block.keys]
+        p_GRT = _room(block, q_GRK, work, kept)
+        if kept is None:
+            _probabilities(blocks, block, q_GRK, k, work, p_GRT)
+        dv_GTK[:, : block.keys].baddbmm_(p_GRT.transpose(1, 2), grad_GRK)
+        dp_GRT = torch.bmm(grad_GRK, v.transpose(1, 2), out=work.take("slopes", *p_GRT.shape))
+        scores_GRT = work.take("scores", *p_GRT.shape)
+        # P * (slope - sum of P * slope), in one pass.
+        torch.ops.aten._softmax_backward_data.out(dp_GRT, p_GRT, -1, torch.float32, grad_input=scores_GRT)
+        torch.bmm(scores_GRT, k, out=dq[:, block.rows])
+        dk_GTK[:, : block.keys].baddbmm_(scores_GRT.transpose(1, 2), q_GRK)
 
 
-def _probabilities(blocks: Blocks, q: Tensor, k: Tensor, work: Buffers, out: Tensor) -> Tensor:
-    scores = torch.mm(q, k.t(), out=work.take("scores", *out.shape))
-    size = q.shape[0] // blocks.heads
+def _room(block: Block, q_GRK: Tensor, work: Buffers, kept: Tensor | None) -> Tensor:
+    """[G, rows, keys] for the probabilities of a block."""
+    groups, rows = q_GRK.shape[:2]
+    if kept is None:
+        return work.take("probabilities", groups, rows, block.keys)
+    size = groups * rows * block.keys
+    return kept[groups * block.scores : groups * block.scores + size].view(groups, rows, block.keys)
+
+
+def _probabilities(blocks: Blocks, block: Block, q_GRK: Tensor, k_GTK: Tensor, work: Buffers, out_GRT: Tensor) -> None:
+    scores_GRT = torch.bmm(q_GRK, k_GTK.transpose(1, 2), out=work.take("scores", *out_GRT.shape))
     # The block's own keys: of those a query sees the ones up to itself.
-    scores.view(size, blocks.heads, -1)[:, :, -size:].add_(_later(size))
-    return torch.ops.aten._softmax.out(scores, -1, False, out=out)  # type: ignore[no-any-return]
+    own = scores_GRT.view(len(out_GRT), block.queries, blocks.heads, block.keys)[..., -block.queries :]
+    own.add_(_later(block.queries))
+    torch.ops.aten._softmax.out(scores_GRT, -1, False, out=out_GRT)
 
 
 _LATER: Final[dict[int, Tensor]] = {}
 
 
 def _later(size: int) -> Tensor:
-    """[size, 1, size] minus infinity where the key comes after the query."""
+    """[1, size, 1, size] minus infinity where the key comes after the query."""
     if size not in _LATER:
-        _LATER[size] = torch.full((size, size), float("-inf")).triu_(1)[:, None, :]
+        _LATER[size] = torch.full((size, size), float("-inf")).triu_(1)[None, :, None, :]
     return _LATER[size]

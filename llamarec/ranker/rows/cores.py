@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, TypeVar
 
 import torch
@@ -23,21 +23,25 @@ def at_once(num_prompts: int) -> int:
 def on_all_cores(task: Callable[[int], Result], order: Sequence[int]) -> list[Result]:
     """`task` of each number, begun in this order; results by number, whatever the order they end in.
 
-    The first error is raised after all that were begun have ended.
+    After an error or an interrupt nothing is begun any more, and what was begun has ended when it is raised.
     """
     workers = at_once(len(order))
     if workers == 1:
         results = {number: task(number) for number in order}
-    else:
-        threads = torch.get_num_threads() // workers
-        pool = _pool(workers, threads)
-        futures = {number: pool.submit(_alone, task, number, threads) for number in order}
-        # A thread's own number is also the default of threads to come.
-        torch.set_num_threads(torch.get_num_threads())
+        return [results[number] for number in sorted(results)]
+    threads = torch.get_num_threads() // workers
+    pool = _pool(workers, threads)
+    futures = {number: pool.submit(_alone, task, number, threads) for number in order}
+    try:
+        return [futures[number].result() for number in sorted(futures)]
+    except BaseException:
         for future in futures.values():
-            future.exception()
-        results = {number: future.result() for number, future in futures.items()}
-    return [results[number] for number in sorted(results)]
+            future.cancel()
+        wait(futures.values())
+        raise
+    finally:
+        # A thread's own number of threads is also torch's default for threads to come.
+        torch.set_num_threads(torch.get_num_threads())
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -41,6 +41,10 @@ class Form:
     def drops(self) -> bool:
         """Whether anything is dropped."""
         return any(projection.drops for layer in self.layers for projection in layer.projections)
+
+    def merged(self) -> Form:
+        """For scoring: with LoRA in copies of the weights that have it."""
+        return replace(self, layers=[layer.merged() for layer in self.layers])
 
 
 class _Unfit(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class Layer:
     def projections(self) -> tuple[Projection, ...]:
         """All of them."""
         return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+
+    def merged(self) -> Layer:
+        """With LoRA in copies of the weights that have it."""
+        return replace(self, **{projection.name: projection.merged() for projection in self.projections})
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class Pass:
             return None
         size = self._blocks.scores_per_group
         others = place.queries * (3 * len(layer.o.weight_MN) + 2 * len(layer.gate.weight_MN))
-        return place.saved.take("probabilities", layer.groups, size) if layer.groups * size <= others else None
+        return place.saved.take("probabilities", layer.groups * size) if layer.groups * size <= others else None
 
     def _feed_forward(self, out_QD: Tensor) -> None:
         layer, place = self._layer, self._place
@@ -157,14 +161,12 @@ class Pass:
         self._inverse_2 = layer.norm_2.forward(self._h_QD, n_QD)
         shape = (place.queries, len(layer.gate.weight_MN))
         gate = layer.gate.forward(n_QD, place.saved.take("gate", *shape), place.saved, place.work, place.dice)
-        up = layer.up.forward(n_QD, place.saved.take("up", *shape), place.saved, place.work, place.dice)
-        inner = (place.saved if layer.down.adapter else place.work).take("inner", *shape)
-        if place.gradients:
-            self._slopes = pieces.gate_and_slopes(gate, up, inner)
-        else:
-            pieces.gate(gate, up, inner)
-        self._inner = inner
-        layer.down.forward(inner, out_QD, place.saved, place.work, place.dice).add_(self._h_QD)
+        keeps = place.saved if layer.down.adapter else place.work
+        up = layer.up.forward(n_QD, keeps.take("inner", *shape), place.saved, place.work, place.dice)
+        slope = place.saved.take("slope", *shape) if place.gradients else None
+        self._slopes = gate, slope
+        self._inner = pieces.gate(gate, up, slope)
+        layer.down.forward(self._inner, out_QD, place.saved, place.work, place.dice).add_(self._h_QD)
 
     # ---- Backward ----
 
@@ -191,6 +193,7 @@ class Pass:
         d_inner = work.take("d inner", *self._inner.shape)
         self._back(layer.down, grad_QD, self._inner, grads, d_inner)
         for_up, for_gate = self._slopes
+        assert for_gate is not None
         dn_QD = work.take("normed", *grad_QD.shape)
         self._back(layer.gate, for_gate.mul_(d_inner), n_QD, grads, dn_QD)
         self._back(layer.up, for_up.mul_(d_inner), n_QD, grads, dn_QD, add=True)

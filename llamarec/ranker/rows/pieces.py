@@ -51,14 +51,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def gate(gate_LF: Tensor, up_LF: Tensor, out_LF: Tensor) -> Tensor:
-    """silu(gate) * up (SwiGLU, arXiv 2002.05202); `gate_LF` is used up."""
-    return torch.mul(F.silu(gate_LF, inplace=True), up_LF, out=out_LF)
+def gate(gate_LF: Tensor, up_LF: Tensor, slope_LF: Tensor | None) -> Tensor:
+    """silu(gate) * up (SwiGLU, arXiv 2002.05202), in the place of `up_LF`.
 
-
-def gate_and_slopes(gate_LF: Tensor, up_LF: Tensor, out_LF: Tensor) -> tuple[Tensor, Tensor]:
-    """As `gate`, and the slopes for up and gate in the places of these two: two products are all of the backward pass."""
-    slope_LF = torch.ops.aten.silu_backward(up_LF, gate_LF)
-    silu_LF = F.silu(gate_LF, inplace=True)
-    torch.mul(silu_LF, up_LF, out=out_LF)
-    return silu_LF, up_LF.copy_(slope_LF)
+    In the place of `gate_LF` comes silu(gate), the result's slope for up, and into `slope_LF` the one for gate: two
+    products are then all of the backward pass.
+    """
+    if slope_LF is not None:
+        torch.ops.aten.silu_backward.grad_input(up_LF, gate_LF, grad_input=slope_LF)
+    return up_LF.mul_(F.silu(gate_LF, inplace=True))

@@ -59,6 +59,13 @@ class Projection:
         """Whether some of LoRA's input is dropped."""
         return self.adapter is not None and 0 < self.adapter.dropped_levels < _LEVELS
 
+    def merged(self) -> Projection:
+        """Without dropout the same function as one matrix; a copy of the weight, where there is LoRA."""
+        if self.adapter is None:
+            return self
+        weight_MN = torch.addmm(self.weight_MN, self.adapter.b_MR, self.adapter.a_RN, alpha=self.adapter.scale)
+        return Projection(self.name, weight_MN, self.bias_M)
+
     def forward(
         self, x_LN: Tensor, out_LM: Tensor, saved: Buffers, work: Buffers, dice: torch.Generator | None
     ) -> Tensor:

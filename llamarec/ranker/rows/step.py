@@ -55,6 +55,8 @@ def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[T
     """
     gradients = batch.labels is not None and model.training and torch.is_grad_enabled() and bool(form.trained)
     with torch.no_grad():
+        if not gradients and not form.drops and len(batch.input_ids) > 1:
+            form = form.merged()
         step = _Step(model, form, batch, score, gradients=gradients)
         loss, logits, grads = step.run()
     if loss is None or not gradients:
