@@ -1,7 +1,7 @@
 """Dropout for LoRA's inputs on a CPU: masks from 16 random bits an entry.
 
 Torch draws a CPU mask one number at a time: with SmolLM2-135M that was 6% of a training step. Four entries from each
-random word take a quarter of it. The words come from torch's own generator, whose state is in every checkpoint, so a
+random word take a quarter of it. The words come from torch's own generators, whose state is in every checkpoint, so a
 resumed run draws the same masks. The share is rounded to 1/65536.
 """
 
@@ -21,17 +21,39 @@ class BitDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape."""
-        dropped = round(self.p * _LEVELS)
-        if input.device.type != "cpu" or not self.training or not 0 < dropped < _LEVELS:
+        if input.device.type != "cpu" or not self.training or not drops(self.p):
             return super().forward(input)
-        keep = _random_levels(input.numel()) >= dropped - _LEVELS // 2
-        return input * keep.view(input.shape).to(input.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+        words = torch.empty(num_words(input.numel()), dtype=torch.int64)
+        keep = draw_kept(self.p, words, torch.empty(input.shape, dtype=torch.bool), None)
+        return input * keep.to(input.dtype).mul_(scale_of(self.p))
 
 
-def _random_levels(count: int) -> Tensor:
-    """[count] numbers from -32768 to 32767, each as likely."""
-    words = torch.randint(-(2**63), 2**63 - 1, (-(-count // _ENTRIES_PER_WORD),))
-    return words.view(torch.int16)[:count]
+def drops(share: float) -> bool:
+    """Whether some entries are dropped and others are not."""
+    return 0 < round(share * _LEVELS) < _LEVELS
+
+
+def scale_of(share: float) -> float:
+    """What the kept entries are multiplied with."""
+    return _LEVELS / (_LEVELS - round(share * _LEVELS))
+
+
+def num_words(count: int) -> int:
+    """Random words for so many entries."""
+    return -(-count // _ENTRIES_PER_WORD)
+
+
+def draw_kept(share: float, words: Tensor, out: Tensor, generator: torch.Generator | None) -> Tensor:
+    """True where an entry is kept.
+
+    Args:
+        share: Of entries to drop.
+        words: [num_words] int64, overwritten.
+        out: Bool, of the entries' shape.
+        generator: None: torch's default one.
+    """
+    levels = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: out.numel()]
+    return torch.ge(levels.view(out.shape), round(share * _LEVELS) - _LEVELS // 2, out=out)
 
 
 def quicken_dropout(model: Any) -> None:

@@ -1,10 +1,11 @@
 """Training and scoring on a processor, prompt by prompt, with a backward pass of its own.
 
 A batch of padded prompts is the GPU's way. A processor is fastest with one prompt at a time on one core: products of
-one prompt's tokens already run at the full rate, nothing is padded, no core waits for another. The base model is frozen,
-so its backward pass is known and short: no weight of it needs a gradient, and of what the forward pass computes little
-must be kept.
+one prompt's tokens already run at the full rate, nothing is padded, no core waits for another. The base model is
+frozen, so its backward pass is known and short: no weight of it needs a gradient, and of what the forward pass computes
+little must be kept.
 
+    cores        one prompt on each
     buffers      memory that one prompt leaves to the next
     pieces       norm, rotary embedding, gated feed-forward: each with its backward pass
     attention    causal attention of grouped queries in blocks

@@ -1,7 +1,8 @@
 """Memory that one prompt leaves to the next.
 
-A prompt's activations are a gigabyte in pieces of a few megabytes. From the C library each piece would be new pages, which
-the system must clear and map first; here every piece has a name, and the next prompt finds it as the last one left it.
+A prompt's activations are a gigabyte in pieces of a few megabytes. From the C library each piece would be new pages,
+which the system must clear and map first; here every piece has a name, and the next prompt finds it as the last one
+left it.
 """
 
 from __future__ import annotations

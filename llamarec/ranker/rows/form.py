@@ -47,7 +47,7 @@ class Form:
         return replace(self, layers=[layer.merged() for layer in self.layers])
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """Of another form."""
 
 
@@ -70,7 +70,7 @@ def form_of(model: Any) -> Form | None:
     try:
         reader = _Reader()
         form = Form([reader.layer(layer) for layer in decoder.layers], reader.norm(decoder.norm), reader.trained)
-    except (_Unfit, AttributeError):
+    except (_UnfitError, AttributeError):
         return None
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     return form if trained <= {id(parameter) for parameter in form.trained} else None
@@ -112,7 +112,7 @@ class _Reader:
             _without_hooks(module)
             return Projection(name, _plain(module.weight), None if module.bias is None else _plain(module.bias))
         if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
-            raise _Unfit
+            raise _UnfitError
         base = self._projection(name, module.base_layer)
         _without_hooks(module)
         if module.disable_adapters or module.merged:
@@ -124,11 +124,11 @@ class _Reader:
         if not names:
             return None
         if len(names) > 1 or getattr(module, "lora_variant", None):
-            raise _Unfit
+            raise _UnfitError
         (name,) = names
         down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
         if down.bias is not None or up.bias is not None:
-            raise _Unfit
+            raise _UnfitError
         _without_hooks(down, up, dropout)
         share = float(getattr(dropout, "p", 0.0)) if module.training else 0.0
         return Adapter(
@@ -148,16 +148,16 @@ class _Reader:
 
 def _plain(tensor: Tensor, *, trained: bool = False) -> Tensor:
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise _Unfit
+        raise _UnfitError
     if tensor.requires_grad and not trained:
-        raise _Unfit
+        raise _UnfitError
     return tensor.detach()
 
 
 def _without_hooks(*modules: Any) -> None:
     for module in modules:
         if any(_hooks(module)):
-            raise _Unfit
+            raise _UnfitError
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

@@ -48,7 +48,16 @@ class Layer:
 
     def merged(self) -> Layer:
         """With LoRA in copies of the weights that have it."""
-        return replace(self, **{projection.name: projection.merged() for projection in self.projections})
+        return replace(
+            self,
+            q=self.q.merged(),
+            k=self.k.merged(),
+            v=self.v.merged(),
+            o=self.o.merged(),
+            gate=self.gate.merged(),
+            up=self.up.merged(),
+            down=self.down.merged(),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,8 @@ class Pass:
         self._q = pieces.rotate(raw.view(shape).transpose(0, 1), cos, sin, place.saved.take("q", *by_group))
         self._probabilities = self._room_for_probabilities()
         attended = place.work.take("attended", *by_group)
-        attention.forward(self._blocks, self._q, *self.kv_2GTK, attended, place.work, self._probabilities)
+        k, v = self.kv_2GTK
+        attention.forward(self._blocks, self._q, k, v, attended, place.work, self._probabilities)
         keeps = place.saved if layer.o.adapter else place.work
         self._attended_QM = keeps.take("attended by token", *raw.shape)
         self._attended_QM.view(shape).copy_(attended.transpose(0, 1))
@@ -189,7 +199,11 @@ class Pass:
     def _feed_forward_backward(self, grad_QD: Tensor, grads: Tensor) -> None:
         layer, place = self._layer, self._place
         work = place.work
-        n_QD = self._normed(layer.norm_2, self._h_QD, self._inverse_2, "n") if layer.gate.adapter or layer.up.adapter else None
+        n_QD = (
+            self._normed(layer.norm_2, self._h_QD, self._inverse_2, "n")
+            if layer.gate.adapter or layer.up.adapter
+            else None
+        )
         d_inner = work.take("d inner", *self._inner.shape)
         self._back(layer.down, grad_QD, self._inner, grads, d_inner)
         for_up, for_gate = self._slopes
@@ -204,7 +218,11 @@ class Pass:
         layer, place, work = self._layer, self._place, self._place.work
         by_group = self._q.shape
         shape = (by_group[1], by_group[0], *by_group[2:])
-        d_attended = work.take("attended by token", *self._attended_QM.shape) if not layer.o.adapter else work.take("d attended", *self._attended_QM.shape)
+        d_attended = (
+            work.take("attended by token", *self._attended_QM.shape)
+            if not layer.o.adapter
+            else work.take("d attended", *self._attended_QM.shape)
+        )
         self._back(layer.o, grad_QD, self._attended_QM, grads, d_attended)
         grad = work.take("attended", *by_group).copy_(d_attended.view(shape).transpose(0, 1))
         dq = work.take("dq", *by_group)
@@ -261,6 +279,4 @@ class Pass:
         add: bool = False,
     ) -> None:
         place = self._place
-        projection.backward(
-            grad, x, place.saved, place.work, grads, into, add=add, dropout=place.dice is not None
-        )
+        projection.backward(grad, x, place.saved, place.work, grads, into, add=add, dropout=place.dice is not None)

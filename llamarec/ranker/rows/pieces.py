@@ -23,8 +23,8 @@ class Norm:
 
     def forward(self, x_LD: Tensor, out_LD: Tensor) -> Tensor:
         """Into `out_LD`; returns 1 / root mean square: [L, 1]."""
-        size = x_LD.shape[-1]
-        inverse_L1 = torch.linalg.vector_norm(x_LD, dim=-1, keepdim=True).square_().div_(size).add_(self.epsilon).rsqrt_()
+        length_L1: Tensor = torch.linalg.vector_norm(x_LD, dim=-1, keepdim=True)
+        inverse_L1 = length_L1.square_().div_(x_LD.shape[-1]).add_(self.epsilon).rsqrt_()
         torch.mul(x_LD, inverse_L1, out=out_LD).mul_(self.weight)
         return inverse_L1
 

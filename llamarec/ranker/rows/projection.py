@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
+from llamarec.ranker.dropout import draw_kept, drops, num_words, scale_of
 from llamarec.ranker.rows.buffers import Buffers
-
-_LEVELS: Final = 2**16
-_ENTRIES_PER_WORD: Final = 4
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,6 @@ class Adapter:
     scale: float
     dropout: float
     grads: tuple[int, int]
-
-    @property
-    def dropped_levels(self) -> int:
-        """Of 65,536."""
-        return round(self.dropout * _LEVELS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ class Projection:
     @property
     def drops(self) -> bool:
         """Whether some of LoRA's input is dropped."""
-        return self.adapter is not None and 0 < self.adapter.dropped_levels < _LEVELS
+        return self.adapter is not None and drops(self.adapter.dropout)
 
     def merged(self) -> Projection:
         """Without dropout the same function as one matrix; a copy of the weight, where there is LoRA."""
@@ -83,7 +75,9 @@ class Projection:
             out_LM.add_(self.bias_M)
         if self.adapter is not None:
             x_LN, gain = self._dropped(x_LN, saved, work, dice)
-            u_LR = torch.mm(x_LN, self.adapter.a_RN.t(), out=saved.take((self.name, "u"), len(x_LN), len(self.adapter.a_RN)))
+            u_LR = torch.mm(
+                x_LN, self.adapter.a_RN.t(), out=saved.take((self.name, "u"), len(x_LN), len(self.adapter.a_RN))
+            )
             out_LM.addmm_(u_LR, self.adapter.b_MR.t(), alpha=gain)
         return out_LM
 
@@ -139,12 +133,8 @@ class Projection:
         assert adapter is not None
         if dice is None or not self.drops:
             return x_LN, adapter.scale
-        count = x_LN.numel()
-        words = work.take("words", -(-count // _ENTRIES_PER_WORD), dtype=torch.int64)
-        words.random_(-(2**63), None, generator=dice)
-        levels = words.view(torch.int16)[:count].view(x_LN.shape)
-        keep = saved.take((self.name, "keep"), *x_LN.shape, dtype=torch.bool)
-        torch.ge(levels, adapter.dropped_levels - _LEVELS // 2, out=keep)
+        words = work.take("words", num_words(x_LN.numel()), dtype=torch.int64)
+        draw_kept(adapter.dropout, words, saved.take((self.name, "keep"), *x_LN.shape, dtype=torch.bool), dice)
         kept, gain = self._kept(x_LN, saved, work, dropout=True)
         assert kept is not None
         return torch.mul(x_LN, kept, out=work.take("dropped", *x_LN.shape)), gain
@@ -156,7 +146,7 @@ class Projection:
         if not dropout or not self.drops:
             return None, adapter.scale
         keep = saved.take((self.name, "keep"), *x_LN.shape, dtype=torch.bool)
-        return work.take("kept", *x_LN.shape).copy_(keep), adapter.scale * _LEVELS / (_LEVELS - adapter.dropped_levels)
+        return work.take("kept", *x_LN.shape).copy_(keep), adapter.scale * scale_of(adapter.dropout)
 
 
 def _at(grads: Tensor, first: int, like: Tensor) -> Tensor:

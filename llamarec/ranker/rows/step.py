@@ -63,7 +63,7 @@ def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[T
         return loss, logits
     parts = torch.split(grads, [parameter.numel() for parameter in form.trained])
     shaped = [part.view(parameter.shape) for part, parameter in zip(parts, form.trained, strict=True)]
-    return _Computed.apply(loss, shaped, *form.trained), logits  # type: ignore[no-untyped-call]
+    return _Computed.apply(loss, shaped, *form.trained), logits
 
 
 class _Computed(torch.autograd.Function):
@@ -171,9 +171,7 @@ class _Step:
         if self._seeds is not None:
             # The head is the first prompt's; its own tokens draw something else.
             dice = torch.Generator().manual_seed(self._seeds[row] + (0 if queries else 1))
-        return Prompt(
-            self._form, self._angles, space, head_kv, queries=queries, dice=dice, gradients=self._gradients
-        )
+        return Prompt(self._form, self._angles, space, head_kv, queries=queries, dice=dice, gradients=self._gradients)
 
     def _no_head(self) -> list[Tensor]:
         return [torch.empty(2, layer.groups, 0, layer.width) for layer in self._form.layers]
