@@ -4,7 +4,8 @@
     python -m benchmarks.ranker_speed --datasets beauty --bf16          # also in bfloat16
 
 Both ways alternate in one process; a figure is given as a ratio, and as a fraction of what the machine's measured
-matrix product allows for the prompts' real tokens. Memory is the peak of a process of its own for each way.
+matrix product allows for the prompts' real tokens. Memory is the peak of a process of its own for each way. Batches are
+the recipe's: 12 prompts, in training (its micro-batch is its step) and in validation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from benchmarks.report import Row, write_rows
 from benchmarks.workload import Workload, load
 from llamarec.ranker.config import RankerConfig
 
-MICRO_BATCH = 4
 GOALS = {"training": (3.0, 0.70), "evaluation": (2.0, 0.75)}
 
 
@@ -170,7 +170,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Pair]:
 def train_pair(workload: Workload, dtype: torch.dtype, *, steps: int, attention: str) -> Pair:
     """Optimizer steps on the first samples of the first epoch."""
     model, theirs = our_model(workload, dtype), published.load_model(workload, dtype, attention=attention)
-    indices = workload.order[: steps * MICRO_BATCH]
+    indices = workload.order[: steps * STEP]
     with tempfile.TemporaryDirectory() as folder:
         # Once without being counted: code is generated for new shapes, pages are new.
         _train_ours(workload, model, Path(folder), 1, dtype)
@@ -195,7 +195,7 @@ def evaluate_pair(workload: Workload, dtype: torch.dtype, *, prompts: int, atten
             [len(samples[index]["input_ids"]) for index in range(len(samples))],
             multiplied_weights(model),
             ours=lambda: _timed(lambda: trainer.predict_ranks(samples)),
-            theirs=lambda: _timed(lambda: published.letter_logits(workload, theirs, samples, MICRO_BATCH)),
+            theirs=lambda: _timed(lambda: published.letter_logits(workload, theirs, samples, STEP)),
         )
 
 
@@ -216,7 +216,7 @@ def _alternated(
 
 
 def _train_ours(workload: Workload, model: Any, folder: Path, steps: int, dtype: torch.dtype) -> float:
-    trainer, clock = our_trainer(workload, model, folder, steps=steps, dtype=dtype, batch=MICRO_BATCH), Clock()
+    trainer, clock = our_trainer(workload, model, folder, steps=steps, dtype=dtype), Clock()
     trainer.add_callback(clock)
     trainer.train()
     return clock.seconds
@@ -229,9 +229,9 @@ def _train_theirs(workload: Workload, model: Any, folder: Path, indices: list[in
         model,
         published.training_prompts(workload, indices),
         folder,
-        micro_batch=MICRO_BATCH,
+        micro_batch=STEP,
         accumulate=1,
-        max_steps=len(indices) // MICRO_BATCH,
+        max_steps=len(indices) // STEP,
         use_cpu=True,
         bf16=dtype == torch.bfloat16,
     )
@@ -266,8 +266,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--datasets", nargs="+", default=["beauty", "games"])
-    parser.add_argument("--steps", type=int, default=2, help=f"Steps of {MICRO_BATCH} samples.")
-    parser.add_argument("--prompts", type=int, default=16, help="Validation prompts.")
+    parser.add_argument("--steps", type=int, default=1, help=f"Steps of {STEP} samples.")
+    parser.add_argument("--prompts", type=int, default=24, help="Validation prompts.")
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="Of the recipe.")
     parser.add_argument("--bf16", action="store_true", help="Also in bfloat16.")
     parser.add_argument("--json", type=Path)

@@ -10,7 +10,8 @@ from typing import Final
 
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
-from llamarec.planning.memory import Peak, Setup, evaluation_peak, training_peak, weight_bytes
+from llamarec.planning.memory import Peak, evaluation_peak, training_peak, weight_bytes
+from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
 
 # Unquantised weights may take so much of the usable memory. Above that little is left for prompts, and 4 bits it is.
@@ -35,6 +36,8 @@ class Wishes:
         lora_rank: Rank of LoRA.
         lora_targets: Names of the linear layers with LoRA.
         lora_dropout: Whether there is any.
+        prompts_at_once: On a processor in float32: prompts that go one by one through layers of our own
+            (`Setup.prompts_at_once`); 0: the model is of another form.
     """
 
     quantization: str = "auto"
@@ -47,6 +50,7 @@ class Wishes:
     lora_rank: int = 8
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     lora_dropout: bool = True
+    prompts_at_once: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Choice:
     fits: bool
 
     @property
+    def by_prompts(self) -> bool:
+        """Training goes prompt by prompt (`Setup.prompts_at_once`)."""
+        return bool(self.setup.prompts_at_once) and not self.checkpointing
+
+    @property
     def quantization(self) -> str:
         """As `--quantization` says it."""
         return "nf4" if self.setup.precision == "nf4" else "none"
@@ -81,13 +90,15 @@ class Choice:
 
 def choose(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) -> Choice:
     """The fastest way that fits; where nothing fits, the smallest."""
+    precision = _precision(shape, device, wishes)
     setup = Setup(
-        precision=_precision(shape, device, wishes),
+        precision=precision,
         computes_bf16=wishes.computes_bf16,
         lora_rank=wishes.lora_rank,
         lora_targets=wishes.lora_targets,
         lora_dropout=wishes.lora_dropout,
         on_gpu=device.is_gpu,
+        prompts_at_once=wishes.prompts_at_once if precision == "fp32" and not device.is_gpu else 0,
     )
     micro_batch, checkpointing, training = _training(shape, lengths, device, wishes, setup)
     eval_batch, evaluation = _evaluation(shape, lengths, device, wishes, setup)
@@ -117,7 +128,7 @@ def _training(
     options = [
         (micro_batch, checkpointing)
         for checkpointing in ([wishes.checkpointing] if "checkpointing" in wishes.settled else [False, True])
-        for micro_batch in _micro_batches(device, wishes)
+        for micro_batch in _micro_batches(device, wishes, by_prompts=bool(setup.prompts_at_once) and not checkpointing)
     ]
     peaks = {
         (micro_batch, checkpointing): training_peak(
@@ -132,18 +143,20 @@ def _training(
         # Of equal ones the first: without checkpointing, and with the larger micro-batch.
         best = min(fitting, key=lambda option: _cost(option[0], option[1], lengths, setup))
     else:
-        # A processor gains nothing from larger ones (docs/decisions/0003), and the default is the first here.
+        # Without checkpointing, if that fits.
         best = fitting[0]
     return *best, peaks[best]
 
 
-def _micro_batches(device: Device, wishes: Wishes) -> list[int]:
+def _micro_batches(device: Device, wishes: Wishes, *, by_prompts: bool) -> list[int]:
     """Largest first; all make the same step."""
     if "micro_batch" in wishes.settled:
         return [wishes.micro_batch]
     samples = wishes.micro_batch * wishes.accumulation
-    most = samples if device.is_gpu else wishes.micro_batch
-    return [size for size in range(most, 0, -1) if samples % size == 0]
+    if not device.is_gpu:
+        # A processor gains nothing from larger ones (docs/decisions/0003); prompt by prompt they cost nothing.
+        return [samples if by_prompts else 1]
+    return [size for size in range(samples, 0, -1) if samples % size == 0]
 
 
 def _cost(micro_batch: int, checkpointing: bool, lengths: Lengths, setup: Setup) -> float:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from llamarec.planning import rows
+from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
 
 # NF4 with double quantisation: 4 bits, an 8-bit scale for 64 weights, a float32 scale for 256 of those.
@@ -26,37 +28,6 @@ _SLACK_ON_GPU: Final = 0.10
 # Python, torch and the libraries beside it: on the processor itself; on a GPU its context and workspaces.
 _PROCESS_ON_CPU: Final = 500_000_000
 _PROCESS_ON_GPU: Final = 700_000_000
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How a model is loaded and trained.
-
-    Attributes:
-        precision: Of the frozen linear layers: nf4, bf16 or fp32.
-        computes_bf16: Products are in bfloat16.
-        lora_rank: Rank of LoRA.
-        lora_targets: Names of the linear layers with LoRA.
-        lora_dropout: Whether LoRA's input is dropped out.
-        on_gpu: Otherwise in the process's own memory.
-    """
-
-    precision: str
-    computes_bf16: bool
-    lora_rank: int = 8
-    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
-    lora_dropout: bool = True
-    on_gpu: bool = True
-
-    @property
-    def compute_bytes(self) -> int:
-        """Of a number that a product gives."""
-        return 2 if self.computes_bf16 else _FLOAT32
-
-    @property
-    def stream_bytes(self) -> int:
-        """Of a number of the residual stream: 4-bit models keep norms and embedding, and so the stream, in float32."""
-        return _FLOAT32 if self.precision == "nf4" else self.compute_bytes
 
 
 @dataclass(frozen=True)
@@ -120,6 +91,8 @@ def training_peak(shape: ModelShape, setup: Setup, *, micro_batch: int, length: 
         length: Tokens of each, padding included.
         checkpointing: Layers keep only their inputs and are computed again.
     """
+    if setup.prompts_at_once and not checkpointing:
+        return _peak(shape, setup, *rows.training_bytes(shape, setup, micro_batch=micro_batch, length=length))
     tokens = micro_batch * length
     layer = saved_bytes(shape, setup)
     # Gradients of three inner widths and of the stream, while what they come from is still there.
@@ -145,6 +118,8 @@ def evaluation_peak(shape: ModelShape, setup: Setup, *, batch: int, length: int)
         batch: Prompts per forward pass.
         length: Tokens of the longest, padding included.
     """
+    if setup.prompts_at_once:
+        return _peak(shape, setup, *rows.evaluation_bytes(shape, setup, batch=batch, length=length))
     passing = setup.stream_bytes * (3 * shape.intermediate + 2 * shape.hidden) + _FLOAT32 * shape.hidden
     activations = batch * length * passing + _dequantised(shape, setup)
     return _peak(shape, setup, activations, int(activations * (_SLACK_ON_GPU if setup.on_gpu else _HOLES_ON_CPU)))

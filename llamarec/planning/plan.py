@@ -58,7 +58,7 @@ class Plan:
     def seconds_per_step(self) -> float | None:
         """Of training."""
         choice = self.choice
-        padded = self.lengths.padded(choice.micro_batch)
+        padded = self.lengths.mean if choice.by_prompts else self.lengths.padded(choice.micro_batch)
         once = self._seconds(padded * choice.micro_batch, padded, 3 if choice.checkpointing else 2)
         return None if once is None else choice.accumulation * once
 
@@ -135,6 +135,9 @@ class Plan:
         again = "activations computed again" if choice.checkpointing else "activations kept"
         samples, times = choice.micro_batch * choice.accumulation, choice.accumulation
         how = f"{choice.micro_batch} at a time, {times} times" if times > 1 else "all at a time"
+        if choice.by_prompts:
+            cores = choice.setup.prompts_at_once
+            how = f"prompt by prompt, {cores} at once" if cores > 1 else "prompt by prompt"
         return f"step         {samples} samples: {how}{self._by('micro_batch')}; {again}{self._by('checkpointing')}"
 
     def memory_line(self) -> str:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamarec.planning.memory import Setup
+from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
 
 _TRIAL_SECONDS: Final = 0.3

@@ -50,10 +50,12 @@ class LetterForward:
             unused: What PEFT's wrapper adds, all None (`attention_mask`, `inputs_embeds`, ...).
 
         Returns:
-            `loss` (scalar, with labels) and `logits` [batch, candidates] in float32.
+            `loss` (scalar, with labels) and `logits` [batch, candidates] in float32. On a processor the prompts are
+            computed one by one (`llamarec.ranker.rows`); beside a loss the logits then carry no gradient.
         """
         divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
-        form = form_of(self)
+        # Prompt by prompt the gradients come along with the loss, so logits alone have none.
+        form = form_of(self) if labels is not None or not torch.is_grad_enabled() else None
         if form is not None:
             batch = Batch(input_ids, answer_positions, labels, divisor)
             loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)

@@ -7,6 +7,7 @@ had.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from llamarec.planning.shape import shape_of
 from llamarec.planning.speed import tried
 from llamarec.ranker.arguments import Parsed
 from llamarec.ranker.base_models import load_configuration, wants_nf4
+from llamarec.ranker.rows.cores import at_once
+from llamarec.ranker.rows.form import goes_by_prompts
 from llamarec.ranker.samples import TrainingSamples
 
 _NUM_SAMPLED: Final = 1024
@@ -61,10 +64,11 @@ def plan_run(
         ModelError: the base model's configuration is not a Llama-like one.
     """
     name = parsed.ranker.llm_base_model
-    shape = shape_of(load_configuration(name, source), name)
+    config = load_configuration(name, source)
+    shape = shape_of(config, name)
     device = device or this_device(on_cpu=parsed.training.use_cpu)
     lengths = _lengths(train, parsed)
-    choice = choose(shape, lengths, device, _wishes(parsed))
+    choice = choose(shape, lengths, device, _wishes(parsed, config))
     return Plan(
         model=name,
         shape=shape,
@@ -130,7 +134,7 @@ def origins(parsed: Parsed) -> dict[str, str]:
     return decided
 
 
-def _wishes(parsed: Parsed) -> Wishes:
+def _wishes(parsed: Parsed, config_of_model: Mapping[str, Any]) -> Wishes:
     args, config, settled = parsed.training, parsed.ranker, frozenset(origins(parsed))
     quantization = config.quantization
     if "quantization" in settled and quantization == "auto":
@@ -147,6 +151,7 @@ def _wishes(parsed: Parsed) -> Wishes:
         lora_rank=config.lora_r,
         lora_targets=tuple(config.target_modules),
         lora_dropout=config.lora_dropout > 0,
+        prompts_at_once=at_once(effective_batch(args)) if goes_by_prompts(config_of_model) else 0,
     )
 
 

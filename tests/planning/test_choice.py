@@ -10,7 +10,8 @@ import pytest
 from llamarec.planning.choice import Choice, Wishes, choose
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
-from llamarec.planning.memory import NF4_BYTES, Setup, evaluation_peak, training_peak, weight_bytes
+from llamarec.planning.memory import NF4_BYTES, evaluation_peak, training_peak, weight_bytes
+from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape, shape_of
 
 LLAMA_2_7B = ModelShape(32_000, 4096, 11_008, 32, 32, 32, 128, tied=False)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.planning.memory import Setup, training_peak
+from llamarec.planning.memory import training_peak
+from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
 
 SHAPE = ModelShape(4096, 256, 704, 12, 8, 4, 32, tied=False)

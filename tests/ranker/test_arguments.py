@@ -32,8 +32,9 @@ def _batch(*argv: str) -> tuple[int, int]:
 
 
 def test_the_batch_of_a_step_follows_the_data_set() -> None:
-    assert _batch(*BEAUTY, "--use_cpu") == (1, 12)
-    assert _batch("--dataset_code", "ml-100k", "--use_cpu") == (1, 16)
+    for bf16, batches in (("true", (1, 12)), ("false", (12, 1))):
+        assert _batch(*BEAUTY, "--use_cpu", "--bf16", bf16) == batches
+    assert _batch("--dataset_code", "ml-100k", "--use_cpu", "--bf16", "true") == (1, 16)
 
 
 def test_the_batch_is_the_users_where_one_is_given() -> None:

@@ -20,6 +20,11 @@ class Workspace:
         self.layers: Final = [Buffers() for _ in range(num_layers)]
         self.work: Final = Buffers()
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all of it."""
+        return self.work.num_bytes + sum(layer.num_bytes for layer in self.layers)
+
 
 @dataclass(frozen=True)
 class Angles:

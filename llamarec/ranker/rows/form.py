@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -10,12 +10,13 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from llamarec.ranker.dropout import drops
 from llamarec.ranker.rows.layer import Layer
 from llamarec.ranker.rows.pieces import Norm
 from llamarec.ranker.rows.projection import Adapter, Projection
 
 # Decoders of just this form: norm, attention, sum, norm, gated feed-forward, sum.
-_KINDS: Final = ("LlamaModel", "MistralModel", "Qwen2Model")
+_KINDS: Final = {"llama": "LlamaModel", "mistral": "MistralModel", "qwen2": "Qwen2Model"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ class Form:
         return replace(self, layers=[layer.merged() for layer in self.layers])
 
 
+def goes_by_prompts(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config.json is of the form, once it is in float32 on a processor."""
+    windows = set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}
+    return (
+        config.get("model_type") in _KINDS
+        and config.get("hidden_act") in ("silu", "swish")
+        and not windows
+        and (not config.get("sliding_window") or config.get("use_sliding_window") is False)
+    )
+
+
 class _UnfitError(Exception):
     """Of another form."""
 
@@ -58,14 +70,11 @@ def form_of(model: Any) -> Form | None:
     activations, with other trained weights than LoRA's, with hooks, or of another architecture.
     """
     decoder = model.get_decoder()
-    if type(decoder).__name__ not in _KINDS or torch.is_autocast_enabled("cpu"):
+    if type(decoder).__name__ not in _KINDS.values() or torch.is_autocast_enabled("cpu"):
         return None
     if getattr(decoder, "gradient_checkpointing", False) and decoder.training:
         return None
-    config = decoder.config
-    windows = set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}
-    dropout = decoder.training and getattr(config, "attention_dropout", 0.0)
-    if config.hidden_act not in ("silu", "swish") or windows or dropout or getattr(config, "sliding_window", None):
+    if not goes_by_prompts(decoder.config.to_dict()) or (decoder.training and decoder.config.attention_dropout):
         return None
     try:
         reader = _Reader()
@@ -131,6 +140,9 @@ class _Reader:
             raise _UnfitError
         _without_hooks(down, up, dropout)
         share = float(getattr(dropout, "p", 0.0)) if module.training else 0.0
+        if share > 0.5 and not drops(share):
+            # Everything is dropped.
+            raise _UnfitError
         return Adapter(
             _plain(down.weight, trained=True),
             _plain(up.weight, trained=True),

@@ -53,7 +53,7 @@ def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[T
         batch: Prompts.
         score: [1, D] hidden state at the answer -> [1, candidates] letter logits.
     """
-    gradients = batch.labels is not None and model.training and torch.is_grad_enabled() and bool(form.trained)
+    gradients = batch.labels is not None and torch.is_grad_enabled() and any(p.requires_grad for p in form.trained)
     with torch.no_grad():
         if not gradients and not form.drops and len(batch.input_ids) > 1:
             form = form.merged()
@@ -104,7 +104,7 @@ class _Step:
         decoder = model.get_decoder()
         self._x_BLD = decoder.embed_tokens(batch.input_ids)
         self._angles = _angles(decoder, self._x_BLD)
-        self._seeds = _seeds(len(self._lengths)) if gradients and form.drops else None
+        self._seeds = _seeds(len(self._lengths)) if form.drops else None
         self._shared = _length_of_head(self._x_BLD, self._lengths)
         self._at_once = at_once(len(self._lengths))
         self._spaces = _spaces_of(model, form, self._at_once + 1)

@@ -1,0 +1,127 @@
+"""Several prompts at once: the same numbers, errors that arrive, memory that is used again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from llamarec.ranker.rows import cores, step
+from llamarec.ranker.rows.buffers import Buffers
+from llamarec.ranker.rows.cores import at_once, on_all_cores
+from tests.ranker.rows.models import loss_and_gradients, prompts, small_model
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_numbers_do_not_depend_on_who_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = small_model(dropout=0.3), prompts()
+    torch.manual_seed(5)
+    first = loss_and_gradients(model, batch)
+    plain = step._Step._row
+
+    def late(self: Any, row: int, *rest: Any) -> Any:
+        time.sleep(0.05 if row in (0, 2) else 0.0)
+        return plain(self, row, *rest)
+
+    monkeypatch.setattr(step._Step, "_row", late)
+    torch.manual_seed(5)
+    second = loss_and_gradients(model, batch)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    for name, gradient in first[2].items():
+        assert torch.equal(gradient, second[2][name]), name
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_each_prompt_has_a_core_and_torch_keeps_its_number_of_threads() -> None:
+    seen = on_all_cores(lambda number: (number, torch.get_num_threads(), threading.current_thread().name), [2, 0, 1])
+    assert [number for number, _, _ in seen] == [0, 1, 2]
+    assert {threads for _, threads, _ in seen} == {1}
+    assert all(name.startswith("llamarec") for _, _, name in seen)
+    assert torch.get_num_threads() == 2
+    fresh = []
+    thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert fresh == [2]
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_an_error_stops_what_has_not_begun_and_waits_for_what_has(error: BaseException) -> None:
+    begun, ended = [], []
+
+    def task(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise error
+        time.sleep(0.1)
+        ended.append(number)
+
+    with pytest.raises(type(error)):
+        on_all_cores(task, list(range(12)))
+    assert len(begun) < 12
+    assert sorted([0, *ended]) == sorted(begun)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_after_an_error_the_next_step_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = small_model(), prompts()
+    expected = loss_and_gradients(model, batch)
+    plain = step._Step._loss
+
+    def failing(self: Any, answer: Any, label: Any) -> Any:
+        raise RuntimeError("not enough memory: you tried to allocate")
+
+    monkeypatch.setattr(step._Step, "_loss", failing)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        model(**batch)
+    monkeypatch.setattr(step._Step, "_loss", plain)
+    again = loss_and_gradients(model, batch)
+    assert torch.equal(expected[0], again[0])
+    assert all(torch.equal(gradient, again[2][name]) for name, gradient in expected[2].items())
+
+
+def test_prompts_at_once_are_as_many_as_cores_but_not_more_than_four() -> None:
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            found.append([at_once(prompts) for prompts in (1, 2, 12)])
+    finally:
+        torch.set_num_threads(before)
+    assert found == [[1, 1, 1], [1, 2, 2], [1, 2, 3], [1, 2, cores.MOST_AT_ONCE]]
+
+
+def test_memory_is_used_again_by_the_next_batch() -> None:
+    model, batch = small_model(dropout=0.1), prompts()
+    loss_and_gradients(model, batch)
+    spaces = step._SPACES[model.get_base_model()]
+    before = [(id(space), space.num_bytes) for space in spaces]
+    loss_and_gradients(model, {name: values[1:] for name, values in batch.items()})
+    loss_and_gradients(model, batch)
+    assert [(id(space), space.num_bytes) for space in step._SPACES[model.get_base_model()]] == before
+    assert max(size for _, size in before) > 0
+
+
+def test_a_buffer_grows_and_is_told_apart_by_name_and_type() -> None:
+    buffers = Buffers()
+    first = buffers.take("a", 2, 3).fill_(1.0)
+    assert buffers.take("a", 3, 2).data_ptr() == first.data_ptr()
+    assert buffers.take("b", 2, 3).data_ptr() != first.data_ptr()
+    assert buffers.take("a", 6, dtype=torch.bool).dtype == torch.bool
+    assert buffers.take("a", 100).shape == (100,)
+    assert buffers.num_bytes == 4 * (100 + 6) + 6
