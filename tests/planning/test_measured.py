@@ -18,9 +18,9 @@ LENGTH = 512
 SCRIPT = Path(__file__).with_name("steps.py")
 
 
-def _measured(folder: Path, micro_batch: int, checkpointing: bool) -> float:
+def _measured(folder: Path, micro_batch: int, checkpointing: bool, prompts_at_once: int) -> float:
     """Bytes above those of the process before there was a model."""
-    words = [str(folder), str(micro_batch), str(LENGTH), str(int(checkpointing))]
+    words = [str(folder), str(micro_batch), str(LENGTH), str(int(checkpointing)), str(prompts_at_once)]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
@@ -28,9 +28,14 @@ def _measured(folder: Path, micro_batch: int, checkpointing: bool) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak of a process when asked to")
-@pytest.mark.parametrize(("micro_batch", "checkpointing"), [(2, False), (4, False), (4, True)])
-def test_the_estimate_is_within_15_percent(tmp_path: Path, micro_batch: int, checkpointing: bool) -> None:
-    setup = Setup("fp32", computes_bf16=False, on_gpu=False)
+@pytest.mark.parametrize(
+    ("micro_batch", "checkpointing", "prompts_at_once"),
+    [(2, False, 0), (4, False, 0), (4, True, 0), (4, False, 1), (4, False, 2)],
+)
+def test_the_estimate_is_within_15_percent(
+    tmp_path: Path, micro_batch: int, checkpointing: bool, prompts_at_once: int
+) -> None:
+    setup = Setup("fp32", computes_bf16=False, on_gpu=False, prompts_at_once=prompts_at_once)
     peak = training_peak(SHAPE, setup, micro_batch=micro_batch, length=LENGTH, checkpointing=checkpointing)
-    measured = _measured(tmp_path, micro_batch, checkpointing)
+    measured = _measured(tmp_path, micro_batch, checkpointing, prompts_at_once)
     assert peak.total - peak.process == pytest.approx(measured, rel=0.15)

@@ -93,6 +93,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
     assert "30 steps" in said
+    assert "prompt by prompt" in said
     assert "activations kept" in said
 
 
