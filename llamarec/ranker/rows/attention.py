@@ -27,15 +27,25 @@ class Block:
 
     Attributes:
         rows: Of the queries: position by position, all heads of a group.
-        queries: Their number.
         keys: All up to the last of these queries.
+        own: Heads and queries, for the scores of the block's queries with their own keys.
         scores: Where the block's scores begin among those of a group.
     """
 
-    rows: slice
-    queries: int
+    rows: int
     keys: int
+    own: tuple[int, int]
     scores: int
+
+    def shape(self, flat: Tensor, groups: int, first: int = 0) -> Tensor:
+        """[G, rows, keys] of some numbers, beginning with number `first`."""
+        return flat.as_strided((groups, self.rows, self.keys), (self.rows * self.keys, self.keys, 1), first)
+
+    def above_diagonal(self, flat: Tensor, groups: int) -> Tensor:
+        """[G, queries, heads, queries] of the same: scores with the block's own keys."""
+        heads, queries = self.own
+        strides = (self.rows * self.keys, heads * self.keys, self.keys, 1)
+        return flat.as_strided((groups, queries, heads, queries), strides, self.keys - queries)
 
 
 class Blocks:
@@ -48,17 +58,19 @@ class Blocks:
     """
 
     def __init__(self, queries: int, keys: int, heads: int) -> None:
-        self.heads = heads
         self._blocks: list[Block] = []
         self.scores_per_group = 0
         for start in range(0, queries, _QUERIES):
-            end = min(start + _QUERIES, queries)
-            block = Block(slice(start * heads, end * heads), end - start, keys - queries + end, self.scores_per_group)
-            self._blocks.append(block)
-            self.scores_per_group += (end - start) * heads * block.keys
+            size = min(_QUERIES, queries - start)
+            seen = keys - queries + start + size
+            self._blocks.append(Block(size * heads, seen, (heads, size), self.scores_per_group))
+            self.scores_per_group += size * heads * seen
+        self.most_scores = max((block.rows * block.keys for block in self._blocks), default=0)
 
-    def __iter__(self) -> Iterator[Block]:
-        return iter(self._blocks)
+    def with_rows(self, *of_queries: Tensor) -> Iterator[tuple[Block, *tuple[Tensor, ...]]]:
+        """Each block, and its rows [G, rows, K] of tensors [G, Q, H, K]."""
+        heads = of_queries[0].shape[2]
+        return zip(self._blocks, *(one.flatten(1, 2).split(_QUERIES * heads, 1) for one in of_queries), strict=True)
 
 
 def forward(
@@ -75,12 +87,12 @@ def forward(
         work: For what comes and goes.
         kept: [G * scores_per_group] takes the probabilities for the backward pass; None: computed again there.
     """
-    q, out = q_GQHK.flatten(1, 2), out_GQHK.flatten(1, 2)
-    for block in blocks:
-        q_GRK = q[:, block.rows]
-        p_GRT = _room(block, q_GRK, work, kept)
-        _probabilities(blocks, block, q_GRK, k_GTK[:, : block.keys], work, p_GRT)
-        torch.bmm(p_GRT, v_GTK[:, : block.keys], out=out[:, block.rows])
+    room = _Room(blocks, len(q_GQHK), work, kept)
+    kT = k_GTK.transpose(1, 2)
+    for block, q_GRK, out_GRK in blocks.with_rows(q_GQHK, out_GQHK):
+        p_GRT = room.probabilities(block)
+        _probabilities(block, q_GRK, kT.narrow(2, 0, block.keys), room, p_GRT)
+        torch.bmm(p_GRT, v_GTK.narrow(1, 0, block.keys), out=out_GRK)
 
 
 def backward(
@@ -95,36 +107,53 @@ def backward(
 ) -> None:
     """Gradients of q (written), k and v (added) into `into`, shaped as those. Other arguments as of `forward`."""
     dq_GQHK, dk_GTK, dv_GTK = into
-    q, grad, dq = q_GQHK.flatten(1, 2), grad_GQHK.flatten(1, 2), dq_GQHK.flatten(1, 2)
-    for block in blocks:
-        q_GRK, grad_GRK = q[:, block.rows], grad[:, block.rows]
-        k, v = k_GTK[:, : block.keys], v_GTK[:, : block.keys]
-        p_GRT = _room(block, q_GRK, work, kept)
+    room = _Room(blocks, len(q_GQHK), work, kept)
+    kT, vT = k_GTK.transpose(1, 2), v_GTK.transpose(1, 2)
+    for block, q_GRK, grad_GRK, dq_GRK in blocks.with_rows(q_GQHK, grad_GQHK, dq_GQHK):
+        p_GRT = room.probabilities(block)
         if kept is None:
-            _probabilities(blocks, block, q_GRK, k, work, p_GRT)
-        dv_GTK[:, : block.keys].baddbmm_(p_GRT.transpose(1, 2), grad_GRK)
-        dp_GRT = torch.bmm(grad_GRK, v.transpose(1, 2), out=work.take("slopes", *p_GRT.shape))
-        scores_GRT = work.take("scores", *p_GRT.shape)
+            _probabilities(block, q_GRK, kT.narrow(2, 0, block.keys), room, p_GRT)
+        dv_GTK.narrow(1, 0, block.keys).baddbmm_(p_GRT.transpose(1, 2), grad_GRK)
+        dp_GRT = torch.bmm(grad_GRK, vT.narrow(2, 0, block.keys), out=room.slopes(block))
+        ds_GRT = room.scores(block)
         # P * (slope - sum of P * slope), in one pass.
-        torch.ops.aten._softmax_backward_data.out(dp_GRT, p_GRT, -1, torch.float32, grad_input=scores_GRT)
-        torch.bmm(scores_GRT, k, out=dq[:, block.rows])
-        dk_GTK[:, : block.keys].baddbmm_(scores_GRT.transpose(1, 2), q_GRK)
+        torch.ops.aten._softmax_backward_data.out(dp_GRT, p_GRT, -1, torch.float32, grad_input=ds_GRT)
+        torch.bmm(ds_GRT, k_GTK.narrow(1, 0, block.keys), out=dq_GRK)
+        dk_GTK.narrow(1, 0, block.keys).baddbmm_(ds_GRT.transpose(1, 2), q_GRK)
 
 
-def _room(block: Block, q_GRK: Tensor, work: Buffers, kept: Tensor | None) -> Tensor:
-    """[G, rows, keys] for the probabilities of a block."""
-    groups, rows = q_GRK.shape[:2]
-    if kept is None:
-        return work.take("probabilities", groups, rows, block.keys)
-    size = groups * rows * block.keys
-    return kept[groups * block.scores : groups * block.scores + size].view(groups, rows, block.keys)
+class _Room:
+    """Where the scores of blocks are: [G, rows, keys] each."""
+
+    def __init__(self, blocks: Blocks, groups: int, work: Buffers, kept: Tensor | None) -> None:
+        self._groups, self._kept = groups, kept
+        most = groups * blocks.most_scores
+        self.flat_scores = work.take("scores", most)
+        self._flat_slopes = work.take("slopes", most)
+        self._flat_probabilities = work.take("probabilities", most) if kept is None else kept
+
+    def scores(self, block: Block) -> Tensor:
+        """The next block's are in the same place."""
+        return block.shape(self.flat_scores, self._groups)
+
+    def above_diagonal(self, block: Block) -> Tensor:
+        """Of `scores`."""
+        return block.above_diagonal(self.flat_scores, self._groups)
+
+    def slopes(self, block: Block) -> Tensor:
+        """The next block's are in the same place."""
+        return block.shape(self._flat_slopes, self._groups)
+
+    def probabilities(self, block: Block) -> Tensor:
+        """Each block's in a place of its own, if they are kept."""
+        first = 0 if self._kept is None else self._groups * block.scores
+        return block.shape(self._flat_probabilities, self._groups, first)
 
 
-def _probabilities(blocks: Blocks, block: Block, q_GRK: Tensor, k_GTK: Tensor, work: Buffers, out_GRT: Tensor) -> None:
-    scores_GRT = torch.bmm(q_GRK, k_GTK.transpose(1, 2), out=work.take("scores", *out_GRT.shape))
+def _probabilities(block: Block, q_GRK: Tensor, kT_GKT: Tensor, room: _Room, out_GRT: Tensor) -> None:
+    scores_GRT = torch.bmm(q_GRK, kT_GKT, out=room.scores(block))
     # The block's own keys: of those a query sees the ones up to itself.
-    own = scores_GRT.view(len(out_GRT), block.queries, blocks.heads, block.keys)[..., -block.queries :]
-    own.add_(_later(block.queries))
+    room.above_diagonal(block).add_(_later(block.own[1]))
     torch.ops.aten._softmax.out(scores_GRT, -1, False, out=out_GRT)
 
 

@@ -7,6 +7,8 @@ left it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,20 +17,29 @@ class Buffers:
     """Tensors by name. One thread at a time."""
 
     def __init__(self) -> None:
-        self._flat: dict[tuple[object, ...], Tensor] = {}
+        self._flat: dict[tuple[object, torch.dtype], Tensor] = {}
+        # The last view of each: layers ask for the same shapes one after the other, and a view takes a while to make.
+        self._views: dict[tuple[object, torch.dtype], tuple[tuple[int, ...], Tensor]] = {}
 
     def take(self, name: object, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A contiguous tensor of this shape, whose numbers are what was there before."""
-        count = 1
-        for size in shape:
-            count *= size
         key = (name, dtype)
+        last = self._views.get(key)
+        if last is not None and last[0] == shape:
+            return last[1]
+        view = self._enough(key, math.prod(shape))[: math.prod(shape)].view(shape)
+        self._views[key] = shape, view
+        return view
+
+    def _enough(self, key: tuple[object, torch.dtype], count: int) -> Tensor:
         flat = self._flat.get(key)
         if flat is None or flat.numel() < count:
-            # The smaller one first: never both.
+            # The smaller one goes first, so that there are never both.
             self._flat.pop(key, None)
-            flat = self._flat[key] = torch.empty(count, dtype=dtype)
-        return flat[:count].view(shape)
+            self._views.pop(key, None)
+            del flat
+            flat = self._flat[key] = torch.empty(count, dtype=key[1])
+        return flat
 
     @property
     def num_bytes(self) -> int:
