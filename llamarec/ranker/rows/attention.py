@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -39,13 +39,15 @@ class Block:
 
     def shape(self, flat: Tensor, groups: int, first: int = 0) -> Tensor:
         """[G, rows, keys] of some numbers, beginning with number `first`."""
+        first += flat.storage_offset()
         return flat.as_strided((groups, self.rows, self.keys), (self.rows * self.keys, self.keys, 1), first)
 
     def above_diagonal(self, flat: Tensor, groups: int) -> Tensor:
         """[G, queries, heads, queries] of the same: scores with the block's own keys."""
         heads, queries = self.own
         strides = (self.rows * self.keys, heads * self.keys, self.keys, 1)
-        return flat.as_strided((groups, queries, heads, queries), strides, self.keys - queries)
+        first = flat.storage_offset() + self.keys - queries
+        return flat.as_strided((groups, queries, heads, queries), strides, first)
 
 
 class Blocks:
@@ -67,8 +69,8 @@ class Blocks:
             self.scores_per_group += size * heads * seen
         self.most_scores = max((block.rows * block.keys for block in self._blocks), default=0)
 
-    def with_rows(self, *of_queries: Tensor) -> Iterator[tuple[Block, *tuple[Tensor, ...]]]:
-        """Each block, and its rows [G, rows, K] of tensors [G, Q, H, K]."""
+    def with_rows(self, *of_queries: Tensor) -> Iterator[Any]:
+        """Tuples: each block, and its rows [G, rows, K] of each tensor [G, Q, H, K]."""
         heads = of_queries[0].shape[2]
         return zip(self._blocks, *(one.flatten(1, 2).split(_QUERIES * heads, 1) for one in of_queries), strict=True)
 

@@ -20,6 +20,11 @@ class Workspace:
         self.layers: Final = [Buffers() for _ in range(num_layers)]
         self.work: Final = Buffers()
 
+    def begin(self) -> None:
+        """For another prompt."""
+        for buffers in (self.work, *self.layers):
+            buffers.begin()
+
     @property
     def num_bytes(self) -> int:
         """Of all of it."""
@@ -68,6 +73,7 @@ class Prompt:
         # What is read later has memory of its own for each layer.
         self._keeps = gradients or not queries
         self._passes: list[Pass] = []
+        space.begin()
 
     def forward(self, x_LD: Tensor) -> Tensor:
         """[L, D] embeddings -> [queries, D], normed."""

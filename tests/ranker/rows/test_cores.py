@@ -108,7 +108,9 @@ def test_prompts_at_once_are_as_many_as_cores_but_not_more_than_four() -> None:
 
 def test_memory_is_used_again_by_the_next_batch() -> None:
     model, batch = small_model(dropout=0.1), prompts()
-    loss_and_gradients(model, batch)
+    # Of a first prompt every piece is a block; from the second one on they are one.
+    for _ in range(2):
+        loss_and_gradients(model, batch)
     spaces = step._SPACES[model.get_base_model()]
     before = [(id(space), space.num_bytes) for space in spaces]
     loss_and_gradients(model, {name: values[1:] for name, values in batch.items()})
@@ -117,11 +119,30 @@ def test_memory_is_used_again_by_the_next_batch() -> None:
     assert max(size for _, size in before) > 0
 
 
-def test_a_buffer_grows_and_is_told_apart_by_name_and_type() -> None:
+def test_buffers_are_told_apart_by_name_and_type_and_keep_what_is_in_them() -> None:
     buffers = Buffers()
-    first = buffers.take("a", 2, 3).fill_(1.0)
-    assert buffers.take("a", 3, 2).data_ptr() == first.data_ptr()
-    assert buffers.take("b", 2, 3).data_ptr() != first.data_ptr()
-    assert buffers.take("a", 6, dtype=torch.bool).dtype == torch.bool
-    assert buffers.take("a", 100).shape == (100,)
-    assert buffers.num_bytes == 4 * (100 + 6) + 6
+    for _ in range(3):
+        buffers.begin()
+        first = buffers.take("a", 2, 3).fill_(1.0)
+        other = buffers.take("b", 300).fill_(2.0)
+        flags = buffers.take("a", 6, dtype=torch.bool).fill_(True)
+        assert buffers.take("a", 3, 2).data_ptr() == first.data_ptr()
+        assert (first == 1).all()
+        assert (other == 2).all()
+        assert flags.dtype == torch.bool
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in (first, other, flags))
+        assert buffers.take("b", 10).data_ptr() == other.data_ptr()
+    assert buffers.num_bytes == 64 + 1216 + 64
+
+
+def test_a_block_grows_with_the_longest_prompt_and_stays() -> None:
+    buffers, sizes = Buffers(), []
+    for count in (1000, 1000, 800_000, 800_000, 10, 800_000):
+        buffers.begin()
+        buffers.take("a", count).fill_(1.0)
+        buffers.take("b", count).fill_(2.0)
+        assert (buffers.take("a", count) == 1).all()
+        sizes.append(buffers.num_bytes)
+    assert sizes[0] == sizes[1] == 2 * 4032
+    assert len(set(sizes[2:])) == 1
+    assert 6_400_000 <= sizes[2] < 6_410_000
