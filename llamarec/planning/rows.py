@@ -16,6 +16,8 @@ _FLOAT32: Final = 4
 _QUERIES: Final = 48
 # What the C library and torch keep beside: copies of the merged weights come and go, and so do a product's own.
 _SLACK: Final = 0.05
+# A layer's block is in huge pages of 2 MB, of which the last is half empty on the average.
+_PAGES: Final = 2**20
 
 
 def training_bytes(shape: ModelShape, setup: Setup, *, micro_batch: int, length: int) -> tuple[int, int]:
@@ -24,7 +26,10 @@ def training_bytes(shape: ModelShape, setup: Setup, *, micro_batch: int, length:
     passing = length * _passing(shape, setup) + 3 * _block(shape, length)
     # The gradients of every prompt wait for their sum.
     waiting = micro_batch * shape.lora_weights(setup.lora_rank, setup.lora_targets)
-    return _bytes(setup.prompts_at_once * (kept + passing) + waiting + micro_batch * length * shape.hidden)
+    activations, slack = _bytes(
+        setup.prompts_at_once * (kept + passing) + waiting + micro_batch * length * shape.hidden
+    )
+    return activations, slack + setup.prompts_at_once * (shape.layers + 1) * _PAGES
 
 
 def evaluation_bytes(shape: ModelShape, setup: Setup, *, batch: int, length: int) -> tuple[int, int]:

@@ -88,7 +88,8 @@ _OWN_HELP: Final = {
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
     "per_device_train_batch_size": "Samples per device in one forward pass; with --gradient_accumulation_steps they "
     "make a step of 16 for MovieLens, else 12 (default: what fits and is fastest; see: llamarec plan).",
-    "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16, on a CPU in bfloat16 4).",
+    "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16; on a CPU 32, "
+    "in bfloat16 4).",
     "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
     "metric_for_best_model": "What is best: overall_ or subset_ and recall@1, recall@10, ndcg@10 or mrr@10 "
     "(default: overall_ndcg@10).",

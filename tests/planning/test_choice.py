@@ -96,7 +96,9 @@ def test_a_processor_takes_one_sample_at_a_time_and_no_checkpointing_where_there
     whole = choose(small, LENGTHS, machine, replace(wishes, computes_bf16=False, prompts_at_once=2))
     assert (whole.setup.precision, whole.micro_batch, whole.accumulation) == ("fp32", 12, 1)
     assert whole.by_prompts
-    tight = choose(small, LENGTHS, replace(machine, total=2 * 10**9), replace(wishes, computes_bf16=False, prompts_at_once=2))
+    tight = choose(
+        small, LENGTHS, replace(machine, total=2 * 10**9), replace(wishes, computes_bf16=False, prompts_at_once=2)
+    )
     assert (tight.micro_batch, tight.checkpointing, tight.by_prompts) == (1, True, False)
     nf4 = choose(small, LENGTHS, machine, replace(wishes, quantization="nf4", prompts_at_once=2))
     assert (nf4.micro_batch, nf4.by_prompts) == (1, False)

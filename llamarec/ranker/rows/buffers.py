@@ -17,6 +17,7 @@ from torch import Tensor
 # Pieces begin at a multiple of it: what vector instructions and the products' own code like.
 _ALIGNED: Final = 64
 _HUGE_PAGE: Final = 2**21
+_SMALLEST_AREA: Final = 2**16
 
 
 class Buffers:
@@ -69,12 +70,15 @@ class Buffers:
 
 
 def _allocated(size: int) -> Tensor:
-    """[size] bytes."""
-    if size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    """[size] bytes, which go back to the system when they are let go: the C library would keep small ones."""
+    if size < _SMALLEST_AREA or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8)
+    huge = size >= _HUGE_PAGE
     # A little more, so that it can begin where a huge page does.
-    area = mmap.mmap(-1, size + _HUGE_PAGE)
-    area.madvise(mmap.MADV_HUGEPAGE)
+    area = mmap.mmap(-1, size + (_HUGE_PAGE if huge else 0))
     whole = torch.frombuffer(area, dtype=torch.uint8)
+    if not huge:
+        return whole
+    area.madvise(mmap.MADV_HUGEPAGE)
     start = -whole.data_ptr() % _HUGE_PAGE
     return whole[start : start + size]
