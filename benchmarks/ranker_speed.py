@@ -118,7 +118,7 @@ def main() -> None:
         print(_row(pair))
     rows = [row for pair in pairs for row in _rows_of(pair)]
     if not options.no_memory:
-        rows.append(memory_row(options.datasets[0], options.data_root))
+        rows.append(memory_row(options.datasets[-1], options.data_root))
     rows += [epoch_row(workload, pairs) for workload in workloads if workload.code in COVERED]
     for row in rows:
         print(row.line())

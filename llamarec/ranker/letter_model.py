@@ -28,6 +28,8 @@ class LetterForward:
 
     letter_ids_C: Tensor
     reads_answers_only = False
+    # Where the model allows it (`llamarec.ranker.rows`); otherwise the modules' own passes.
+    goes_by_prompts = True
     # The loss is divided by the number of samples of the whole step, not of the micro-batch.
     accepts_loss_kwargs = True
 
@@ -55,7 +57,8 @@ class LetterForward:
         """
         divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
         # Prompt by prompt the gradients come along with the loss, so logits alone have none.
-        form = form_of(self) if labels is not None or not torch.is_grad_enabled() else None
+        with_loss = labels is not None or not torch.is_grad_enabled()
+        form = form_of(self) if self.goes_by_prompts and with_loss else None
         if form is not None:
             batch = Batch(input_ids, answer_positions, labels, divisor)
             loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)

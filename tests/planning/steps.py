@@ -17,9 +17,9 @@ os.environ["OMP_NUM_THREADS"] = str(max(1, int(sys.argv[5])))
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from llamarec.ranker import letter_model
 from llamarec.ranker.base_models import load_letter_model
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.letter_model import LetterForward, collate
 
 
 def main(folder: Path, micro_batch: int, length: int, checkpointing: bool) -> None:
@@ -44,7 +44,7 @@ def main(folder: Path, micro_batch: int, length: int, checkpointing: bool) -> No
         dataloader_pin_memory=False,
     )
     samples: Any = [{"input_ids": [(7 * i + j) % 4096 for j in range(length)], "label": i % 20} for i in range(32)]
-    trainer = Trainer(model, args, train_dataset=samples, data_collator=partial(letter_model.collate, pad_token_id=0))
+    trainer = Trainer(model, args, train_dataset=samples, data_collator=partial(collate, pad_token_id=0))
     # From here on a new peak is noted.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     trainer.train()
@@ -76,5 +76,5 @@ def _status(name: str) -> int:
 
 if __name__ == "__main__":
     if sys.argv[5] == "0":
-        letter_model.form_of = lambda model: None
+        LetterForward.goes_by_prompts = False
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1")

@@ -39,14 +39,14 @@ class Block:
 
     def shape(self, flat: Tensor, groups: int, first: int = 0) -> Tensor:
         """[G, rows, keys] of some numbers, beginning with number `first`."""
-        first += flat.storage_offset()
+        first += int(flat.storage_offset())
         return flat.as_strided((groups, self.rows, self.keys), (self.rows * self.keys, self.keys, 1), first)
 
     def above_diagonal(self, flat: Tensor, groups: int) -> Tensor:
         """[G, queries, heads, queries] of the same: scores with the block's own keys."""
         heads, queries = self.own
         strides = (self.rows * self.keys, heads * self.keys, self.keys, 1)
-        first = flat.storage_offset() + self.keys - queries
+        first = int(flat.storage_offset()) + self.keys - queries
         return flat.as_strided((groups, queries, heads, queries), strides, first)
 
 

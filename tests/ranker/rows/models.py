@@ -20,8 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from llamarec.ranker import letter_model
 from llamarec.ranker.dropout import quicken_dropout
+from llamarec.ranker.letter_model import LetterForward, as_letter_model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -54,7 +54,7 @@ def small_model(
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), lora_dropout=dropout, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        adapted = get_peft_model(letter_model.as_letter_model(model, list(range(20))), lora)
+        adapted = get_peft_model(as_letter_model(model, list(range(20))), lora)
     quicken_dropout(adapted)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -75,7 +75,7 @@ def prompts(lengths: tuple[int, ...] = (130, 70, 131, 21, 90), *, shared: int = 
 def by_modules() -> Iterator[None]:
     """The modules' own forward pass, and autograd's backward pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(letter_model, "form_of", lambda model: None)
+        patch.setattr(LetterForward, "goes_by_prompts", False)
         yield
 
 

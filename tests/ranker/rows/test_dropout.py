@@ -22,7 +22,7 @@ def test_the_gradient_is_that_of_the_loss_with_these_masks() -> None:
             for name, gradient in gradients.items():
                 parameters[name] += distance * step * gradient
             torch.manual_seed(3)
-        loss = model(**batch)["loss"].item()
+        loss: float = model(**batch)["loss"].item()
         with torch.no_grad():
             for name, gradient in gradients.items():
                 parameters[name] -= distance * step * gradient
