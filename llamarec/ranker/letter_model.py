@@ -58,7 +58,8 @@ class LetterForward:
         divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
         # Prompt by prompt the gradients come along with the loss, so logits alone have none.
         with_loss = labels is not None or not torch.is_grad_enabled()
-        form = form_of(self) if self.goes_by_prompts and with_loss else None
+        by_prompts = self.goes_by_prompts and with_loss and not torch.compiler.is_compiling()
+        form = form_of(self) if by_prompts else None
         if form is not None:
             batch = Batch(input_ids, answer_positions, labels, divisor)
             loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)

@@ -7,6 +7,7 @@ prompt finds as the last one left it; on Linux in huge pages, so that a pass ove
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from typing import Final
@@ -71,14 +72,22 @@ class Buffers:
 
 def _allocated(size: int) -> Tensor:
     """[size] bytes, which go back to the system when they are let go: the C library would keep small ones."""
-    if size < _SMALLEST_AREA or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8)
+    if size >= _SMALLEST_AREA and hasattr(mmap, "MADV_HUGEPAGE"):
+        # Where the system refuses, torch says better what it wants and does not get.
+        with contextlib.suppress(OSError):
+            return _area(size)
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _area(size: int) -> Tensor:
+    """From the system, in huge pages where it has any."""
     huge = size >= _HUGE_PAGE
     # A little more, so that it can begin where a huge page does.
     area = mmap.mmap(-1, size + (_HUGE_PAGE if huge else 0))
     whole = torch.frombuffer(area, dtype=torch.uint8)
     if not huge:
         return whole
-    area.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):
+        area.madvise(mmap.MADV_HUGEPAGE)
     start = -whole.data_ptr() % _HUGE_PAGE
     return whole[start : start + size]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -146,3 +148,19 @@ def test_a_block_grows_with_the_longest_prompt_and_stays() -> None:
     assert sizes[0] == sizes[1] == 2 * 4032
     assert len(set(sizes[2:])) == 1
     assert 6_400_000 <= sizes[2] < 6_410_000
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="only Linux gives huge pages")
+@pytest.mark.parametrize("call", ["mmap", "madvise"])
+def test_a_system_that_refuses_is_done_without(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: Any) -> None:
+            raise OSError(errno.EINVAL, "no huge pages in this kernel")
+
+    def no_memory(*_: Any) -> Any:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(mmap, "mmap", no_memory if call == "mmap" else Refusing)
+    buffers = Buffers()
+    assert buffers.take("a", 2**20).fill_(3.0).sum() == 3 * 2**20
+    assert buffers.num_bytes == 4 * 2**20
