@@ -47,12 +47,12 @@ def test_the_same_state_draws_the_same_and_the_next_step_something_else() -> Non
 
 
 def test_in_the_mean_it_is_the_modules_dropout() -> None:
-    model, batch = small_model(targets=ALL, dropout=0.3), prompts()
+    model, batch = small_model(targets=ALL, dropout=0.3, num_hidden_layers=2), prompts()
 
     def drawn() -> torch.Tensor:
         # Without gradients too a model in training drops, as every module does.
         with torch.no_grad():
-            return torch.stack([model(**batch)["logits"] for _ in range(300)])
+            return torch.stack([model(**batch)["logits"] for _ in range(200)])
 
     torch.manual_seed(0)
     ours = drawn()
@@ -62,7 +62,7 @@ def test_in_the_mean_it_is_the_modules_dropout() -> None:
     assert ((ours.mean(0) - theirs.mean(0)).abs() / standard_error).max() < 4.5
     # Of each prompt; prompts of a batch have the masks of their common head in common.
     ratio = ours.std(0) / theirs.std(0)
-    assert 0.8 < ratio.min() < ratio.max() < 1.25
+    assert 0.7 < ratio.min() < ratio.max() < 1.4
 
 
 def test_evaluation_draws_nothing() -> None:
