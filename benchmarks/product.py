@@ -8,7 +8,6 @@ from typing import Any, Final
 import torch
 from transformers import set_seed
 
-from benchmarks.epoch import STEP
 from benchmarks.workload import SEED, Workload
 from llamarec.ranker.arguments import Parsed, parse
 from llamarec.ranker.base_models import SMOLLM2_135M, load_letter_model
@@ -58,20 +57,15 @@ def our_model(workload: Workload, dtype: torch.dtype) -> Any:
     return load_letter_model(SMOLLM2_135M, workload.source, config, workload.encoder.letter_ids, bf16=bf16)
 
 
-def our_trainer(
-    workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype, batch: int = STEP
-) -> RankerTrainer:
-    """With the CPU's defaults, `batch` samples a step."""
-    bf16 = dtype == torch.bfloat16
+def our_trainer(workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype) -> RankerTrainer:
+    """With the command line's own defaults for a CPU."""
     command = parsed(
         dataset_code=workload.code,
         llm_base_model=SMOLLM2_135M,
         output_dir=folder,
         max_steps=steps,
-        per_device_train_batch_size=1 if bf16 else batch,
-        gradient_accumulation_steps=batch if bf16 else 1,
         seed=SEED,
         use_cpu=True,
-        bf16=bf16,
+        bf16=dtype == torch.bfloat16,
     )
     return trainer_of(command, model, workload.train, workload.validation(4))

@@ -79,8 +79,8 @@ class Choice:
 
     @property
     def by_prompts(self) -> bool:
-        """Training goes prompt by prompt (`Setup.prompts_at_once`)."""
-        return bool(self.setup.prompts_at_once) and not self.checkpointing
+        """Training goes prompt by prompt."""
+        return self.setup.by_prompts(checkpointing=self.checkpointing)
 
     @property
     def quantization(self) -> str:
@@ -128,7 +128,7 @@ def _training(
     options = [
         (micro_batch, checkpointing)
         for checkpointing in ([wishes.checkpointing] if "checkpointing" in wishes.settled else [False, True])
-        for micro_batch in _micro_batches(device, wishes, by_prompts=bool(setup.prompts_at_once) and not checkpointing)
+        for micro_batch in _micro_batches(device, wishes, by_prompts=setup.by_prompts(checkpointing=checkpointing))
     ]
     peaks = {
         (micro_batch, checkpointing): training_peak(

@@ -91,7 +91,7 @@ def training_peak(shape: ModelShape, setup: Setup, *, micro_batch: int, length: 
         length: Tokens of each, padding included.
         checkpointing: Layers keep only their inputs and are computed again.
     """
-    if setup.prompts_at_once and not checkpointing:
+    if setup.by_prompts(checkpointing=checkpointing):
         return _peak(shape, setup, *rows.training_bytes(shape, setup, micro_batch=micro_batch, length=length))
     tokens = micro_batch * length
     layer = saved_bytes(shape, setup)

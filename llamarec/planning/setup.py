@@ -31,6 +31,10 @@ class Setup:
     on_gpu: bool = True
     prompts_at_once: int = 0
 
+    def by_prompts(self, *, checkpointing: bool) -> bool:
+        """Whether training goes prompt by prompt: with activations computed again it is the modules' business."""
+        return self.prompts_at_once > 0 and not checkpointing
+
     @property
     def compute_bytes(self) -> int:
         """Of a number that a product gives."""

@@ -57,9 +57,9 @@ class LetterForward:
         """
         divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
         # Prompt by prompt the gradients come along with the loss, so logits alone have none.
-        with_loss = labels is not None or not torch.is_grad_enabled()
-        by_prompts = self.goes_by_prompts and with_loss and not torch.compiler.is_compiling()
-        form = form_of(self) if by_prompts else None
+        wants_logits_gradient = labels is None and torch.is_grad_enabled()
+        by_modules = not self.goes_by_prompts or wants_logits_gradient or torch.compiler.is_compiling()
+        form = None if by_modules else form_of(self)
         if form is not None:
             batch = Batch(input_ids, answer_positions, labels, divisor)
             loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)

@@ -129,22 +129,21 @@ class _Room:
 
     def __init__(self, blocks: Blocks, groups: int, work: Buffers, kept: Tensor | None) -> None:
         self._groups, self._kept = groups, kept
-        most = groups * blocks.most_scores
-        self.flat_scores = work.take("scores", most)
-        self._flat_slopes = work.take("slopes", most)
-        self._flat_probabilities = work.take("probabilities", most) if kept is None else kept
+        self._most, self._work = groups * blocks.most_scores, work
+        self._flat_scores = work.take("scores", self._most)
+        self._flat_probabilities = work.take("probabilities", self._most) if kept is None else kept
 
     def scores(self, block: Block) -> Tensor:
         """The next block's are in the same place."""
-        return block.shape(self.flat_scores, self._groups)
+        return block.shape(self._flat_scores, self._groups)
 
     def above_diagonal(self, block: Block) -> Tensor:
         """Of `scores`."""
-        return block.above_diagonal(self.flat_scores, self._groups)
+        return block.above_diagonal(self._flat_scores, self._groups)
 
     def slopes(self, block: Block) -> Tensor:
         """The next block's are in the same place."""
-        return block.shape(self._flat_slopes, self._groups)
+        return block.shape(self._work.take("slopes", self._most), self._groups)
 
     def probabilities(self, block: Block) -> Tensor:
         """Each block's in a place of its own, if they are kept."""

@@ -138,7 +138,7 @@ class Pass:
         raw = place.work.take("raw q", place.queries, layer.groups * layer.heads * layer.width)
         layer.q.forward(n_QD, raw, place.saved, place.work, place.dice)
         by_group = (shape[1], shape[0], *shape[2:])
-        cos, sin = self._query_angles()
+        self._query_angles = cos, sin = self._angles_with_scale()
         self._q = pieces.rotate(raw.view(shape).transpose(0, 1), cos, sin, place.saved.take("q", *by_group))
         self._probabilities = self._room_for_probabilities()
         attended = place.work.take("attended", *by_group)
@@ -151,7 +151,7 @@ class Pass:
         layer.o.forward(self._attended_QM, self._h_QD, place.saved, place.work, place.dice)
         self._h_QD.add_(self._x_LD[-place.queries :])
 
-    def _query_angles(self) -> tuple[Tensor, Tensor]:
+    def _angles_with_scale(self) -> tuple[Tensor, Tensor]:
         """[Q, 1, K / 2] of queries, with the scale of the scores in it."""
         place, scale = self._place, self._layer.scale
         return tuple(angles[-place.queries :, None] * scale for angles in (place.cos_LK, place.sin_LK))  # type: ignore[return-value]
@@ -199,11 +199,7 @@ class Pass:
     def _feed_forward_backward(self, grad_QD: Tensor, grads: Tensor) -> None:
         layer, place = self._layer, self._place
         work = place.work
-        n_QD = (
-            self._normed(layer.norm_2, self._h_QD, self._inverse_2, "n")
-            if layer.gate.adapter or layer.up.adapter
-            else None
-        )
+        n_QD = self._normed_again(layer.norm_2, self._h_QD, self._inverse_2, layer.gate, layer.up)
         d_inner = work.take("d inner", *self._inner.shape)
         self._back(layer.down, grad_QD, self._inner, grads, d_inner)
         for_up, for_gate = self._slopes
@@ -218,17 +214,13 @@ class Pass:
         layer, place, work = self._layer, self._place, self._place.work
         by_group = self._q.shape
         shape = (by_group[1], by_group[0], *by_group[2:])
-        d_attended = (
-            work.take("attended by token", *self._attended_QM.shape)
-            if not layer.o.adapter
-            else work.take("d attended", *self._attended_QM.shape)
-        )
+        d_attended = work.take("d attended", *self._attended_QM.shape)
         self._back(layer.o, grad_QD, self._attended_QM, grads, d_attended)
         grad = work.take("attended", *by_group).copy_(d_attended.view(shape).transpose(0, 1))
         dq = work.take("dq", *by_group)
         k, v = self.kv_2GTK
         attention.backward(self._blocks, grad, self._q, k, v, (dq, *dkv_2GTK), work, self._probabilities)
-        cos, sin = self._query_angles()
+        cos, sin = self._query_angles
         raw = work.take("raw q", place.queries, d_attended.shape[1])
         pieces.rotate(dq, cos, -sin, raw.view(shape).transpose(0, 1))
         return raw
@@ -237,8 +229,7 @@ class Pass:
         self, dq_QM: Tensor | None, dkv_2GLK: Tensor, grads: Tensor, grad_QD: Tensor, into_LD: Tensor | None
     ) -> None:
         layer, place, work = self._layer, self._place, self._place.work
-        needs_input = any(projection.adapter for projection in (layer.q, layer.k, layer.v))
-        n_LD = self._normed(layer.norm_1, self._x_LD, self._inverse_1, "n") if needs_input else None
+        n_LD = self._normed_again(layer.norm_1, self._x_LD, self._inverse_1, layer.q, layer.k, layer.v)
         dn_LD = None if into_LD is None else work.take("normed", *self._x_LD.shape)
         shape = (place.tokens, layer.groups, layer.width)
         raw_LM = work.take("raw kv", place.tokens, layer.groups * layer.width)
@@ -264,9 +255,11 @@ class Pass:
             into_LD[place.tokens - place.queries :] = grad_QD
         layer.norm_1.backward(dn_LD, self._x_LD, self._inverse_1, into_LD)
 
-    def _normed(self, norm: Norm, x: Tensor, inverse: Tensor, name: str) -> Tensor:
-        """Again: one pass is cheaper than the memory."""
-        return torch.mul(x, inverse, out=self._place.work.take(name, *x.shape)).mul_(norm.weight)
+    def _normed_again(self, norm: Norm, x: Tensor, inverse: Tensor, *readers: Projection) -> Tensor | None:
+        """Where LoRA of a reader needs it; one pass is cheaper than the memory."""
+        if not any(reader.adapter for reader in readers):
+            return None
+        return norm.again(x, inverse, self._place.work.take("normed again", *x.shape))
 
     def _back(
         self,
@@ -279,4 +272,4 @@ class Pass:
         add: bool = False,
     ) -> None:
         place = self._place
-        projection.backward(grad, x, place.saved, place.work, grads, into, add=add, dropout=place.dice is not None)
+        projection.backward(grad, x, place.saved, place.work, grads, into, add=add)

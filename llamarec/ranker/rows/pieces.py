@@ -25,8 +25,12 @@ class Norm:
         """Into `out_LD`; returns 1 / root mean square: [L, 1]."""
         length_L1: Tensor = torch.linalg.vector_norm(x_LD, dim=-1, keepdim=True)
         inverse_L1 = length_L1.square_().div_(x_LD.shape[-1]).add_(self.epsilon).rsqrt_()
-        torch.mul(x_LD, inverse_L1, out=out_LD).mul_(self.weight)
+        self.again(x_LD, inverse_L1, out_LD)
         return inverse_L1
+
+    def again(self, x_LD: Tensor, inverse_L1: Tensor, out_LD: Tensor) -> Tensor:
+        """Into `out_LD`, from what `forward` returned."""
+        return torch.mul(x_LD, inverse_L1, out=out_LD).mul_(self.weight)
 
     def backward(self, grad_LD: Tensor, x_LD: Tensor, inverse_L1: Tensor, into_LD: Tensor) -> None:
         """Adds the gradient for `x_LD` to `into_LD`; `grad_LD` is used up."""

@@ -68,7 +68,7 @@ class Projection:
             out_LM: Output.
             saved: Keeps what the backward pass needs.
             work: For what comes and goes.
-            dice: Draws what is dropped; None: nothing is.
+            dice: Draws what is dropped; needed where something is.
         """
         torch.mm(x_LN, self.weight_MN.t(), out=out_LM)
         if self.bias_M is not None:
@@ -91,7 +91,6 @@ class Projection:
         into_LN: Tensor | None,
         *,
         add: bool,
-        dropout: bool,
     ) -> None:
         """LoRA's gradients into `grads`, the input's into `into_LN` (None: not wanted).
 
@@ -103,7 +102,6 @@ class Projection:
             grads: [numbers of all LoRA weights].
             into_LN: Gradient of the input.
             add: To what is in `into_LN`; otherwise that is overwritten.
-            dropout: The forward pass had dice.
         """
         if into_LN is not None:
             into_LN.addmm_(grad_LM, self.weight_MN, beta=int(add))
@@ -113,7 +111,7 @@ class Projection:
         adapter, length = self.adapter, len(grad_LM)
         rank = len(adapter.a_RN)
         u_LR = saved.take((self.name, "u"), length, rank)
-        keep_LN, gain = self._kept(x_LN, saved, work, dropout=dropout)
+        keep_LN, gain = self._kept(x_LN, saved, work)
         _at(grads, adapter.grads[1], adapter.b_MR).addmm_(grad_LM.t(), u_LR, alpha=gain)
         du_LR = torch.mm(grad_LM, adapter.b_MR, out=work.take("du", length, rank)).mul_(gain)
         if keep_LN is not None:
@@ -131,19 +129,19 @@ class Projection:
     ) -> tuple[Tensor, float]:
         adapter = self.adapter
         assert adapter is not None
-        if dice is None or not self.drops:
+        if not self.drops:
             return x_LN, adapter.scale
         words = work.take("words", num_words(x_LN.numel()), dtype=torch.int64)
         draw_kept(adapter.dropout, words, saved.take((self.name, "keep"), *x_LN.shape, dtype=torch.bool), dice)
-        kept, gain = self._kept(x_LN, saved, work, dropout=True)
+        kept, gain = self._kept(x_LN, saved, work)
         assert kept is not None
         return torch.mul(x_LN, kept, out=work.take("dropped", *x_LN.shape)), gain
 
-    def _kept(self, x_LN: Tensor, saved: Buffers, work: Buffers, *, dropout: bool) -> tuple[Tensor | None, float]:
+    def _kept(self, x_LN: Tensor, saved: Buffers, work: Buffers) -> tuple[Tensor | None, float]:
         """1 where an input was kept and 0 where it was dropped, and what LoRA's result is multiplied with."""
         adapter = self.adapter
         assert adapter is not None
-        if not dropout or not self.drops:
+        if not self.drops:
             return None, adapter.scale
         keep = saved.take((self.name, "keep"), *x_LN.shape, dtype=torch.bool)
         return work.take("kept", *x_LN.shape).copy_(keep), adapter.scale * scale_of(adapter.dropout)

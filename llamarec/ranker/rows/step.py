@@ -106,15 +106,16 @@ class _Step:
         self._angles = _angles(decoder, self._x_BLD)
         self._seeds = _seeds(len(self._lengths)) if form.drops else None
         self._shared = _length_of_head(self._x_BLD, self._lengths)
-        self._at_once = at_once(len(self._lengths))
-        self._spaces = _spaces_of(model, form, self._at_once + 1)
+        # One is the head's.
+        self._spaces = _spaces_of(model, form, 1 + at_once(len(self._lengths)))
 
     def run(self) -> tuple[Tensor | None, Tensor, Tensor]:
         """Loss, logits [B, candidates], gradients [numbers of all LoRA weights]."""
-        head = self._prompt(self._spaces[0], self._no_head(), row=0, queries=0)
+        head, head_kv = None, [torch.empty(2, layer.groups, 0, layer.width) for layer in self._form.layers]
         if self._shared:
+            head = self._prompt(self._spaces[0], head_kv, row=0, queries=0)
             head.forward(self._x_BLD[0, : self._shared])
-        head_kv = head.kv if self._shared else self._no_head()
+            head_kv = head.kv
         free: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
         for space in self._spaces[1:]:
             free.put(space)
@@ -136,7 +137,7 @@ class _Step:
             if not self._gradients:
                 return _Row(logits_1C, loss)
             grads = torch.zeros(self._form.num_trained)
-            dhead = torch.zeros(len(head_kv), *head_kv[0].shape)
+            dhead = torch.empty(len(head_kv), *head_kv[0].shape)
             prompt.backward(grad_1D, dhead, grads)
             return _Row(logits_1C, loss, grads, dhead)
         finally:
@@ -151,7 +152,7 @@ class _Step:
         grad_1D = torch.autograd.grad(loss, answer_1D)[0] if self._gradients else answer_1D
         return loss.detach(), logits_1C.detach(), grad_1D.detach()
 
-    def _gradients_of(self, rows: list[_Row], head: Prompt) -> Tensor:
+    def _gradients_of(self, rows: list[_Row], head: Prompt | None) -> Tensor:
         # Added in the prompts' order, whoever ended first.
         grads = torch.zeros(self._form.num_trained)
         dheads = []
@@ -159,7 +160,7 @@ class _Step:
             if row.grads is not None and row.dhead_N2GSK is not None:
                 grads += row.grads
                 dheads.append(row.dhead_N2GSK)
-        if self._shared and dheads:
+        if head is not None and dheads:
             dhead = dheads[0]
             for other in dheads[1:]:
                 dhead += other
@@ -172,9 +173,6 @@ class _Step:
             # The head is the first prompt's; its own tokens draw something else.
             dice = torch.Generator().manual_seed(self._seeds[row] + (0 if queries else 1))
         return Prompt(self._form, self._angles, space, head_kv, queries=queries, dice=dice, gradients=self._gradients)
-
-    def _no_head(self) -> list[Tensor]:
-        return [torch.empty(2, layer.groups, 0, layer.width) for layer in self._form.layers]
 
 
 def _angles(decoder: Any, x_BLD: Tensor) -> Angles:
