@@ -57,8 +57,10 @@ def our_model(workload: Workload, dtype: torch.dtype) -> Any:
     return load_letter_model(SMOLLM2_135M, workload.source, config, workload.encoder.letter_ids, bf16=bf16)
 
 
-def our_trainer(workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype) -> RankerTrainer:
-    """With the command line's own defaults for a CPU."""
+def our_trainer(
+    workload: Workload, model: Any, folder: Path, *, steps: int, dtype: torch.dtype, **flags: Any
+) -> RankerTrainer:
+    """With the command line's own defaults for a CPU, but for these flags."""
     command = parsed(
         dataset_code=workload.code,
         llm_base_model=SMOLLM2_135M,
@@ -67,5 +69,6 @@ def our_trainer(workload: Workload, model: Any, folder: Path, *, steps: int, dty
         seed=SEED,
         use_cpu=True,
         bf16=dtype == torch.bfloat16,
+        **flags,
     )
     return trainer_of(command, model, workload.train, workload.validation(4))

@@ -173,7 +173,8 @@ def train_pair(workload: Workload, dtype: torch.dtype, *, steps: int, attention:
     indices = workload.order[: steps * STEP]
     with tempfile.TemporaryDirectory() as folder:
         # Once without being counted: code is generated for new shapes, pages are new.
-        _train_ours(workload, model, Path(folder), 1, dtype)
+        few = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+        our_trainer(workload, model, Path(folder), steps=1, dtype=dtype, **few).train()
         return _alternated(
             Pair("training", workload.code, _name(dtype), attention),
             workload.lengths(indices),
@@ -189,7 +190,7 @@ def evaluate_pair(workload: Workload, dtype: torch.dtype, *, prompts: int, atten
     samples = workload.validation(prompts)
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(workload, model, Path(folder), steps=1, dtype=dtype)
-        trainer.predict_ranks(samples)
+        trainer.predict_ranks(workload.validation(2))
         return _alternated(
             Pair("evaluation", workload.code, _name(dtype), attention),
             [len(samples[index]["input_ids"]) for index in range(len(samples))],
