@@ -16,16 +16,19 @@ def main() -> int:
     with importing():
         from rich.console import Console
 
-        from llamarec.evaluation.tables import print_comparison
+        from llamarec.evaluation.tables import print_test
         from llamarec.ranker.arguments import parse
         from llamarec.ranker.run import train_ranker
+        from llamarec.report.page import try_report
 
     parsed = parse(sys.argv[1:])
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
     result = train_ranker(parsed, console)
-    print_comparison(result.comparison, console, title=f"test of {parsed.data.dataset_code}")
+    print_test(result.outcome, console, title=f"test of {parsed.data.dataset_code}")
     metrics = parsed.data.experiment.ranker / "metrics.json"
-    console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
+    report = try_report(parsed.training, parsed.data.experiment)
+    where = f"best adapter {parsed.training.output_dir}\nmetrics      {metrics}\nreport       {report}"
+    console.print(f"\n{where}", soft_wrap=True)
     return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED
 
 

@@ -68,12 +68,10 @@ class DrawnPrompts(Dataset[Sample]):
 
     Attributes:
         lengths: [num_prompts] tokens of each.
-        retriever_ranks: [num_prompts] as if the retriever had put every label first.
     """
 
     def __init__(self, lengths: NDArray[np.int64], vocabulary: int) -> None:
         self.lengths, self._vocabulary = lengths, vocabulary
-        self.retriever_ranks = np.ones(len(lengths), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -83,10 +81,6 @@ class DrawnPrompts(Dataset[Sample]):
         rng = np.random.default_rng([SEED, index])
         ids = rng.integers(_FIRST_WORD, self._vocabulary, size=int(self.lengths[index]))
         return {"input_ids": ids.tolist(), "label": int(rng.integers(len(LETTER_IDS)))}
-
-    def ranks(self, letter_ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Every user has a prompt."""
-        return letter_ranks
 
 
 def drawn_lengths(shape: Shape, count: int) -> NDArray[np.int64]:

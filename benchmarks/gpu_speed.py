@@ -161,7 +161,7 @@ def _evaluate_ours(bench: Bench, setting: Setting) -> dict[str, Figure]:
     with tempfile.TemporaryDirectory() as folder:
         flags = {**setting.flags, "per_device_eval_batch_size": 16}
         trainer = make_trainer(bench, bench.shape, prompts, Path(folder), **flags)
-        seconds = _second_time(bench, lambda: trainer.predict_ranks(samples))
+        seconds = _second_time(bench, lambda: trainer.predict_letters(samples))
     return {f"{setting.dtype}_eval_prompts_per_second": Figure(_EVALUATED / seconds)}
 
 

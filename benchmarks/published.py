@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 
 from benchmarks.workload import Workload
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompt import LETTERS
-from llamarec.ranker.samples import EvaluationSamples, Prompt
+from llamarec.ranker.samples import Prompt
 
 _IGNORED = -100
 

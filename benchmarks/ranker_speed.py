@@ -190,12 +190,12 @@ def evaluate_pair(workload: Workload, dtype: torch.dtype, *, prompts: int, atten
     samples = workload.validation(prompts)
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(workload, model, Path(folder), steps=1, dtype=dtype)
-        trainer.predict_ranks(workload.validation(2))
+        trainer.predict_letters(workload.validation(2))
         return _alternated(
             Pair("evaluation", workload.code, _name(dtype), attention),
             [len(samples[index]["input_ids"]) for index in range(len(samples))],
             multiplied_weights(model),
-            ours=lambda: _timed(lambda: trainer.predict_ranks(samples)),
+            ours=lambda: _timed(lambda: trainer.predict_letters(samples)),
             theirs=lambda: _timed(lambda: published.letter_logits(workload, theirs, samples, STEP)),
         )
 

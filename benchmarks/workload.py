@@ -16,8 +16,9 @@ from llamarec.data.prepared import PreparedData
 from llamarec.ranker.base_models import SMOLLM2_135M, base_model_source, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompt import load_template
-from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
+from llamarec.ranker.samples import TrainingSamples, epoch_order
 from llamarec.retriever.candidates import Candidates, with_labels
 
 SEED = 42

@@ -7,7 +7,9 @@ checkpoints                  saving, verifying, resuming, for any Hugging Face T
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
 retriever                    histories -> top-k candidates per user (LRURec)
+planning                     what a run will need, before it is begun
 ranker                       candidates -> prompts -> a LoRA adapter that orders them by letter
+report                       what a run left on the disk -> report.html, comparisons of runs
 cli                          one file per verb of the `llamarec` command
 
 Imports point upwards in this list only; tests/contracts/test_import_direction.py keeps it so.

@@ -75,3 +75,16 @@ def describe_holder(run: RunFolder) -> str:
         return f"process {holder['pid']} on {holder['host']}, since {holder['started'][:19].replace('T', ' ')} UTC"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process that did not say who it is"
+
+
+def is_locked(run: RunFolder) -> bool:
+    """Whether a process is training in a run's folder now."""
+    if not run.lock.is_file() or not run.holder.is_file():
+        return False
+    lock = FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False

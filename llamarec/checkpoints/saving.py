@@ -157,7 +157,7 @@ class Saving(Parts):
         }
         if getattr(self.accelerator, "scaler", None) is not None:
             objects[SCALER] = self.accelerator.scaler.state_dict()
-        small = {TRAINER_STATE: state, TRAINING_ARGS: pickled(self.args)}
+        small = {**self.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(self.args)}
         if weights is None:
             self.save_model(str(live), _internal_call=True)
 
@@ -201,6 +201,10 @@ class Saving(Parts):
 
     def _unwrapped(self) -> Any:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def files_beside_model(self) -> dict[str, bytes]:
+        """Small files of a subclass that go with the model as it is now: into this checkpoint and with the best one."""
+        return {}
 
     def _state_content(self) -> bytes:
         """trainer_state.json, with the callbacks' states and ours."""

@@ -71,5 +71,23 @@ def all_metrics(ranks: Ranks, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, f
     return {f"{kind}@{k}": _mean(values(ranks, k)) for k in cutoffs for kind, values in METRICS.items()}
 
 
+def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The label's place when candidates are ordered by score; ties go to the earlier candidate.
+
+    Args:
+        scores_PC: [num_prompts, num_candidates].
+        labels_P: [num_prompts] index of the label among the candidates.
+
+    Returns:
+        [num_prompts] 1 = first; 0 where a score is not a number, which is a miss and never a hit.
+    """
+    label_scores = np.take_along_axis(scores_PC, labels_P[:, None], axis=1)
+    earlier = np.arange(scores_PC.shape[1])[None, :] < labels_P[:, None]
+    ahead = (scores_PC > label_scores) | ((scores_PC == label_scores) & earlier)
+    ranks: NDArray[np.int64] = 1 + ahead.sum(axis=1)
+    ranks[np.isnan(scores_PC).any(axis=1)] = 0
+    return ranks
+
+
 def _mean(values: Values) -> float:
     return float(values.mean()) if values.size else 0.0

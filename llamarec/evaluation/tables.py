@@ -1,48 +1,89 @@
-"""The side-by-side table that ends a run, readable without colour and in a narrow terminal."""
+"""The tables that end a run, readable without colour and in a narrow terminal."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
-from llamarec.evaluation.comparison import Comparison, Row
+from llamarec.evaluation.comparison import Row
+from llamarec.evaluation.fusion import Fusion
+from llamarec.evaluation.orders import OrderReport
+from llamarec.evaluation.outcome import Outcome
 
 
-def print_comparison(comparison: Comparison, console: Console, *, title: str) -> None:
-    """Prints subset and overall, each with its number of users."""
+def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
+    """Prints subset and overall, each with its number of users, and what the order of candidates does."""
+    comparison, letters = outcome.comparison, outcome.letters
     covered, users = comparison.num_covered, comparison.num_users
     console.print(
         f"\n{title}: {users:,} users; for {covered:,} ({comparison.coverage:.1%}) the next item is among the candidates"
     )
-    _print_rows(console, f"subset: the {covered:,} users whom the ranker can help", comparison.subset)
-    _print_rows(console, f"overall: all {users:,} users (= coverage x subset)", comparison.overall)
+    heading = f"subset: the {covered:,} users whom the ranker can help"
+    _print_rows(console, heading, comparison.subset, letters.subset)
+    heading = f"overall: all {users:,} users (= coverage x subset)"
+    _print_rows(console, heading, comparison.overall, letters.overall)
     console.print("difference = ranker - retriever; 95% interval by paired bootstrap over users")
-    console.print(_verdict(next(row for row in comparison.overall if row.metric == "ndcg@10"), users))
+    console.print(fusion_text(outcome.fusion))
+    if outcome.orders is not None:
+        _print_orders(console, outcome.orders)
+    console.print(verdict(next(row for row in comparison.overall if row.metric == "ndcg@10"), users))
 
 
-def _verdict(row: Row, users: int) -> str:
+def fusion_text(fusion: Fusion) -> str:
+    """What the ranker's score is made of."""
+    fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
+    if not fusion.letters:
+        return (
+            f"ranker = the retriever's order: the letters added nothing to it ({fitted}), so they are not used; "
+            "after few steps that is usual."
+        )
+    return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x standardised retriever score ({fitted})"
+
+
+def verdict(row: Row, users: int) -> str:
     """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:
         return (
-            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): "
-            "after few steps that is usual; train on, or serve the retriever's order."
+            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): the validation users "
+            "promised otherwise. More of them (--max_eval_users), or serve the retriever's order."
         )
     return f"Between ranker and retriever {users:,} users show no difference (overall {row.metric})."
 
 
-def _print_rows(console: Console, title: str, rows: list[Row]) -> None:
+def _print_rows(console: Console, title: str, rows: list[Row], letters: list[Row]) -> None:
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("metric", no_wrap=True)
-    for name in ("retriever", "ranker", "difference", "95% interval"):
+    for name in ("retriever", "letters", "ranker", "difference", "95% interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    for row, alone in zip(rows, letters, strict=True):
         table.add_row(
             row.metric,
             f"{row.retriever:.4f}",
+            f"{alone.ranker:.4f}",
             f"{row.ranker:.4f}",
             f"{row.difference:+.4f}",
             f"{row.low:+.4f} {row.high:+.4f}",
         )
+    console.print(table)
+
+
+def _print_orders(console: Console, report: OrderReport) -> None:
+    table = Table(
+        title=f"ndcg@10 of the same {report.num_prompts:,} prompts by the order of their candidates",
+        title_justify="left",
+        show_edge=False,
+    )
+    table.add_column("order", no_wrap=True)
+    for name in ("A, B, C...", "letters", "calibrated", "ranker"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.rows:
+        table.add_row(row.order, *(f"{value:.4f}" for value in (row.in_order, row.letters, row.calibrated, row.final)))
+    spreads = (report.spread(name) for name in ("in_order", "letters", "calibrated", "final"))
+    table.add_row("best - worst", *(f"{value:.4f}" for value in spreads))
+    table.add_row("same first item", "", *(f"{share:.1%}" for share in report.kept_first))
+    table.add_row(
+        f"mean of {report.num_averaged} shuffles", "", "", f"{report.averaged:.4f}", f"{report.averaged_final:.4f}"
+    )
     console.print(table)

@@ -8,6 +8,7 @@ from llamarec.errors import ConfigError
 
 MAX_CANDIDATES = 26  # one capital letter each
 QUANTIZATIONS = ("auto", "nf4", "none")
+CANDIDATE_ORDERS = ("shuffled", "retriever")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,26 @@ class RankerConfig:
     max_prompt_tokens: int = field(
         default=1536, metadata={"help": "Longer prompts lose their oldest history items, never a candidate."}
     )
+    hard_negatives: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of a training prompt's wrong candidates that are the retriever's own proposals for that "
+            "place, as at evaluation; the others are drawn uniformly (0 = all of them, as published)."
+        },
+    )
+    max_train_prompts: int = field(
+        default=0, metadata={"help": "Train on a fixed random part of this many prompts (0 = all)."}
+    )
+    latest_prompts: bool = field(
+        default=False, metadata={"help": "Of --max_train_prompts take each user's latest ones first, none at random."}
+    )
+    candidate_order: str = field(
+        default="shuffled",
+        metadata={
+            "help": "Which candidate gets which letter in validation and test: 'shuffled', as in training; or "
+            "'retriever', its favourite behind A (as published; letters are then not calibrated)."
+        },
+    )
     max_eval_users: int = field(
         default=1000,
         metadata={
@@ -55,6 +76,13 @@ class RankerConfig:
     max_test_users: int = field(
         default=0,
         metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
+    )
+    order_prompts: int = field(
+        default=100,
+        metadata={
+            "help": "After the test this many of its prompts are asked again with candidates in the retriever's order, "
+            "reversed, and shuffled three times, to see how much the order matters (0 = none)."
+        },
     )
     early_stopping_patience: int = field(
         default=20, metadata={"help": "Stop after so many validations without a better metric (0 = never)."}
@@ -85,6 +113,13 @@ class RankerConfig:
             (self.max_history >= 1, f"--max_history {self.max_history}: at least 1"),
             (self.max_title_tokens >= 1, f"--max_title_tokens {self.max_title_tokens}: at least 1"),
             (self.max_prompt_tokens >= 1, f"--max_prompt_tokens {self.max_prompt_tokens}: at least 1"),
+            (0 <= self.hard_negatives <= 1, f"--hard_negatives {self.hard_negatives}: from 0 to 1"),
+            (self.max_train_prompts >= 0, f"--max_train_prompts {self.max_train_prompts}: 0 (all) or more"),
+            (
+                self.candidate_order in CANDIDATE_ORDERS,
+                f"--candidate_order {self.candidate_order!r}: one of {', '.join(CANDIDATE_ORDERS)}",
+            ),
+            (self.order_prompts >= 0, f"--order_prompts {self.order_prompts}: 0 (none) or more"),
             (self.max_eval_users >= 0, f"--max_eval_users {self.max_eval_users}: 0 (all) or more"),
             (self.max_test_users >= 0, f"--max_test_users {self.max_test_users}: 0 (all) or more"),
             (

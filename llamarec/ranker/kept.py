@@ -53,6 +53,8 @@ _FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
     "torch_compile_backend": (frozenset({"torch_compile"}), True),
     "torch_compile_mode": (frozenset({"torch_compile"}), True),
 }
+# What runs did before there was a flag for it.
+_BEFORE_FLAGS: Final[dict[str, Any]] = {"hard_negatives": 0.0, "candidate_order": "retriever"}
 
 
 def kept_values(
@@ -67,6 +69,7 @@ def kept_values(
         known: Names that this command has flags for.
     """
     old, new = set(given_then), set(given_now)
+    then = {**_BEFORE_FLAGS, **then}
     names = (then.keys() & set(known)) - new - _OF_THE_COMMAND
     names -= {name for name in _OF_THE_MACHINE if name not in old}
     if not _BATCH & (old | new):

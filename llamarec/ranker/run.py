@@ -17,18 +17,21 @@ from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
-from llamarec.evaluation.comparison import Comparison, compare
+from llamarec.evaluation.outcome import Outcome
 from llamarec.files import write_json
 from llamarec.planning.plan import Plan
 from llamarec.ranker.arguments import Parsed
 from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
-from llamarec.ranker.samples import EvaluationSamples, TrainingSamples
+from llamarec.ranker.samples import Negatives, TrainingSamples
+from llamarec.ranker.testing import ask, ask_in_orders, assess, write_test
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
+from llamarec.retriever.hard_negatives import load_hard_negatives
 from llamarec.vocabulary import Experiment, Split
 
 _PACKAGES = ("llamarec", "torch", "transformers", "peft", "accelerate")
@@ -52,11 +55,11 @@ class RankerResult:
     """How a run ended.
 
     Attributes:
-        comparison: Both stages on the test users.
+        outcome: On the test users.
         last_save_failed: The last checkpoint could not be written.
     """
 
-    comparison: Comparison
+    outcome: Outcome
     last_save_failed: bool
 
 
@@ -75,10 +78,12 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed.ranker, console)
     ranker.trainer.train()
-    comparison = test_ranker(ranker)
+    answers = ask(ranker.trainer, ranker.test)
+    outcome = assess(answers, ask_in_orders(ranker.trainer, answers, parsed.ranker.order_prompts))
     if parsed.training.process_index == 0:
-        _write_metrics(ranker, data, parsed.ranker, comparison)
-    return RankerResult(comparison, ranker.trainer.last_save_failed)
+        write_test(experiment.ranker, answers, data)
+        _write_metrics(ranker, data, parsed.ranker, outcome)
+    return RankerResult(outcome, ranker.trainer.last_save_failed)
 
 
 def build_ranker(
@@ -95,9 +100,9 @@ def build_ranker(
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
     encoder = _encoder(tokenizer, data, template, config, experiment)
-    train = TrainingSamples(data, encoder, args.seed)
-    validation = _evaluated(data, candidates, encoder, "validation", config.max_eval_users)
-    test = _evaluated(data, candidates, encoder, "test", config.max_test_users)
+    train = _training(parsed, data, encoder)
+    validation = _evaluated(data, candidates, encoder, "validation", config)
+    test = _evaluated(data, candidates, encoder, "test", config)
     parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=len(test))
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
@@ -132,13 +137,15 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     encoder = _encoder(tokenizer, data, load_template(config.prompt_template), config, experiment)
-    train = TrainingSamples(data, encoder, parsed.training.seed)
-    if not (experiment.retriever / "candidates.parquet").is_file():
+    has_retriever = (experiment.retriever / "candidates.parquet").is_file()
+    # Which items are the wrong ones changes a prompt's length by a few tokens.
+    train = _training(parsed, data, encoder, uniform=not has_retriever)
+    if not has_retriever:
         # Before the retriever has proposed anything nobody knows which users cost a prompt.
         return plan_run(parsed, source, train, validation_prompts=0, test_prompts=None)
     candidates = _candidates(parsed.data, data, config)
-    validation = _evaluated(data, candidates, encoder, "validation", config.max_eval_users)
-    test = _evaluated(data, candidates, encoder, "test", config.max_test_users)
+    validation = _evaluated(data, candidates, encoder, "validation", config)
+    test = _evaluated(data, candidates, encoder, "test", config)
     return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=len(test))
 
 
@@ -162,11 +169,6 @@ def _fingerprints(
     }
 
 
-def test_ranker(ranker: Ranker) -> Comparison:
-    """Both stages on the test users, with the adapter that the Trainer holds now."""
-    return compare(ranker.test.retriever_ranks, ranker.trainer.predict_ranks(ranker.test))
-
-
 def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
         from llamarec.retriever.train import train_retriever_for
@@ -187,14 +189,32 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     return candidates
 
 
+def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:
+    config, hard = parsed.ranker, None
+    if config.hard_negatives and not uniform:
+        wanted = encoder.num_candidates - 1
+        lists = load_hard_negatives(parsed.data.experiment, data, wanted, flags_of(parsed.data))
+        hard = Negatives(lists, config.hard_negatives)
+    return TrainingSamples(
+        data,
+        encoder,
+        parsed.training.seed,
+        hard,
+        max_prompts=config.max_train_prompts,
+        latest=config.latest_prompts,
+    )
+
+
 def _evaluated(
     data: PreparedData,
     candidates: dict[Split, Candidates],
     encoder: PromptEncoder,
     split: Split,
-    max_users: int,
+    config: RankerConfig,
 ) -> EvaluationSamples:
-    samples = EvaluationSamples(data, candidates[split], encoder, split, max_users=max_users)
+    max_users = config.max_eval_users if split == "validation" else config.max_test_users
+    order: Order = "retriever" if config.candidate_order == "retriever" else "shuffled"
+    samples = EvaluationSamples(data, candidates[split], encoder, split, max_users=max_users, order=order)
     if not len(samples):
         raise ArtifactError(
             f"no {split} user has the next item among the retriever's candidates: a ranker cannot be judged",
@@ -248,7 +268,7 @@ def _write_description(
     )
 
 
-def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, comparison: Comparison) -> None:
+def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, outcome: Outcome) -> None:
     state = ranker.trainer.state
     content = {
         "dataset_code": data.dataset_code,
@@ -257,6 +277,6 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, com
         "step": state.global_step,
         "best_step": state.best_global_step,
         "best_validation": state.best_metric,
-        **comparison.as_dict(),
+        **outcome.as_dict(),
     }
     write_json(ranker.experiment.ranker / "metrics.json", content)

@@ -1,8 +1,8 @@
-"""Training and evaluation samples, each a pure function of what identifies it.
+"""Training samples, each a pure function of what identifies it.
 
 A training sample is (user, position): the items before the position are the history, the item at it the label. Its
-negatives and the order of its candidates draw from a generator keyed by (seed, epoch, index); worker processes,
-resumption and the order of evaluation therefore change nothing.
+negatives and the order of its candidates draw from a generator keyed by (seed, epoch, index); worker processes
+and resumption therefore change nothing.
 
 The order of an epoch is a pure function of (seed, epoch). Samples are asked for by `(epoch, index)`, so that a sample
 never needs to be told which epoch it is.
@@ -11,7 +11,7 @@ never needs to be told which epoch it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from torch.utils.data import Dataset
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
-from llamarec.retriever.candidates import Candidates, most_candidates
-from llamarec.vocabulary import SPLITS, Split
+from llamarec.retriever.candidates import most_candidates
+from llamarec.vocabulary import PADDING_ITEM
 
 # The purpose of a random draw is part of its key, so that no two purposes share a stream.
-_ORDER_STREAM, _SAMPLE_STREAM, _USERS_STREAM = 1, 2, 3
+_ORDER_STREAM, _SAMPLE_STREAM, _PROMPTS_STREAM = 1, 2, 5  # 3 and 4: evaluation_samples.py
 
 
 class Sample(TypedDict):
@@ -43,18 +43,47 @@ class Prompt:
     label: int
 
 
+class Negatives(NamedTuple):
+    """What the wrong candidates of training prompts are drawn from.
+
+    lists_PK: [all places, K] the retriever's own for each place (hard_negatives.parquet).
+    share: Of the wrong candidates that come from them, as far as they reach; the others are uniform.
+    """
+
+    lists_PK: NDArray[np.int32]
+    share: float
+
+
 class TrainingSamples(Dataset[Sample]):
     """All (user, position) of the training parts, position 1 and later; asked for by `(epoch, index)`.
 
-    Candidates are the label and uniformly drawn negatives, shuffled. As at evaluation, an item of the history is
-    no candidate, except where the data set has repeats. Later items of the user are not excluded: that would tell
-    the model what the user will take.
+    Candidates are the label and negatives, shuffled: some of the retriever's own for this place, the others uniformly
+    drawn. As at evaluation, an item of the history is no candidate, except where the data set has repeats. Later items
+    of the user are not excluded: that would tell the model what the user will take.
+
+    Args:
+        data: Prepared.
+        encoder: What makes prompts.
+        seed: Of negatives and shuffles.
+        hard: Where negatives come from; None: all are uniform.
+        max_prompts: At most so many places, a fixed random part of all (0 = all).
+        latest: Take each user's latest places first instead.
     """
 
-    def __init__(self, data: PreparedData, encoder: PromptEncoder, seed: int) -> None:
-        self._data, self._encoder, self._seed = data, encoder, seed
+    def __init__(
+        self,
+        data: PreparedData,
+        encoder: PromptEncoder,
+        seed: int,
+        hard: Negatives | None = None,
+        *,
+        max_prompts: int = 0,
+        latest: bool = False,
+    ) -> None:
+        self._data, self._encoder, self._seed, self._hard = data, encoder, seed, hard
         positions = np.maximum(data.sequences.train_ends.astype(np.int64) - 1, 0)
         self._ends = np.cumsum(positions)
+        self._places = _part_of_places(positions, max_prompts, latest=latest)
         if not len(self):
             raise ArtifactError(
                 f"{data.folder} has no training sample for the ranker",
@@ -72,7 +101,7 @@ class TrainingSamples(Dataset[Sample]):
             )
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if self._ends.size else 0
+        return len(self._places)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         prompt = self.prompt(*key)
@@ -80,12 +109,14 @@ class TrainingSamples(Dataset[Sample]):
 
     def prompt(self, epoch: int, index: int) -> Prompt:
         """Item ids of sample `index` in `epoch`."""
-        user = int(np.searchsorted(self._ends, index, side="right"))
-        position = index - (int(self._ends[user - 1]) if user else 0) + 1
+        place = int(self._places[index])
+        user = int(np.searchsorted(self._ends, place, side="right"))
+        position = place - (int(self._ends[user - 1]) if user else 0) + 1
         items = self._data.sequences.train(user)
         history, label = items[:position], int(items[position])
-        rng = np.random.default_rng([self._seed, _SAMPLE_STREAM, epoch, index])
-        candidates = [label, *self._negatives(rng, history, label)]
+        rng = np.random.default_rng([self._seed, _SAMPLE_STREAM, epoch, place])
+        hard = self._hard_negatives(rng, place)
+        candidates = [label, *hard, *self._uniform_negatives(rng, history, [label, *hard])]
         order = rng.permutation(len(candidates))
         return Prompt(
             history=history[-self._encoder.max_history :].tolist(),
@@ -93,9 +124,19 @@ class TrainingSamples(Dataset[Sample]):
             label=int(np.flatnonzero(order == 0)[0]),
         )
 
-    def _negatives(self, rng: np.random.Generator, history: NDArray[np.int32], label: int) -> list[int]:
-        taken = {label} if self._data.has_repeats else {label, *history.tolist()}
+    def _hard_negatives(self, rng: np.random.Generator, place: int) -> list[int]:
+        """Of the retriever's best ones for this place, a random part."""
+        if self._hard is None:
+            return []
         wanted = self._encoder.num_candidates - 1
+        proposed = self._hard.lists_PK[place, :wanted]
+        proposed = proposed[proposed != PADDING_ITEM]
+        size = min(round(self._hard.share * wanted), proposed.size)
+        return [int(item) for item in rng.choice(proposed, size=size, replace=False)]
+
+    def _uniform_negatives(self, rng: np.random.Generator, history: NDArray[np.int32], chosen: list[int]) -> list[int]:
+        taken = set(chosen) if self._data.has_repeats else {*chosen, *history.tolist()}
+        wanted = self._encoder.num_candidates - len(chosen)
         num_items = self._data.num_items
         if num_items - len(taken) < 4 * wanted:
             # So few are left that drawing until enough are new could take for ever.
@@ -110,73 +151,18 @@ class TrainingSamples(Dataset[Sample]):
         return negatives
 
 
-class EvaluationSamples(Dataset[Sample]):
-    """The users of a split whose label is among the retriever's candidates, shortest prompt first.
-
-    Users whose label is not among them count as zero whatever the ranker says; they cost no prompt.
-
-    Attributes:
-        user_ids: [num_users] all users of the evaluated part, covered or not.
-        retriever_ranks: [num_users] the label's place in the retriever's list, 0 = not among the candidates.
-        rows: [num_prompts] which of those users each prompt belongs to.
-    """
-
-    def __init__(
-        self,
-        data: PreparedData,
-        candidates: Candidates,
-        encoder: PromptEncoder,
-        split: Split,
-        *,
-        max_users: int,
-    ) -> None:
-        chosen = _part_of_users(len(candidates.user_ids), max_users, split)
-        self.user_ids = candidates.user_ids[chosen]
-        ranks = candidates.label_ranks[chosen]
-        self.retriever_ranks = np.where(ranks <= encoder.num_candidates, ranks, 0)
-        covered = np.flatnonzero(self.retriever_ranks > 0)
-        self._label_places = self.retriever_ranks[covered] - 1
-        self._candidates = candidates.item_ids[chosen][covered, : encoder.num_candidates]
-        self._data, self._encoder, self._split = data, encoder, split
-        self._ids = [self._encode(int(row), items) for row, items in zip(covered, self._candidates, strict=True)]
-        # Prompts of one length need no padding; the order of evaluation changes no metric.
-        by_length = np.argsort([len(ids) for ids in self._ids], kind="stable")
-        self._ids = [self._ids[i] for i in by_length]
-        self._label_places, self._candidates = self._label_places[by_length], self._candidates[by_length]
-        self.rows: NDArray[np.int64] = covered[by_length]
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {"input_ids": self._ids[index], "label": int(self._label_places[index])}
-
-    def ranks(self, letter_ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ranks of all users from the ranks of the prompts: [num_prompts] -> [num_users], 0 = not covered."""
-        ranks = np.zeros(len(self.user_ids), dtype=np.int64)
-        ranks[self.rows] = letter_ranks
-        return ranks
-
-    def prompt(self, index: int) -> Prompt:
-        """Item ids of prompt `index`."""
-        history = self._history(int(self.rows[index]))
-        return Prompt(history.tolist(), self._candidates[index].tolist(), int(self._label_places[index]))
-
-    def _history(self, row: int) -> NDArray[np.int32]:
-        return self._data.sequences.history(int(self.user_ids[row]), self._split)[-self._encoder.max_history :]
-
-    def _encode(self, row: int, items: NDArray[np.int32]) -> list[int]:
-        return self._encoder.encode(self._history(row).tolist(), items.tolist())
-
-
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of samples in an epoch: a permutation of [num_samples]."""
     return np.random.default_rng([seed, _ORDER_STREAM, epoch]).permutation(num_samples)
 
 
-def _part_of_users(num_rows: int, max_users: int, split: Split) -> NDArray[np.int64]:
-    if not max_users or max_users >= num_rows:
-        return np.arange(num_rows)
-    # Not keyed by the run's seed: runs of different seeds are compared on the same users.
-    rng = np.random.default_rng([_USERS_STREAM, SPLITS.index(split)])
-    return np.sort(rng.choice(num_rows, size=max_users, replace=False))
+def _part_of_places(positions: NDArray[np.int64], max_prompts: int, *, latest: bool) -> NDArray[np.int64]:
+    """Of [num_users] numbers of places: which of all places, in their order, are trained on."""
+    total = int(positions.sum())
+    if not max_prompts or max_prompts >= total:
+        return np.arange(total)
+    drawn = np.random.default_rng([_PROMPTS_STREAM]).random(total)
+    # How many places the user has after this one.
+    after = np.repeat(np.cumsum(positions), positions) - 1 - np.arange(total)
+    first = np.lexsort((drawn, after)) if latest else np.argsort(drawn, kind="stable")
+    return np.sort(first[:max_prompts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.evaluation.metrics import Ranks, all_metrics
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, read_fusion
+from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at, score_ranks
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
-from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
+from llamarec.ranker.samples import TrainingSamples, epoch_order
 
 _LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 
@@ -57,6 +60,8 @@ class RankerTrainer(ResumableTrainer):
         defaults: Mapping[str, Any],
     ) -> None:
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
+        self._validation = validation
+        self._fusion: Fusion | None = None
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
@@ -64,7 +69,7 @@ class RankerTrainer(ResumableTrainer):
             data_collator=partial(collate, pad_token_id=pad_token_id, multiple=self._multiple),
             train_dataset=train,
             eval_dataset=validation,
-            compute_metrics=partial(ranking_metrics, validation),
+            compute_metrics=self._validated,
             callbacks=[EarlyStoppingCallback(config.early_stopping_patience)] if stops else None,
             checkpoint_config=checkpoint_config,
             fingerprints=fingerprints,
@@ -73,12 +78,47 @@ class RankerTrainer(ResumableTrainer):
             defaults=defaults,
         )
 
-    def predict_ranks(self, samples: EvaluationSamples) -> NDArray[np.int64]:
-        """The label's rank for every user of `samples`: [num_users], 1 = first, 0 = not among the candidates."""
+    def predict_letters(self, samples: EvaluationSamples) -> NDArray[np.float32]:
+        """Logits of the letters of every prompt of `samples`: [num_prompts, num_candidates]."""
         # `compute_metrics` belongs to the validation users.
         with temporarily(self, compute_metrics=None):
             prediction = self.predict(samples)
-        return samples.ranks(letter_ranks(np.asarray(prediction.predictions), np.asarray(prediction.label_ids)))
+        return np.asarray(prediction.predictions, dtype=np.float32)
+
+    def fusion(self) -> Fusion:
+        """Of the model as it is: the one stored beside the best adapter, or else fitted on the validation users now."""
+        stored = read_fusion(Path(self.args.output_dir)) if self.args.load_best_model_at_end else None
+        if stored is not None and stored.step == self.state.best_global_step:
+            return stored
+        return self._fit(self.predict_letters(self._validation))
+
+    def files_beside_model(self) -> dict[str, bytes]:
+        """fusion.json, where the model was validated as it is now."""
+        fusion = self._fusion
+        return {} if fusion is None or fusion.step != self.state.global_step else {FUSION_FILE: fusion.as_bytes()}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's."""
+        # Another training of the same object has other weights at the same step.
+        self._fusion = None
+        return super().train(*args, **kwargs)
+
+    def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the letters alone and of the final order."""
+        logits = np.asarray(prediction.predictions)
+        self._fusion = self._fit(logits)
+        return ranking_metrics(self._validation, logits, self._fusion)
+
+    def _fit(self, logits_PC: NDArray[np.float32]) -> Fusion:
+        samples = self._validation
+        return fit_fusion(
+            logits_PC,
+            samples.scores_PC,
+            samples.labels_P,
+            calibrate=samples.order == "shuffled",
+            num_users=len(samples.user_ids),
+            step=self.state.global_step,
+        )
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """A permutation drawn from (seed, epoch)."""
@@ -97,29 +137,22 @@ class RankerTrainer(ResumableTrainer):
         return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
 
 
-def ranking_metrics(samples: EvaluationSamples, prediction: EvalPrediction) -> dict[str, float]:
-    """Overall and subset metrics of a prediction over `samples`, each named for what it is."""
-    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    ranks = samples.ranks(letter_ranks(logits, labels))
-    return {**_named("overall", ranks), **_named("subset", ranks[samples.retriever_ranks > 0])}
+def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], fusion: Fusion) -> dict[str, float]:
+    """Of a prediction over `samples`, each named for what it is.
 
-
-def letter_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label's place when the candidates are ordered by logit; ties go to the earlier letter.
-
-    Args:
-        logits: [num_prompts, num_candidates].
-        labels: [num_prompts] place of the label among the candidates.
-
-    Returns:
-        [num_prompts] 1 = first; 0 where a logit is not a number, which is a miss and never a hit.
+    `subset_` and `overall_` are of the letters alone, `fused_` of the final order and `retriever_` of the retriever's,
+    both over all users.
     """
-    label_logits = np.take_along_axis(logits, labels[:, None], axis=1)
-    earlier = np.arange(logits.shape[1])[None, :] < labels[:, None]
-    ahead = (logits > label_logits) | ((logits == label_logits) & earlier)
-    ranks: NDArray[np.int64] = 1 + ahead.sum(axis=1)
-    ranks[np.isnan(logits).any(axis=1)] = 0
-    return ranks
+    letters = samples.ranks(score_ranks(logits_PC, samples.labels_P))
+    fused = samples.ranks(score_ranks(fusion.scores(logits_PC, samples.scores_PC), samples.labels_P))
+    return {
+        **_named("overall", letters),
+        **_named("subset", letters[samples.retriever_ranks > 0]),
+        **_named("fused", fused),
+        "retriever_ndcg@10": ndcg_at(samples.retriever_ranks, 10),
+        "fusion_alpha": fusion.alpha,
+        "fusion_letters": fusion.letters,
+    }
 
 
 def _named(part: str, ranks: Ranks) -> dict[str, float]:

@@ -21,6 +21,7 @@ from llamarec.files import write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
+from llamarec.retriever.hard_negatives import hard_negatives, write_hard_negatives
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -196,6 +197,10 @@ def _write(
     staging = folder / f"{WEIGHTS_FILE}.tmp"
     save_file(trainer.model.state_dict(), staging)
     os.replace(staging, folder / WEIGHTS_FILE)
+    exclude = config.excludes(data.has_repeats)
+    lists = hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
+    write_hard_negatives(experiment, lists, data, made_by)
+    # Last: where there are candidates, the rest is there too.
     write_candidates(experiment, candidates, data, made_by)
     content: dict[str, Any] = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint, **made_by}
     write_json(folder / METRICS_FILE, {**content, **asdict(report)})

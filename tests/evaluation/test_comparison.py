@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llamarec.evaluation.comparison import Row, compare, paired_bootstrap
-from llamarec.evaluation.tables import print_comparison
+from llamarec.evaluation.comparison import Comparison, Row, compare, paired_bootstrap
+from llamarec.evaluation.fusion import Fusion
+from llamarec.evaluation.outcome import Outcome
+from llamarec.evaluation.tables import print_test
 
 # Four users; the third one's item is not among the candidates. The ranker lifts the first from place 2 to 1.
 RETRIEVER = np.array([2, 1, 0, 4])
 RANKER = np.array([1, 1, 0, 4])
+FUSION = Fusion(1.0, 0.5, (0.0,) * 20, num_prompts=100)
+
+
+def _printed(comparison: Comparison, fusion: Fusion = FUSION) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_test(Outcome(comparison, compare(RETRIEVER, RANKER), fusion, None), console, title="test")
+    return capture.get()
 
 
 def _row(rows: list[Row], metric: str) -> Row:
@@ -61,10 +71,7 @@ def test_unpaired_ranks_are_refused() -> None:
 
 
 def test_the_table_says_which_is_which_in_80_columns() -> None:
-    console = Console(width=80)
-    with console.capture() as capture:
-        print_comparison(compare(RETRIEVER, RANKER), console, title="test")
-    text = capture.get()
+    text = _printed(compare(RETRIEVER, RANKER))
     assert "subset: the 3 users" in text
     assert "overall: all 4 users" in text
     assert max(len(line) for line in text.splitlines()) <= 80
@@ -79,7 +86,10 @@ def test_the_table_says_which_is_which_in_80_columns() -> None:
     ],
 )
 def test_one_sentence_says_whether_the_ranker_helps(ranker: list[int], verdict: str) -> None:
-    console = Console(width=200)
-    with console.capture() as capture:
-        print_comparison(compare(np.full(50, 2), np.array(ranker)), console, title="test")
-    assert verdict in capture.get()
+    text = _printed(compare(np.full(50, 2), np.array(ranker)))
+    assert verdict in " ".join(text.split())
+
+
+def test_where_letters_add_nothing_it_is_said() -> None:
+    text = " ".join(_printed(compare(RETRIEVER, RETRIEVER), Fusion(0.0, 1.0, (0.0,) * 20)).split())
+    assert "the letters added nothing" in text

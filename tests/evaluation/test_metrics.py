@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llamarec.evaluation.metrics import all_metrics, metric_values, mrr_at, ndcg_at, recall_at
+from llamarec.evaluation.metrics import all_metrics, metric_values, mrr_at, ndcg_at, recall_at, score_ranks
 
 RANKS = np.array([1, 3, 0, 12])
 
@@ -44,3 +44,9 @@ def test_metric_values_by_name() -> None:
     np.testing.assert_allclose(metric_values("mrr@10", RANKS), [1, 1 / 3, 0, 0])
     with pytest.raises(KeyError):
         metric_values("precision@10", RANKS)
+
+
+def test_ranks_of_scores_show_their_arithmetic() -> None:
+    scores = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 1.0, 0.0]])
+    # Best first: 0, 2, 1; label 2 is second, label 1 third; ties go to the earlier one; not a number is a miss.
+    assert score_ranks(scores, np.array([2, 1, 1, 1])).tolist() == [2, 3, 2, 0]

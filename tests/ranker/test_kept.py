@@ -82,3 +82,11 @@ def test_a_value_given_now_is_this_commands() -> None:
 )
 def test_what_follows_from_another_value(then: str, now: str, name: str, stays: bool) -> None:
     assert (name in _kept(then, now)) is stays
+
+
+def test_a_checkpoint_from_before_a_flag_keeps_what_was_done_then() -> None:
+    known = [*KNOWN, "hard_negatives", "candidate_order"]
+    kept = kept_values(THEN, [], ["candidate_order"], known)
+    assert kept["hard_negatives"] == 0.0
+    assert "candidate_order" not in kept
+    assert kept_values({**THEN, "hard_negatives": 0.25}, [], [], known)["hard_negatives"] == 0.25

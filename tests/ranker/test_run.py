@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
@@ -18,12 +19,14 @@ from rich.console import Console
 
 from llamarec.checkpoints.discovery import order_of_saves
 from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.publish import read_best
 from llamarec.command import typed
 from llamarec.errors import ArtifactError, CheckpointError, ConfigError, ModelError
 from llamarec.evaluation.comparison import Comparison
+from llamarec.evaluation.fusion import read_fusion
+from llamarec.evaluation.metrics import ndcg_at
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
-from llamarec.ranker.trainer import letter_ranks
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.train import train_retriever
 
@@ -80,7 +83,7 @@ def _argv(folder: Path, *more: str) -> list[str]:
 
 
 def _run(folder: Path, *more: str, console: Console = QUIET) -> Comparison:
-    return train_ranker(parse(_argv(folder, *more)), console).comparison
+    return train_ranker(parse(_argv(folder, *more)), console).outcome.comparison
 
 
 def _checkpoints(folder: Path) -> Path:
@@ -112,6 +115,66 @@ def test_a_run_leaves_what_was_promised(folder: Path) -> None:
     overall = {row["metric"]: row for row in metrics["overall"]}
     subset = {row["metric"]: row for row in metrics["subset"]}
     assert overall["ndcg@10"]["ranker"] == pytest.approx(metrics["coverage"] * subset["ndcg@10"]["ranker"])
+    assert [row["order"] for row in metrics["orders"]["rows"]][:2] == ["retriever's", "reversed"]
+
+
+def test_every_test_user_is_written_down(folder: Path) -> None:
+    _run(folder)
+    run = folder / "experiments" / "llm" / "shop"
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    users = pl.read_parquet(run / "test.parquet")
+    assert len(users) == NUM_USERS
+    for column, table in (("final_rank", metrics), ("letters_rank", metrics["letters"])):
+        row = next(row for row in table["overall"] if row["metric"] == "ndcg@10")
+        assert ndcg_at(users[column].to_numpy(), 10) == pytest.approx(row["ranker"])
+        assert ndcg_at(users["retriever_rank"].to_numpy(), 10) == pytest.approx(row["retriever"])
+    asked = users.filter(pl.col("retriever_rank") > 0)
+    assert len(asked) == metrics["num_covered"] == users["candidate_ids"].count()
+    for user in asked.iter_rows(named=True):
+        assert user["candidate_ids"][user["retriever_rank"] - 1] == user["label_id"]
+        assert user["scores"] == sorted(user["scores"], reverse=True)
+        ordered = sorted(user["final_scores"], reverse=True)
+        assert user["final_scores"][user["retriever_rank"] - 1] == ordered[user["final_rank"] - 1]
+
+
+def test_the_fusion_lies_beside_the_best_adapter_and_is_used(folder: Path) -> None:
+    _run(folder)
+    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    fusion, best = read_fusion(_checkpoints(folder)), read_best(_checkpoints(folder))
+    assert fusion is not None
+    assert best is not None
+    assert "fusion.json" in best.files
+    assert best.step == fusion.step == metrics["best_step"]
+    assert metrics["fusion"] == json.loads((_checkpoints(folder) / "fusion.json").read_text(encoding="utf-8"))
+    # Each checkpoint has its own, so that any can become the best one.
+    for path in _checkpoints(folder).glob("checkpoint-*"):
+        of_step = read_fusion(path)
+        assert of_step is not None
+        assert path.name == f"checkpoint-{of_step.step}"
+
+
+def test_without_a_stored_fusion_it_is_fitted_again(folder: Path) -> None:
+    first = _run(folder)
+    (_checkpoints(folder) / "fusion.json").unlink()
+    assert _run(folder, "--resume_from_checkpoint") == first
+    without = _run(folder, "--restart", "--eval_strategy", "no", "--load_best_model_at_end", "false")
+    assert without.num_users == NUM_USERS
+
+
+def test_the_published_recipe_by_flags(folder: Path) -> None:
+    (folder / "experiments" / "lru" / "shop" / "hard_negatives.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"hard_negatives\.parquet: .*missing"):
+        _run(folder)
+    _run(folder, "--hard_negatives", "0", "--candidate_order", "retriever", "--order_prompts", "0")
+    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics["fusion"]["letter_prior"]) == {0.0}
+    assert metrics["orders"] is None
+
+
+def test_a_part_of_the_prompts_is_trained_on(folder: Path) -> None:
+    _run(folder, "--max_train_prompts", "24", "--max_steps", "-1", "--num_train_epochs", "2")
+    state = json.loads((_newest(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 12
 
 
 def test_the_best_adapter_is_loaded_by_plain_peft(folder: Path) -> None:
@@ -126,8 +189,8 @@ def test_the_best_adapter_is_loaded_by_plain_peft(folder: Path) -> None:
 def test_the_best_adapter_is_kept_although_its_step_was_not_saved(folder: Path) -> None:
     _run(folder, "--eval_steps", "1", "--max_steps", "6", "--save_steps", "6", "--learning_rate", "5e-2")
     state = json.loads((_checkpoints(folder) / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
-    best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_overall_ndcg@10"])
-    assert state["best_metric"] == best["eval_overall_ndcg@10"]
+    best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_fused_ndcg@10"])
+    assert state["best_metric"] == best["eval_fused_ndcg@10"]
     assert (_checkpoints(folder) / "adapter_model.bin").is_file()
     assert not (_checkpoints(folder) / ".best").exists()
 
@@ -285,9 +348,3 @@ def test_safetensors_by_a_flag(folder: Path) -> None:
     files = os.listdir(_checkpoints(folder) / "checkpoint-4")
     assert "adapter_model.safetensors" in files
     assert "adapter_model.bin" not in files
-
-
-def test_letter_ranks_show_their_arithmetic() -> None:
-    logits = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 1.0, 0.0]], dtype=np.float32)
-    # Best first: 0, 2, 1; label 2 is second, label 1 third; ties go to the earlier letter; not a number is a miss.
-    assert letter_ranks(logits, np.array([2, 1, 1, 1])).tolist() == [2, 3, 2, 0]

@@ -8,7 +8,8 @@ import pytest
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
-from llamarec.ranker.samples import EvaluationSamples, TrainingSamples, epoch_order
+from llamarec.ranker.evaluation_samples import ORDERS, EvaluationSamples, Order, presented
+from llamarec.ranker.samples import Negatives, TrainingSamples, epoch_order
 from tests.samples import make_candidates, make_data
 
 
@@ -89,6 +90,107 @@ def test_as_few_items_as_suffice_for_every_prompt_are_taken(encoder: PromptEncod
         TrainingSamples(make_data(num_items=20 + longest - 2), encoder, seed=0)
 
 
+def _lists(data: PreparedData) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    """For each place 19 items that are neither its label nor in the history before it, as a retriever leaves them."""
+    rng, every = np.random.default_rng(1), np.arange(1, data.num_items + 1)
+    trains = [data.sequences.train(user) for user in range(data.num_users)]
+    known = [items[: position + 1] for items in trains for position in range(1, len(items))]
+    return np.array([rng.permutation(np.setdiff1d(every, items))[:19] for items in known], dtype=np.int32)
+
+
+@pytest.mark.parametrize(("share", "from_list"), [(0.5, 10), (1.0, 19), (0.1, 2)])
+def test_a_share_of_the_negatives_is_the_retrievers(
+    data: PreparedData, encoder: PromptEncoder, share: float, from_list: int
+) -> None:
+    lists = _lists(data)
+    samples = TrainingSamples(data, encoder, 3, Negatives(lists, share))
+    drawn = 0
+    for index in range(len(samples)):
+        prompt = samples.prompt(0, index)
+        wrong = set(prompt.candidates) - {prompt.candidates[prompt.label]}
+        assert len(set(prompt.candidates)) == 20
+        assert not set(prompt.candidates) & set(prompt.history)
+        assert len(wrong & set(lists[index].tolist())) >= from_list
+        drawn += len(wrong & set(lists[index].tolist()))
+    # What is beyond the share is uniform: 19 of some 70 items are in the list.
+    uniform = 19 - from_list
+    assert drawn / len(samples) == pytest.approx(from_list + uniform * (19 - from_list) / (65 - from_list), abs=0.5)
+
+
+def test_hard_negatives_are_shuffled_like_all_others(data: PreparedData, encoder: PromptEncoder) -> None:
+    samples = TrainingSamples(data, encoder, 3, Negatives(_lists(data), 1.0))
+    places = [samples.prompt(epoch, i).label for epoch in range(20) for i in range(len(samples))]
+    counts, expected = np.bincount(places, minlength=20), len(places) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8
+    assert samples.prompt(0, 4) == samples.prompt(0, 4) != samples.prompt(1, 4)
+
+
+def test_a_short_list_is_filled_up(data: PreparedData, encoder: PromptEncoder) -> None:
+    lists = _lists(data)
+    lists[:, 3:] = 0
+    prompt = TrainingSamples(data, encoder, 3, Negatives(lists, 1.0)).prompt(0, 0)
+    assert set(lists[0, :3].tolist()) <= set(prompt.candidates)
+    assert len(set(prompt.candidates)) == 20
+    assert 0 not in prompt.candidates
+
+
+def test_a_part_of_the_prompts_is_fixed_and_the_same_prompts(data: PreparedData, encoder: PromptEncoder) -> None:
+    whole = TrainingSamples(data, encoder, 3)
+    every = [whole.prompt(0, index) for index in range(len(whole))]
+    part = TrainingSamples(data, encoder, 3, max_prompts=40)
+    assert len(part) == 40
+    chosen = [every.index(part.prompt(0, index)) for index in range(40)]
+    assert chosen == sorted(set(chosen))
+    assert np.mean(chosen) == pytest.approx(len(whole) / 2, rel=0.2)
+    # Another seed draws other negatives for the same places.
+    other = TrainingSamples(data, encoder, 4, max_prompts=40)
+    assert [other.prompt(0, i).history for i in range(40)] == [part.prompt(0, i).history for i in range(40)]
+    assert len(TrainingSamples(data, encoder, 3, max_prompts=10**6)) == len(whole)
+
+
+def test_the_latest_prompts_are_each_users_last(data: PreparedData, encoder: PromptEncoder) -> None:
+    part = TrainingSamples(data, encoder, 3, max_prompts=data.num_users, latest=True)
+    for user in range(data.num_users):
+        items, prompt = data.sequences.train(user), part.prompt(0, user)
+        assert prompt.history == items[:-1].tolist()
+        assert prompt.candidates[prompt.label] == items[-1]
+    fewer = TrainingSamples(data, encoder, 3, max_prompts=10, latest=True)
+    last = [part.prompt(0, user).history for user in range(data.num_users)]
+    assert all(fewer.prompt(0, index).history in last for index in range(10))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_letters_scores_and_places_belong_together(data: PreparedData, encoder: PromptEncoder, order: Order) -> None:
+    candidates = make_candidates(data)["test"]
+    samples = EvaluationSamples(data, candidates, encoder, "test", max_users=0, order=order)
+    for index, row in enumerate(samples.rows):
+        best_first, scores = candidates.item_ids[row], candidates.scores[row]
+        places = samples.places_PC[index]
+        assert sorted(places) == list(range(20))
+        assert samples.candidates_PC[index].tolist() == best_first[places].tolist()
+        assert samples.scores_PC[index].tolist() == scores[places].tolist()
+        assert samples.candidates_PC[index][samples.labels_P[index]] == candidates.label_ids[row]
+    first = samples.places_PC[:, 0]
+    assert {"retriever": (first == 0).all(), "reversed": (first == 19).all(), "shuffled": len(set(first)) > 5}[order]
+
+
+def test_a_shuffle_depends_on_the_candidates_alone(data: PreparedData, encoder: PromptEncoder) -> None:
+    items = np.arange(5, 25, dtype=np.int32)
+    assert presented(items, "shuffled").tolist() == presented(items, "shuffled").tolist()
+    assert presented(items, "shuffled").tolist() != presented(items, "shuffled", 1).tolist()
+    assert presented(items, "shuffled").tolist() != presented(items[::-1].copy(), "shuffled").tolist()
+    samples = EvaluationSamples(data, make_candidates(data)["test"], encoder, "test", max_users=0)
+    again = samples.reordered("shuffled", max_prompts=7)
+    assert len(again) == 7
+    by_row = {int(row): samples[index] for index, row in enumerate(samples.rows)}
+    assert [again[index] for index in range(7)] == [by_row[int(row)] for row in again.rows]
+    other = samples.reordered("shuffled", 1, max_prompts=7)
+    assert sorted(other.rows) == sorted(again.rows)
+    assert {int(r): other[i]["label"] for i, r in enumerate(other.rows)} != {
+        int(r): again[i]["label"] for i, r in enumerate(again.rows)
+    }
+
+
 def test_evaluation_asks_only_about_covered_users(data: PreparedData, encoder: PromptEncoder) -> None:
     candidates = make_candidates(data)["test"]
     samples = EvaluationSamples(data, candidates, encoder, "test", max_users=0)
@@ -105,7 +207,8 @@ def test_evaluation_asks_only_about_covered_users(data: PreparedData, encoder: P
 
 
 def test_ranks_of_prompts_become_ranks_of_users(data: PreparedData, encoder: PromptEncoder) -> None:
-    samples = EvaluationSamples(data, make_candidates(data)["validation"], encoder, "validation", max_users=0)
+    candidates = make_candidates(data)["validation"]
+    samples = EvaluationSamples(data, candidates, encoder, "validation", max_users=0, order="retriever")
     places = np.array([samples[i]["label"] + 1 for i in range(len(samples))])
     assert samples.ranks(places).tolist() == samples.retriever_ranks.tolist()
 

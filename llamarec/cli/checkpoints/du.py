@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.disk_use import Growth, Save, growth, hours_left
+from llamarec.checkpoints.facts import DEFAULT_KEEP, gather, newest, save_limit
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.space import folder_bytes, free_bytes, readable
-from llamarec.cli.checkpoints.facts import DEFAULT_KEEP, gather, newest, save_limit
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best, save_limit
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.retention import protected
 from llamarec.checkpoints.space import readable
-from llamarec.cli.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best, save_limit
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,

@@ -10,10 +10,10 @@ from typing import Any
 
 from llamarec.checkpoints import publish
 from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.retention import protected, to_delete
 from llamarec.checkpoints.space import folder_bytes, readable
-from llamarec.cli.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best
 from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import ConfigError

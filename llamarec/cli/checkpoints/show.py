@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llamarec.checkpoints.facts import facts_of, parse_time, trainer_state
 from llamarec.checkpoints.integrity import PARTS, Verdict, verify
 from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.checkpoints.space import readable
-from llamarec.cli.checkpoints.facts import facts_of, parse_time, trainer_state
 from llamarec.cli.checkpoints.names import find_checkpoint
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,

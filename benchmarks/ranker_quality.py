@@ -1,0 +1,162 @@
+"""Quality of the ranker: what each choice of the recipe is worth, on the same users, beside the retriever.
+
+    python -m benchmarks.ranker_quality --data_root data --datasets games --arms uniform mixed hard \
+        --flags="--llm_base_model smollm2-135m --max_steps 100 --max_test_users 4000"
+
+Each arm is one run of train_ranker.py over the same retriever, with the flags of all arms and its own. All of an arm's
+figures are of test users; every choice inside a run (the best adapter, the fusion) is made on validation users.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.machine import describe
+from benchmarks.report import ROOT, commit
+
+ARMS: Final[dict[str, str]] = {
+    "published order": "--hard_negatives 0 --candidate_order retriever",
+    "uniform": "--hard_negatives 0",
+    "mixed": "--hard_negatives 0.5",
+    "hard": "--hard_negatives 1",
+    "mixed, latest": "--hard_negatives 0.5 --latest_prompts true",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run.
+
+    Attributes:
+        dataset_code: Of its data.
+        name: Which arm.
+        metrics: What the run wrote (metrics.json).
+        seconds: Of the whole command.
+    """
+
+    dataset_code: str
+    name: str
+    metrics: dict[str, Any]
+    seconds: float
+
+    def row(self, part: str, metric: str = "ndcg@10", *, letters: bool = False) -> dict[str, Any]:
+        """Of the table `part` (subset or overall); with `letters` that of the letters alone."""
+        tables = self.metrics["letters"] if letters else self.metrics
+        return dict(next(row for row in tables[part] if row["metric"] == metric))
+
+
+def main() -> None:
+    """Runs the arms, prints the table and writes it to --output."""
+    options = _options()
+    root = Path(options.experiment_root).resolve()
+    runs = []
+    for code in options.datasets:
+        _train_retriever(options, root / "retriever", code)
+        for name in options.arms:
+            runs.append(_run(options, root, code, name))
+            print(_line(runs[-1]), flush=True)
+    text = _table(runs, options)
+    print(text)
+    if options.output:
+        Path(options.output).write_text(text, encoding="utf-8")
+
+
+def _train_retriever(options: argparse.Namespace, root: Path, code: str) -> None:
+    if not (root / "lru" / code / "candidates.parquet").is_file():
+        _command(["train_retriever.py", *_where(options, root, code)])
+
+
+def _run(options: argparse.Namespace, root: Path, code: str, name: str) -> Arm:
+    folder = root / name.replace(" ", "_").replace(",", "")
+    for part in ("data", "lru"):
+        shutil.copytree(root / "retriever" / part / code, folder / part / code, dirs_exist_ok=True)
+    started = time.monotonic()
+    flags = [*shlex.split(options.flags), *shlex.split(ARMS[name])]
+    # Goes on where an earlier call of the same command was stopped.
+    _command(["train_ranker.py", *_where(options, folder, code), *flags, "--resume_from_checkpoint"])
+    metrics = json.loads((folder / "llm" / code / "metrics.json").read_text(encoding="utf-8"))
+    return Arm(code, name, metrics, time.monotonic() - started)
+
+
+def _where(options: argparse.Namespace, root: Path, code: str) -> list[str]:
+    return ["--dataset_code", code, "--data_root", options.data_root, "--experiment_root", str(root)]
+
+
+def _command(arguments: list[str]) -> None:
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+
+
+# ---- Text ----
+
+
+def _line(arm: Arm) -> str:
+    final, letters = arm.row("subset"), arm.row("subset", letters=True)
+    return (
+        f"{arm.dataset_code}, {arm.name}: subset ndcg@10 retriever {final['retriever']:.4f}, letters "
+        f"{letters['ranker']:.4f}, ranker {final['ranker']:.4f} ({final['low']:+.4f} to {final['high']:+.4f})"
+    )
+
+
+def _table(runs: list[Arm], options: argparse.Namespace) -> str:
+    lines = [
+        "# Ranker: test quality",
+        "",
+        f"`python -m benchmarks.ranker_quality --datasets {shlex.join(options.datasets)} "
+        f'--arms {shlex.join(options.arms)} --flags="{options.flags}"`',
+        "",
+        f"Commit {commit()}, {describe('torch', 'transformers', 'peft')}.",
+        "",
+        "NDCG@10. Letters: the ranker alone. Ranker: the final score, weights fitted on validation. Difference: ranker "
+        "- retriever, with its 95% interval (paired bootstrap over users). First item: share of prompts whose first "
+        "item is the same in two orders of the candidates, by letters alone, calibrated, final.",
+        "",
+        "| data set | arm | users | covered | retriever | letters | ranker | difference | overall difference | alpha "
+        "| first item | minutes |",
+        "|" + "---|" * 12,
+    ]
+    return "\n".join([*lines, *map(_row, runs)]) + "\n"
+
+
+def _row(arm: Arm) -> str:
+    final, letters, overall = arm.row("subset"), arm.row("subset", letters=True), arm.row("overall")
+    fusion, orders = arm.metrics["fusion"], arm.metrics["orders"]
+    cells = [
+        arm.dataset_code,
+        arm.name,
+        f"{arm.metrics['num_users']:,}",
+        f"{arm.metrics['num_covered']:,}",
+        f"{final['retriever']:.4f}",
+        f"{letters['ranker']:.4f}",
+        f"{final['ranker']:.4f}",
+        f"{final['difference']:+.4f} ({final['low']:+.4f} to {final['high']:+.4f})",
+        f"{overall['difference']:+.4f} ({overall['low']:+.4f} to {overall['high']:+.4f}), "
+        f"{overall['difference'] / overall['retriever']:+.1%}",
+        f"{fusion['alpha']:.2f}" if fusion["letters"] else "letters not used",
+        " / ".join(f"{share:.0%}" for share in orders["kept_first"]) if orders else "",
+        f"{arm.seconds / 60:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", default="data")
+    parser.add_argument("--experiment_root", default="experiments/ranker_quality")
+    parser.add_argument("--datasets", nargs="+", default=["games", "beauty", "ml-latest-small"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["uniform", "mixed", "hard"])
+    parser.add_argument("--flags", default="", help="Of train_ranker.py, for all arms.")
+    parser.add_argument("--output", default="")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`llamarec compare`: runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llamarec.cli.checkpoints.names import find_run
+from llamarec.cli.checkpoints.output import print_json, print_pairs, print_table, print_wrapped
+from llamarec.errors import EXIT_FINISHED, ConfigError
+
+SUMMARY = "Compare runs on the users that all of them tested, with intervals, and show which options differ."
+
+_EPILOG = """\
+RUN is a data set code or a folder; all are of one data set.
+The first is what the others are compared with. Intervals are
+of the difference (95%, paired bootstrap over users).
+
+  llamarec compare first/llm/beauty second/llm/beauty
+  llamarec compare first/llm/beauty second/llm/beauty --output both.html
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the verb to the command's subparsers."""
+    parser = commands.add_parser(
+        "compare",
+        help=SUMMARY,
+        description=SUMMARY,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="Data set codes or folders, two or more.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Write a page with table and plots too.")
+    parser.add_argument(
+        "--experiment_root",
+        type=Path,
+        default=Path("experiments"),
+        metavar="DIR",
+        help="Where the runs of data set codes lie (default: experiments).",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table, and writes the page where one is wanted."""
+    names = list(dict.fromkeys(arguments.runs))
+    if len(names) < 2:
+        raise ConfigError(
+            "llamarec compare: one run has nothing to be compared with",
+            expected="two runs or more",
+            found=", ".join(arguments.runs),
+            hint=f"llamarec report {names[0]}, or name another run",
+        )
+    folders = {name: find_run(name, arguments.experiment_root) for name in names}
+
+    from llamarec.report.compare import compare_runs
+    from llamarec.report.compare_page import write_comparison
+    from llamarec.report.run import experiment_of, read_run
+
+    runs = {name: read_run(folder, experiment_of(folder)) for name, folder in folders.items()}
+    comparison = compare_runs(runs)
+    if arguments.output is not None:
+        write_comparison(comparison, runs, arguments.output)
+    if arguments.json:
+        print_json(comparison.as_dict())
+    else:
+        _print(comparison)
+        if arguments.output is not None:
+            print(f"page  {arguments.output}")
+    return EXIT_FINISHED
+
+
+def _print(comparison: Any) -> None:
+    print_wrapped(f"{comparison.num_users:,} test users in common; overall figures (a missed item counts as 0)")
+    for number, side in enumerate(comparison.sides, start=1):
+        print_wrapped(f"{number}  {side.name}", indent=2)
+    for metric in comparison.sides[0].ranker:
+        print(metric)
+        rows = []
+        for number, side in enumerate(comparison.sides, start=1):
+            figures = (side.retriever[metric], side.letters[metric], side.ranker[metric])
+            difference = side.differences.get(metric)
+            shown = ("", "") if difference is None else _shown(*difference)
+            rows.append((str(number), *(f"{value:.4f}" for value in figures), *shown))
+        print_table(("run", "retriever", "letters", "ranker", "to run 1", "95% interval"), rows)
+    if not comparison.hyperparameters:
+        print("no option differs")
+        return
+    pairs = {name: "  |  ".join(map(str, values)) for name, values in comparison.hyperparameters.items()}
+    print_pairs("options that differ (run 1 | run 2 ...)", pairs)
+
+
+def _shown(difference: float, low: float, high: float) -> tuple[str, str]:
+    return f"{difference:+.4f}", f"{low:+.4f} {high:+.4f}"

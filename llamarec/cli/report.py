@@ -1,0 +1,60 @@
+"""`llamarec report`: a run as a page, finished or running."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llamarec.cli.checkpoints.names import find_run
+from llamarec.cli.checkpoints.output import print_json
+from llamarec.errors import EXIT_FINISHED
+
+SUMMARY = "Write a run's report.html: curves, interruptions, checkpoints, test figures with intervals, a few users."
+
+_EPILOG = """\
+RUN is a data set code or a folder. A run of the ranker writes
+its report by itself when it ends; while it trains, this shows
+it as far as it is logged and saved. The page is one file and
+needs no network.
+
+  llamarec report beauty
+  llamarec report runs/mine --output mine.html
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the verb to the command's subparsers."""
+    parser = commands.add_parser(
+        "report",
+        help=SUMMARY,
+        description=SUMMARY,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_name", metavar="RUN", help="Data set code or folder.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Default: report.html in the run's folder.")
+    parser.add_argument(
+        "--experiment_root",
+        type=Path,
+        default=Path("experiments"),
+        metavar="DIR",
+        help="Where the runs of data set codes lie (default: experiments).",
+    )
+    parser.add_argument("--json", action="store_true", help="Print the path as JSON.")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the page and says where it lies."""
+    folder = find_run(arguments.run_name, arguments.experiment_root)
+
+    from llamarec.report.page import write_report
+    from llamarec.report.run import experiment_of
+
+    path = write_report(folder, experiment_of(folder), arguments.output)
+    if arguments.json:
+        print_json({"report": path})
+    else:
+        print(path)
+    return EXIT_FINISHED

@@ -1,0 +1,188 @@
+"""The final score of a candidate: what its letter got, corrected for the letter, and what the retriever gave it.
+
+    score = log p(letter) - prior(letter) + alpha * z(retriever score)
+
+z is the retriever's score within the prompt, with mean 0 and deviation 1. The prior is the mean log-probability of each
+letter over validation prompts whose candidates were shuffled, where every letter is as likely to be right as any other
+(a model's liking for letters as such: PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a
+conditional logit (McFadden 1974) on the same prompts. Where log p adds nothing to the retriever on prompts that the fit
+has not seen (cross-validation), it gets no weight: the order is then the retriever's, and never a worse one.
+
+    P prompts, C candidates
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamarec.errors import ArtifactError
+
+FUSION_FILE: Final = "fusion.json"
+_FOLDS: Final = 5
+_RIDGE: Final = 1.0
+"""Of the two weights, in units of one prompt's log-likelihood: no more than a handful of prompts is needed to outweigh
+it, and with none the weights are 0 and finite."""
+_STEPS: Final = 50
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How letters and retriever become one score.
+
+    Attributes:
+        letters: Weight of the letters' corrected log-probabilities: 1, or 0 where they add nothing.
+        alpha: Weight of the standardised retriever scores.
+        letter_prior: [C] log-probability that is taken off each letter; all 0 where it was not calibrated.
+        num_prompts: Validation prompts that it was fitted on.
+        num_users: Validation users, those without a prompt included.
+        step: Of the adapter.
+        gain: Log-likelihood per prompt that the letters added on prompts not fitted on, in nats.
+    """
+
+    letters: float
+    alpha: float
+    letter_prior: tuple[float, ...]
+    num_prompts: int = 0
+    num_users: int = 0
+    step: int = 0
+    gain: float = 0.0
+
+    def scores(self, logits_PC: NDArray[Any], retriever_PC: NDArray[Any]) -> Matrix:
+        """[P, C] final scores; not a number where a logit is none and counts."""
+        scores_PC = self.alpha * standardised(retriever_PC)
+        if self.letters:
+            scores_PC = scores_PC + self.letters * (log_softmax(logits_PC) - np.array(self.letter_prior))
+        return scores_PC
+
+    def as_bytes(self) -> bytes:
+        """The content of fusion.json."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+
+def fit_fusion(
+    logits_PC: NDArray[Any],
+    retriever_PC: NDArray[Any],
+    labels_P: NDArray[np.int64],
+    *,
+    calibrate: bool,
+    num_users: int = 0,
+    step: int = 0,
+) -> Fusion:
+    """Fits the weights on validation prompts.
+
+    Args:
+        logits_PC: Of the letters.
+        retriever_PC: Scores of the same candidates.
+        labels_P: Which is right.
+        calibrate: Whether letters are corrected; only where candidates were shuffled.
+        num_users: See `Fusion`.
+        step: See `Fusion`.
+    """
+    prompts, num_letters = logits_PC.shape
+    if not prompts or not np.isfinite(logits_PC).all():
+        return Fusion(0.0, 1.0, (0.0,) * num_letters, prompts, num_users, step)
+    logp_PC = log_softmax(logits_PC)
+    prior_C = prior_of(logp_PC) if calibrate else np.zeros(num_letters)
+    prior = tuple(float(one) for one in prior_C)
+    features_PCF = np.stack([logp_PC - prior_C, standardised(retriever_PC)], axis=2)
+    weights = _conditional_logit(features_PCF, labels_P)
+    gain = _gain(features_PCF, labels_P)
+    if weights[0] <= 0 or gain <= 0:
+        return Fusion(0.0, 1.0, prior, prompts, num_users, step, gain)
+    # The order does not depend on the size of the weights; in units of the letters' there is one number to read.
+    alpha = float(max(weights[1], 0.0) / weights[0])
+    return Fusion(1.0, alpha, prior, prompts, num_users, step, gain)
+
+
+def prior_of(logp_PC: Matrix) -> NDArray[np.float64]:
+    """[C] mean log-probability of each letter, as a distribution."""
+    mean_C = logp_PC.mean(axis=0)
+    prior_C: NDArray[np.float64] = log_softmax(mean_C[None])[0]
+    return prior_C
+
+
+def log_softmax(scores_PC: NDArray[Any]) -> Matrix:
+    """Over the candidates."""
+    scores = scores_PC.astype(np.float64)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    result: Matrix = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def standardised(scores_PC: NDArray[Any]) -> Matrix:
+    """Mean 0 and deviation 1 in each row; 0 where all are equal."""
+    scores = scores_PC.astype(np.float64)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True)
+    result: Matrix = centred / np.where(deviation > 0, deviation, 1.0)
+    return result
+
+
+# ---- The file ----
+
+
+def read_fusion(folder: Path) -> Fusion | None:
+    """What lies beside an adapter; None where there is nothing.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = folder / FUSION_FILE
+    if not path.is_file():
+        return None
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Fusion(**{**content, "letter_prior": tuple(float(one) for one in content["letter_prior"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path}: cannot be read",
+            expected="what training wrote: letters, alpha, letter_prior, ...",
+            found=str(error),
+            hint="resume the run from its newest checkpoint; it is written again with the next best adapter",
+        ) from error
+
+
+# ---- The fit ----
+
+
+def _gain(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> float:
+    """What the first feature adds to the log-likelihood of prompts that are not fitted on, a prompt."""
+    folds_P = np.arange(len(labels_P)) % _FOLDS
+    total = 0.0
+    for fold in range(min(_FOLDS, len(labels_P))):
+        fitted, held_out = folds_P != fold, folds_P == fold
+        both, one = features_PCF, features_PCF[:, :, 1:]
+        for features, sign in ((both, 1.0), (one, -1.0)):
+            weights = _conditional_logit(features[fitted], labels_P[fitted])
+            total += sign * _log_likelihood(features[held_out], labels_P[held_out], weights)
+    return total / len(labels_P)
+
+
+def _conditional_logit(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[F] weights with the greatest penalised likelihood, by Newton's method; the problem is convex."""
+    weights = np.zeros(features_PCF.shape[2])
+    for _ in range(_STEPS):
+        p_PC = np.exp(log_softmax(features_PCF @ weights))
+        means_PF = np.einsum("pc,pcf->pf", p_PC, features_PCF)
+        of_labels_PF = features_PCF[np.arange(len(labels_P)), labels_P]
+        gradient = (of_labels_PF - means_PF).sum(axis=0) - _RIDGE * weights
+        squares = np.einsum("pc,pcf,pcg->fg", p_PC, features_PCF, features_PCF) - means_PF.T @ means_PF
+        step = np.linalg.solve(squares + _RIDGE * np.eye(len(weights)), gradient)
+        # A whole step overshoots where probabilities are saturated; a bounded one still arrives.
+        weights = weights + step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-10:
+            break
+    return weights
+
+
+def _log_likelihood(features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    return float(log_softmax(features_PCF @ weights)[np.arange(len(labels_P)), labels_P].sum())

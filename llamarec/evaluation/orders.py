@@ -1,0 +1,146 @@
+"""How much a ranker's answer depends on which letter a candidate has: the same prompts in several orders.
+
+P prompts, C candidates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamarec.evaluation.fusion import Fusion, log_softmax
+from llamarec.evaluation.metrics import ndcg_at, score_ranks
+
+_K: Final = 10
+Scores = NDArray[np.floating]
+
+
+class Asked(NamedTuple):
+    """Prompts asked in one order; the prompts are the same, and in the same sequence, in every order.
+
+    name: Of the order. logits_PC: of the letters. retriever_PC: scores of the candidates behind them. places_PC: their
+    places in the retriever's list, from 0. labels_P: letter of the label.
+    """
+
+    name: str
+    logits_PC: Scores
+    retriever_PC: Scores
+    places_PC: NDArray[np.int64]
+    labels_P: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """NDCG@10 over the prompts in one order.
+
+    Attributes:
+        order: Its name.
+        in_order: Of taking the candidates as they stand: A, B, C, ...
+        letters: By the letters' logits alone.
+        calibrated: The same without the letters' prior.
+        final: By the final score.
+    """
+
+    order: str
+    in_order: float
+    letters: float
+    calibrated: float
+    final: float
+
+
+@dataclass(frozen=True)
+class OrderReport:
+    """Attributes:
+    rows: By order.
+    num_prompts: In each.
+    averaged: NDCG@10 of the mean of the calibrated log-probabilities over the shuffles.
+    averaged_final: The same with the retriever's score.
+    num_averaged: Shuffles.
+    kept_first: Share of the prompts whose first item by letters alone is the same in two orders, mean over pairs;
+        then calibrated, then by the final score.
+    """
+
+    rows: list[OrderRow]
+    num_prompts: int
+    averaged: float
+    averaged_final: float
+    num_averaged: int
+    kept_first: tuple[float, float, float]
+
+    def spread(self, column: str) -> float:
+        """Between the best and the worst order."""
+        values = [float(getattr(row, column)) for row in self.rows]
+        return max(values) - min(values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For metrics.json."""
+        spreads = {name: self.spread(name) for name in ("in_order", "letters", "calibrated", "final")}
+        return {**asdict(self), "spread": spreads}
+
+
+def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
+    """Compares orders.
+
+    Args:
+        asked: One for each order; those whose name begins with `shuffled` are averaged.
+        fusion: The run's.
+    """
+    prior_C = np.array(fusion.letter_prior)
+    ways: list[Callable[[Asked], Scores]] = [
+        lambda one: one.logits_PC,
+        lambda one: log_softmax(one.logits_PC) - prior_C,
+        lambda one: fusion.scores(one.logits_PC, one.retriever_PC),
+    ]
+    rows = [
+        OrderRow(
+            one.name,
+            ndcg_at(one.labels_P + 1, _K),
+            *(ndcg_at(score_ranks(way(one), one.labels_P), _K) for way in ways),
+        )
+        for one in asked
+    ]
+    shuffles = [one for one in asked if one.name.startswith("shuffled")]
+    averaged, averaged_final = _averaged(shuffles, fusion, ways[1]) if shuffles else (float("nan"), float("nan"))
+    kept = [_kept_first([_first_places(one, way(one)) for one in asked]) for way in ways]
+    return OrderReport(
+        rows, len(asked[0].labels_P), averaged, averaged_final, len(shuffles), (kept[0], kept[1], kept[2])
+    )
+
+
+def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scores]) -> tuple[float, float]:
+    """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
+    mean_PC = np.mean([by_place(way(one), one.places_PC) for one in shuffles], axis=0)
+    labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
+    # By place the retriever's scores are the same in every shuffle.
+    one = shuffles[0]
+    no_prior = Fusion(fusion.letters, fusion.alpha, (0.0,) * mean_PC.shape[1])
+    final_PC = no_prior.scores(mean_PC, by_place(one.retriever_PC, one.places_PC))
+    return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
+
+
+def by_place(values_PC: NDArray[Any], places_PC: NDArray[np.int64]) -> NDArray[Any]:
+    """From the order of letters to that of the retriever's list.
+
+    Args:
+        values_PC: One for each letter.
+        places_PC: The letter's place in that list, from 0.
+    """
+    result = np.empty_like(values_PC)
+    np.put_along_axis(result, places_PC, values_PC, axis=1)
+    return result
+
+
+def _first_places(one: Asked, scores_PC: Scores) -> NDArray[np.int64]:
+    """[P] place in the retriever's list of the candidate that is first."""
+    first_P = np.argmax(np.nan_to_num(scores_PC, nan=-np.inf), axis=1)
+    places: NDArray[np.int64] = one.places_PC[np.arange(len(first_P)), first_P]
+    return places
+
+
+def _kept_first(firsts: list[NDArray[np.int64]]) -> float:
+    pairs = [(a, b) for i, a in enumerate(firsts) for b in firsts[i + 1 :]]
+    return float(np.mean([(a == b).mean() for a, b in pairs])) if pairs else 1.0

@@ -1,0 +1,137 @@
+"""What a trained ranker is worth: the test users' ranks by retriever, letters and final score, and the order's part."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.comparison import compare
+from llamarec.evaluation.fusion import Fusion, log_softmax
+from llamarec.evaluation.metrics import score_ranks
+from llamarec.evaluation.orders import Asked, OrderReport, by_place, order_report
+from llamarec.evaluation.outcome import Outcome
+from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
+from llamarec.ranker.trainer import RankerTrainer
+from llamarec.vocabulary import CANDIDATE_IDS, LABEL_ID, SCORES, USER, USER_ID
+
+TEST_FILE: Final = "test.parquet"
+RETRIEVER_RANK: Final = "retriever_rank"
+LETTERS_RANK: Final = "letters_rank"
+FINAL_RANK: Final = "final_rank"
+LETTER_LOGP: Final = "letter_logp"
+FINAL_SCORES: Final = "final_scores"
+_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
+    ("retriever's", "retriever", 0),
+    ("reversed", "reversed", 0),
+    ("shuffled 1", "shuffled", 0),
+    ("shuffled 2", "shuffled", 1),
+    ("shuffled 3", "shuffled", 2),
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a ranker said to some prompts.
+
+    Attributes:
+        samples: The prompts.
+        logits_PC: Of the letters.
+        fusion: What made the final scores.
+    """
+
+    samples: EvaluationSamples
+    logits_PC: NDArray[np.float32]
+    fusion: Fusion
+
+    @property
+    def final_scores(self) -> NDArray[np.float64]:
+        """Final scores."""
+        return self.fusion.scores(self.logits_PC, self.samples.scores_PC)
+
+    @property
+    def letters_ranks(self) -> NDArray[np.int64]:
+        """[num_users] by letters alone."""
+        return self.samples.ranks(score_ranks(self.logits_PC, self.samples.labels_P))
+
+    @property
+    def final_ranks(self) -> NDArray[np.int64]:
+        """[num_users] by final score."""
+        return self.samples.ranks(score_ranks(self.final_scores, self.samples.labels_P))
+
+
+def ask(trainer: RankerTrainer, samples: EvaluationSamples) -> Answers:
+    """With the adapter that the Trainer holds now, and the fusion that belongs to it."""
+    fusion = trainer.fusion()
+    return Answers(samples, trainer.predict_letters(samples), fusion)
+
+
+def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
+    """Figures of a test."""
+    retriever = answers.samples.retriever_ranks
+    return Outcome(
+        compare(retriever, answers.final_ranks),
+        compare(retriever, answers.letters_ranks),
+        answers.fusion,
+        orders,
+    )
+
+
+def ask_in_orders(trainer: RankerTrainer, answers: Answers, num_prompts: int) -> OrderReport | None:
+    """Some of the prompts again with other letters; None where none are wanted."""
+    if not num_prompts:
+        return None
+    asked = []
+    for name, order, draw in _ORDERS:
+        samples = answers.samples.reordered(order, draw, max_prompts=num_prompts)
+        logits_PC = trainer.predict_letters(samples)
+        # Prompts lie by length, which may differ by order; by user they are the same.
+        by_user = np.argsort(samples.rows)
+        asked.append(
+            Asked(
+                name,
+                logits_PC[by_user],
+                samples.scores_PC[by_user],
+                samples.places_PC[by_user],
+                samples.labels_P[by_user],
+            )
+        )
+    return order_report(asked, answers.fusion)
+
+
+def write_test(folder: Path, answers: Answers, data: PreparedData) -> None:
+    """test.parquet: every test user's ranks; of those with a prompt the candidates, the retriever's best first."""
+    samples = answers.samples
+    by_row = np.argsort(samples.rows)
+    lists = {
+        CANDIDATE_IDS: samples.candidates_PC,
+        SCORES: samples.scores_PC,
+        LETTER_LOGP: log_softmax(answers.logits_PC).astype(np.float32),
+        FINAL_SCORES: answers.final_scores.astype(np.float32),
+    }
+    asked = pl.DataFrame(
+        {"row": samples.rows[by_row].astype(np.uint32)}
+        | {name: by_place(values, samples.places_PC)[by_row] for name, values in lists.items()}
+    ).with_columns(pl.col(name).arr.to_list() for name in lists)
+    users = samples.user_ids
+    everybody = pl.DataFrame(
+        {
+            USER_ID: users,
+            USER: [data.users[int(user)] for user in users],
+            LABEL_ID: np.array([data.sequences.label(int(user), "test") for user in users], dtype=np.int32),
+            RETRIEVER_RANK: samples.retriever_ranks.astype(np.int32),
+            LETTERS_RANK: answers.letters_ranks.astype(np.int32),
+            FINAL_RANK: answers.final_ranks.astype(np.int32),
+        }
+    ).with_row_index("row")
+    staging = folder / f"{TEST_FILE}.tmp"
+    everybody.join(asked, on="row", how="left", maintain_order="left").drop("row").write_parquet(
+        staging, compression="zstd"
+    )
+    os.replace(staging, folder / TEST_FILE)

@@ -1,0 +1,138 @@
+"""Runs side by side: figures of the same test users with paired intervals, and the hyperparameters that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from llamarec.errors import ArtifactError
+from llamarec.evaluation.comparison import paired_bootstrap
+from llamarec.evaluation.metrics import metric_values
+from llamarec.ranker.testing import FINAL_RANK, LETTERS_RANK, RETRIEVER_RANK
+from llamarec.report.run import RunFacts
+from llamarec.vocabulary import USER
+
+METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
+# Where things lie is no difference between two trainings.
+_PLACES: Final = ("output_dir", "logging_dir", "experiment_root", "data_root", "run_name", "resume_from_checkpoint")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run's figures over the users that all runs tested.
+
+    Attributes:
+        name: What the user typed.
+        retriever: By metric, overall.
+        letters: The same for the letters alone.
+        ranker: The same for the final order.
+        differences: By metric: ranker - the first run's ranker, and its 95% interval; of the first run none.
+        num_covered: Users whose item its retriever proposed.
+        best_step: Of its adapter.
+    """
+
+    name: str
+    retriever: dict[str, float]
+    letters: dict[str, float]
+    ranker: dict[str, float]
+    differences: dict[str, tuple[float, float, float]]
+    num_covered: int
+    best_step: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attributes:
+    num_users: Whom all runs tested.
+    sides: In the order of the command.
+    hyperparameters: By name, one value a run, where not all are equal.
+    """
+
+    num_users: int
+    sides: list[Side]
+    hyperparameters: dict[str, list[Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def compare_runs(runs: Mapping[str, RunFacts]) -> Comparison:
+    """Compares finished runs of one data set.
+
+    Args:
+        runs: By what the user typed, the first one being what the others are compared with.
+
+    Raises:
+        ArtifactError: one of them was not tested, or they share no users.
+    """
+    tests = {name: _tested(name, run) for name, run in runs.items()}
+    fingerprints = {name: (run.ranker or {}).get("data_fingerprint") for name, run in runs.items()}
+    if len(set(fingerprints.values())) > 1:
+        raise ArtifactError(
+            "these runs were not trained on the same data",
+            found="\n            ".join(
+                f"{name}: data fingerprint {str(mark)[:12]}" for name, mark in fingerprints.items()
+            ),
+            hint="compare runs of one data set that was prepared with the same flags",
+        )
+    users = _common_users(list(tests.values()))
+    if not len(users):
+        raise ArtifactError(
+            "these runs tested no user in common", hint="test them on the same users (--max_test_users 0: all)"
+        )
+    paired = [users.join(test, on=USER, how="left", maintain_order="left") for test in tests.values()]
+    sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
+    return Comparison(len(users), sides, _differing(list(runs.values())))
+
+
+def _tested(name: str, run: RunFacts) -> pl.DataFrame:
+    if run.test is None or run.metrics is None:
+        raise ArtifactError(
+            f"{name}: this run was not tested",
+            expected="test.parquet and metrics.json, which a run writes at its end",
+            hint="let it finish: python train_ranker.py ... --resume_from_checkpoint",
+        )
+    return run.test
+
+
+def _common_users(tests: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    users = tests[0].select(USER)
+    for test in tests[1:]:
+        users = users.join(test.select(USER), on=USER, how="semi", maintain_order="left")
+    return users
+
+
+def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> Side:
+    differences = {} if test is first else {metric: _difference(metric, test, first) for metric in METRICS}
+    return Side(
+        name=name,
+        retriever=_means(test, RETRIEVER_RANK),
+        letters=_means(test, LETTERS_RANK),
+        ranker=_means(test, FINAL_RANK),
+        differences=differences,
+        num_covered=int((test[RETRIEVER_RANK] > 0).sum()),
+        best_step=(run.metrics or {}).get("best_step"),
+    )
+
+
+def _means(test: pl.DataFrame, column: str) -> dict[str, float]:
+    return {metric: float(metric_values(metric, test[column].to_numpy()).mean()) for metric in METRICS}
+
+
+def _difference(metric: str, test: pl.DataFrame, first: pl.DataFrame) -> tuple[float, float, float]:
+    values = [metric_values(metric, one[FINAL_RANK].to_numpy()) for one in (test, first)]
+    distinct, counts = np.unique(values[0] - values[1], return_counts=True)
+    low, high = paired_bootstrap(distinct[:, None], counts)
+    return float((values[0] - values[1]).mean()), float(low[0]), float(high[0])
+
+
+def _differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
+    options = [run.manifest.hyperparameters if run.manifest is not None else {} for run in runs]
+    names = sorted(set().union(*options) - set(_PLACES))
+    values = {name: [one.get(name) for one in options] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}

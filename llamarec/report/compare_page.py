@@ -1,0 +1,56 @@
+"""The page of `llamarec compare --output`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from llamarec.files import write_text
+from llamarec.report.compare import METRICS, Comparison, Side
+from llamarec.report.figures import curves_figure, intervals_figure
+from llamarec.report.page import filled
+from llamarec.report.run import RunFacts
+
+
+def write_comparison(comparison: Comparison, runs: Mapping[str, RunFacts], target: Path) -> None:
+    """One file without anything from elsewhere."""
+    write_text(target, filled("compare.html.j2", _content(comparison, runs)))
+
+
+def _content(comparison: Comparison, runs: Mapping[str, RunFacts]) -> dict[str, Any]:
+    curves = {f"run {number}": run.curves for number, run in enumerate(runs.values(), start=1)}
+    figure = curves_figure(curves, "eval_fused_ndcg@10", "validation, ndcg@10 of the final order")
+    return {
+        "title": f"{len(comparison.sides)} runs compared",
+        "about": f"{comparison.num_users:,} test users that all runs tested; overall figures, in which an item that "
+        "the retriever missed counts as 0. 95% intervals by paired bootstrap over users.",
+        "sides": comparison.sides,
+        "metrics": [{"name": metric, "rows": _rows(comparison.sides, metric)} for metric in METRICS],
+        "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference to run 1, overall")),
+        "curves": Markup(figure) if figure else None,
+        "options": {name: list(map(str, values)) for name, values in comparison.hyperparameters.items()},
+    }
+
+
+def _rows(sides: list[Side], metric: str) -> list[list[str]]:
+    rows = []
+    for number, side in enumerate(sides, start=1):
+        figures = (side.retriever[metric], side.letters[metric], side.ranker[metric])
+        difference = side.differences.get(metric)
+        shown = ["", ""]
+        if difference is not None:
+            shown = [f"{difference[0]:+.4f}", f"{difference[1]:+.4f} to {difference[2]:+.4f}"]
+        rows.append([str(number), *(f"{value:.4f}" for value in figures), *shown])
+    return rows
+
+
+def _differences(sides: list[Side]) -> tuple[list[str], list[tuple[float, float, float]]]:
+    found = {
+        f"run {number}: {metric}": difference
+        for number, side in enumerate(sides, start=1)
+        for metric, difference in side.differences.items()
+    }
+    return list(found), list(found.values())

@@ -1,0 +1,117 @@
+"""A few test users as they were asked: history, candidates, what each stage put first, and what they took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from llamarec.data.prepared import PreparedData
+from llamarec.ranker.testing import FINAL_RANK, FINAL_SCORES, LETTER_LOGP, RETRIEVER_RANK
+from llamarec.vocabulary import CANDIDATE_IDS, LABEL_ID, SCORES, USER, USER_ID
+
+_SHOWN_HISTORY: Final = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One item that was proposed to a user.
+
+    Attributes:
+        title: Of it.
+        retriever_rank: From 1.
+        final_rank: From 1.
+        retriever_score: A logit.
+        letter_p: Probability of its letter.
+        final_score: What the final order goes by.
+        is_label: The user took it.
+    """
+
+    title: str
+    retriever_rank: int
+    final_rank: int
+    retriever_score: float
+    letter_p: float
+    final_score: float
+    is_label: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A user.
+
+    Attributes:
+        why: Why this one is shown.
+        user: Key in the raw data.
+        history: Titles, oldest first; the last ones.
+        num_history: All of them.
+        label: Title of what was taken next.
+        retriever_rank: Of that.
+        final_rank: Of that.
+        candidates: By final rank.
+    """
+
+    why: str
+    user: str
+    history: list[str]
+    num_history: int
+    label: str
+    retriever_rank: int
+    final_rank: int
+    candidates: list[Candidate]
+
+
+def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
+    """The user who gains most, one in the middle, one drawn at random, and the one who loses most."""
+    covered = test.filter(pl.col(RETRIEVER_RANK) > 0)
+    if not len(covered):
+        return []
+    gains = (covered[RETRIEVER_RANK] - covered[FINAL_RANK]).to_numpy()
+    order = np.argsort(gains, kind="stable")
+    drawn = int(np.random.default_rng(0).integers(len(covered)))
+    chosen = {
+        "gains most": int(order[-1]),
+        "in the middle": int(order[len(order) // 2]),
+        "drawn at random": drawn,
+        "loses most": int(order[0]),
+    }
+    # Of few users the same one may be several of these.
+    unique = {row: why for why, row in reversed(chosen.items())}
+    return [_example(why, covered.row(row, named=True), data) for row, why in reversed(unique.items())]
+
+
+def _example(why: str, row: dict[str, object], data: PreparedData) -> Example:
+    user, label = int(str(row[USER_ID])), int(str(row[LABEL_ID]))
+    history = data.sequences.history(user, "test")
+    candidates = _candidates(row, label, data)
+    return Example(
+        why=why,
+        user=str(row[USER]),
+        history=[data.titles[int(item)] for item in history[-_SHOWN_HISTORY:]],
+        num_history=len(history),
+        label=data.titles[label],
+        retriever_rank=int(str(row[RETRIEVER_RANK])),
+        final_rank=int(str(row[FINAL_RANK])),
+        candidates=sorted(candidates, key=lambda candidate: candidate.final_rank),
+    )
+
+
+def _candidates(row: dict[str, object], label: int, data: PreparedData) -> list[Candidate]:
+    items, scores, logp, final = (np.array(row[name]) for name in (CANDIDATE_IDS, SCORES, LETTER_LOGP, FINAL_SCORES))
+    places = np.empty(len(items), dtype=np.int64)
+    # Not-a-number comes last.
+    places[np.argsort(-final, kind="stable")] = np.arange(len(items))
+    return [
+        Candidate(
+            title=data.titles[int(item)],
+            retriever_rank=place + 1,
+            final_rank=int(places[place]) + 1,
+            retriever_score=float(scores[place]),
+            letter_p=float(np.exp(logp[place])),
+            final_score=float(final[place]),
+            is_label=int(item) == label,
+        )
+        for place, item in enumerate(items)
+    ]

@@ -1,0 +1,146 @@
+"""Everything that a run left on the disk, read; whatever is missing is None or empty, and the page says less."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.facts import Facts, gather, latest_and_best, newest, trainer_state
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.lock import is_locked
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.data.prepared import PreparedData, load_prepared
+from llamarec.errors import ArtifactError
+from llamarec.ranker.testing import TEST_FILE
+from llamarec.report.curves import Curves, curves_of
+from llamarec.report.sessions import Interruption, interruptions
+from llamarec.vocabulary import Experiment
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run of the ranker.
+
+    Attributes:
+        folder: Where its checkpoints lie.
+        experiment: Of a run of the ranker; None for a Trainer of one's own.
+        facts: Its checkpoints, by step.
+        manifest: Of the newest good one.
+        latest_step: Of that.
+        best_step: Best so far.
+        best_model_step: Of the model in the run's folder itself.
+        curves: What was logged.
+        interruptions: In their order.
+        metrics: metrics.json.
+        ranker: ranker.json.
+        test: test.parquet.
+        data: Prepared histories and titles.
+        is_running: A process holds the run's lock.
+        read_at: UTC.
+    """
+
+    folder: RunFolder
+    experiment: Experiment | None
+    facts: list[Facts]
+    manifest: Manifest | None
+    latest_step: int | None
+    best_step: int | None
+    best_model_step: int | None
+    curves: Curves
+    interruptions: list[Interruption]
+    metrics: dict[str, Any] | None
+    ranker: dict[str, Any] | None
+    test: pl.DataFrame | None
+    data: PreparedData | None
+    is_running: bool
+    read_at: datetime
+
+    @property
+    def max_steps(self) -> int | None:
+        """Where the run ends."""
+        position = self.manifest.position if self.manifest is not None else {}
+        steps = position.get("max_steps")
+        return int(steps) if isinstance(steps, int | float) else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Its figures are of the newest checkpoint's training, to the end."""
+        return self.metrics is not None and not self.is_running
+
+
+def experiment_of(folder: RunFolder) -> Experiment | None:
+    """Whose checkpoints these are, by where they lie."""
+    run = folder.path.resolve().parent
+    experiment = Experiment(run.parent.parent, run.name)
+    return experiment if experiment.checkpoints == folder.path.resolve() else None
+
+
+def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
+    """Reads a run, finished or not; writes nothing.
+
+    Args:
+        folder: Of the checkpoints.
+        experiment: Of the ranker, for what lies elsewhere.
+
+    Raises:
+        ArtifactError: there is no run at all.
+    """
+    facts = gather(folder, deep=False) if folder.path.is_dir() else []
+    ranker = _json(experiment.ranker / "ranker.json") if experiment is not None else None
+    if not facts and ranker is None:
+        raise ArtifactError(
+            f"{folder.path}: there is no run to report on",
+            expected="checkpoints, or ranker.json, which a run of the ranker writes when it starts",
+            hint="llamarec checkpoints list, or another --experiment_root",
+        )
+    latest_step, best_step = latest_and_best(facts)
+    of_latest = next((fact for fact in newest(facts) if fact.step == latest_step), None)
+    manifest = of_latest.verdict.manifest if of_latest is not None else None
+    state = trainer_state(of_latest.verdict.path) if of_latest is not None else {}
+    curves = curves_of(state, folder.path / "runs" if experiment is None else experiment.ranker / "logs")
+    best = best_in(folder) if folder.path.is_dir() else None
+    return RunFacts(
+        folder=folder,
+        experiment=experiment,
+        facts=facts,
+        manifest=manifest,
+        latest_step=latest_step,
+        best_step=best_step,
+        best_model_step=best.step if best is not None else None,
+        curves=curves,
+        interruptions=interruptions(manifest.sessions if manifest is not None else (), facts, curves),
+        metrics=None if experiment is None else _json(experiment.ranker / "metrics.json"),
+        ranker=ranker,
+        test=None if experiment is None else _test(experiment.ranker / TEST_FILE),
+        data=None if experiment is None else _data(experiment.data),
+        is_running=is_locked(folder),
+        read_at=datetime.now(UTC),
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _test(path: Path) -> pl.DataFrame | None:
+    try:
+        return pl.read_parquet(path, glob=False) if path.is_file() else None
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+
+
+def _data(folder: Path) -> PreparedData | None:
+    try:
+        return load_prepared(folder)
+    except ArtifactError:
+        return None

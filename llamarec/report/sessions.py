@@ -1,0 +1,89 @@
+"""The processes that trained a run, one after the other: what each interruption cost, and what its checkpoint saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from llamarec.checkpoints.facts import Facts, parse_time
+from llamarec.checkpoints.manifest import Session
+from llamarec.report.curves import Curves
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """The end of one process and the resume by the next.
+
+    Attributes:
+        resumed: When the next one started.
+        from_step: Where it went on.
+        reached: The last step that the ended one is known to have reached (logged or saved); None where nothing tells.
+        seconds_a_step: Of this run; None where nothing tells.
+        host: Where it went on.
+        changes: Hyperparameters that the resume changed.
+    """
+
+    resumed: datetime | None
+    from_step: int
+    reached: int | None
+    seconds_a_step: float | None
+    host: str
+    changes: tuple[str, ...]
+
+    @property
+    def steps_lost(self) -> int | None:
+        """Trained twice."""
+        return None if self.reached is None else max(self.reached - self.from_step, 0)
+
+    @property
+    def seconds_lost(self) -> float | None:
+        """For training them again."""
+        lost = self.steps_lost
+        return None if lost is None or self.seconds_a_step is None else lost * self.seconds_a_step
+
+    @property
+    def seconds_saved(self) -> float | None:
+        """Training from the start up to here, which a run without checkpoints would have had to repeat."""
+        return None if self.seconds_a_step is None else self.from_step * self.seconds_a_step
+
+
+def interruptions(sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves) -> list[Interruption]:
+    """One for every process but the first."""
+    seconds = seconds_a_step(facts, curves)
+    found = []
+    for earlier, session in pairwise(sessions):
+        begun, resumed = parse_time(earlier.started), parse_time(session.started)
+        found.append(
+            Interruption(
+                resumed,
+                session.from_step,
+                _reached(begun, resumed, facts, curves),
+                seconds,
+                session.host,
+                session.changes,
+            )
+        )
+    return found
+
+
+def seconds_a_step(facts: Sequence[Facts], curves: Curves) -> float | None:
+    """Median over pairs of moments that one process saved or logged, validations between them included."""
+    moments = sorted({(fact.created, fact.step) for fact in facts if fact.created})
+    moments = sorted({*moments, *((event.time, event.step) for event in curves.events if event.name == "loss")})
+    rates = sorted(
+        (later - earlier).total_seconds() / (there - here)
+        for (earlier, here), (later, there) in pairwise(moments)
+        if there > here
+    )
+    return rates[len(rates) // 2] if rates else None
+
+
+def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:
+    if begun is None or ended is None:
+        return None
+    # Files name seconds, manifests too; what is logged in the second of a start belongs to that start.
+    logged = [event.step for event in curves.events if event.name == "loss" and begun <= event.time < ended]
+    saved = [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
+    return max([*logged, *saved], default=None)

@@ -1,0 +1,185 @@
+"""hard_negatives.parquet: what the retriever would propose at each place of the training sequences, but for the item
+that came next there.
+
+A list is computed from the items before its place alone, as at evaluation: nothing that comes later, the label
+included, is an input. Items of the history are excluded by the same rule as there; later items of the user are not,
+since leaving them out would tell a ranker what the user will take. (The retriever's weights know the training items,
+as they do for everything that is trained after it.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from llamarec.command import typed
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.retriever.batches import pack
+from llamarec.retriever.model import LRURec
+from llamarec.vocabulary import CANDIDATE_IDS, PADDING_ITEM, Experiment
+
+HARD_NEGATIVES_FILE: Final = "hard_negatives.parquet"
+_METADATA_KEY: Final = "llamarec"
+_BLOCK_PLACES: Final = 2048
+
+
+class _Window(NamedTuple):
+    """Part of a user's training sequence in which the model reads along.
+
+    items: what it reads; places after the first `warm` of them get a list. before: items of the user before `items`.
+    """
+
+    before: NDArray[np.int32]
+    items: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    warm: int
+
+
+def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int, exclude: bool) -> NDArray[np.int32]:
+    """For every training item but a user's first: the k best other items as the retriever saw it coming.
+
+    Sequences longer than `max_length` are read in windows that overlap by half, so that each place has at least half
+    of `max_length` items before it.
+
+    Args:
+        model: Trained.
+        data: Prepared.
+        k: Items a place.
+        max_length: The model reads at most so many items.
+        exclude: Whether items of the history are left out.
+
+    Returns:
+        [num_places, k] best first, users and places in their order; 0 where there is no further item.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        rows = [_of_block(model, block, k, exclude) for block in _blocks(data, max_length)]
+    model.train(was_training)
+    return np.concatenate(rows) if rows else np.zeros((0, k), dtype=np.int32)
+
+
+def _blocks(data: PreparedData, max_length: int) -> Iterator[list[_Window]]:
+    block: list[_Window] = []
+    for user in range(data.num_users):
+        for window in _windows(data.sequences.train(user), max_length):
+            block.append(window)
+            if sum(len(one.labels) for one in block) >= _BLOCK_PLACES:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def _windows(items: NDArray[np.int32], max_length: int) -> Iterator[_Window]:
+    """Together they have every place from the second item on once, in order.
+
+    >>> [(w.items.tolist(), w.labels.tolist()) for w in _windows(np.arange(1, 8), 4)]
+    [([1, 2, 3, 4], [2, 3, 4, 5]), ([3, 4, 5, 6], [6, 7])]
+    """
+    done, last = 0, len(items) - 1
+    while done < last:
+        end = min(last, max_length if not done else done + max(max_length // 2, 1))
+        start = max(0, end - max_length)
+        yield _Window(items[:start], items[start:end], items[done + 1 : end + 1], done - start)
+        done = end
+
+
+def _of_block(model: LRURec, block: list[_Window], k: int, exclude: bool) -> NDArray[np.int32]:
+    packed = pack([window.items for window in block])
+    wanted = np.concatenate([np.arange(len(window.items)) >= window.warm for window in block])
+    states_PD = model(packed.items_T, packed.positions_T)[torch.from_numpy(wanted)]
+    scores_PN = model.scores(states_PD)
+    scores_PN[:, PADDING_ITEM] = -torch.inf
+    labels = torch.from_numpy(np.concatenate([window.labels for window in block]).astype(np.int64))
+    scores_PN[torch.arange(len(labels)), labels] = -torch.inf
+    if exclude:
+        rows, columns = _histories(block)
+        scores_PN[rows, columns] = -torch.inf
+    best = scores_PN.topk(min(k, scores_PN.shape[1]), dim=1)
+    items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
+    return np.pad(items, ((0, 0), (0, k - items.shape[1])))
+
+
+def _histories(block: list[_Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs (place, item of the history before it)."""
+    rows, columns, first = [], [], 0
+    for window in block:
+        seen = np.concatenate([window.before, window.items])
+        # The place after the n-th read item has n items of the window, and all before it, as history.
+        lengths = len(window.before) + window.warm + 1 + np.arange(len(window.labels))
+        rows.append(np.repeat(first + np.arange(len(lengths)), lengths))
+        columns += [seen[:length] for length in lengths]
+        first += len(lengths)
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns).astype(np.int64))
+
+
+# ---- The file ----
+
+
+def write_hard_negatives(
+    experiment: Experiment, items: NDArray[np.int32], data: PreparedData, made_by: dict[str, Any]
+) -> None:
+    """Writes the lists, with what made them in the file's metadata."""
+    experiment.retriever.mkdir(parents=True, exist_ok=True)
+    target = experiment.retriever / HARD_NEGATIVES_FILE
+    staging = target.with_name(target.name + ".tmp")
+    metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
+    frame = pl.DataFrame({CANDIDATE_IDS: items}).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
+    frame.write_parquet(staging, compression="zstd", metadata=metadata)
+    os.replace(staging, target)
+
+
+def load_hard_negatives(
+    experiment: Experiment, data: PreparedData, wanted: int, data_flags: Sequence[str] = ()
+) -> NDArray[np.int32]:
+    """What `write_hard_negatives` wrote: [num_places, k].
+
+    Args:
+        experiment: Where it lies.
+        data: What it must have been made from.
+        wanted: k must be this at least.
+        data_flags: Of this data set, for the command that an error names.
+
+    Raises:
+        ArtifactError: there is none, or it was made from other data; names the command that makes it.
+    """
+    path = experiment.retriever / HARD_NEGATIVES_FILE
+    flags = data_flags or ("--dataset_code", experiment.dataset_code)
+    hint = f"{typed(['python', 'train_retriever.py', *flags])}\n            (or --hard_negatives 0, without them)"
+    if not path.is_file():
+        raise ArtifactError(f"{path}: the retriever's lists for training prompts are missing", hint=hint)
+    lists, made_from = _read(path, hint)
+    places = int(np.maximum(data.sequences.train_ends.astype(np.int64) - 1, 0).sum())
+    if made_from != data.fingerprint or len(lists) != places:
+        raise ArtifactError(
+            f"{path}: these lists were made from other data",
+            expected=f"{places:,} lists, data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"{len(lists):,} lists, data fingerprint {made_from[:12]}",
+            hint=hint,
+        )
+    if lists.shape[1] < wanted:
+        raise ArtifactError(
+            f"{path}: lists of {lists.shape[1]} items are too short",
+            expected=f"{wanted} (--num_candidates - 1)",
+            hint=f"add --top_k {wanted + 1} to: {hint}",
+        )
+    return lists
+
+
+def _read(path: Path, hint: str) -> tuple[NDArray[np.int32], str]:
+    try:
+        made_from = str(json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])["data_fingerprint"])
+        lists = pl.read_parquet(path, glob=False)[CANDIDATE_IDS]
+        return lists.explode().to_numpy().astype(np.int32).reshape(len(lists), -1), made_from
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=hint) from error

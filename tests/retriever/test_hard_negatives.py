@@ -1,0 +1,121 @@
+"""The retriever's lists for training places: what evaluation would propose there, without the label and the future."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.retriever.batches import pack
+from llamarec.retriever.hard_negatives import (
+    HARD_NEGATIVES_FILE,
+    hard_negatives,
+    load_hard_negatives,
+    write_hard_negatives,
+)
+from llamarec.retriever.model import LRURec
+from llamarec.vocabulary import Experiment
+from tests.samples import make_data
+
+K = 6
+
+
+@pytest.fixture(scope="module")
+def model() -> LRURec:
+    torch.manual_seed(0)
+    return LRURec(80, width=8, num_blocks=2, dropout=0.3)
+
+
+def _one_by_one(model: LRURec, data: PreparedData, max_length: int, *, exclude: bool) -> list[list[int]]:
+    """As evaluation scores a user, with the part before each training item as the whole history."""
+    model.eval()
+    lists = []
+    for user in range(data.num_users):
+        items = data.sequences.train(user)
+        for position in range(1, len(items)):
+            packed = pack([items[:position][-max_length:]])
+            with torch.no_grad():
+                scores = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])[0]
+            left_out = {0, int(items[position]), *(items[:position].tolist() if exclude else ())}
+            order = [int(item) for item in scores.argsort(descending=True) if int(item) not in left_out]
+            lists.append(order[:K])
+    return lists
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_each_list_is_what_evaluation_proposes_but_for_the_label(model: LRURec, exclude: bool) -> None:
+    data = make_data(has_repeats=not exclude)
+    # Sequences are shorter than 50 items.
+    found = hard_negatives(model, data, K, max_length=50, exclude=exclude)
+    assert found.tolist() == _one_by_one(model, data, 50, exclude=exclude)
+
+
+def test_long_sequences_are_read_in_windows_and_leave_out_all_of_the_history(model: LRURec) -> None:
+    data = make_data(num_users=10)
+    found = hard_negatives(model, data, K, max_length=4, exclude=True)
+    whole = _one_by_one(model, data, 4, exclude=True)
+    row = 0
+    for user in range(data.num_users):
+        items = data.sequences.train(user).tolist()
+        for position in range(1, len(items)):
+            assert not set(found[row].tolist()) & set(items[: position + 1])
+            if position <= 4:
+                assert found[row].tolist() == whole[row]
+            row += 1
+    assert row == len(found)
+
+
+def test_what_comes_later_changes_nothing(model: LRURec) -> None:
+    data = make_data(num_users=1, seed=3)
+    items = data.sequences.item_ids.copy()
+    end = int(data.sequences.train_ends[0])
+    before = hard_negatives(model, data, K, max_length=50, exclude=True)
+    items[end - 1 :] = np.setdiff1d(np.arange(1, 81), items)[: len(items) - end + 1]
+    changed = replace(data, sequences=replace(data.sequences, item_ids=items))
+    after = hard_negatives(model, changed, K, max_length=50, exclude=True)
+    # The last training item is the label of the last place, and no input of any.
+    assert after[:-1].tolist() == before[:-1].tolist()
+
+
+def test_where_items_run_out_lists_end_in_padding(model: LRURec) -> None:
+    data = make_data(num_users=3)
+    found = hard_negatives(model, data, 90, max_length=50, exclude=True)
+    items = data.sequences.train(0)
+    assert np.count_nonzero(found[0]) == 80 - 2
+    assert np.count_nonzero(found[len(items) - 2]) == 80 - len(items)
+
+
+def test_training_goes_on_as_before(model: LRURec) -> None:
+    model.train()
+    hard_negatives(model, make_data(num_users=2), K, max_length=50, exclude=True)
+    assert model.training
+
+
+def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
+    data, experiment = make_data(), Experiment(tmp_path, "made-up")
+    found = hard_negatives(model, data, K, max_length=50, exclude=True)
+    write_hard_negatives(experiment, found, data, {})
+    assert load_hard_negatives(experiment, data, K).tolist() == found.tolist()
+    assert not list(experiment.retriever.glob("*.tmp"))
+
+
+def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: Path) -> None:
+    data, experiment = make_data(), Experiment(tmp_path, "made-up")
+    command = r"(?s){}.*python train_retriever\.py --dataset_code made-up.*--hard_negatives 0"
+    with pytest.raises(ArtifactError, match=command.format("are missing")):
+        load_hard_negatives(experiment, data, K)
+    write_hard_negatives(experiment, hard_negatives(model, data, K, max_length=50, exclude=True), data, {})
+    with pytest.raises(ArtifactError, match=command.format("made from other data")):
+        load_hard_negatives(experiment, replace(data, fingerprint="1" * 64), K)
+    with pytest.raises(ArtifactError, match=command.format("made from other data")):
+        load_hard_negatives(experiment, make_data(num_users=29), K)
+    with pytest.raises(ArtifactError, match=r"(?s)lists of 6 items are too short.*--top_k 20"):
+        load_hard_negatives(experiment, data, 19)
+    (experiment.retriever / HARD_NEGATIVES_FILE).write_bytes(b"PAR1")
+    with pytest.raises(ArtifactError, match=command.format("cannot be read")):
+        load_hard_negatives(experiment, data, K)
