@@ -42,7 +42,7 @@ def main() -> int:
         *common,
         *("--llm_base_model", options.llm_base_model, "--max_steps", str(options.max_steps)),
         *("--save_steps", str(options.max_steps // 3), "--per_device_train_batch_size", "4", "--logging_steps", "2"),
-        *("--max_eval_users", "100", "--max_test_users", str(options.test_users)),
+        *("--max_eval_users", "100", "--max_test_users", str(options.test_users), "--order_prompts", "10"),
     ]
     _kill_after(ROOT / run / "checkpoints" / f"checkpoint-{options.max_steps // 3}", *ranker)
 
@@ -72,6 +72,7 @@ def _results(experiments: Path, run: Path) -> list[tuple[Path, str]]:
         (experiments / "lru" / DATASET, "retriever, candidates, metrics"),
         (run / "checkpoints", "checkpoint-{step}/ and the best adapter"),
         (run / "metrics.json", "the table above"),
+        (run / "report.html", "the same to look at: curves, the interruption, a few users"),
         (run / "logs", f"tensorboard --logdir {run / 'logs'}"),
     ]
 

@@ -78,7 +78,7 @@ class RankerConfig:
         metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
     )
     order_prompts: int = field(
-        default=100,
+        default=50,
         metadata={
             "help": "After the test this many of its prompts are asked again with candidates in the retriever's order, "
             "reversed, and shuffled three times, to see how much the order matters (0 = none)."

@@ -28,7 +28,7 @@ from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
-from llamarec.ranker.testing import ask, ask_in_orders, assess, write_test
+from llamarec.ranker.testing import ORDERS, ask, ask_in_orders, assess, write_test
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
@@ -103,7 +103,9 @@ def build_ranker(
     train = _training(parsed, data, encoder)
     validation = _evaluated(data, candidates, encoder, "validation", config)
     test = _evaluated(data, candidates, encoder, "test", config)
-    parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=len(test))
+    parsed = planned(
+        parsed, source, train, console, validation_prompts=len(validation), test_prompts=_num_asked(test, config)
+    )
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -146,7 +148,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     candidates = _candidates(parsed.data, data, config)
     validation = _evaluated(data, candidates, encoder, "validation", config)
     test = _evaluated(data, candidates, encoder, "test", config)
-    return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=len(test))
+    return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=_num_asked(test, config))
 
 
 def own_options(parsed: Parsed) -> dict[str, Any]:
@@ -187,6 +189,11 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
                 retry_with=("--num_candidates", str(proposed)),
             )
     return candidates
+
+
+def _num_asked(test: EvaluationSamples, config: RankerConfig) -> int:
+    """Prompts of the test, and those asked again in other orders."""
+    return len(test) + len(ORDERS) * min(config.order_prompts, len(test))
 
 
 def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:

@@ -27,7 +27,7 @@ LETTERS_RANK: Final = "letters_rank"
 FINAL_RANK: Final = "final_rank"
 LETTER_LOGP: Final = "letter_logp"
 FINAL_SCORES: Final = "final_scores"
-_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
+ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
     ("retriever's", "retriever", 0),
     ("reversed", "reversed", 0),
     ("shuffled 1", "shuffled", 0),
@@ -88,7 +88,7 @@ def ask_in_orders(trainer: RankerTrainer, answers: Answers, num_prompts: int) ->
     if not num_prompts:
         return None
     asked = []
-    for name, order, draw in _ORDERS:
+    for name, order, draw in ORDERS:
         samples = answers.samples.reordered(order, draw, max_prompts=num_prompts)
         logits_PC = trainer.predict_letters(samples)
         # Prompts lie by length, which may differ by order; by user they are the same.

@@ -180,7 +180,7 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
         "about": f"{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among the "
         "candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
         "fusion": fusion_text(fusion).rstrip("."),
-        "figure": Markup(difference_figure([row for row in subset if row.metric.endswith(("@1", "@5", "@10"))])),
+        "figure": Markup(difference_figure(subset)),
         "users": f"{users:,}",
         "covered": f"{covered:,}",
         "subset": subset,

@@ -1,0 +1,255 @@
+"""The report: what it must show of a run, that it needs nothing from elsewhere, and that it never stands in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.lock import RunLock
+from llamarec.cli.main import main
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.evaluation.metrics import ndcg_at
+from llamarec.report.breakdown import by_history, by_popularity
+from llamarec.report.curves import Curves, Event, curves_of
+from llamarec.report.examples import examples
+from llamarec.report.page import render, try_report, write_report
+from llamarec.report.run import RunFacts, experiment_of, read_run
+from llamarec.report.sessions import Interruption
+from llamarec.vocabulary import Experiment
+
+
+class _Page(HTMLParser):
+    """Tags that are opened and closed, addresses, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "path", "use", "rect", "line"):
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "path", "use", "rect", "line"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(experiment: Experiment) -> RunFacts:
+    return read_run(RunFolder(experiment.checkpoints), experiment)
+
+
+@pytest.fixture(scope="module")
+def page(run: RunFacts) -> str:
+    return render(run)
+
+
+def test_the_page_is_one_well_formed_file_that_needs_nothing_else(page: str) -> None:
+    parsed = _Page(page)
+    assert parsed.open == []
+    assert all(address.startswith("#") for address in parsed.addresses)
+    assert not re.search(r"@import|url\((?!#)|<script|<link", page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {address[1:] for address in parsed.addresses} <= set(parsed.ids)
+
+
+def test_colours_are_the_pages_own(page: str) -> None:
+    # What figures are drawn in is replaced by names of the style sheet, which has them for light and dark.
+    assert not re.search(r"#0[1-6]0[1-6]0[1-6]", page)
+    for name in set(re.findall(r"var\((--[a-z0-9-]+)\)", page)):
+        assert page.count(f"{name}: #") == 2, name
+
+
+def test_it_shows_what_a_run_is_worth(page: str, experiment: Experiment) -> None:
+    text = " ".join(_Page(page).text.split())
+    metrics = json.loads((experiment.ranker / "metrics.json").read_text(encoding="utf-8"))
+    row = next(row for row in metrics["subset"] if row["metric"] == "ndcg@10")
+    assert f"{row['retriever']:.4f}" in text
+    assert f"{row['ranker']:.4f}" in text
+    assert f"{row['low']:+.4f} to {row['high']:+.4f}" in text
+    for words in (
+        "Finished at step 12 of 12",
+        "show no difference",
+        "standardised retriever score",
+        "Took next",
+        "gain in ndcg@10 by length of history",
+        "reversed",
+        "checkpoint",
+        "fused_ndcg@10",
+        "python train_ranker.py --dataset_code",
+    ):
+        assert words in text or "added nothing" in text, words
+
+
+def test_titles_are_text_and_no_markup(page: str) -> None:
+    assert "&lt;" in page
+    assert re.search(r"Film <\d+> & more", _Page(page).text)
+    assert not re.search(r"<\d+>", page)
+
+
+def test_an_interruption_is_told_with_its_cost(run: RunFacts, page: str) -> None:
+    (one,) = run.interruptions
+    assert (one.from_step, one.reached, one.steps_lost) == (4, 8, 4)
+    assert one.seconds_a_step is not None
+    assert one.seconds_lost == pytest.approx(4 * one.seconds_a_step)
+    assert one.seconds_saved == pytest.approx(4 * one.seconds_a_step)
+    assert any("learning_rate" in change for change in one.changes)
+    assert "learning_rate" in page
+
+
+def test_curves_are_of_the_last_training_of_each_step(run: RunFacts) -> None:
+    steps, rates = run.curves.of("learning_rate")
+    assert steps == list(range(1, 13))
+    # From step 5 on it is the resume's rate: at most 5e-4.
+    assert max(rates[4:]) <= 5e-4
+    assert run.curves.of("eval_fused_ndcg@10")[0] == [4, 8, 12]
+
+
+def test_bins_together_are_all_covered_users(run: RunFacts) -> None:
+    assert run.test is not None
+    assert run.data is not None
+    covered = run.test.filter(pl.col("retriever_rank") > 0)
+    for bins in (by_history(run.test, run.data), by_popularity(run.test, run.data)):
+        assert sum(one.num_users for one in bins) == len(covered)
+        mean = sum(one.retriever * one.num_users for one in bins) / len(covered)
+        assert mean == pytest.approx(ndcg_at(covered["retriever_rank"].to_numpy(), 10))
+        assert all(one.low <= one.difference <= one.high for one in bins)
+
+
+def test_examples_are_real_users_with_the_truth_marked(run: RunFacts) -> None:
+    assert run.test is not None
+    assert run.data is not None
+    shown = examples(run.test, run.data)
+    assert shown[0].why == "gains most"
+    for user in shown:
+        assert [one.final_rank for one in user.candidates] == list(range(1, 21))
+        (label,) = [one for one in user.candidates if one.is_label]
+        assert (label.title, label.final_rank, label.retriever_rank) == (
+            user.label,
+            user.final_rank,
+            user.retriever_rank,
+        )
+        assert sum(one.letter_p for one in user.candidates) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_command_writes_it_and_says_where(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--experiment_root", str(experiment.root)]
+    assert main(["report", "shop", *root, "--output", str(tmp_path / "sub" / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "sub" / "page.html")
+    assert main(["report", str(experiment.ranker), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(experiment.ranker / "report.html")}
+    assert (experiment.ranker / "report.html").is_file()
+    assert main(["report", "shap", *root]) == 2
+    assert "no run shap" in capsys.readouterr().err
+
+
+def test_a_run_that_was_not_tested_is_shown_as_far_as_it_is(experiment: Experiment, tmp_path: Path) -> None:
+    copy = Experiment(tmp_path, "shop")
+    shutil.copytree(experiment.ranker, copy.ranker)
+    for name in ("metrics.json", "test.parquet", "ranker.json"):
+        (copy.ranker / name).unlink()
+    shutil.rmtree(copy.ranker / "logs")
+    text = render(read_run(RunFolder(copy.checkpoints), copy))
+    assert "Stopped at step 12 of 12" in text
+    assert "Not tested yet" in text
+    assert "A few users" not in text
+    with RunLock(RunFolder(copy.checkpoints)):
+        assert "Running: step 12 of 12" in render(read_run(RunFolder(copy.checkpoints), copy))
+
+
+def test_before_the_first_checkpoint_there_is_a_page_too(experiment: Experiment, tmp_path: Path) -> None:
+    new = Experiment(tmp_path, "shop")
+    new.ranker.mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"(?s)no run to report on.*llamarec checkpoints list"):
+        write_report(RunFolder(new.checkpoints), new)
+    shutil.copy(experiment.ranker / "ranker.json", new.ranker)
+    assert "nothing is saved" in write_report(RunFolder(new.checkpoints), new).read_text(encoding="utf-8")
+
+
+def test_damaged_files_are_left_out(experiment: Experiment, tmp_path: Path) -> None:
+    copy = Experiment(tmp_path, "shop")
+    shutil.copytree(experiment.ranker, copy.ranker)
+    for name in ("metrics.json", "test.parquet", "ranker.json"):
+        (copy.ranker / name).write_bytes(b"{")
+    (copy.checkpoints / "checkpoint-12" / "adapter_model.bin").write_bytes(b"x")
+    text = render(read_run(RunFolder(copy.checkpoints), copy))
+    assert "damaged" in text
+    assert "Not tested yet" in text
+
+
+def test_a_trainer_of_ones_own_has_its_training_shown(experiment: Experiment, tmp_path: Path) -> None:
+    shutil.copytree(experiment.checkpoints, tmp_path / "mine")
+    folder = RunFolder(tmp_path / "mine")
+    assert experiment_of(folder) is None
+    text = write_report(folder, None).read_text(encoding="utf-8")
+    assert "Test: retriever" not in text
+    assert "Interruptions" in text
+    assert experiment_of(RunFolder(experiment.checkpoints)) == Experiment(experiment.root.resolve(), "shop")
+
+
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(tmp_path, "shop")
+    arguments = SimpleNamespace(process_index=0, output_dir=str(experiment.checkpoints))
+    assert "again: llamarec report shop" in try_report(arguments, experiment)
+    assert try_report(SimpleNamespace(process_index=1, output_dir=""), experiment) == ""
+
+
+def test_values_of_files_without_a_time_or_number_are_passed_over(tmp_path: Path) -> None:
+    state = {"log_history": [{"step": 1, "loss": 2.0, "epoch": 0.1}, {"step": 2, "loss": float("nan")}, "?"]}
+    curves = curves_of(state, tmp_path / "absent")
+    assert curves.values == {"loss": {1: 2.0}}
+    assert curves_of({}, tmp_path).last_step == 0
+
+
+def test_where_nothing_tells_how_long_a_step_took_nothing_is_made_up() -> None:
+    one = Interruption(None, 4, None, None, "", ())
+    assert (one.steps_lost, one.seconds_lost, one.seconds_saved) == (None, None, None)
+
+
+def test_a_step_takes_the_median_of_what_was_seen(run: RunFacts) -> None:
+    from llamarec.report.sessions import seconds_a_step
+
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    # Two seconds a step, and an hour's pause between steps 3 and 4.
+    times = [begun + timedelta(seconds=2 * step + (3600 if step > 3 else 0)) for step in range(1, 8)]
+    events = [Event("loss", step, 1.0, time) for step, time in enumerate(times, start=1)]
+    assert seconds_a_step([], Curves(events=events)) == 2.0
+    assert seconds_a_step([], Curves()) is None
+
+
+def test_few_users_of_one_kind_have_one_bin(run: RunFacts) -> None:
+    assert run.test is not None
+    data: PreparedData | None = run.data
+    assert data is not None
+    same = replace(data, sequences=replace(data.sequences, validation_ends=np.full(data.num_users, 3, dtype=np.int32)))
+    (only,) = by_history(run.test, same)
+    assert only.name == "3"
+    assert by_history(run.test.head(0), data) == []
