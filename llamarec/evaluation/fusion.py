@@ -2,9 +2,10 @@
 
     score = log p(letter) - prior(letter) + alpha * z(retriever score)
 
-z is the retriever's score within the prompt, with mean 0 and deviation 1. The prior is the mean log-probability of each
-letter over validation prompts whose candidates were shuffled, where every letter is as likely to be right as any other
-(a model's liking for letters as such: PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a
+z is the retriever's score, less its mean in the prompt, in units of its deviation over all validation prompts: where
+the retriever is sure its scores lie further apart, and in the sum they should. The prior is the mean log-probability of
+each letter over validation prompts whose candidates were shuffled, where every letter is as likely to be right as any
+other (a model's liking for letters as such: PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a
 conditional logit (McFadden 1974) on the same prompts. Where log p adds nothing to the retriever on prompts that the fit
 has not seen (cross-validation), it gets no weight: the order is then the retriever's, and never a worse one.
 
@@ -41,6 +42,7 @@ class Fusion:
     Attributes:
         letters: Weight of the letters' corrected log-probabilities: 1, or 0 where they add nothing.
         alpha: Weight of the standardised retriever scores.
+        deviation: Of the retriever's scores within a prompt, over the validation prompts.
         letter_prior: [C] log-probability that is taken off each letter; all 0 where it was not calibrated.
         num_prompts: Validation prompts that it was fitted on.
         num_users: Validation users, those without a prompt included.
@@ -50,6 +52,7 @@ class Fusion:
 
     letters: float
     alpha: float
+    deviation: float
     letter_prior: tuple[float, ...]
     num_prompts: int = 0
     num_users: int = 0
@@ -58,7 +61,7 @@ class Fusion:
 
     def scores(self, logits_PC: NDArray[Any], retriever_PC: NDArray[Any]) -> Matrix:
         """[P, C] final scores; not a number where a logit is none and counts."""
-        scores_PC = self.alpha * standardised(retriever_PC)
+        scores_PC = self.alpha * standardised(retriever_PC, self.deviation)
         if self.letters:
             scores_PC = scores_PC + self.letters * (log_softmax(logits_PC) - np.array(self.letter_prior))
         return scores_PC
@@ -88,19 +91,20 @@ def fit_fusion(
         step: See `Fusion`.
     """
     prompts, num_letters = logits_PC.shape
+    deviation = deviation_of(retriever_PC)
     if not prompts or not np.isfinite(logits_PC).all():
-        return Fusion(0.0, 1.0, (0.0,) * num_letters, prompts, num_users, step)
+        return Fusion(0.0, 1.0, deviation, (0.0,) * num_letters, prompts, num_users, step)
     logp_PC = log_softmax(logits_PC)
     prior_C = prior_of(logp_PC) if calibrate else np.zeros(num_letters)
     prior = tuple(float(one) for one in prior_C)
-    features_PCF = np.stack([logp_PC - prior_C, standardised(retriever_PC)], axis=2)
+    features_PCF = np.stack([logp_PC - prior_C, standardised(retriever_PC, deviation)], axis=2)
     weights = _conditional_logit(features_PCF, labels_P)
     gain = _gain(features_PCF, labels_P)
     if weights[0] <= 0 or gain <= 0:
-        return Fusion(0.0, 1.0, prior, prompts, num_users, step, gain)
+        return Fusion(0.0, 1.0, deviation, prior, prompts, num_users, step, gain)
     # The order does not depend on the size of the weights; in units of the letters' there is one number to read.
     alpha = float(max(weights[1], 0.0) / weights[0])
-    return Fusion(1.0, alpha, prior, prompts, num_users, step, gain)
+    return Fusion(1.0, alpha, deviation, prior, prompts, num_users, step, gain)
 
 
 def prior_of(logp_PC: Matrix) -> NDArray[np.float64]:
@@ -118,13 +122,18 @@ def log_softmax(scores_PC: NDArray[Any]) -> Matrix:
     return result
 
 
-def standardised(scores_PC: NDArray[Any]) -> Matrix:
-    """Mean 0 and deviation 1 in each row; 0 where all are equal."""
+def standardised(scores_PC: NDArray[Any], deviation: float) -> Matrix:
+    """Less the mean of each row, in units of a deviation."""
     scores = scores_PC.astype(np.float64)
-    centred = scores - scores.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1, keepdims=True)
-    result: Matrix = centred / np.where(deviation > 0, deviation, 1.0)
+    result: Matrix = (scores - scores.mean(axis=1, keepdims=True)) / deviation
     return result
+
+
+def deviation_of(scores_PC: NDArray[Any]) -> float:
+    """Of scores from the means of their rows, over all rows; 1 where there is none."""
+    scores = scores_PC.astype(np.float64)
+    deviation = float((scores - scores.mean(axis=1, keepdims=True)).std()) if scores.size else 0.0
+    return deviation if deviation > 0 else 1.0
 
 
 # ---- The file ----
@@ -145,7 +154,7 @@ def read_fusion(folder: Path) -> Fusion | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read",
-            expected="what training wrote: letters, alpha, letter_prior, ...",
+            expected="what training wrote: letters, alpha, deviation, letter_prior, ...",
             found=str(error),
             hint="resume the run from its newest checkpoint; it is written again with the next best adapter",
         ) from error

@@ -6,7 +6,7 @@ P prompts, C candidates
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -117,7 +117,7 @@ def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scor
     labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
     # By place the retriever's scores are the same in every shuffle.
     one = shuffles[0]
-    no_prior = Fusion(fusion.letters, fusion.alpha, (0.0,) * mean_PC.shape[1])
+    no_prior = replace(fusion, letter_prior=(0.0,) * mean_PC.shape[1])
     final_PC = no_prior.scores(mean_PC, by_place(one.retriever_PC, one.places_PC))
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
 

@@ -14,7 +14,7 @@ from llamarec.evaluation.tables import print_test
 # Four users; the third one's item is not among the candidates. The ranker lifts the first from place 2 to 1.
 RETRIEVER = np.array([2, 1, 0, 4])
 RANKER = np.array([1, 1, 0, 4])
-FUSION = Fusion(1.0, 0.5, (0.0,) * 20, num_prompts=100)
+FUSION = Fusion(1.0, 0.5, 1.0, (0.0,) * 20, num_prompts=100)
 
 
 def _printed(comparison: Comparison, fusion: Fusion = FUSION) -> str:
@@ -91,5 +91,5 @@ def test_one_sentence_says_whether_the_ranker_helps(ranker: list[int], verdict: 
 
 
 def test_where_letters_add_nothing_it_is_said() -> None:
-    text = " ".join(_printed(compare(RETRIEVER, RETRIEVER), Fusion(0.0, 1.0, (0.0,) * 20)).split())
+    text = " ".join(_printed(compare(RETRIEVER, RETRIEVER), Fusion(0.0, 1.0, 1.0, (0.0,) * 20)).split())
     assert "the letters added nothing" in text

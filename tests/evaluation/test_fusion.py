@@ -11,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from llamarec.errors import ArtifactError
-from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, log_softmax, read_fusion, standardised
+from llamarec.evaluation.fusion import (
+    FUSION_FILE,
+    Fusion,
+    deviation_of,
+    fit_fusion,
+    log_softmax,
+    read_fusion,
+    standardised,
+)
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -20,7 +28,7 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 def _drawn(num_prompts: int, letters: float, retriever: float, *, bias: float = 0.0, seed: int = 0) -> Drawn:
     """Logits, retriever's scores and labels drawn from softmax(letters * logits + retriever * scores)."""
     rng = np.random.default_rng(seed)
-    logits, scores = rng.normal(size=(num_prompts, 20)), standardised(rng.normal(size=(num_prompts, 20)))
+    logits, scores = rng.normal(size=(num_prompts, 20)), rng.normal(size=(num_prompts, 20))
     p = np.exp(log_softmax(letters * logits + retriever * scores))
     labels = np.array([rng.choice(20, p=row) for row in p])
     # A liking for the first letters that has nothing to do with what is behind them.
@@ -28,22 +36,27 @@ def _drawn(num_prompts: int, letters: float, retriever: float, *, bias: float = 
 
 
 def test_a_score_shows_its_arithmetic() -> None:
-    fusion = Fusion(1.0, 2.0, (math.log(0.5), math.log(0.5)))
+    fusion = Fusion(1.0, 2.0, 5.0, (math.log(0.5), math.log(0.5)))
     logits, retriever = np.array([[math.log(3), 0.0]]), np.array([[10.0, 20.0]])
-    # Probabilities 3/4 and 1/4, twice as likely as the prior says or half; the retriever's scores are -1 and 1.
+    # Probabilities 3/4 and 1/4, by a prior of 1/2 each; the retriever's scores are 5 below and above their mean.
     assert fusion.scores(logits, retriever)[0] == pytest.approx([math.log(3 / 2) - 2, math.log(1 / 2) + 2])
 
 
-def test_standardised_scores_have_mean_0_and_deviation_1() -> None:
-    z = standardised(np.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]]))
-    assert z[0].mean() == pytest.approx(0)
-    assert z[0].std() == pytest.approx(1)
+def test_standardised_scores_keep_how_sure_the_retriever_was() -> None:
+    scores = np.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0], [10.0, 20.0, 60.0]])
+    z = standardised(scores, deviation_of(scores))
+    assert z.mean(axis=1) == pytest.approx([0, 0, 0])
+    assert z.std() == pytest.approx(1)
     assert z[1].tolist() == [0, 0, 0]
+    assert z[2] == pytest.approx(10 * z[0])
+    assert deviation_of(scores[1:2]) == deviation_of(scores[:0]) == 1
 
 
 def test_the_weights_of_the_truth_are_found() -> None:
     fusion = fit_fusion(*_drawn(4000, 0.8, 1.2), calibrate=True, num_users=9000, step=7)
     assert fusion.letters == 1
+    # The retriever's scores are three times those of the truth, and in units of their deviation as large.
+    assert fusion.deviation == pytest.approx(3, abs=0.1)
     assert fusion.alpha == pytest.approx(1.2 / 0.8, abs=0.1)
     assert fusion.gain > 0.1
     assert (fusion.num_prompts, fusion.num_users, fusion.step) == (4000, 9000, 7)

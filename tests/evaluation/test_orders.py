@@ -11,7 +11,7 @@ from llamarec.evaluation.orders import Asked, by_place, order_report
 PLACES = {"retriever's": [0, 1, 2, 3], "reversed": [3, 2, 1, 0], "shuffled 1": [2, 0, 3, 1], "shuffled 2": [1, 3, 0, 2]}
 # By place in the retriever's list, the label being in place 1: what the model thinks, and the retriever's scores.
 OPINION, RETRIEVER, LABEL = np.array([0.0, 2.0, 1.0, -1.0]), np.array([4.0, 3.0, 2.0, 1.0]), 1
-PLAIN = Fusion(1.0, 0.0, (0.0,) * 4)
+PLAIN = Fusion(1.0, 0.0, 1.0, (0.0,) * 4)
 
 
 def _asked(liking: float) -> list[Asked]:
@@ -37,7 +37,7 @@ def test_an_opinion_of_items_alone_is_the_same_in_every_order() -> None:
 
 def test_a_liking_for_a_letter_shows_and_its_prior_takes_it_off() -> None:
     asked = _asked(5.0)
-    report = order_report(asked, Fusion(1.0, 0.0, (5.0, 0.0, 0.0, 0.0)))
+    report = order_report(asked, Fusion(1.0, 0.0, 1.0, (5.0, 0.0, 0.0, 0.0)))
     assert report.spread("letters") > 0
     assert report.kept_first[0] == 0
     assert report.spread("calibrated") == report.spread("final") == pytest.approx(0)
@@ -51,7 +51,7 @@ def test_averaging_is_by_item() -> None:
 
 
 def test_the_retriever_counts_in_the_average_too() -> None:
-    report = order_report(_asked(0.0), Fusion(1.0, 100.0, (0.0,) * 4))
+    report = order_report(_asked(0.0), Fusion(1.0, 100.0, 1.0, (0.0,) * 4))
     assert report.averaged == 1.0
     # The retriever has the label second.
     assert report.averaged_final == pytest.approx(1 / np.log2(3))
