@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,7 @@ class Fusion:
         num_users: Validation users, those without a prompt included.
         step: Of the adapter.
         gain: Log-likelihood per prompt that the letters added on prompts not fitted on, in nats.
+        shuffles: Of each prompt's candidates that the letters' log-probabilities are a mean over.
     """
 
     letters: float
@@ -58,6 +59,7 @@ class Fusion:
     num_users: int = 0
     step: int = 0
     gain: float = 0.0
+    shuffles: int = 1
 
     def scores(self, logits_PC: NDArray[Any], retriever_PC: NDArray[Any]) -> Matrix:
         """[P, C] final scores; not a number where a logit is none and counts."""
@@ -76,9 +78,10 @@ def fit_fusion(
     retriever_PC: NDArray[Any],
     labels_P: NDArray[np.int64],
     *,
-    calibrate: bool,
+    prior_C: NDArray[np.float64] | None,
     num_users: int = 0,
     step: int = 0,
+    shuffles: int = 1,
 ) -> Fusion:
     """Fits the weights on validation prompts.
 
@@ -86,31 +89,30 @@ def fit_fusion(
         logits_PC: Of the letters.
         retriever_PC: Scores of the same candidates.
         labels_P: Which is right.
-        calibrate: Whether letters are corrected; only where candidates were shuffled.
+        prior_C: What is taken off each letter (`prior_of` prompts with shuffled candidates); None: nothing.
         num_users: See `Fusion`.
         step: See `Fusion`.
+        shuffles: See `Fusion`.
     """
     prompts, num_letters = logits_PC.shape
-    deviation = deviation_of(retriever_PC)
+    prior = (0.0,) * num_letters if prior_C is None else tuple(float(one) for one in prior_C)
+    of_letters_nothing = Fusion(0.0, 1.0, deviation_of(retriever_PC), prior, prompts, num_users, step, 0.0, shuffles)
     if not prompts or not np.isfinite(logits_PC).all():
-        return Fusion(0.0, 1.0, deviation, (0.0,) * num_letters, prompts, num_users, step)
-    logp_PC = log_softmax(logits_PC)
-    prior_C = prior_of(logp_PC) if calibrate else np.zeros(num_letters)
-    prior = tuple(float(one) for one in prior_C)
-    features_PCF = np.stack([logp_PC - prior_C, standardised(retriever_PC, deviation)], axis=2)
-    weights = _conditional_logit(features_PCF, labels_P)
-    gain = _gain(features_PCF, labels_P)
+        return of_letters_nothing
+    corrected_PC = log_softmax(logits_PC) - np.array(prior)
+    features_PCF = np.stack([corrected_PC, standardised(retriever_PC, of_letters_nothing.deviation)], axis=2)
+    weights, gain = _conditional_logit(features_PCF, labels_P), _gain(features_PCF, labels_P)
     if weights[0] <= 0 or gain <= 0:
-        return Fusion(0.0, 1.0, deviation, prior, prompts, num_users, step, gain)
+        return replace(of_letters_nothing, gain=gain)
     # The order does not depend on the size of the weights; in units of the letters' there is one number to read.
-    alpha = float(max(weights[1], 0.0) / weights[0])
-    return Fusion(1.0, alpha, deviation, prior, prompts, num_users, step, gain)
+    return replace(of_letters_nothing, letters=1.0, alpha=float(max(weights[1], 0.0) / weights[0]), gain=gain)
 
 
-def prior_of(logp_PC: Matrix) -> NDArray[np.float64]:
-    """[C] mean log-probability of each letter, as a distribution."""
-    mean_C = logp_PC.mean(axis=0)
-    prior_C: NDArray[np.float64] = log_softmax(mean_C[None])[0]
+def prior_of(logits_PC: NDArray[Any]) -> NDArray[np.float64]:
+    """[C] mean log-probability of each letter, as a distribution; all equal where that cannot be said."""
+    if not len(logits_PC) or not np.isfinite(logits_PC).all():
+        return np.full(logits_PC.shape[1], -np.log(logits_PC.shape[1]))
+    prior_C: NDArray[np.float64] = log_softmax(log_softmax(logits_PC).mean(axis=0)[None])[0]
     return prior_C
 
 

@@ -77,6 +77,13 @@ class RankerConfig:
         default=0,
         metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
     )
+    test_shuffles: int = field(
+        default=1,
+        metadata={
+            "help": "The test asks every prompt in this many shuffles of its candidates and takes the mean of what the "
+            "letters say; it costs as many times the prompts of the test and of one validation."
+        },
+    )
     order_prompts: int = field(
         default=50,
         metadata={
@@ -118,6 +125,11 @@ class RankerConfig:
             (
                 self.candidate_order in CANDIDATE_ORDERS,
                 f"--candidate_order {self.candidate_order!r}: one of {', '.join(CANDIDATE_ORDERS)}",
+            ),
+            (self.test_shuffles >= 1, f"--test_shuffles {self.test_shuffles}: at least 1"),
+            (
+                self.test_shuffles <= 1 or self.candidate_order == "shuffled",
+                f"--test_shuffles {self.test_shuffles} with --candidate_order {self.candidate_order}: only shuffled",
             ),
             (self.order_prompts >= 0, f"--order_prompts {self.order_prompts}: 0 (none) or more"),
             (self.max_eval_users >= 0, f"--max_eval_users {self.max_eval_users}: 0 (all) or more"),

@@ -78,7 +78,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed.ranker, console)
     ranker.trainer.train()
-    answers = ask(ranker.trainer, ranker.test)
+    answers = ask(ranker.trainer, ranker.test, parsed.ranker.test_shuffles)
     outcome = assess(answers, ask_in_orders(ranker.trainer, answers, parsed.ranker.order_prompts))
     if parsed.training.process_index == 0:
         write_test(experiment.ranker, answers, data)
@@ -193,7 +193,7 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
 
 def _num_asked(test: EvaluationSamples, config: RankerConfig) -> int:
     """Prompts of the test, and those asked again in other orders."""
-    return len(test) + len(ORDERS) * min(config.order_prompts, len(test))
+    return config.test_shuffles * len(test) + len(ORDERS) * min(config.order_prompts, len(test))
 
 
 def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:

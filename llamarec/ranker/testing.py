@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import compare
-from llamarec.evaluation.fusion import Fusion, log_softmax
+from llamarec.evaluation.fusion import Fusion, log_softmax, prior_of
 from llamarec.evaluation.metrics import score_ranks
 from llamarec.evaluation.orders import Asked, OrderReport, by_place, order_report
 from llamarec.evaluation.outcome import Outcome
@@ -66,10 +66,49 @@ class Answers:
         return self.samples.ranks(score_ranks(self.final_scores, self.samples.labels_P))
 
 
-def ask(trainer: RankerTrainer, samples: EvaluationSamples) -> Answers:
-    """With the adapter that the Trainer holds now, and the fusion that belongs to it."""
-    fusion = trainer.fusion()
-    return Answers(samples, trainer.predict_letters(samples), fusion)
+def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
+    """With the adapter that the Trainer holds now, and the fusion that belongs to it.
+
+    Args:
+        trainer: Of the run.
+        samples: Prompts.
+        shuffles: Of each prompt's candidates, of which the mean is taken; the fusion is then fitted on such means too.
+    """
+    if shuffles == 1:
+        fusion = trainer.fusion()
+        return Answers(samples, trainer.predict_letters(samples), fusion)
+    validation = trainer.validation
+    of_validation = _in_shuffles(trainer, validation, shuffles)
+    prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
+    fusion = trainer.fit(_mean_logits(of_validation, validation, prior_C), prior_C, shuffles)
+    logits_PC = _mean_logits(_in_shuffles(trainer, samples, shuffles), samples, prior_C)
+    return Answers(samples, logits_PC, fusion)
+
+
+def _in_shuffles(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int) -> list[Asked]:
+    return [_asked(trainer, samples.reordered("shuffled", draw), f"shuffled {draw + 1}") for draw in range(shuffles)]
+
+
+def _asked(trainer: RankerTrainer, samples: EvaluationSamples, name: str) -> Asked:
+    logits_PC = trainer.predict_letters(samples)
+    # Prompts lie by length, which may differ by order; by user they are the same.
+    by_user = np.argsort(samples.rows)
+    return Asked(
+        name,
+        logits_PC[by_user],
+        samples.scores_PC[by_user],
+        samples.places_PC[by_user],
+        samples.labels_P[by_user],
+    )
+
+
+def _mean_logits(asked: list[Asked], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float32]:
+    """[P, C] in the order of `samples` and its letters: the mean log-probability of each item, corrected letter by
+    letter, with the priors of the letters that it has there, so that a fusion treats it like any other logit."""
+    corrected = [by_place(log_softmax(one.logits_PC) - prior_C, one.places_PC) for one in asked]
+    mean_PC = np.empty_like(corrected[0])
+    mean_PC[np.argsort(samples.rows)] = np.mean(corrected, axis=0)
+    return (np.take_along_axis(mean_PC, samples.places_PC, axis=1) + prior_C).astype(np.float32)
 
 
 def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
@@ -87,21 +126,10 @@ def ask_in_orders(trainer: RankerTrainer, answers: Answers, num_prompts: int) ->
     """Some of the prompts again with other letters; None where none are wanted."""
     if not num_prompts:
         return None
-    asked = []
-    for name, order, draw in ORDERS:
-        samples = answers.samples.reordered(order, draw, max_prompts=num_prompts)
-        logits_PC = trainer.predict_letters(samples)
-        # Prompts lie by length, which may differ by order; by user they are the same.
-        by_user = np.argsort(samples.rows)
-        asked.append(
-            Asked(
-                name,
-                logits_PC[by_user],
-                samples.scores_PC[by_user],
-                samples.places_PC[by_user],
-                samples.labels_P[by_user],
-            )
-        )
+    asked = [
+        _asked(trainer, answers.samples.reordered(order, draw, max_prompts=num_prompts), name)
+        for name, order, draw in ORDERS
+    ]
     return order_report(asked, answers.fusion)
 
 

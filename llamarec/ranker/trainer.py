@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, read_fusion
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at, score_ranks
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
@@ -60,7 +60,7 @@ class RankerTrainer(ResumableTrainer):
         defaults: Mapping[str, Any],
     ) -> None:
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
-        self._validation = validation
+        self.validation = validation
         self._fusion: Fusion | None = None
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
@@ -90,7 +90,7 @@ class RankerTrainer(ResumableTrainer):
         stored = read_fusion(Path(self.args.output_dir)) if self.args.load_best_model_at_end else None
         if stored is not None and stored.step == self.state.best_global_step:
             return stored
-        return self._fit(self.predict_letters(self._validation))
+        return self._fit(self.predict_letters(self.validation))
 
     def files_beside_model(self) -> dict[str, bytes]:
         """fusion.json, where the model was validated as it is now."""
@@ -107,18 +107,29 @@ class RankerTrainer(ResumableTrainer):
         """Metrics of the letters alone and of the final order."""
         logits = np.asarray(prediction.predictions)
         self._fusion = self._fit(logits)
-        return ranking_metrics(self._validation, logits, self._fusion)
+        return ranking_metrics(self.validation, logits, self._fusion)
 
-    def _fit(self, logits_PC: NDArray[np.float32]) -> Fusion:
-        samples = self._validation
+    def fit(self, logits_PC: NDArray[np.float32], prior_C: NDArray[np.float64] | None, shuffles: int = 1) -> Fusion:
+        """The fusion of the model as it is, from what it said to the validation prompts.
+
+        Args:
+            logits_PC: Of the letters.
+            prior_C: What is taken off them; None: nothing.
+            shuffles: That the logits are a mean over.
+        """
+        samples = self.validation
         return fit_fusion(
             logits_PC,
             samples.scores_PC,
             samples.labels_P,
-            calibrate=samples.order == "shuffled",
+            prior_C=prior_C,
             num_users=len(samples.user_ids),
             step=self.state.global_step,
+            shuffles=shuffles,
         )
+
+    def _fit(self, logits_PC: NDArray[np.float32]) -> Fusion:
+        return self.fit(logits_PC, prior_of(logits_PC) if self.validation.order == "shuffled" else None)
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """A permutation drawn from (seed, epoch)."""

@@ -17,6 +17,7 @@ from llamarec.evaluation.fusion import (
     deviation_of,
     fit_fusion,
     log_softmax,
+    prior_of,
     read_fusion,
     standardised,
 )
@@ -33,6 +34,12 @@ def _drawn(num_prompts: int, letters: float, retriever: float, *, bias: float = 
     labels = np.array([rng.choice(20, p=row) for row in p])
     # A liking for the first letters that has nothing to do with what is behind them.
     return logits + bias * np.linspace(1, -1, 20), 3 * scores + 7, labels
+
+
+def _fitted(
+    logits: NDArray[np.float64], retriever: NDArray[np.float64], labels: NDArray[np.int64], **more: int
+) -> Fusion:
+    return fit_fusion(logits, retriever, labels, prior_C=prior_of(logits), **more)
 
 
 def test_a_score_shows_its_arithmetic() -> None:
@@ -53,7 +60,7 @@ def test_standardised_scores_keep_how_sure_the_retriever_was() -> None:
 
 
 def test_the_weights_of_the_truth_are_found() -> None:
-    fusion = fit_fusion(*_drawn(4000, 0.8, 1.2), calibrate=True, num_users=9000, step=7)
+    fusion = _fitted(*_drawn(4000, 0.8, 1.2), num_users=9000, step=7)
     assert fusion.letters == 1
     # The retriever's scores are three times those of the truth, and in units of their deviation as large.
     assert fusion.deviation == pytest.approx(3, abs=0.1)
@@ -64,8 +71,8 @@ def test_the_weights_of_the_truth_are_found() -> None:
 
 def test_a_liking_for_letters_is_taken_off() -> None:
     logits, retriever, labels = _drawn(2000, 1.0, 0.0, bias=3.0)
-    with_prior = fit_fusion(logits, retriever, labels, calibrate=True)
-    without = fit_fusion(logits, retriever, labels, calibrate=False)
+    with_prior = _fitted(logits, retriever, labels)
+    without = fit_fusion(logits, retriever, labels, prior_C=None)
     assert np.diff(with_prior.letter_prior) == pytest.approx([-6 / 19] * 19, abs=0.15)
     assert set(without.letter_prior) == {0.0}
     ndcg = [ndcg_at(score_ranks(one.scores(logits, retriever), labels), 10) for one in (with_prior, without)]
@@ -76,7 +83,7 @@ def test_a_liking_for_letters_is_taken_off() -> None:
 def test_letters_that_know_nothing_leave_the_retriever_order(seed: int) -> None:
     # Letters that mislead: their weight in the truth is below 0.
     logits, retriever, labels = _drawn(300, -0.3, 1.0, seed=seed)
-    fusion = fit_fusion(logits, retriever, labels, calibrate=True)
+    fusion = _fitted(logits, retriever, labels)
     assert fusion.letters == 0
     ranks = score_ranks(fusion.scores(logits, retriever), labels)
     assert ranks.tolist() == score_ranks(retriever, labels).tolist()
@@ -87,7 +94,7 @@ def test_noise_costs_nothing_on_average() -> None:
     lost = []
     for seed in range(40):
         logits, retriever, labels = _drawn(2200, 0.0, 1.0, seed=seed)
-        fusion = fit_fusion(logits[:200], retriever[:200], labels[:200], calibrate=True)
+        fusion = _fitted(logits[:200], retriever[:200], labels[:200])
         ranks = [score_ranks(one[200:], labels[200:]) for one in (retriever, fusion.scores(logits, retriever))]
         lost.append(ndcg_at(ranks[0], 10) - ndcg_at(ranks[1], 10))
     assert np.mean(lost) < 0.002
@@ -98,18 +105,18 @@ def test_noise_costs_nothing_on_average() -> None:
 def test_logits_that_are_no_numbers_are_not_used(bad: float) -> None:
     logits, retriever, labels = _drawn(100, 1.0, 1.0)
     logits[3, 4] = bad
-    assert fit_fusion(logits, retriever, labels, calibrate=True).letters == 0
+    assert _fitted(logits, retriever, labels).letters == 0
 
 
 def test_no_prompts_leave_the_retriever_order() -> None:
     nothing = np.zeros((0, 20))
-    fusion = fit_fusion(nothing, nothing, np.zeros(0, dtype=np.int64), calibrate=True)
+    fusion = _fitted(nothing, nothing, np.zeros(0, dtype=np.int64))
     assert (fusion.letters, fusion.alpha) == (0.0, 1.0)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_fusion(tmp_path) is None
-    fusion = fit_fusion(*_drawn(200, 1.0, 1.0), calibrate=True)
+    fusion = _fitted(*_drawn(200, 1.0, 1.0))
     (tmp_path / FUSION_FILE).write_bytes(fusion.as_bytes())
     assert read_fusion(tmp_path) == fusion
 

@@ -171,6 +171,14 @@ def test_the_published_recipe_by_flags(folder: Path) -> None:
     assert metrics["orders"] is None
 
 
+def test_a_test_in_shuffles(folder: Path) -> None:
+    _run(folder, "--test_shuffles", "3", "--max_steps", "4")
+    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["fusion"]["shuffles"] == 3
+    with pytest.raises(ConfigError, match="--test_shuffles 3 with --candidate_order retriever"):
+        parse(_argv(folder, "--test_shuffles", "3", "--candidate_order", "retriever"))
+
+
 def test_a_part_of_the_prompts_is_trained_on(folder: Path) -> None:
     _run(folder, "--max_train_prompts", "24", "--max_steps", "-1", "--num_train_epochs", "2")
     state = json.loads((_newest(folder) / "trainer_state.json").read_text(encoding="utf-8"))
