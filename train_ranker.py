@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from llamarec.cli.early import answer_early, importing
+from llamarec.cli.reported import report_of
 from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
@@ -19,16 +20,14 @@ def main() -> int:
         from llamarec.evaluation.tables import print_test
         from llamarec.ranker.arguments import parse
         from llamarec.ranker.run import train_ranker
-        from llamarec.report.page import try_report
 
     parsed = parse(sys.argv[1:])
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
     result = train_ranker(parsed, console)
     print_test(result.outcome, console, title=f"test of {parsed.data.dataset_code}")
     metrics = parsed.data.experiment.ranker / "metrics.json"
-    report = try_report(parsed.training, parsed.data.experiment)
-    where = f"best adapter {parsed.training.output_dir}\nmetrics      {metrics}\nreport       {report}"
-    console.print(f"\n{where}", soft_wrap=True)
+    console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
+    console.print(f"report       {report_of(parsed)}", soft_wrap=True)
     return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED
 
 

@@ -28,7 +28,7 @@ ARMS: Final[dict[str, str]] = {
     "uniform": "--hard_negatives 0",
     "mixed": "--hard_negatives 0.5",
     "hard": "--hard_negatives 1",
-    "mixed, latest": "--hard_negatives 0.5 --latest_prompts true",
+    "mixed, latest": "--hard_negatives 0.5 --max_train_prompts 20000 --latest_prompts true",
 }
 
 

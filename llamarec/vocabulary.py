@@ -28,6 +28,12 @@ SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
 LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
 LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
 
+RETRIEVER_RANK: Final = "retriever_rank"  # Int32: the label's place by the retriever, 0 = not among the candidates
+LETTERS_RANK: Final = "letters_rank"  # Int32: the same by the ranker's letters alone
+FINAL_RANK: Final = "final_rank"  # Int32: the same by the final score
+LETTER_LOGP: Final = "letter_logp"  # list of Float32: log-probabilities of the candidates' letters
+FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_IDS
+
 PADDING_ITEM: Final = 0
 
 Split = Literal["validation", "test"]
@@ -55,6 +61,11 @@ class Experiment:
     def ranker(self) -> Path:
         """metrics.json, logs, the checkpoints folder."""
         return self.root / "llm" / self.dataset_code
+
+    @property
+    def test(self) -> Path:
+        """Of each test user: ranks, candidates, scores."""
+        return self.ranker / "test.parquet"
 
     @property
     def checkpoints(self) -> Path:

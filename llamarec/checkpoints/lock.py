@@ -7,13 +7,15 @@ import json
 import os
 import platform
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from llamarec.checkpoints import durable
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.errors import CheckpointError, LockedError
+
+_LOOKED_AT_SECONDS: Final = 0.2
 
 
 class RunLock:
@@ -36,7 +38,8 @@ class RunLock:
         """
         try:
             durable.make_folders(self._run.path)
-            self._lock.acquire()
+            # Whoever only looks whether it is held has it for a moment.
+            self._lock.acquire(timeout=_LOOKED_AT_SECONDS)
         except Timeout as error:
             raise LockedError(
                 f"another run is training in {self._run.path}",
@@ -84,7 +87,10 @@ def is_locked(run: RunFolder) -> bool:
     lock = FileLock(run.lock, timeout=0)
     try:
         lock.acquire()
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError:
+        # Somebody else's folder, or one that cannot be written.
+        return False
     lock.release()
     return False

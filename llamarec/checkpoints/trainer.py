@@ -86,6 +86,11 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
 
     # ---- The public face ----
 
+    @property
+    def run_id(self) -> str:
+        """Of the training: the same for all that descends from one start; empty before it."""
+        return self._run_id
+
     def train(self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> Any:
         """As `Trainer.train`, from a checkpoint or from the start.
 

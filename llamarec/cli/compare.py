@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.checkpoints.output import print_json, print_pairs, print_table, print_wrapped
+from llamarec.cli.report import place_of
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
 SUMMARY = "Compare runs on the users that all of them tested, with intervals, and show which options differ."
@@ -54,13 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
             found=", ".join(arguments.runs),
             hint=f"llamarec report {names[0]}, or name another run",
         )
-    folders = {name: find_run(name, arguments.experiment_root) for name in names}
-
     from llamarec.report.compare import compare_runs
     from llamarec.report.compare_page import write_comparison
-    from llamarec.report.run import experiment_of, read_run
+    from llamarec.report.run import read_run
 
-    runs = {name: read_run(folder, experiment_of(folder)) for name, folder in folders.items()}
+    runs = {name: read_run(*place_of(name, arguments.experiment_root)) for name in names}
     comparison = compare_runs(runs)
     if arguments.output is not None:
         write_comparison(comparison, runs, arguments.output)

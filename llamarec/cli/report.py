@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from llamarec.checkpoints.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.checkpoints.output import print_json
 from llamarec.errors import EXIT_FINISHED
+from llamarec.vocabulary import Experiment
 
 SUMMARY = "Write a run's report.html: curves, interruptions, checkpoints, test figures with intervals, a few users."
 
@@ -45,14 +47,28 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
+    """The checkpoints that RUN means, and of whose ranker they are.
+
+    Raises:
+        CheckpointError: there is no such run; says which there are.
+    """
+    from llamarec.report.run import experiment_of, folder_of
+
+    # A data set code, or the folder of its ranker: the checkpoints may lie elsewhere (--output_dir).
+    path = Path(text).resolve()
+    for experiment in (Experiment(root, text), Experiment(path.parent.parent, path.name)):
+        if (experiment.ranker / "ranker.json").is_file():
+            return folder_of(experiment), experiment
+    folder = find_run(text, root)
+    return folder, experiment_of(folder)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page and says where it lies."""
-    folder = find_run(arguments.run_name, arguments.experiment_root)
-
     from llamarec.report.page import write_report
-    from llamarec.report.run import experiment_of
 
-    path = write_report(folder, experiment_of(folder), arguments.output)
+    path = write_report(*place_of(arguments.run_name, arguments.experiment_root), arguments.output)
     if arguments.json:
         print_json({"report": path})
     else:

@@ -6,8 +6,8 @@ z is the retriever's score, less its mean in the prompt, in units of its deviati
 the retriever is sure its scores lie further apart, and in the sum they should. The prior is the mean log-probability of
 each letter over validation prompts whose candidates were shuffled, where every letter is as likely to be right as any
 other (a model's liking for letters as such: PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a
-conditional logit (McFadden 1974) on the same prompts. Where log p adds nothing to the retriever on prompts that the fit
-has not seen (cross-validation), it gets no weight: the order is then the retriever's, and never a worse one.
+conditional logit (McFadden 1974) on the same prompts. Where log p does not add to the likelihood of prompts that the
+fit has not seen (cross-validation, by more than a standard error), it gets no weight: the order is the retriever's.
 
     P prompts, C candidates
 """
@@ -28,9 +28,9 @@ from llamarec.errors import ArtifactError
 FUSION_FILE: Final = "fusion.json"
 _FOLDS: Final = 5
 _RIDGE: Final = 1.0
-"""Of the two weights, in units of one prompt's log-likelihood: no more than a handful of prompts is needed to outweigh
-it, and with none the weights are 0 and finite."""
+"""Of the two weights of standardised features: a handful of prompts outweighs it, and without any they are 0."""
 _STEPS: Final = 50
+_SMALL: Final = 1e-9
 
 Matrix = NDArray[np.float64]
 
@@ -61,12 +61,19 @@ class Fusion:
     gain: float = 0.0
     shuffles: int = 1
 
-    def scores(self, logits_PC: NDArray[Any], retriever_PC: NDArray[Any]) -> Matrix:
-        """[P, C] final scores; not a number where a logit is none and counts."""
+    def corrected(self, logits_PC: NDArray[Any]) -> Matrix:
+        """[P, C] log-probabilities of the letters less their prior."""
+        corrected_PC: Matrix = log_softmax(logits_PC) - np.array(self.letter_prior)
+        return corrected_PC
+
+    def combined(self, corrected_PC: Matrix, retriever_PC: NDArray[Any]) -> Matrix:
+        """[P, C] final scores from corrected log-probabilities; no number where one of those is none and counts."""
         scores_PC = self.alpha * standardised(retriever_PC, self.deviation)
-        if self.letters:
-            scores_PC = scores_PC + self.letters * (log_softmax(logits_PC) - np.array(self.letter_prior))
-        return scores_PC
+        return scores_PC + self.letters * corrected_PC if self.letters else scores_PC
+
+    def scores(self, logits_PC: NDArray[Any], retriever_PC: NDArray[Any]) -> Matrix:
+        """[P, C] final scores from logits."""
+        return self.combined(self.corrected(logits_PC), retriever_PC)
 
     def as_bytes(self) -> bytes:
         """The content of fusion.json."""
@@ -74,11 +81,11 @@ class Fusion:
 
 
 def fit_fusion(
-    logits_PC: NDArray[Any],
+    corrected_PC: Matrix,
     retriever_PC: NDArray[Any],
     labels_P: NDArray[np.int64],
     *,
-    prior_C: NDArray[np.float64] | None,
+    prior_C: NDArray[np.float64],
     num_users: int = 0,
     step: int = 0,
     shuffles: int = 1,
@@ -86,26 +93,31 @@ def fit_fusion(
     """Fits the weights on validation prompts.
 
     Args:
-        logits_PC: Of the letters.
+        corrected_PC: The letters' log-probabilities, less their prior.
         retriever_PC: Scores of the same candidates.
         labels_P: Which is right.
-        prior_C: What is taken off each letter (`prior_of` prompts with shuffled candidates); None: nothing.
+        prior_C: That was taken off (`prior_of` prompts with shuffled candidates, or 0).
         num_users: See `Fusion`.
         step: See `Fusion`.
         shuffles: See `Fusion`.
     """
-    prompts, num_letters = logits_PC.shape
-    prior = (0.0,) * num_letters if prior_C is None else tuple(float(one) for one in prior_C)
-    of_letters_nothing = Fusion(0.0, 1.0, deviation_of(retriever_PC), prior, prompts, num_users, step, 0.0, shuffles)
-    if not prompts or not np.isfinite(logits_PC).all():
-        return of_letters_nothing
-    corrected_PC = log_softmax(logits_PC) - np.array(prior)
-    features_PCF = np.stack([corrected_PC, standardised(retriever_PC, of_letters_nothing.deviation)], axis=2)
-    weights, gain = _conditional_logit(features_PCF, labels_P), _gain(features_PCF, labels_P)
-    if weights[0] <= 0 or gain <= 0:
-        return replace(of_letters_nothing, gain=gain)
+    prior = tuple(float(one) for one in prior_C)
+    deviation = deviation_of(retriever_PC)
+    without = Fusion(0.0, 1.0, deviation, prior, len(labels_P), num_users, step, 0.0, shuffles)
+    if not len(labels_P) or not np.isfinite(corrected_PC).all():
+        return without
+    # Both in units of their own deviation: the penalty must not depend on how boldly the model speaks.
+    spread = deviation_of(corrected_PC)
+    features = [standardised(corrected_PC, spread), standardised(retriever_PC, deviation)]
+    features_PCF = np.stack(features, axis=2)
+    weights, gains_P = _conditional_logit(features_PCF, labels_P), _gains(features_PCF, labels_P)
+    gain, error = float(gains_P.mean()), float(gains_P.std() / np.sqrt(len(gains_P)))
+    # By one standard error, as for any model that is to be preferred to a simpler one (Breiman et al. 1984, 3.4.3).
+    if weights[0] <= 0 or gain <= error:
+        return replace(without, gain=gain)
     # The order does not depend on the size of the weights; in units of the letters' there is one number to read.
-    return replace(of_letters_nothing, letters=1.0, alpha=float(max(weights[1], 0.0) / weights[0]), gain=gain)
+    alpha = float(max(weights[1], 0.0) / weights[0]) * spread
+    return replace(without, letters=1.0, alpha=alpha, gain=gain)
 
 
 def prior_of(logits_PC: NDArray[Any]) -> NDArray[np.float64]:
@@ -119,8 +131,10 @@ def prior_of(logits_PC: NDArray[Any]) -> NDArray[np.float64]:
 def log_softmax(scores_PC: NDArray[Any]) -> Matrix:
     """Over the candidates."""
     scores = scores_PC.astype(np.float64)
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    result: Matrix = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    # Of an infinite score nothing but "not a number" can be said.
+    with np.errstate(invalid="ignore"):
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        result: Matrix = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
 
 
@@ -165,35 +179,55 @@ def read_fusion(folder: Path) -> Fusion | None:
 # ---- The fit ----
 
 
-def _gain(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> float:
-    """What the first feature adds to the log-likelihood of prompts that are not fitted on, a prompt."""
+def _gains(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[P] what the first feature adds to the log-likelihood of each prompt, fitted on the others' folds."""
     folds_P = np.arange(len(labels_P)) % _FOLDS
-    total = 0.0
+    gains_P = np.zeros(len(labels_P))
     for fold in range(min(_FOLDS, len(labels_P))):
         fitted, held_out = folds_P != fold, folds_P == fold
-        both, one = features_PCF, features_PCF[:, :, 1:]
-        for features, sign in ((both, 1.0), (one, -1.0)):
+        for features, sign in ((features_PCF, 1.0), (features_PCF[:, :, 1:], -1.0)):
             weights = _conditional_logit(features[fitted], labels_P[fitted])
-            total += sign * _log_likelihood(features[held_out], labels_P[held_out], weights)
-    return total / len(labels_P)
+            gains_P[held_out] += sign * _log_likelihoods(features[held_out], labels_P[held_out], weights)
+    return gains_P
 
 
 def _conditional_logit(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[F] weights with the greatest penalised likelihood, by Newton's method; the problem is convex."""
+    """[F] weights with the greatest penalised likelihood, by Newton's method; the problem is concave."""
     weights = np.zeros(features_PCF.shape[2])
+    value = _penalised(features_PCF, labels_P, weights)
     for _ in range(_STEPS):
-        p_PC = np.exp(log_softmax(features_PCF @ weights))
-        means_PF = np.einsum("pc,pcf->pf", p_PC, features_PCF)
-        of_labels_PF = features_PCF[np.arange(len(labels_P)), labels_P]
-        gradient = (of_labels_PF - means_PF).sum(axis=0) - _RIDGE * weights
-        squares = np.einsum("pc,pcf,pcg->fg", p_PC, features_PCF, features_PCF) - means_PF.T @ means_PF
-        step = np.linalg.solve(squares + _RIDGE * np.eye(len(weights)), gradient)
-        # A whole step overshoots where probabilities are saturated; a bounded one still arrives.
-        weights = weights + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-10:
+        step = _newton_step(features_PCF, labels_P, weights)
+        # Where probabilities are saturated a whole step can overshoot.
+        while np.abs(step).max() > _SMALL:
+            found = _penalised(features_PCF, labels_P, weights + step)
+            if found >= value:
+                break
+            step = step / 2
+        if np.abs(step).max() <= _SMALL:
             break
+        weights, value = weights + step, found
     return weights
 
 
-def _log_likelihood(features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    return float(log_softmax(features_PCF @ weights)[np.arange(len(labels_P)), labels_P].sum())
+def _newton_step(
+    features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    p_PC = np.exp(log_softmax(features_PCF @ weights))
+    means_PF = np.einsum("pc,pcf->pf", p_PC, features_PCF)
+    of_labels_PF = features_PCF[np.arange(len(labels_P)), labels_P]
+    gradient = (of_labels_PF - means_PF).sum(axis=0) - _RIDGE * weights
+    squares = np.einsum("pc,pcf,pcg->fg", p_PC, features_PCF, features_PCF) - means_PF.T @ means_PF
+    step: NDArray[np.float64] = np.linalg.solve(squares + _RIDGE * np.eye(len(weights)), gradient)
+    return step
+
+
+def _penalised(features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    likelihood = float(_log_likelihoods(features_PCF, labels_P, weights).sum())
+    return likelihood - 0.5 * _RIDGE * float(weights @ weights)
+
+
+def _log_likelihoods(
+    features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = log_softmax(features_PCF @ weights)[np.arange(len(labels_P)), labels_P]
+    return result

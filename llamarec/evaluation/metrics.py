@@ -8,7 +8,7 @@ Every figure is the mean over users, never a mean of batch means.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,18 @@ def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) ->
     ranks: NDArray[np.int64] = 1 + ahead.sum(axis=1)
     ranks[np.isnan(scores_PC).any(axis=1)] = 0
     return ranks
+
+
+def by_place(values_PC: NDArray[Any], places_PC: NDArray[np.int64]) -> NDArray[Any]:
+    """From the order of letters to that of the retriever's list.
+
+    Args:
+        values_PC: One for each letter.
+        places_PC: The letter's place in that list, from 0.
+    """
+    result = np.empty_like(values_PC)
+    np.put_along_axis(result, places_PC, values_PC, axis=1)
+    return result
 
 
 def _mean(values: Values) -> float:

@@ -6,14 +6,14 @@ P prompts, C candidates
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamarec.evaluation.fusion import Fusion, log_softmax
-from llamarec.evaluation.metrics import ndcg_at, score_ranks
+from llamarec.evaluation.fusion import Fusion
+from llamarec.evaluation.metrics import by_place, ndcg_at, ndcg_values, score_ranks
 
 _K: Final = 10
 Scores = NDArray[np.floating]
@@ -60,6 +60,7 @@ class OrderReport:
     averaged: NDCG@10 of the mean of the calibrated log-probabilities over the shuffles.
     averaged_final: The same with the retriever's score.
     num_averaged: Shuffles.
+    error: Standard error of one such figure (letters alone, mean over orders).
     kept_first: Share of the prompts whose first item by letters alone is the same in two orders, mean over pairs;
         then calibrated, then by the final score.
     """
@@ -69,6 +70,7 @@ class OrderReport:
     averaged: float
     averaged_final: float
     num_averaged: int
+    error: float
     kept_first: tuple[float, float, float]
 
     def spread(self, column: str) -> float:
@@ -89,10 +91,9 @@ def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
         asked: One for each order; those whose name begins with `shuffled` are averaged.
         fusion: The run's.
     """
-    prior_C = np.array(fusion.letter_prior)
     ways: list[Callable[[Asked], Scores]] = [
         lambda one: one.logits_PC,
-        lambda one: log_softmax(one.logits_PC) - prior_C,
+        lambda one: fusion.corrected(one.logits_PC),
         lambda one: fusion.scores(one.logits_PC, one.retriever_PC),
     ]
     rows = [
@@ -107,8 +108,19 @@ def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
     averaged, averaged_final = _averaged(shuffles, fusion, ways[1]) if shuffles else (float("nan"), float("nan"))
     kept = [_kept_first([_first_places(one, way(one)) for one in asked]) for way in ways]
     return OrderReport(
-        rows, len(asked[0].labels_P), averaged, averaged_final, len(shuffles), (kept[0], kept[1], kept[2])
+        rows,
+        len(asked[0].labels_P),
+        averaged,
+        averaged_final,
+        len(shuffles),
+        _standard_error(asked),
+        (kept[0], kept[1], kept[2]),
     )
+
+
+def _standard_error(asked: Sequence[Asked]) -> float:
+    deviations = [ndcg_values(score_ranks(one.logits_PC, one.labels_P), _K).std() for one in asked]
+    return float(np.mean(deviations) / np.sqrt(max(len(asked[0].labels_P), 1)))
 
 
 def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scores]) -> tuple[float, float]:
@@ -117,21 +129,8 @@ def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scor
     labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
     # By place the retriever's scores are the same in every shuffle.
     one = shuffles[0]
-    no_prior = replace(fusion, letter_prior=(0.0,) * mean_PC.shape[1])
-    final_PC = no_prior.scores(mean_PC, by_place(one.retriever_PC, one.places_PC))
+    final_PC = fusion.combined(mean_PC, by_place(one.retriever_PC, one.places_PC))
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
-
-
-def by_place(values_PC: NDArray[Any], places_PC: NDArray[np.int64]) -> NDArray[Any]:
-    """From the order of letters to that of the retriever's list.
-
-    Args:
-        values_PC: One for each letter.
-        places_PC: The letter's place in that list, from 0.
-    """
-    result = np.empty_like(values_PC)
-    np.put_along_axis(result, places_PC, values_PC, axis=1)
-    return result
 
 
 def _first_places(one: Asked, scores_PC: Scores) -> NDArray[np.int64]:

@@ -49,7 +49,7 @@ def verdict(row: Row, users: int) -> str:
             f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): the validation users "
             "promised otherwise. More of them (--max_eval_users), or serve the retriever's order."
         )
-    return f"Between ranker and retriever {users:,} users show no difference (overall {row.metric})."
+    return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
 
 
 def _print_rows(console: Console, title: str, rows: list[Row], letters: list[Row]) -> None:
@@ -87,3 +87,6 @@ def _print_orders(console: Console, report: OrderReport) -> None:
         f"mean of {report.num_averaged} shuffles", "", "", f"{report.averaged:.4f}", f"{report.averaged_final:.4f}"
     )
     console.print(table)
+    console.print(
+        f"each figure is good to about +-{1.96 * report.error:.3f} (95%): with few prompts some spread is chance"
+    )

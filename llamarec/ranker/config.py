@@ -126,6 +126,10 @@ class RankerConfig:
                 self.candidate_order in CANDIDATE_ORDERS,
                 f"--candidate_order {self.candidate_order!r}: one of {', '.join(CANDIDATE_ORDERS)}",
             ),
+            (
+                not self.latest_prompts or self.max_train_prompts > 0,
+                "--latest_prompts: only with --max_train_prompts N, the number of prompts to take",
+            ),
             (self.test_shuffles >= 1, f"--test_shuffles {self.test_shuffles}: at least 1"),
             (
                 self.test_shuffles <= 1 or self.candidate_order == "shuffled",

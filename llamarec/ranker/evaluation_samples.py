@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.metrics import by_place, score_ranks
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.samples import Prompt, Sample
 from llamarec.retriever.candidates import Candidates
@@ -103,10 +104,13 @@ class EvaluationSamples(Dataset[Sample]):
             max_prompts=max_prompts,
         )
 
-    def ranks(self, letter_ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ranks of all users from the ranks of the prompts: [num_prompts] -> [num_users], 0 = not covered."""
+    def ranks_by(self, scores_PC: NDArray[np.floating]) -> NDArray[np.int64]:
+        """[num_users] the label's rank by these scores of the candidates, 0 = not among them.
+
+        Ties go to the candidate that the retriever likes better.
+        """
         ranks = np.zeros(len(self.user_ids), dtype=np.int64)
-        ranks[self.rows] = letter_ranks
+        ranks[self.rows] = score_ranks(by_place(scores_PC, self.places_PC), self.retriever_ranks[self.rows] - 1)
         return ranks
 
     def prompt(self, index: int) -> Prompt:

@@ -74,7 +74,7 @@ RECIPE: Final[dict[str, Any]] = {
     "report_to": "tensorboard",
     "eval_strategy": "steps",
     "load_best_model_at_end": True,
-    "metric_for_best_model": "fused_ndcg@10",
+    "metric_for_best_model": "overall_ndcg@10",
     "remove_unused_columns": False,
     "label_names": ["labels"],
     # Patience is part of what a resume must not lose.
@@ -91,8 +91,8 @@ _OWN_HELP: Final = {
     "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16; on a CPU 32, "
     "in bfloat16 4).",
     "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
-    "metric_for_best_model": "What is best: fused_ (the final order), overall_ or subset_ (the letters alone) and "
-    "recall@1, recall@10, ndcg@10 or mrr@10 (default: fused_ndcg@10).",
+    "metric_for_best_model": "What is best: overall_ or subset_ (the letters alone), or fused_ (the final order), and "
+    "recall@1, recall@10, ndcg@10 or mrr@10 (default: overall_ndcg@10).",
     "save_total_limit": "Checkpoints kept (default: 3).",
     "max_steps": "Ends after so many steps, whatever --num_train_epochs says (default: -1, no limit).",
     "gradient_accumulation_steps": "Forward and backward passes per step (default: see --per_device_train_batch_size).",

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -79,9 +80,9 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     _announce(ranker, parsed.ranker, console)
     ranker.trainer.train()
     answers = ask(ranker.trainer, ranker.test, parsed.ranker.test_shuffles)
-    outcome = assess(answers, ask_in_orders(ranker.trainer, answers, parsed.ranker.order_prompts))
+    outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, parsed.ranker.order_prompts))
     if parsed.training.process_index == 0:
-        write_test(experiment.ranker, answers, data)
+        write_test(experiment.test, answers, data)
         _write_metrics(ranker, data, parsed.ranker, outcome)
     return RankerResult(outcome, ranker.trainer.last_save_failed)
 
@@ -123,7 +124,7 @@ def build_ranker(
         defaults=parsed.defaults,
     )
     if args.process_index == 0:
-        _write_description(experiment, data, config, template, encoder)
+        _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
 
@@ -163,6 +164,8 @@ def _fingerprints(
     prompt = json.dumps([template.as_dict(), encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
     ranks = hashlib.sha256(validation.retriever_ranks.astype("<i8").tobytes())
     ranks.update(validation.user_ids.astype("<i8").tobytes())
+    # Nothing for the retriever's own order, which was the only one before there was a choice.
+    ranks.update(b"" if validation.order == "retriever" else validation.order.encode())
     return {
         "prepared_data": data.fingerprint[:16],
         "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
@@ -262,11 +265,13 @@ def _write_description(
     config: RankerConfig,
     template: PromptTemplate,
     encoder: PromptEncoder,
+    output_dir: str,
 ) -> None:
     write_json(
         experiment.ranker / "ranker.json",
         {
             "config": asdict(config),
+            "checkpoints": str(Path(output_dir).resolve()),
             "prompt": template.as_dict(),
             "letter_ids": encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
@@ -281,8 +286,10 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, out
         "dataset_code": data.dataset_code,
         "llm_base_model": config.llm_base_model,
         "split": "test",
+        "run_id": ranker.trainer.run_id,
         "step": state.global_step,
         "best_step": state.best_global_step,
+        "tested_step": ranker.trainer.tested_step,
         "best_validation": state.best_metric,
         **outcome.as_dict(),
     }

@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import compare
 from llamarec.evaluation.fusion import Fusion, log_softmax, prior_of
-from llamarec.evaluation.metrics import score_ranks
-from llamarec.evaluation.orders import Asked, OrderReport, by_place, order_report
+from llamarec.evaluation.metrics import by_place
+from llamarec.evaluation.orders import Asked, OrderReport, order_report
 from llamarec.evaluation.outcome import Outcome
 from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
 from llamarec.ranker.trainer import RankerTrainer
-from llamarec.vocabulary import CANDIDATE_IDS, LABEL_ID, SCORES, USER, USER_ID
+from llamarec.vocabulary import (
+    CANDIDATE_IDS,
+    FINAL_RANK,
+    FINAL_SCORES,
+    LABEL_ID,
+    LETTER_LOGP,
+    LETTERS_RANK,
+    RETRIEVER_RANK,
+    SCORES,
+    USER,
+    USER_ID,
+)
 
-TEST_FILE: Final = "test.parquet"
-RETRIEVER_RANK: Final = "retriever_rank"
-LETTERS_RANK: Final = "letters_rank"
-FINAL_RANK: Final = "final_rank"
-LETTER_LOGP: Final = "letter_logp"
-FINAL_SCORES: Final = "final_scores"
 ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
     ("retriever's", "retriever", 0),
     ("reversed", "reversed", 0),
@@ -42,28 +47,28 @@ class Answers:
 
     Attributes:
         samples: The prompts.
-        logits_PC: Of the letters.
+        letters_PC: The letters' log-probabilities, corrected for their prior.
         fusion: What made the final scores.
     """
 
     samples: EvaluationSamples
-    logits_PC: NDArray[np.float32]
+    letters_PC: NDArray[np.float64]
     fusion: Fusion
 
     @property
     def final_scores(self) -> NDArray[np.float64]:
-        """Final scores."""
-        return self.fusion.scores(self.logits_PC, self.samples.scores_PC)
+        """[P, C]."""
+        return self.fusion.combined(self.letters_PC, self.samples.scores_PC)
 
     @property
     def letters_ranks(self) -> NDArray[np.int64]:
         """[num_users] by letters alone."""
-        return self.samples.ranks(score_ranks(self.logits_PC, self.samples.labels_P))
+        return self.samples.ranks_by(self.letters_PC)
 
     @property
     def final_ranks(self) -> NDArray[np.int64]:
         """[num_users] by final score."""
-        return self.samples.ranks(score_ranks(self.final_scores, self.samples.labels_P))
+        return self.samples.ranks_by(self.final_scores)
 
 
 def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
@@ -76,13 +81,11 @@ def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -
     """
     if shuffles == 1:
         fusion = trainer.fusion()
-        return Answers(samples, trainer.predict_letters(samples), fusion)
-    validation = trainer.validation
-    of_validation = _in_shuffles(trainer, validation, shuffles)
+        return Answers(samples, fusion.corrected(trainer.predict_letters(samples)), fusion)
+    of_validation = _in_shuffles(trainer, trainer.validation, shuffles)
     prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
-    fusion = trainer.fit(_mean_logits(of_validation, validation, prior_C), prior_C, shuffles)
-    logits_PC = _mean_logits(_in_shuffles(trainer, samples, shuffles), samples, prior_C)
-    return Answers(samples, logits_PC, fusion)
+    fusion = trainer.fit(_mean(of_validation, trainer.validation, prior_C), prior_C, shuffles)
+    return Answers(samples, _mean(_in_shuffles(trainer, samples, shuffles), samples, prior_C), fusion)
 
 
 def _in_shuffles(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int) -> list[Asked]:
@@ -102,17 +105,21 @@ def _asked(trainer: RankerTrainer, samples: EvaluationSamples, name: str) -> Ask
     )
 
 
-def _mean_logits(asked: list[Asked], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float32]:
-    """[P, C] in the order of `samples` and its letters: the mean log-probability of each item, corrected letter by
-    letter, with the priors of the letters that it has there, so that a fusion treats it like any other logit."""
+def _mean(asked: list[Asked], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P, C] in the order of `samples` and its letters: of each item's corrected log-probabilities."""
     corrected = [by_place(log_softmax(one.logits_PC) - prior_C, one.places_PC) for one in asked]
     mean_PC = np.empty_like(corrected[0])
     mean_PC[np.argsort(samples.rows)] = np.mean(corrected, axis=0)
-    return (np.take_along_axis(mean_PC, samples.places_PC, axis=1) + prior_C).astype(np.float32)
+    return np.take_along_axis(mean_PC, samples.places_PC, axis=1)
 
 
 def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
-    """Figures of a test."""
+    """Figures of a test.
+
+    Args:
+        answers: To the test prompts.
+        orders: What `ask_in_orders` found.
+    """
     retriever = answers.samples.retriever_ranks
     return Outcome(
         compare(retriever, answers.final_ranks),
@@ -122,25 +129,24 @@ def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
     )
 
 
-def ask_in_orders(trainer: RankerTrainer, answers: Answers, num_prompts: int) -> OrderReport | None:
-    """Some of the prompts again with other letters; None where none are wanted."""
+def ask_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompts: int) -> OrderReport | None:
+    """Some of the prompts with other letters, each order by itself; None where none are wanted."""
     if not num_prompts:
         return None
     asked = [
-        _asked(trainer, answers.samples.reordered(order, draw, max_prompts=num_prompts), name)
-        for name, order, draw in ORDERS
+        _asked(trainer, samples.reordered(order, draw, max_prompts=num_prompts), name) for name, order, draw in ORDERS
     ]
-    return order_report(asked, answers.fusion)
+    return order_report(asked, trainer.fusion())
 
 
-def write_test(folder: Path, answers: Answers, data: PreparedData) -> None:
-    """test.parquet: every test user's ranks; of those with a prompt the candidates, the retriever's best first."""
+def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
+    """Every test user's ranks; of those with a prompt the candidates, the retriever's best first."""
     samples = answers.samples
     by_row = np.argsort(samples.rows)
     lists = {
         CANDIDATE_IDS: samples.candidates_PC,
         SCORES: samples.scores_PC,
-        LETTER_LOGP: log_softmax(answers.logits_PC).astype(np.float32),
+        LETTER_LOGP: log_softmax(answers.letters_PC).astype(np.float32),
         FINAL_SCORES: answers.final_scores.astype(np.float32),
     }
     asked = pl.DataFrame(
@@ -158,8 +164,8 @@ def write_test(folder: Path, answers: Answers, data: PreparedData) -> None:
             FINAL_RANK: answers.final_ranks.astype(np.int32),
         }
     ).with_row_index("row")
-    staging = folder / f"{TEST_FILE}.tmp"
+    staging = path.with_name(path.name + ".tmp")
     everybody.join(asked, on="row", how="left", maintain_order="left").drop("row").write_parquet(
         staging, compression="zstd"
     )
-    os.replace(staging, folder / TEST_FILE)
+    os.replace(staging, path)

@@ -15,8 +15,9 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
-from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at, score_ranks
+from llamarec.errors import ArtifactError
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, log_softmax, prior_of, read_fusion
+from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
@@ -85,12 +86,27 @@ class RankerTrainer(ResumableTrainer):
             prediction = self.predict(samples)
         return np.asarray(prediction.predictions, dtype=np.float32)
 
+    @property
+    def tested_step(self) -> int:
+        """Of the adapter that the Trainer holds after training."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return int(best or self.state.global_step)
+
     def fusion(self) -> Fusion:
-        """Of the model as it is: the one stored beside the best adapter, or else fitted on the validation users now."""
-        stored = read_fusion(Path(self.args.output_dir)) if self.args.load_best_model_at_end else None
-        if stored is not None and stored.step == self.state.best_global_step:
-            return stored
-        return self._fit(self.predict_letters(self.validation))
+        """Of the model after training: stored beside the best adapter, or else fitted on the validation users now."""
+        if self._fusion is None or self._fusion.step != self.tested_step:
+            self._fusion = self._stored() or self._fit(self.predict_letters(self.validation), self.tested_step)
+        return self._fusion
+
+    def _stored(self) -> Fusion | None:
+        if not self.args.load_best_model_at_end:
+            return None
+        try:
+            stored = read_fusion(Path(self.args.output_dir))
+        except ArtifactError as error:
+            self._say(f"WARNING: {error.problem}; it is fitted again")
+            return None
+        return stored if stored is not None and stored.step == self.tested_step else None
 
     def files_beside_model(self) -> dict[str, bytes]:
         """fusion.json, where the model was validated as it is now."""
@@ -106,30 +122,39 @@ class RankerTrainer(ResumableTrainer):
     def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the letters alone and of the final order."""
         logits = np.asarray(prediction.predictions)
-        self._fusion = self._fit(logits)
+        self._fusion = self._fit(logits, self.state.global_step)
         return ranking_metrics(self.validation, logits, self._fusion)
 
-    def fit(self, logits_PC: NDArray[np.float32], prior_C: NDArray[np.float64] | None, shuffles: int = 1) -> Fusion:
-        """The fusion of the model as it is, from what it said to the validation prompts.
+    def _fit(self, logits_PC: NDArray[np.float32], step: int) -> Fusion:
+        prior_C = prior_of(logits_PC) if self.validation.order == "shuffled" else np.zeros(logits_PC.shape[1])
+        return self.fit(log_softmax(logits_PC) - prior_C, prior_C, step=step)
+
+    def fit(
+        self,
+        corrected_PC: NDArray[np.float64],
+        prior_C: NDArray[np.float64],
+        shuffles: int = 1,
+        *,
+        step: int | None = None,
+    ) -> Fusion:
+        """A fusion from what the model said to the validation prompts.
 
         Args:
-            logits_PC: Of the letters.
-            prior_C: What is taken off them; None: nothing.
-            shuffles: That the logits are a mean over.
+            corrected_PC: The letters' log-probabilities less their prior.
+            prior_C: That was taken off.
+            shuffles: That the log-probabilities are a mean over.
+            step: Of the model; default: of the one after training.
         """
         samples = self.validation
         return fit_fusion(
-            logits_PC,
+            corrected_PC,
             samples.scores_PC,
             samples.labels_P,
             prior_C=prior_C,
             num_users=len(samples.user_ids),
-            step=self.state.global_step,
+            step=self.tested_step if step is None else step,
             shuffles=shuffles,
         )
-
-    def _fit(self, logits_PC: NDArray[np.float32]) -> Fusion:
-        return self.fit(logits_PC, prior_of(logits_PC) if self.validation.order == "shuffled" else None)
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """A permutation drawn from (seed, epoch)."""
@@ -154,8 +179,8 @@ def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], 
     `subset_` and `overall_` are of the letters alone, `fused_` of the final order and `retriever_` of the retriever's,
     both over all users.
     """
-    letters = samples.ranks(score_ranks(logits_PC, samples.labels_P))
-    fused = samples.ranks(score_ranks(fusion.scores(logits_PC, samples.scores_PC), samples.labels_P))
+    letters = samples.ranks_by(fusion.corrected(logits_PC))
+    fused = samples.ranks_by(fusion.scores(logits_PC, samples.scores_PC))
     return {
         **_named("overall", letters),
         **_named("subset", letters[samples.retriever_ranks > 0]),
@@ -163,6 +188,7 @@ def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], 
         "retriever_ndcg@10": ndcg_at(samples.retriever_ranks, 10),
         "fusion_alpha": fusion.alpha,
         "fusion_letters": fusion.letters,
+        "fusion_gain": fusion.gain,
     }
 
 

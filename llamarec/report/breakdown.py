@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import paired_bootstrap
 from llamarec.evaluation.metrics import ndcg_values
-from llamarec.ranker.testing import FINAL_RANK, RETRIEVER_RANK
-from llamarec.vocabulary import LABEL_ID, USER_ID
+from llamarec.vocabulary import FINAL_RANK, LABEL_ID, RETRIEVER_RANK, USER_ID
 
 _BINS: Final = 4
 _K: Final = 10

@@ -9,16 +9,19 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from llamarec.checkpoints.compatibility import UNTRACKED
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import paired_bootstrap
 from llamarec.evaluation.metrics import metric_values
-from llamarec.ranker.testing import FINAL_RANK, LETTERS_RANK, RETRIEVER_RANK
 from llamarec.report.run import RunFacts
-from llamarec.vocabulary import USER
+from llamarec.vocabulary import FINAL_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
 # Where things lie is no difference between two trainings.
-_PLACES: Final = ("output_dir", "logging_dir", "experiment_root", "data_root", "run_name", "resume_from_checkpoint")
+_PLACES: Final = (
+    *("dataset_code", "output_dir", "logging_dir", "experiment_root", "data_root", "run_name"),
+    *("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume", "backup_to", "backup_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Side:
         ranker: The same for the final order.
         differences: By metric: ranker - the first run's ranker, and its 95% interval; of the first run none.
         num_covered: Users whose item its retriever proposed.
-        best_step: Of its adapter.
+        tested_step: Of its adapter.
     """
 
     name: str
@@ -41,7 +44,7 @@ class Side:
     ranker: dict[str, float]
     differences: dict[str, tuple[float, float, float]]
     num_covered: int
-    best_step: int | None
+    tested_step: int | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def _tested(name: str, run: RunFacts) -> pl.DataFrame:
         raise ArtifactError(
             f"{name}: this run was not tested",
             expected="test.parquet and metrics.json, which a run writes at its end",
-            hint="let it finish: python train_ranker.py ... --resume_from_checkpoint",
+            hint="python train_ranker.py ... --resume_from_checkpoint: it goes on, or, at its end, tests again",
         )
     return run.test
 
@@ -116,7 +119,7 @@ def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> 
         ranker=_means(test, FINAL_RANK),
         differences=differences,
         num_covered=int((test[RETRIEVER_RANK] > 0).sum()),
-        best_step=(run.metrics or {}).get("best_step"),
+        tested_step=(run.metrics or {}).get("tested_step"),
     )
 
 
@@ -132,7 +135,14 @@ def _difference(metric: str, test: pl.DataFrame, first: pl.DataFrame) -> tuple[f
 
 
 def _differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    options = [run.manifest.hyperparameters if run.manifest is not None else {} for run in runs]
-    names = sorted(set().union(*options) - set(_PLACES))
-    values = {name: [one.get(name) for one in options] for name in names}
+    options = [_options(run) for run in runs]
+    # What only one of them knows of (a version, a run without checkpoints) is no difference.
+    names = sorted(set.intersection(*(set(one) for one in options)) - set(_PLACES) - UNTRACKED)
+    values = {name: [one[name] for one in options] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _options(run: RunFacts) -> dict[str, Any]:
+    if run.manifest is not None:
+        return dict(run.manifest.hyperparameters)
+    return dict((run.ranker or {}).get("config", {}))

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from llamarec.errors import ConfigError
 from llamarec.files import write_text
 from llamarec.report.compare import METRICS, Comparison, Side
 from llamarec.report.figures import curves_figure, intervals_figure
@@ -17,7 +18,13 @@ from llamarec.report.run import RunFacts
 
 def write_comparison(comparison: Comparison, runs: Mapping[str, RunFacts], target: Path) -> None:
     """One file without anything from elsewhere."""
-    write_text(target, filled("compare.html.j2", _content(comparison, runs)))
+    text = filled("compare.html.j2", _content(comparison, runs))
+    try:
+        write_text(target, text)
+    except OSError as error:
+        raise ConfigError(
+            f"{target}: the page cannot be written", found=str(error), hint="--output FILE, a file in a folder of yours"
+        ) from error
 
 
 def _content(comparison: Comparison, runs: Mapping[str, RunFacts]) -> dict[str, Any]:

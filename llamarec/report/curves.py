@@ -6,11 +6,14 @@ A step that was trained again after an interruption counts as it was the last ti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+from llamarec.checkpoints.facts import parse_time
+from llamarec.checkpoints.manifest import Session
 
 # Of a log's rows: what is a place or a duration, no curve.
 _NO_CURVES: Final = ("step", "epoch", "total_flos")
@@ -48,23 +51,35 @@ class Curves:
         return max((max(points) for points in self.values.values() if points), default=0)
 
 
-def curves_of(state: Mapping[str, Any], logs: Path) -> Curves:
+def curves_of(state: Mapping[str, Any], logs: Path, sessions: Sequence[Session] = ()) -> Curves:
     """All curves of a run.
 
     Args:
         state: Of the newest checkpoint (trainer_state.json); may be empty.
         logs: Folder of TensorBoard's files; may be absent.
+        sessions: Of the run: what was logged before the first one is of another run, and what a resume gave up is not
+            part of the curves (it stays among the events).
     """
-    curves = Curves(events=_events(logs))
+    begun = parse_time(sessions[0].started) if sessions else None
+    curves = Curves(events=[event for event in _events(logs) if begun is None or event.time >= begun])
     rows = [row for row in state.get("log_history") or [] if isinstance(row, dict)]
     # Later ones win: in files the same step may stand twice.
     for event in curves.events:
-        _put(curves, event.name, event.step, event.value)
+        if not _given_up(event, sessions):
+            _put(curves, event.name, event.step, event.value)
     for row in rows:
         for name, value in row.items():
             if name not in _NO_CURVES and isinstance(value, int | float):
                 _put(curves, name, int(row.get("step", 0)), float(value))
     return curves
+
+
+def _given_up(event: Event, sessions: Sequence[Session]) -> bool:
+    """Whether a later process went on from an earlier step."""
+    return any(
+        event.step > session.from_step and (resumed := parse_time(session.started)) is not None and event.time < resumed
+        for session in sessions
+    )
 
 
 def _put(curves: Curves, name: str, step: int, value: float) -> None:

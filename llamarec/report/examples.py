@@ -9,8 +9,17 @@ import numpy as np
 import polars as pl
 
 from llamarec.data.prepared import PreparedData
-from llamarec.ranker.testing import FINAL_RANK, FINAL_SCORES, LETTER_LOGP, RETRIEVER_RANK
-from llamarec.vocabulary import CANDIDATE_IDS, LABEL_ID, SCORES, USER, USER_ID
+from llamarec.vocabulary import (
+    CANDIDATE_IDS,
+    FINAL_RANK,
+    FINAL_SCORES,
+    LABEL_ID,
+    LETTER_LOGP,
+    RETRIEVER_RANK,
+    SCORES,
+    USER,
+    USER_ID,
+)
 
 _SHOWN_HISTORY: Final = 10
 
@@ -65,7 +74,8 @@ class Example:
 
 def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
     """The user who gains most, one in the middle, one drawn at random, and the one who loses most."""
-    covered = test.filter(pl.col(RETRIEVER_RANK) > 0)
+    # Where a score is not a number there is no order to show.
+    covered = test.filter((pl.col(RETRIEVER_RANK) > 0) & (pl.col(FINAL_RANK) > 0))
     if not len(covered):
         return []
     gains = (covered[RETRIEVER_RANK] - covered[FINAL_RANK]).to_numpy()
@@ -101,7 +111,6 @@ def _example(why: str, row: dict[str, object], data: PreparedData) -> Example:
 def _candidates(row: dict[str, object], label: int, data: PreparedData) -> list[Candidate]:
     items, scores, logp, final = (np.array(row[name]) for name in (CANDIDATE_IDS, SCORES, LETTER_LOGP, FINAL_SCORES))
     places = np.empty(len(items), dtype=np.int64)
-    # Not-a-number comes last.
     places[np.argsort(-final, kind="stable")] = np.arange(len(items))
     return [
         Candidate(

@@ -14,6 +14,7 @@ from llamarec.checkpoints.facts import Facts
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.space import readable
 from llamarec.command import typed
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.orders import OrderRow
@@ -27,7 +28,7 @@ from llamarec.report.sessions import Interruption
 from llamarec.vocabulary import Experiment
 
 REPORT_FILE: Final = "report.html"
-# Where things lie is of the machine; the rest of a command is of the run.
+# What belongs to one resume, not to the run.
 _NOT_REPRODUCED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume")
 
 
@@ -43,25 +44,24 @@ def write_report(folder: RunFolder, experiment: Experiment | None, target: Path 
         ArtifactError: there is no run.
     """
     path = target or (folder.path if experiment is None else experiment.ranker) / REPORT_FILE
-    write_text(path, render(read_run(folder, experiment)))
-    return path
-
-
-def try_report(training: Any, experiment: Experiment) -> str:
-    """At the end of a run: the page's path, or why there is none; that must not fail a training.
-
-    Args:
-        training: Hugging Face's arguments; of several processes the first one writes.
-        experiment: Of the run.
-    """
-    if training.process_index:
-        return ""
+    run = read_run(folder, experiment)
     try:
-        return str(write_report(RunFolder(Path(training.output_dir)), experiment))
-    except Exception as error:
-        return (
-            f"could not be written ({type(error).__name__}: {error}); again: llamarec report {experiment.dataset_code}"
-        )
+        text = render(run)
+    except (KeyError, TypeError, ValueError) as error:
+        if run.metrics is None:
+            raise
+        raise ArtifactError(
+            f"{experiment.ranker / 'metrics.json' if experiment else path}: of another version of llamarec",
+            found=f"{type(error).__name__}: {error}",
+            hint="python train_ranker.py ... --resume_from_checkpoint tests again and writes it anew",
+        ) from error
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the page cannot be written", found=str(error), hint="--output FILE, a file in a folder of yours"
+        ) from error
+    return path
 
 
 def render(run: RunFacts) -> str:
@@ -82,7 +82,7 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
 
 def _content(run: RunFacts) -> dict[str, Any]:
     manifest = run.manifest
-    given = dict(manifest.given) if manifest is not None else {}
+    given = _without_secrets(manifest.given) if manifest is not None else {}
     return {
         "title": _title(run),
         "status": _status(run),
@@ -124,34 +124,44 @@ def _base_model(run: RunFacts) -> str:
 
 
 def _status(run: RunFacts) -> str:
-    step = max(run.curves.last_step, run.latest_step or 0)
     of = f" of {run.max_steps:,}" if run.max_steps else ""
     if run.is_running:
-        return f"Running: step {step:,}{of}, as far as is logged"
-    if run.is_finished:
-        return f"Finished at step {step:,}{of}"
-    saved = f"; {run.latest_step:,} is saved" if run.latest_step is not None else "; nothing is saved"
+        return f"Running: step {run.step:,}{of}, as far as is logged"
     if run.experiment is None:
-        return f"Step {step:,}{of}"
-    return f"Stopped at step {step:,}{of}{saved}. It goes on with --resume_from_checkpoint"
+        return f"Step {run.step:,}{of}"
+    if run.is_tested:
+        return f"Finished at step {run.step:,}{of}"
+    if run.max_steps and run.step >= run.max_steps:
+        return (
+            f"Trained to the end, step {run.step:,}. The test is running, or was cut off: then "
+            "--resume_from_checkpoint does it again"
+        )
+    saved = f"{run.latest_step:,} is saved" if run.latest_step is not None else "nothing is saved"
+    return f"Stopped at step {run.step:,}{of}; {saved}. It goes on with --resume_from_checkpoint"
 
 
 def _verdict(run: RunFacts) -> dict[str, str] | None:
-    if run.metrics is None:
+    if run.metrics is None or not run.is_tested:
         return None
-    row = next(row for row in _rows(run.metrics["overall"]) if row.metric == "ndcg@10")
+    row = _main_row(run.metrics)
     kind = "better" if row.low > 0 else "worse" if row.high < 0 else "same"
     return {"kind": kind, "text": verdict(row, int(run.metrics["num_users"]))}
 
 
+def _main_row(metrics: Mapping[str, Any]) -> Row:
+    return next(row for row in _rows(metrics["overall"]) if row.metric == "ndcg@10")
+
+
 def _cards(run: RunFacts) -> list[dict[str, str]]:
     cards = []
-    if run.metrics is not None:
-        row = next(row for row in _rows(run.metrics["overall"]) if row.metric == "ndcg@10")
+    if run.metrics is not None and run.is_tested:
+        row = _main_row(run.metrics)
         change = f"{row.difference / row.retriever:+.1%}" if row.retriever else "no retriever hit"
         cards.append(("overall ndcg@10, ranker against retriever", change))
     of = f" of {run.max_steps:,}" if run.max_steps else ""
-    cards.append(("optimizer steps", f"{max(run.curves.last_step, run.latest_step or 0):,}{of}"))
+    cards.append(("optimizer steps", f"{run.step:,}{of}"))
+    if run.seconds_a_step is not None:
+        cards.append(("training so far, saves and validations included", _duration(run.step * run.seconds_a_step)))
     if run.best_step:
         cards.append(("best step, by validation", f"{run.best_step:,}"))
     cards.append(("interruptions", f"{len(run.interruptions):,}"))
@@ -173,13 +183,15 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
     if run.metrics is None:
         return None
     metrics = run.metrics
+    stale = "" if run.is_tested else f"These figures are of an earlier end, at step {metrics.get('step', '?')}. "
     users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
     subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
     fusion = Fusion(**{**metrics["fusion"], "letter_prior": tuple(metrics["fusion"]["letter_prior"])})
     return {
-        "about": f"{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among the "
-        "candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
-        "fusion": fusion_text(fusion).rstrip("."),
+        "about": f"{stale}{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among "
+        "the candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
+        "fusion": f"{fusion_text(fusion).rstrip('.')}; what they add to the retriever there: {fusion.gain:+.3f} nats a "
+        "prompt",
         "figure": Markup(difference_figure(subset)),
         "users": f"{users:,}",
         "covered": f"{covered:,}",
@@ -213,7 +225,8 @@ def _orders(run: RunFacts) -> dict[str, Any] | None:
     table.append([f"mean of {orders['num_averaged']} shuffles", "", "", *averaged])
     return {
         "about": f"ndcg@10 of the same {orders['num_prompts']:,} prompts in five orders. A, B, C…: taking the "
-        "candidates as they stand. Calibrated: letters without the model's liking for letters as such.",
+        "candidates as they stand. Calibrated: letters without the model's liking for letters as such. Each figure "
+        f"is good to about ±{1.96 * orders['error']:.3f} (95%), so with few prompts some spread is chance.",
         "figure": Markup(orders_figure(rows)),
         "rows": table,
     }
@@ -270,7 +283,8 @@ def _checkpoints_note(run: RunFacts) -> str:
     text = f"Metric: {', '.join(sorted(names))}. " if names else ""
     if run.best_model_step is not None:
         text += f"The best adapter, in the run's folder itself, is of step {run.best_model_step:,}. "
-    return f"{text}Hashes: llamarec checkpoints verify {_name(run)}"
+    words = typed(["llamarec", "checkpoints", "verify", str(run.folder.path)])
+    return f"{text}Hashes: {words}"
 
 
 # ---- How it was made ----
@@ -278,10 +292,14 @@ def _checkpoints_note(run: RunFacts) -> str:
 
 def _command(given: Mapping[str, Any]) -> str:
     words = ["python", "train_ranker.py"]
-    for name, value in given.items():
+    for name, value in sorted(given.items(), key=lambda item: (item[0] != "dataset_code", item[0])):
         if name not in _NOT_REPRODUCED and value is not None:
             words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return typed(words) if given else ""
+
+
+def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.endswith("_token")}
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:
@@ -292,7 +310,8 @@ def _details(run: RunFacts) -> dict[str, dict[str, str]]:
     manifest, ranker = run.manifest, run.ranker or {}
     found: dict[str, Mapping[str, Any]] = {}
     if manifest is not None:
-        others = {name: value for name, value in manifest.hyperparameters.items() if name not in manifest.given}
+        known = _without_secrets(manifest.hyperparameters)
+        others = {name: value for name, value in known.items() if name not in manifest.given}
         found = {
             "All other hyperparameters": others,
             "Environment": manifest.environment,

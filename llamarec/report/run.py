@@ -10,16 +10,17 @@ from typing import Any
 
 import polars as pl
 
-from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.discovery import best_in, order_of_saves
 from llamarec.checkpoints.facts import Facts, gather, latest_and_best, newest, trainer_state
+from llamarec.checkpoints.integrity import verify
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import is_locked
 from llamarec.checkpoints.manifest import Manifest
+from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
-from llamarec.ranker.testing import TEST_FILE
 from llamarec.report.curves import Curves, curves_of
-from llamarec.report.sessions import Interruption, interruptions
+from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
 from llamarec.vocabulary import Experiment
 
 
@@ -37,6 +38,7 @@ class RunFacts:
         best_model_step: Of the model in the run's folder itself.
         curves: What was logged.
         interruptions: In their order.
+        seconds_a_step: Of training, where something tells.
         metrics: metrics.json.
         ranker: ranker.json.
         test: test.parquet.
@@ -54,6 +56,7 @@ class RunFacts:
     best_model_step: int | None
     curves: Curves
     interruptions: list[Interruption]
+    seconds_a_step: float | None
     metrics: dict[str, Any] | None
     ranker: dict[str, Any] | None
     test: pl.DataFrame | None
@@ -69,16 +72,42 @@ class RunFacts:
         return int(steps) if isinstance(steps, int | float) else None
 
     @property
-    def is_finished(self) -> bool:
-        """Its figures are of the newest checkpoint's training, to the end."""
-        return self.metrics is not None and not self.is_running
+    def step(self) -> int:
+        """The last one that is logged or saved."""
+        return max(self.curves.last_step, self.latest_step or 0)
+
+    @property
+    def is_tested(self) -> bool:
+        """The figures are of this training, as far as it has come by now."""
+        if self.metrics is None:
+            return False
+        manifest = self.manifest
+        # Without checkpoints (--save_strategy no) nothing says otherwise.
+        same = manifest is None or self.metrics.get("run_id") == manifest.run_id
+        return same and self.metrics.get("step") == self.step
 
 
 def experiment_of(folder: RunFolder) -> Experiment | None:
-    """Whose checkpoints these are, by where they lie."""
+    """Of whose ranker these checkpoints are: by where they lie, or by the options in a manifest (--output_dir)."""
     run = folder.path.resolve().parent
     experiment = Experiment(run.parent.parent, run.name)
-    return experiment if experiment.checkpoints == folder.path.resolve() else None
+    if experiment.checkpoints == folder.path.resolve():
+        return experiment
+    for path in order_of_saves(folder) if folder.path.is_dir() else []:
+        verdict = verify(path, deep=False)
+        options = verdict.manifest.hyperparameters if verdict.manifest is not None else {}
+        if options.get("experiment_root") and options.get("dataset_code") and "llm_base_model" in options:
+            code = str(options["dataset_code"])
+            return DataConfig(dataset_code=code, experiment_root=str(options["experiment_root"])).experiment
+    return None
+
+
+def folder_of(experiment: Experiment) -> RunFolder:
+    """Where the ranker's last run put its checkpoints."""
+    ranker = _json(experiment.ranker / "ranker.json") or {}
+    path = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
+    # A run that was moved as a whole has them beside ranker.json.
+    return RunFolder(path if path.is_dir() else experiment.checkpoints)
 
 
 def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
@@ -103,7 +132,9 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
     of_latest = next((fact for fact in newest(facts) if fact.step == latest_step), None)
     manifest = of_latest.verdict.manifest if of_latest is not None else None
     state = trainer_state(of_latest.verdict.path) if of_latest is not None else {}
-    curves = curves_of(state, folder.path / "runs" if experiment is None else experiment.ranker / "logs")
+    sessions = manifest.sessions if manifest is not None else ()
+    logs = folder.path / "runs" if experiment is None else experiment.ranker / "logs"
+    curves = curves_of(state, logs, sessions)
     best = best_in(folder) if folder.path.is_dir() else None
     return RunFacts(
         folder=folder,
@@ -114,11 +145,12 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         best_step=best_step,
         best_model_step=best.step if best is not None else None,
         curves=curves,
-        interruptions=interruptions(manifest.sessions if manifest is not None else (), facts, curves),
+        interruptions=interruptions(sessions, facts, curves),
+        seconds_a_step=seconds_a_step(sessions, facts, curves),
         metrics=None if experiment is None else _json(experiment.ranker / "metrics.json"),
         ranker=ranker,
-        test=None if experiment is None else _test(experiment.ranker / TEST_FILE),
-        data=None if experiment is None else _data(experiment.data),
+        test=None if experiment is None else _test(experiment.test),
+        data=None if experiment is None else _data(experiment.data, (ranker or {}).get("data_fingerprint")),
         is_running=is_locked(folder),
         read_at=datetime.now(UTC),
     )
@@ -139,8 +171,10 @@ def _test(path: Path) -> pl.DataFrame | None:
         return None
 
 
-def _data(folder: Path) -> PreparedData | None:
+def _data(folder: Path, fingerprint: str | None) -> PreparedData | None:
+    """Those that the run was made from; data that were prepared in another way since then would give other titles."""
     try:
-        return load_prepared(folder)
+        data = load_prepared(folder)
     except ArtifactError:
         return None
+    return data if data.fingerprint == fingerprint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,7 +52,7 @@ class Interruption:
 
 def interruptions(sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves) -> list[Interruption]:
     """One for every process but the first."""
-    seconds = seconds_a_step(facts, curves)
+    seconds = seconds_a_step(sessions, facts, curves)
     found = []
     for earlier, session in pairwise(sessions):
         begun, resumed = parse_time(earlier.started), parse_time(session.started)
@@ -68,16 +69,18 @@ def interruptions(sessions: Sequence[Session], facts: Sequence[Facts], curves: C
     return found
 
 
-def seconds_a_step(facts: Sequence[Facts], curves: Curves) -> float | None:
-    """Median over pairs of moments that one process saved or logged, validations between them included."""
-    moments = sorted({(fact.created, fact.step) for fact in facts if fact.created})
-    moments = sorted({*moments, *((event.time, event.step) for event in curves.events if event.name == "loss")})
-    rates = sorted(
+def seconds_a_step(sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves) -> float | None:
+    """Median over pairs of moments at which one process logged or saved, validations between them included."""
+    moments = {(fact.created, fact.step) for fact in facts if fact.created}
+    moments |= {(event.time, event.step) for event in curves.events if event.name == "loss"}
+    starts = sorted(time for session in sessions if (time := parse_time(session.started)) is not None)
+    rates = [
         (later - earlier).total_seconds() / (there - here)
-        for (earlier, here), (later, there) in pairwise(moments)
-        if there > here
-    )
-    return rates[len(rates) // 2] if rates else None
+        for (earlier, here), (later, there) in pairwise(sorted(moments))
+        # A pause between two processes is no training.
+        if there > here and not any(earlier < start <= later for start in starts)
+    ]
+    return statistics.median(rates) if rates else None
 
 
 def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:

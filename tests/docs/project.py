@@ -4,7 +4,8 @@ What is put in the place of the real thing, and nothing else:
 
 data       raw files of the name and format of `beauty`, with users who walk round a circle of 60 items
 defaults   base model `tiny`, prompts of few items, one sample a step (so that step 1000 comes soon), validation and
-           test on 8 users, no progress bars; a retriever of 30 epochs. They are defaults: a guide's flags count
+           test on 8 users, candidates drawn and asked as published, no progress bars; a retriever of 30 epochs. They
+           are defaults: a guide's flags count
 stops      a training that a guide does not take to its end gets a SIGINT after some steps, as from Ctrl-C
 
 Commands are called in this process: importing torch for each would take longer than all the rest.
@@ -52,6 +53,8 @@ _RANKER_DEFAULTS: Final[dict[str, Any]] = {
     "max_history": 3,
     "max_eval_users": 8,
     "max_test_users": 8,
+    "candidate_order": "retriever",
+    "hard_negatives": 0.0,
     "report_to": "none",
     "disable_tqdm": True,
 }

@@ -183,4 +183,5 @@ def _candidates_by_hand(folder: Path, config: dict[str, Any]) -> str:
     rows = pl.read_parquet(folder / "experiments/lru/beauty/candidates.parquet").filter(split="validation")
     chosen = np.random.default_rng([3, 0]).choice(rows.height, size=config["max_eval_users"], replace=False)
     ranks, users = (rows[name].to_numpy()[np.sort(chosen)].astype("<i8") for name in ("label_rank", "user_id"))
-    return _digest(np.where(ranks > config["num_candidates"], 0, ranks).tobytes(), users.tobytes())
+    order = b"" if config["candidate_order"] == "retriever" else config["candidate_order"].encode()
+    return _digest(np.where(ranks > config["num_candidates"], 0, ranks).tobytes(), users.tobytes(), order)

@@ -82,7 +82,7 @@ def test_the_table_says_which_is_which_in_80_columns() -> None:
     [
         ([1] * 50, "is better than its retriever"),
         ([9] * 50, "is worse than its retriever"),
-        ([2] * 50, "no difference"),
+        ([2] * 50, "cannot be told apart"),
     ],
 )
 def test_one_sentence_says_whether_the_ranker_helps(ranker: list[int], verdict: str) -> None:

@@ -20,7 +20,7 @@ def test_the_recipes_defaults() -> None:
     assert config.target_modules == ["q_proj", "v_proj"]
     assert (args.learning_rate, args.warmup_steps, args.num_train_epochs) == (1e-4, 100, 1)
     assert (args.save_steps, args.save_total_limit, args.eval_steps) == (500, 3, 100)
-    assert (args.load_best_model_at_end, args.metric_for_best_model) == (True, "fused_ndcg@10")
+    assert (args.load_best_model_at_end, args.metric_for_best_model) == (True, "overall_ndcg@10")
     assert config.early_stopping_patience == 20
     assert args.activation_checkpointing
     assert Path(str(args.output_dir)) == Path("experiments/llm/beauty/checkpoints")

@@ -197,8 +197,8 @@ def test_the_best_adapter_is_loaded_by_plain_peft(folder: Path) -> None:
 def test_the_best_adapter_is_kept_although_its_step_was_not_saved(folder: Path) -> None:
     _run(folder, "--eval_steps", "1", "--max_steps", "6", "--save_steps", "6", "--learning_rate", "5e-2")
     state = json.loads((_checkpoints(folder) / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
-    best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_fused_ndcg@10"])
-    assert state["best_metric"] == best["eval_fused_ndcg@10"]
+    best = max((row for row in state["log_history"] if "eval_loss" in row), key=lambda row: row["eval_overall_ndcg@10"])
+    assert state["best_metric"] == best["eval_overall_ndcg@10"]
     assert (_checkpoints(folder) / "adapter_model.bin").is_file()
     assert not (_checkpoints(folder) / ".best").exists()
 

@@ -209,8 +209,12 @@ def test_evaluation_asks_only_about_covered_users(data: PreparedData, encoder: P
 def test_ranks_of_prompts_become_ranks_of_users(data: PreparedData, encoder: PromptEncoder) -> None:
     candidates = make_candidates(data)["validation"]
     samples = EvaluationSamples(data, candidates, encoder, "validation", max_users=0, order="retriever")
-    places = np.array([samples[i]["label"] + 1 for i in range(len(samples))])
-    assert samples.ranks(places).tolist() == samples.retriever_ranks.tolist()
+    assert samples.ranks_by(samples.scores_PC).tolist() == samples.retriever_ranks.tolist()
+    # Where all are equal, in whatever order they were asked, it is the retriever's.
+    shuffled = samples.reordered("shuffled")
+    assert shuffled.ranks_by(np.zeros(shuffled.scores_PC.shape)).tolist() == samples.retriever_ranks.tolist()
+    nothing = np.full(shuffled.scores_PC.shape, np.nan)
+    assert set(shuffled.ranks_by(nothing).tolist()) == {0}
 
 
 def test_the_part_of_the_users_is_fixed(data: PreparedData, encoder: PromptEncoder) -> None:

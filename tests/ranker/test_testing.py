@@ -35,13 +35,14 @@ class _KnownTrainer:
         logits = self._opinion_N[samples.candidates_PC] + self._liking_C + self._noise * noise
         return np.asarray(logits, dtype=np.float32)
 
-    def fit(self, logits_PC: Any, prior_C: Any, shuffles: int = 1) -> Fusion:
+    def fit(self, corrected_PC: Any, prior_C: Any, shuffles: int = 1) -> Fusion:
         one = self.validation
-        return fit_fusion(logits_PC, one.scores_PC, one.labels_P, prior_C=prior_C, shuffles=shuffles)
+        return fit_fusion(corrected_PC, one.scores_PC, one.labels_P, prior_C=prior_C, shuffles=shuffles)
 
     def fusion(self) -> Fusion:
         logits_PC = self.predict_letters(self.validation)
-        return self.fit(logits_PC, prior_of(logits_PC))
+        prior_C = prior_of(logits_PC)
+        return self.fit(log_softmax(logits_PC) - prior_C, prior_C)
 
 
 def _trainer(data: PreparedData, encoder: PromptEncoder, *, liking: float = 0.0, noise: float = 0.0) -> Any:
@@ -55,7 +56,7 @@ def _test_samples(data: PreparedData, encoder: PromptEncoder) -> EvaluationSampl
 
 
 def _corrected(answers: Any) -> NDArray[np.float64]:
-    return log_softmax(log_softmax(answers.logits_PC) - np.array(answers.fusion.letter_prior))
+    return log_softmax(answers.letters_PC)
 
 
 def test_where_order_does_not_matter_a_mean_is_what_one_shuffle_says(
@@ -88,12 +89,12 @@ def test_figures_are_of_the_answers(
 ) -> None:
     trainer = _trainer(data, encoder, liking=1.0)
     answers = ask(trainer, test_samples)
-    outcome = assess(answers, ask_in_orders(trainer, answers, 10))
+    outcome = assess(answers, ask_in_orders(trainer, test_samples, 10))
     assert outcome.comparison.num_covered == len(test_samples)
     assert outcome.orders is not None
     assert outcome.orders.num_prompts == 10
     assert outcome.fusion == answers.fusion
-    assert ask_in_orders(trainer, answers, 0) is None
+    assert ask_in_orders(trainer, test_samples, 0) is None
     # A shuffle that is asked again says the same.
     shuffled = next(row for row in outcome.orders.rows if row.order == "shuffled 1")
     part = test_samples.reordered("shuffled", max_prompts=10)
