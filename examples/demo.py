@@ -42,7 +42,7 @@ def main() -> int:
         *common,
         *("--llm_base_model", options.llm_base_model, "--max_steps", str(options.max_steps)),
         *("--save_steps", str(options.max_steps // 3), "--per_device_train_batch_size", "4", "--logging_steps", "2"),
-        *("--max_eval_users", "100", "--max_test_users", str(options.test_users), "--order_prompts", "10"),
+        *("--max_eval_users", "100", "--max_test_users", str(options.test_users), "--order_prompts", "4"),
     ]
     _kill_after(ROOT / run / "checkpoints" / f"checkpoint-{options.max_steps // 3}", *ranker)
 
@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--experiment_root", default="experiments/demo")
     parser.add_argument("--data_root", default="")
     parser.add_argument("--max_steps", type=int, default=36, help="Steps of the ranker; saved every third of them.")
-    parser.add_argument("--test_users", type=int, default=300, help="Users of the final test.")
+    parser.add_argument("--test_users", type=int, default=200, help="Users of the final test.")
     return parser.parse_args()
 
 
