@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from transformers import set_seed
@@ -35,6 +35,8 @@ from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
 from llamarec.vocabulary import Experiment, Split
 
+_LOGS: Final = "TENSORBOARD_LOGGING_DIR"
+_logged_into: dict[str, str] = {}
 _PACKAGES = ("llamarec", "torch", "transformers", "peft", "accelerate")
 
 
@@ -92,7 +94,7 @@ def build_ranker(
 ) -> Ranker:
     """Tokenizer, samples, plan, model and Trainer; the model last, because it takes longest."""
     config, args = parsed.ranker, parsed.training
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(experiment.ranker / "logs"))
+    _log_into(str(experiment.ranker / "logs"))
     # LoRA's first weights are drawn here, and the same seed must give the same ones.
     set_seed(args.seed)
     name = config.llm_base_model
@@ -127,6 +129,12 @@ def build_ranker(
         _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
+
+
+def _log_into(folder: str) -> None:
+    """Where TensorBoard's files go, unless the user says another place; each run of a process has its own."""
+    if os.environ.get(_LOGS) in (None, _logged_into.get(_LOGS)):
+        os.environ[_LOGS] = _logged_into[_LOGS] = folder
 
 
 def plan_ranker(parsed: Parsed, console: Console) -> Plan:

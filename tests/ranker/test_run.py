@@ -171,6 +171,18 @@ def test_the_published_recipe_by_flags(folder: Path) -> None:
     assert metrics["orders"] is None
 
 
+def test_two_runs_of_one_process_have_logs_of_their_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    for one in (folder, other):
+        train_ranker(parse([*_argv(one, "--max_steps", "2"), "--report_to", "tensorboard"]), QUIET)
+        assert list((one / "experiments" / "llm" / "shop" / "logs").glob("events.*"))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
+    train_ranker(parse([*_argv(folder, "--max_steps", "2", "--restart"), "--report_to", "tensorboard"]), QUIET)
+    assert list((tmp_path / "mine").glob("events.*"))
+
+
 def test_a_test_in_shuffles(folder: Path) -> None:
     _run(folder, "--test_shuffles", "3", "--max_steps", "4")
     metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
