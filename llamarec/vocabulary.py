@@ -36,16 +36,25 @@ FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_I
 
 PADDING_ITEM: Final = 0
 
+CHECKPOINTS: Final = "checkpoints"  # the folder of a ranker's checkpoints, unless --output_dir says another
+
 Split = Literal["validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where the results of one data set lie, under one root (`--experiment_root`)."""
+    """Where the results of one data set lie, under one root (`--experiment_root`).
+
+    Attributes:
+        root: Folder.
+        dataset_code: Of the data set.
+        ranker_at: Where a ranker with an `--output_dir` of its own has its results; None: llm/{dataset_code}.
+    """
 
     root: Path
     dataset_code: str
+    ranker_at: Path | None = None
 
     @property
     def data(self) -> Path:
@@ -60,7 +69,7 @@ class Experiment:
     @property
     def ranker(self) -> Path:
         """metrics.json, logs, the checkpoints folder."""
-        return self.root / "llm" / self.dataset_code
+        return self.ranker_at or self.root / "llm" / self.dataset_code
 
     @property
     def test(self) -> Path:
@@ -70,4 +79,4 @@ class Experiment:
     @property
     def checkpoints(self) -> Path:
         """checkpoint-{step}/ and, in the folder itself, the best adapter."""
-        return self.ranker / "checkpoints"
+        return self.ranker / CHECKPOINTS

@@ -74,7 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(comparison: Any) -> None:
     print_wrapped(f"{comparison.num_users:,} test users in common; overall figures (a missed item counts as 0)")
     for number, side in enumerate(comparison.sides, start=1):
-        print_wrapped(f"{number}  {side.name}", indent=2)
+        covered = f"{side.num_covered:,} of {comparison.num_users:,} next items proposed"
+        print_wrapped(f"{number}  {side.name} ({covered})", indent=2)
+    if not comparison.same_candidates:
+        print_wrapped("not the same candidates: part of a difference is the retrievers'")
     for metric in comparison.sides[0].ranker:
         print(metric)
         rows = []

@@ -53,12 +53,12 @@ def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
     Raises:
         CheckpointError: there is no such run; says which there are.
     """
-    from llamarec.report.run import experiment_of, folder_of
+    from llamarec.report.run import experiment_at, experiment_of, folder_of
 
-    # A data set code, or the folder of its ranker: the checkpoints may lie elsewhere (--output_dir).
-    path = Path(text).resolve()
-    for experiment in (Experiment(root, text), Experiment(path.parent.parent, path.name)):
-        if (experiment.ranker / "ranker.json").is_file():
+    # A data set code, or a folder with a ranker's results: the checkpoints may lie elsewhere (--output_dir).
+    for place in (Experiment(root, text).ranker, Path(text)):
+        experiment = experiment_at(place)
+        if experiment is not None:
             return folder_of(experiment), experiment
     folder = find_run(text, root)
     return folder, experiment_of(folder)

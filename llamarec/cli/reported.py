@@ -15,7 +15,7 @@ def report_of(parsed: Any) -> str:
     Args:
         parsed: The training's command line.
     """
-    training, experiment = parsed.training, parsed.data.experiment
+    training, experiment = parsed.training, parsed.experiment
     if training.process_index:
         return ""
     try:

@@ -26,22 +26,26 @@ def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
     console.print(fusion_text(outcome.fusion))
     if outcome.orders is not None:
         _print_orders(console, outcome.orders)
-    console.print(verdict(next(row for row in comparison.overall if row.metric == "ndcg@10"), users))
+    main = next(row for row in comparison.overall if row.metric == "ndcg@10")
+    console.print(verdict(main, users, outcome.fusion))
 
 
 def fusion_text(fusion: Fusion) -> str:
     """What the ranker's score is made of."""
     fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
+    fitted += f", letters being the mean of {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
     if not fusion.letters:
         return (
-            f"ranker = the retriever's order: the letters added nothing to it ({fitted}), so they are not used; "
-            "after few steps that is usual."
+            "ranker = the retriever's order: on validation prompts that were not fitted on the letters do not add more "
+            f"than a standard error ({fusion.gain:+.3f} nats a prompt; {fitted}). After few steps that is usual."
         )
     return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x standardised retriever score ({fitted})"
 
 
-def verdict(row: Row, users: int) -> str:
+def verdict(row: Row, users: int, fusion: Fusion) -> str:
     """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
+    if not fusion.letters:
+        return "The ranker gives the retriever's order: its letters are not worth a weight yet. Train on."
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:
@@ -76,7 +80,7 @@ def _print_orders(console: Console, report: OrderReport) -> None:
         show_edge=False,
     )
     table.add_column("order", no_wrap=True)
-    for name in ("A, B, C...", "letters", "calibrated", "ranker"):
+    for name in ("A, B, C...", "raw letters", "letters", "ranker"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(row.order, *(f"{value:.4f}" for value in (row.in_order, row.letters, row.calibrated, row.final)))

@@ -8,10 +8,12 @@ resume the checkpoint's values become defaults in the same way (`kept`), so a fl
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,10 +30,10 @@ from llamarec.data.config import DataConfig
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_fast_bfloat16
 from llamarec.ranker.base_models import TINY, is_embedded
-from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.config import VALIDATED, RankerConfig
 from llamarec.ranker.kept import kept_values
 from llamarec.ranker.parser import RankerArgumentParser
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import CHECKPOINTS, Experiment
 
 _EVAL_STEPS: Final = 100
 _WARMUP_STEPS: Final = 100
@@ -57,6 +59,14 @@ class Parsed(NamedTuple):
     given: dict[str, Any]
     defaults: dict[str, Any]
     kept: frozenset[str] = frozenset()
+
+    @property
+    def experiment(self) -> Experiment:
+        """Where results go: beside the checkpoints, so that a run with a folder of its own replaces nobody's."""
+        experiment, folder = self.data.experiment, Path(str(self.training.output_dir))
+        if folder.resolve() == experiment.checkpoints.resolve():
+            return experiment
+        return replace(experiment, ranker_at=folder.parent if folder.name == CHECKPOINTS else folder)
 
 
 def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
@@ -88,8 +98,21 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
     # Tokens stay out of checkpoints and reports.
+    _check_metric(training)
     values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(data, ranker, training, checkpoints, values, defaults, kept)
+
+
+def _check_metric(training: TrainingArguments) -> None:
+    """Before anything is trained; the Trainer asks for it at the first validation."""
+    name = str(training.metric_for_best_model or "").removeprefix("eval_")
+    if name and name != "loss" and name not in VALIDATED:
+        near = difflib.get_close_matches(name, VALIDATED, n=1, cutoff=0.3)
+        raise ConfigError(
+            f"--metric_for_best_model {name}: validation has no such figure",
+            expected=", ".join([*VALIDATED, "loss"]),
+            hint=f"--metric_for_best_model {near[0] if near else VALIDATED[0]}",
+        )
 
 
 def _keep(

@@ -8,6 +8,9 @@ from llamarec.errors import ConfigError
 
 MAX_CANDIDATES = 26  # one capital letter each
 QUANTIZATIONS = ("auto", "nf4", "none")
+# Figures of a validation by which the best adapter can be chosen.
+LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
+VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") for name in LOGGED)
 CANDIDATE_ORDERS = ("shuffled", "retriever")
 
 

@@ -73,7 +73,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         LlamarecError: something is missing or does not fit; nothing was trained.
         Interrupted: stopped by a signal, and saved.
     """
-    experiment = parsed.data.experiment
+    experiment = parsed.experiment
     # Of several processes (torchrun) the first one writes; the others find what it wrote.
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
@@ -143,7 +143,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     Raises:
         LlamarecError: something is missing or does not fit.
     """
-    experiment, config = parsed.data.experiment, parsed.ranker
+    experiment, config = parsed.experiment, parsed.ranker
     data = prepare(parsed.data, console)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
@@ -279,6 +279,8 @@ def _write_description(
         experiment.ranker / "ranker.json",
         {
             "config": asdict(config),
+            "dataset_code": data.dataset_code,
+            "prepared_data": str(experiment.data.resolve()),
             "checkpoints": str(Path(output_dir).resolve()),
             "prompt": template.as_dict(),
             "letter_ids": encoder.letter_ids,

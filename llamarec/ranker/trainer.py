@@ -18,12 +18,10 @@ from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, log_softmax, prior_of, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
-from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import TrainingSamples, epoch_order
-
-_LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 
 
 class RankerTrainer(ResumableTrainer):
@@ -193,4 +191,4 @@ def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], 
 
 
 def _named(part: str, ranks: Ranks) -> dict[str, float]:
-    return {f"{part}_{name}": value for name, value in all_metrics(ranks, (1, 10)).items() if name in _LOGGED}
+    return {f"{part}_{name}": value for name, value in all_metrics(ranks, (1, 10)).items() if name in LOGGED}

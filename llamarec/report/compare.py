@@ -51,11 +51,13 @@ class Side:
 class Comparison:
     """Attributes:
     num_users: Whom all runs tested.
+    same_candidates: All had the same retriever's proposals to order.
     sides: In the order of the command.
     hyperparameters: By name, one value a run, where not all are equal.
     """
 
     num_users: int
+    same_candidates: bool
     sides: list[Side]
     hyperparameters: dict[str, list[Any]]
 
@@ -90,7 +92,9 @@ def compare_runs(runs: Mapping[str, RunFacts]) -> Comparison:
         )
     paired = [users.join(test, on=USER, how="left", maintain_order="left") for test in tests.values()]
     sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
-    return Comparison(len(users), sides, _differing(list(runs.values())))
+    # Of the covered users of the first run the retriever's rank tells whether it is the same retriever.
+    ranks = [test[RETRIEVER_RANK].to_list() for test in paired]
+    return Comparison(len(users), all(one == ranks[0] for one in ranks), sides, _differing(list(runs.values())))
 
 
 def _tested(name: str, run: RunFacts) -> pl.DataFrame:

@@ -33,7 +33,8 @@ def _content(comparison: Comparison, runs: Mapping[str, RunFacts]) -> dict[str, 
     return {
         "title": f"{len(comparison.sides)} runs compared",
         "about": f"{comparison.num_users:,} test users that all runs tested; overall figures, in which an item that "
-        "the retriever missed counts as 0. 95% intervals by paired bootstrap over users.",
+        "the retriever missed counts as 0. 95% intervals by paired bootstrap over users."
+        + ("" if comparison.same_candidates else " Not the same candidates: part of a difference is the retrievers'."),
         "sides": comparison.sides,
         "metrics": [{"name": metric, "rows": _rows(comparison.sides, metric)} for metric in METRICS],
         "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference to run 1, overall")),

@@ -134,8 +134,8 @@ def orders_figure(rows: Sequence[OrderRow]) -> str:
         figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
         places = range(len(rows))
         for column, colour, shown in (
-            ("letters", _SECOND, "letters alone"),
-            ("calibrated", _THIRD, "calibrated"),
+            ("letters", _THIRD, "raw letters"),
+            ("calibrated", _SECOND, "letters alone"),
             ("final", _FIRST, "ranker"),
         ):
             values = [getattr(row, column) for row in rows]

@@ -100,6 +100,7 @@ def _content(run: RunFacts) -> dict[str, Any]:
         "orders": _orders(run),
         "examples": examples(run.test, run.data) if run.test is not None and run.data is not None else [],
         "command": _command(given) if run.experiment is not None else "",
+        "was_changed": any(one.changes for one in run.interruptions),
         "given": _shown(given),
         "details": _details(run),
     }
@@ -145,7 +146,11 @@ def _verdict(run: RunFacts) -> dict[str, str] | None:
         return None
     row = _main_row(run.metrics)
     kind = "better" if row.low > 0 else "worse" if row.high < 0 else "same"
-    return {"kind": kind, "text": verdict(row, int(run.metrics["num_users"]))}
+    return {"kind": kind, "text": verdict(row, int(run.metrics["num_users"]), _fusion(run.metrics))}
+
+
+def _fusion(metrics: Mapping[str, Any]) -> Fusion:
+    return Fusion(**{**metrics["fusion"], "letter_prior": tuple(metrics["fusion"]["letter_prior"])})
 
 
 def _main_row(metrics: Mapping[str, Any]) -> Row:
@@ -186,12 +191,11 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
     stale = "" if run.is_tested else f"These figures are of an earlier end, at step {metrics.get('step', '?')}. "
     users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
     subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
-    fusion = Fusion(**{**metrics["fusion"], "letter_prior": tuple(metrics["fusion"]["letter_prior"])})
+    fusion = _fusion(metrics)
     return {
         "about": f"{stale}{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among "
         "the candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
-        "fusion": f"{fusion_text(fusion).rstrip('.')}; what they add to the retriever there: {fusion.gain:+.3f} nats a "
-        "prompt",
+        "fusion": fusion_text(fusion).rstrip("."),
         "figure": Markup(difference_figure(subset)),
         "users": f"{users:,}",
         "covered": f"{covered:,}",
@@ -203,7 +207,8 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
 
 
 def _breakdown(run: RunFacts) -> list[Markup]:
-    if run.test is None or run.data is None:
+    if run.test is None or run.data is None or not (run.metrics and _fusion(run.metrics).letters):
+        # Of the retriever's own order there is nothing to tell.
         return []
     kinds = {
         "length of history": by_history(run.test, run.data),
@@ -225,7 +230,7 @@ def _orders(run: RunFacts) -> dict[str, Any] | None:
     table.append([f"mean of {orders['num_averaged']} shuffles", "", "", *averaged])
     return {
         "about": f"ndcg@10 of the same {orders['num_prompts']:,} prompts in five orders. A, B, C…: taking the "
-        "candidates as they stand. Calibrated: letters without the model's liking for letters as such. Each figure "
+        "candidates as they stand. Raw letters: with the model's liking for letters as such. Each figure "
         f"is good to about ±{1.96 * orders['error']:.3f} (95%), so with few prompts some spread is chance.",
         "figure": Markup(orders_figure(rows)),
         "rows": table,

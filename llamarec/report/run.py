@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from llamarec.checkpoints.discovery import best_in, order_of_saves
+from llamarec.checkpoints.discovery import best_in
 from llamarec.checkpoints.facts import Facts, gather, latest_and_best, newest, trainer_state
-from llamarec.checkpoints.integrity import verify
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import is_locked
-from llamarec.checkpoints.manifest import Manifest
-from llamarec.data.config import DataConfig
+from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import CHECKPOINTS, Experiment
 
 
 @dataclass(frozen=True)
@@ -83,23 +81,33 @@ class RunFacts:
             return False
         manifest = self.manifest
         # Without checkpoints (--save_strategy no) nothing says otherwise.
+        if manifest is None and self.facts:
+            return False
         same = manifest is None or self.metrics.get("run_id") == manifest.run_id
         return same and self.metrics.get("step") == self.step
 
 
+def experiment_at(place: Path) -> Experiment | None:
+    """The ranker whose results lie in a folder; None where none do."""
+    place = place.resolve()
+    ranker = _json(place / "ranker.json")
+    if ranker is None:
+        return None
+    code = str(ranker.get("dataset_code") or place.name)
+    # Moved as a whole, an experiment has its data beside it; otherwise they are where they were.
+    beside, then = place.parent.parent, Path(str(ranker.get("prepared_data") or "")).parent.parent
+    root = beside if (beside / "data" / code).is_dir() else then
+    experiment = Experiment(root, code)
+    return experiment if experiment.ranker == place else replace(experiment, ranker_at=place)
+
+
 def experiment_of(folder: RunFolder) -> Experiment | None:
-    """Of whose ranker these checkpoints are: by where they lie, or by the options in a manifest (--output_dir)."""
-    run = folder.path.resolve().parent
-    experiment = Experiment(run.parent.parent, run.name)
-    if experiment.checkpoints == folder.path.resolve():
-        return experiment
-    for path in order_of_saves(folder) if folder.path.is_dir() else []:
-        verdict = verify(path, deep=False)
-        options = verdict.manifest.hyperparameters if verdict.manifest is not None else {}
-        if options.get("experiment_root") and options.get("dataset_code") and "llm_base_model" in options:
-            code = str(options["dataset_code"])
-            return DataConfig(dataset_code=code, experiment_root=str(options["experiment_root"])).experiment
-    return None
+    """Of whose ranker these checkpoints are; None for a Trainer of one's own."""
+    path = folder.path.resolve()
+    found = experiment_at(path.parent) if path.name == CHECKPOINTS else experiment_at(path)
+    experiment = Experiment(path.parent.parent.parent, path.parent.name)
+    is_place = path.parent.parent.name == "llm" and experiment.checkpoints == path
+    return found or (experiment if is_place else None)
 
 
 def folder_of(experiment: Experiment) -> RunFolder:
@@ -132,7 +140,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
     of_latest = next((fact for fact in newest(facts) if fact.step == latest_step), None)
     manifest = of_latest.verdict.manifest if of_latest is not None else None
     state = trainer_state(of_latest.verdict.path) if of_latest is not None else {}
-    sessions = manifest.sessions if manifest is not None else ()
+    sessions = manifest.sessions if manifest is not None else _since_restart(folder)
     logs = folder.path / "runs" if experiment is None else experiment.ranker / "logs"
     curves = curves_of(state, logs, sessions)
     best = best_in(folder) if folder.path.is_dir() else None
@@ -154,6 +162,14 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         is_running=is_locked(folder),
         read_at=datetime.now(UTC),
     )
+
+
+def _since_restart(folder: RunFolder) -> tuple[Session, ...]:
+    """Of a run that saved nothing since its restart."""
+    if not folder.restarted.is_file():
+        return ()
+    begun = datetime.fromtimestamp(folder.restarted.stat().st_mtime, UTC)
+    return (Session(begun.isoformat(), 0),)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

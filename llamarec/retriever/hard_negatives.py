@@ -155,9 +155,12 @@ def load_hard_negatives(
     """
     path = experiment.retriever / HARD_NEGATIVES_FILE
     flags = data_flags or ("--dataset_code", experiment.dataset_code)
-    hint = f"{typed(['python', 'train_retriever.py', *flags])}\n            (or --hard_negatives 0, without them)"
+    hint = f"with the flags that the retriever had:\n            {typed(['python', 'train_retriever.py', *flags])}"
     if not path.is_file():
-        raise ArtifactError(f"{path}: the retriever's lists for training prompts are missing", hint=hint)
+        raise ArtifactError(
+            f"{path}: the retriever's lists for training prompts are missing",
+            hint=f"{hint}\n            (or --hard_negatives 0, without them)",
+        )
     lists, made_from = _read(path, hint)
     places = int(np.maximum(data.sequences.train_ends.astype(np.int64) - 1, 0).sum())
     if made_from != data.fingerprint or len(lists) != places:
@@ -171,7 +174,7 @@ def load_hard_negatives(
         raise ArtifactError(
             f"{path}: lists of {lists.shape[1]} items are too short",
             expected=f"{wanted} (--num_candidates - 1)",
-            hint=f"add --top_k {wanted + 1} to: {hint}",
+            hint=f"add --top_k {wanted + 1}; {hint}",
         )
     return lists
 

@@ -55,12 +55,12 @@ def test_a_value_given_by_the_user_is_never_overwritten() -> None:
             *BEAUTY,
             *("--learning_rate", "5e-5", "--num_train_epochs", "5", "--per_device_train_batch_size=2"),
             *("--warmup_steps", "7", "--eval_steps", "250", "--output_dir", "elsewhere", "--report_to", "none"),
-            *("--metric_for_best_model", "subset_mrr@5", "--bf16", "False", "--gradient_checkpointing", "false"),
+            *("--metric_for_best_model", "subset_mrr@10", "--bf16", "False", "--gradient_checkpointing", "false"),
         ]
     )
     assert (args.learning_rate, args.num_train_epochs, args.per_device_train_batch_size) == (5e-5, 5, 2)
     assert (args.warmup_steps, args.eval_steps, args.output_dir) == (7, 250, "elsewhere")
-    assert (args.metric_for_best_model, args.bf16) == ("subset_mrr@5", False)
+    assert (args.metric_for_best_model, args.bf16) == ("subset_mrr@10", False)
     assert not args.activation_checkpointing
     assert args.report_to == []
 
@@ -130,3 +130,11 @@ def test_help_is_grouped_and_short_and_help_all_is_complete(capsys: pytest.Captu
     shown = " ".join(texts["--help"].split())
     for own_default in ("Total number of training epochs to perform (default: 1.0)", "optimizer (default: 0.0001)"):
         assert own_default in shown, "the recipe's defaults are shown, not the Trainer's"
+
+
+@pytest.mark.parametrize("name", ["overall_recall@5", "foo", "ndcg@10"])
+def test_a_metric_that_validation_does_not_have_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)--metric_for_best_model {name}.*next: +--metric_for_best_model \w+_"):
+        parse(["--metric_for_best_model", name])
+    for known in ("eval_subset_mrr@10", "fused_recall@1", "loss"):
+        assert parse(["--metric_for_best_model", known]).training.metric_for_best_model == known

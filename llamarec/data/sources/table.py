@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -124,9 +126,12 @@ def _seconds(rows: pl.DataFrame, path: Path) -> pl.Series:
     if not numbers.null_count():
         milliseconds = numbers.len() and abs(float(numbers.median() or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
         return (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64).alias(TIMESTAMP)
-    times = text.str.replace("Z$", "+00:00").str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
-    times = times.fill_null(text.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone("UTC"))
-    times = times.fill_null(text.str.to_date(strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+    readers: tuple[Callable[[pl.Series], pl.Series], ...] = (_with_zone, _without_zone, _day)
+    times = pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Datetime("us", "UTC"))
+    for read in readers:
+        # Polars guesses the format from the first values, and refuses where it finds none.
+        with contextlib.suppress(pl.exceptions.ComputeError):
+            times = times.fill_null(read(text))
     if times.null_count():
         row = times.is_null().arg_max() or 0
         raise DataError(
@@ -135,6 +140,18 @@ def _seconds(rows: pl.DataFrame, path: Path) -> pl.Series:
             found=repr(text[row]),
         )
     return times.dt.epoch("s").alias(TIMESTAMP)
+
+
+def _with_zone(text: pl.Series) -> pl.Series:
+    return text.str.replace("Z$", "+00:00").str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
+
+
+def _without_zone(text: pl.Series) -> pl.Series:
+    return text.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone("UTC")
+
+
+def _day(text: pl.Series) -> pl.Series:
+    return text.str.to_date(strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def _first_line(path: Path) -> str:
