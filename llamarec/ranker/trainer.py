@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
+from llamarec.assets import sha256_of
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.errors import ArtifactError
+from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, log_softmax, prior_of, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.config import LOGGED, RankerConfig
@@ -99,12 +101,19 @@ class RankerTrainer(ResumableTrainer):
     def _stored(self) -> Fusion | None:
         if not self.args.load_best_model_at_end:
             return None
+        folder = Path(self.args.output_dir)
         try:
-            stored = read_fusion(Path(self.args.output_dir))
-        except ArtifactError as error:
-            self._say(f"WARNING: {error.problem}; it is fitted again")
+            stored, best = read_fusion(folder), read_best(folder)
+        except LlamarecError as error:
+            self._say(f"WARNING: {error.problem}; the fusion is fitted again")
             return None
-        return stored if stored is not None and stored.step == self.tested_step else None
+        if stored is None or stored.step != self.tested_step:
+            return None
+        entry = best.files.get(FUSION_FILE) if best is not None else None
+        if entry is None or entry.sha256 != sha256_of(folder / FUSION_FILE):
+            self._say(f"WARNING: {folder / FUSION_FILE}: not the file that was saved; the fusion is fitted again")
+            return None
+        return stored
 
     def files_beside_model(self) -> dict[str, bytes]:
         """fusion.json, where the model was validated as it is now."""

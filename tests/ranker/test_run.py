@@ -171,6 +171,19 @@ def test_the_published_recipe_by_flags(folder: Path) -> None:
     assert metrics["orders"] is None
 
 
+@pytest.mark.parametrize("change", ["{ broken", "altered"])
+def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    first = _run(folder)
+    path = _checkpoints(folder) / "fusion.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    altered = json.dumps({**content, "letters": 1.0 - content["letters"], "alpha": -7.0})
+    path.write_text(altered if change == "altered" else change, encoding="utf-8")
+    assert _run(folder, "--resume_from_checkpoint") == first
+    assert "the fusion is fitted again" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_process_have_logs_of_their_own(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
