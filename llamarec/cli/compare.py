@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamarec.cli.checkpoints.output import print_json, print_pairs, print_table, print_wrapped
+from llamarec.cli.checkpoints.output import (
+    add_common_arguments,
+    add_verb,
+    print_json,
+    print_pairs,
+    print_table,
+    print_wrapped,
+)
 from llamarec.cli.report import place_of
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -24,23 +31,10 @@ of the difference (95%, paired bootstrap over users).
 
 def add_parser(commands: Any) -> None:
     """Adds the verb to the command's subparsers."""
-    parser = commands.add_parser(
-        "compare",
-        help=SUMMARY,
-        description=SUMMARY,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(commands, "compare", SUMMARY, _EPILOG)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Data set codes or folders, two or more.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Write a page with table and plots too.")
-    parser.add_argument(
-        "--experiment_root",
-        type=Path,
-        default=Path("experiments"),
-        metavar="DIR",
-        help="Where the runs of data set codes lie (default: experiments).",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+    add_common_arguments(parser)
     parser.set_defaults(run=run)
 
 

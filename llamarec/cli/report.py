@@ -8,7 +8,7 @@ from typing import Any
 
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_run
-from llamarec.cli.checkpoints.output import print_json
+from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json
 from llamarec.errors import EXIT_FINISHED
 from llamarec.vocabulary import Experiment
 
@@ -27,23 +27,10 @@ needs no network.
 
 def add_parser(commands: Any) -> None:
     """Adds the verb to the command's subparsers."""
-    parser = commands.add_parser(
-        "report",
-        help=SUMMARY,
-        description=SUMMARY,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_verb(commands, "report", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Default: report.html in the run's folder.")
-    parser.add_argument(
-        "--experiment_root",
-        type=Path,
-        default=Path("experiments"),
-        metavar="DIR",
-        help="Where the runs of data set codes lie (default: experiments).",
-    )
-    parser.add_argument("--json", action="store_true", help="Print the path as JSON.")
+    add_common_arguments(parser)
     parser.set_defaults(run=run)
 
 

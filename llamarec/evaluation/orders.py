@@ -123,9 +123,15 @@ def _standard_error(asked: Sequence[Asked]) -> float:
     return float(np.mean(deviations) / np.sqrt(max(len(asked[0].labels_P), 1)))
 
 
+def mean_by_place(asked: Sequence[Asked], way: Callable[[Asked], Scores]) -> NDArray[np.float64]:
+    """[P, C] mean over orders of what a way of scoring gives each item, in the order of the retriever's list."""
+    mean_PC: NDArray[np.float64] = np.mean([by_place(way(one), one.places_PC) for one in asked], axis=0)
+    return mean_PC
+
+
 def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scores]) -> tuple[float, float]:
     """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
-    mean_PC = np.mean([by_place(way(one), one.places_PC) for one in shuffles], axis=0)
+    mean_PC = mean_by_place(shuffles, way)
     labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
     # By place the retriever's scores are the same in every shuffle.
     one = shuffles[0]

@@ -15,7 +15,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import compare
 from llamarec.evaluation.fusion import Fusion, log_softmax, prior_of
 from llamarec.evaluation.metrics import by_place
-from llamarec.evaluation.orders import Asked, OrderReport, order_report
+from llamarec.evaluation.orders import Asked, OrderReport, mean_by_place, order_report
 from llamarec.evaluation.outcome import Outcome
 from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
 from llamarec.ranker.trainer import RankerTrainer
@@ -107,9 +107,9 @@ def _asked(trainer: RankerTrainer, samples: EvaluationSamples, name: str) -> Ask
 
 def _mean(asked: list[Asked], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float64]:
     """[P, C] in the order of `samples` and its letters: of each item's corrected log-probabilities."""
-    corrected = [by_place(log_softmax(one.logits_PC) - prior_C, one.places_PC) for one in asked]
-    mean_PC = np.empty_like(corrected[0])
-    mean_PC[np.argsort(samples.rows)] = np.mean(corrected, axis=0)
+    by_user_PC = mean_by_place(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
+    mean_PC = np.empty_like(by_user_PC)
+    mean_PC[np.argsort(samples.rows)] = by_user_PC
     return np.take_along_axis(mean_PC, samples.places_PC, axis=1)
 
 

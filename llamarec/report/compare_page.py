@@ -8,23 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llamarec.errors import ConfigError
-from llamarec.files import write_text
 from llamarec.report.compare import METRICS, Comparison, Side
 from llamarec.report.figures import curves_figure, intervals_figure
-from llamarec.report.page import filled
+from llamarec.report.page import filled, write_page
 from llamarec.report.run import RunFacts
 
 
 def write_comparison(comparison: Comparison, runs: Mapping[str, RunFacts], target: Path) -> None:
     """One file without anything from elsewhere."""
-    text = filled("compare.html.j2", _content(comparison, runs))
-    try:
-        write_text(target, text)
-    except OSError as error:
-        raise ConfigError(
-            f"{target}: the page cannot be written", found=str(error), hint="--output FILE, a file in a folder of yours"
-        ) from error
+    write_page(target, filled("compare.html.j2", _content(comparison, runs)))
 
 
 def _content(comparison: Comparison, runs: Mapping[str, RunFacts]) -> dict[str, Any]:

@@ -55,13 +55,22 @@ def write_report(folder: RunFolder, experiment: Experiment | None, target: Path 
             found=f"{type(error).__name__}: {error}",
             hint="python train_ranker.py ... --resume_from_checkpoint tests again and writes it anew",
         ) from error
+    write_page(path, text)
+    return path
+
+
+def write_page(path: Path, text: str) -> None:
+    """Replaces a page.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
     try:
         write_text(path, text)
     except OSError as error:
         raise ConfigError(
             f"{path}: the page cannot be written", found=str(error), hint="--output FILE, a file in a folder of yours"
         ) from error
-    return path
 
 
 def render(run: RunFacts) -> str:

@@ -143,6 +143,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
     sessions = manifest.sessions if manifest is not None else _since_restart(folder)
     logs = folder.path / "runs" if experiment is None else experiment.ranker / "logs"
     curves = curves_of(state, logs, sessions)
+    seconds = seconds_a_step(sessions, facts, curves)
     best = best_in(folder) if folder.path.is_dir() else None
     return RunFacts(
         folder=folder,
@@ -153,8 +154,8 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         best_step=best_step,
         best_model_step=best.step if best is not None else None,
         curves=curves,
-        interruptions=interruptions(sessions, facts, curves),
-        seconds_a_step=seconds_a_step(sessions, facts, curves),
+        interruptions=interruptions(sessions, facts, curves, seconds),
+        seconds_a_step=seconds,
         metrics=None if experiment is None else _json(experiment.ranker / "metrics.json"),
         ranker=ranker,
         test=None if experiment is None else _test(experiment.test),

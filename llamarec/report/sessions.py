@@ -50,9 +50,10 @@ class Interruption:
         return None if self.seconds_a_step is None else self.from_step * self.seconds_a_step
 
 
-def interruptions(sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves) -> list[Interruption]:
-    """One for every process but the first."""
-    seconds = seconds_a_step(sessions, facts, curves)
+def interruptions(
+    sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves, seconds: float | None
+) -> list[Interruption]:
+    """One for every process but the first; `seconds` are those of a step."""
     found = []
     for earlier, session in pairwise(sessions):
         begun, resumed = parse_time(earlier.started), parse_time(session.started)
