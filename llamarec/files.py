@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file; folders on the way are made."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A neighbour to write to, which takes the file's place in the end, or goes without a trace where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(path.name + ".tmp")
     try:
-        with staging.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield staging
         os.replace(staging, path)
-    except OSError:
-        staging.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file; folders on the way are made."""
+    with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -68,6 +68,11 @@ class Sequences:
         end = int(self.validation_ends[user_id]) if split == "validation" else len(items)
         return int(items[start]) if 0 < start < end else PADDING_ITEM
 
+    def num_places(self) -> NDArray[np.int64]:
+        """[num_users] training items with something before them: what a ranker can be asked about."""
+        places: NDArray[np.int64] = np.maximum(self.train_ends.astype(np.int64) - 1, 0)
+        return places
+
     def users_with_label(self, split: Split) -> NDArray[np.int32]:
         """Users who have something to be predicted in a split."""
         lengths = np.diff(self.offsets)

@@ -81,7 +81,7 @@ class TrainingSamples(Dataset[Sample]):
         latest: bool = False,
     ) -> None:
         self._data, self._encoder, self._seed, self._hard = data, encoder, seed, hard
-        positions = np.maximum(data.sequences.train_ends.astype(np.int64) - 1, 0)
+        positions = data.sequences.num_places()
         self._ends = np.cumsum(positions)
         self._places = _part_of_places(positions, max_prompts, latest=latest)
         if not len(self):

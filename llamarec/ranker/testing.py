@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from llamarec.evaluation.fusion import Fusion, log_softmax, prior_of
 from llamarec.evaluation.metrics import by_place
 from llamarec.evaluation.orders import Asked, OrderReport, mean_by_place, order_report
 from llamarec.evaluation.outcome import Outcome
+from llamarec.files import replacing
 from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.vocabulary import (
@@ -164,8 +164,6 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
             FINAL_RANK: answers.final_ranks.astype(np.int32),
         }
     ).with_row_index("row")
-    staging = path.with_name(path.name + ".tmp")
-    everybody.join(asked, on="row", how="left", maintain_order="left").drop("row").write_parquet(
-        staging, compression="zstd"
-    )
-    os.replace(staging, path)
+    users_and_lists = everybody.join(asked, on="row", how="left", maintain_order="left").drop("row")
+    with replacing(path) as staging:
+        users_and_lists.write_parquet(staging, compression="zstd")

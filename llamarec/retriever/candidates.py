@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from llamarec.command import typed
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
+from llamarec.files import replacing
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
     LABEL_ID,
@@ -81,12 +81,10 @@ def write_candidates(
         ).with_columns(pl.col(CANDIDATE_IDS).arr.to_list(), pl.col(SCORES).arr.to_list())
         for split, rows in candidates.items()
     ]
-    experiment.retriever.mkdir(parents=True, exist_ok=True)
     target = experiment.retriever / CANDIDATES_FILE
-    staging = target.with_name(target.name + ".tmp")
     metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
-    pl.concat(frames).write_parquet(staging, compression="zstd", metadata=metadata)
-    os.replace(staging, target)
+    with replacing(target) as staging:
+        pl.concat(frames).write_parquet(staging, compression="zstd", metadata=metadata)
 
 
 def most_candidates(data: PreparedData) -> int:

@@ -10,7 +10,6 @@ as they do for everything that is trained after it.)
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from llamarec.command import typed
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
+from llamarec.files import replacing
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import CANDIDATE_IDS, PADDING_ITEM, Experiment
@@ -130,13 +130,11 @@ def write_hard_negatives(
     experiment: Experiment, items: NDArray[np.int32], data: PreparedData, made_by: dict[str, Any]
 ) -> None:
     """Writes the lists, with what made them in the file's metadata."""
-    experiment.retriever.mkdir(parents=True, exist_ok=True)
     target = experiment.retriever / HARD_NEGATIVES_FILE
-    staging = target.with_name(target.name + ".tmp")
     metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
     frame = pl.DataFrame({CANDIDATE_IDS: items}).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
-    frame.write_parquet(staging, compression="zstd", metadata=metadata)
-    os.replace(staging, target)
+    with replacing(target) as staging:
+        frame.write_parquet(staging, compression="zstd", metadata=metadata)
 
 
 def load_hard_negatives(
@@ -162,7 +160,7 @@ def load_hard_negatives(
             hint=f"{hint}\n            (or --hard_negatives 0, without them)",
         )
     lists, made_from = _read(path, hint)
-    places = int(np.maximum(data.sequences.train_ends.astype(np.int64) - 1, 0).sum())
+    places = int(data.sequences.num_places().sum())
     if made_from != data.fingerprint or len(lists) != places:
         raise ArtifactError(
             f"{path}: these lists were made from other data",
