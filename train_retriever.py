@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
+from llamarec.cli.prepare import add_prepare_again
 from llamarec.cli.run import run_main
-from llamarec.command import flags_of, typed
+from llamarec.command import flags_of, given_in, typed
 from llamarec.data.config import DataConfig
 from llamarec.ranker.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
@@ -21,6 +22,7 @@ def main() -> int:
     parser = Parser(prog="train_retriever.py", description=__doc__)
     add_dataclass_arguments(parser, DataConfig, title="data")
     add_dataclass_arguments(parser, RetrieverConfig, title="retriever")
+    add_prepare_again(parser)
     given = parser.parse_args()
     # Defaults of the data set, then the command line over them: a value given is never overwritten.
     parser.set_defaults(**defaults_for(given.dataset_code))
@@ -30,10 +32,12 @@ def main() -> int:
 
     from rich.console import Console
 
+    from llamarec.data.prepare import settled
     from llamarec.retriever.train import print_report, train_retriever
 
     console = Console(markup=False, emoji=False)
-    report = train_retriever(data_config, config, console)
+    data_config = settled(data_config, given_in(sys.argv[1:]))
+    report = train_retriever(data_config, config, console, prepare_again=arguments.prepare_again)
     print_report(report, console)
     console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)
     # Paths may hold what rich reads as markup.

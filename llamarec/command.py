@@ -46,3 +46,12 @@ def flag_name(flag: str) -> str:
     True
     """
     return flag.partition("=")[0].replace("-", "_")
+
+
+def given_in(argv: Sequence[str]) -> set[str]:
+    """Names of the flags on a command line.
+
+    >>> sorted(given_in(["--data-root=raw", "--seed", "1"]))
+    ['data_root', 'seed']
+    """
+    return {flag_name(word)[2:] for word in argv if word.startswith("--")}

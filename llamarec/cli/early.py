@@ -54,7 +54,8 @@ def _check_data_set(argv: Sequence[str]) -> None:
     parser = Parser(prog=PROGRAM, add_help=False)
     add_dataclass_arguments(parser, DataConfig, title="data")
     config = dataclass_from(DataConfig, parser.parse_known_args([_with_underscores(word) for word in argv])[0])
-    if not config.is_own_table:
+    # A table that was prepared before is known by its name alone.
+    if not config.is_own_table and not config.experiment.data.is_dir():
         from llamarec.data.raw import find_source
 
         find_source(config)

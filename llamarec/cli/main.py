@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -30,7 +31,7 @@ def _run(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for verb in _VERBS:
         verb.add_parser(commands)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(argv, argparse.Namespace(argv=list(argv)))
     return int(arguments.run(arguments))
 
 

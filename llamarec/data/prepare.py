@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Container, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from llamarec import __version__
 from llamarec.assets import sha256_of
+from llamarec.command import flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
 from llamarec.data.prepared import (
@@ -29,22 +30,41 @@ from llamarec.data.prepared import (
 from llamarec.data.raw import find_source, present_files, raw_files
 from llamarec.data.recipe import build
 from llamarec.data.source import RawTables
+from llamarec.data.sources import SOURCES
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
 from llamarec.files import write_json, write_text
-from llamarec.vocabulary import ITEM_IDS
+from llamarec.vocabulary import ITEM_IDS, Experiment
 
 # Where files lie changes nothing in what comes out of them.
 _PLACES: Final = ("data_root", "experiment_root", "dataset_code", "items_file")
 _SEEN: Final = ".inputs.json"  # sizes and times of inputs already hashed; a cache, not an artifact
 
 
-def prepare(config: DataConfig, console: Console | None = None) -> PreparedData:
+def settled(config: DataConfig, given: Container[str]) -> DataConfig:
+    """The options, where they are not given as they were when the set was prepared: a flag may be left out later.
+
+    Args:
+        config: With defaults for what is not given.
+        given: Names of options on the command line.
+    """
+    manifest = read_manifest(config.experiment.data)
+    then = manifest["options"] if manifest is not None else {}
+    return replace(config, **{name: then[name] for name in _options(config) if name in then and name not in given})
+
+
+def prepare(config: DataConfig, console: Console | None = None, *, again: bool = False) -> PreparedData:
     """The prepared data set for these options.
+
+    Args:
+        config: Options.
+        console: Is told what was done.
+        again: Replace a set that something was trained on.
 
     Raises:
         ConfigError: unknown data set, or a column that is not there.
         DataError: raw files are missing or malformed, or nothing is left of them.
+        ArtifactError: something was trained on the set that is there, and this would be another one.
     """
     console = console or Console(markup=False, emoji=False)
     folder = config.experiment.data
@@ -52,17 +72,62 @@ def prepare(config: DataConfig, console: Console | None = None) -> PreparedData:
     if reused is not None:
         console.print(_summary(reused, "is prepared already"), soft_wrap=True)
         return reused
+    before = read_manifest(folder) if _was_trained_on(config.experiment) and not again else None
+    _refuse_other_options(config, before)
     paths = table_files(config) if config.is_own_table else raw_files(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line)
     with console.status(f"preparing {config.name}"):
         tables = _read(config, paths, bad)
         histories, items = build(tables.interactions, tables.items, config)
-        _publish(config, folder, histories, items, paths, bad)
+        _publish(config, histories, items, paths, bad, before)
     prepared = load_prepared(folder)
     console.print(_summary(prepared, "prepared"), soft_wrap=True)
     if bad.count:
         console.print(f"{bad.count:,} malformed lines were skipped, first: {bad.listed[0]}", soft_wrap=True)
     return prepared
+
+
+def _was_trained_on(experiment: Experiment) -> bool:
+    """Whether a retriever or a ranker has left anything: with other data it would be of no use."""
+    places = (experiment.retriever, experiment.checkpoints)
+    return any(place.is_dir() and any(place.iterdir()) for place in places)
+
+
+def _refuse_other_options(config: DataConfig, before: Mapping[str, Any] | None) -> None:
+    now = _options(config)
+    then = before["options"] if before is not None else now
+    other = [name for name in now if now[name] != then.get(name)]
+    if not other:
+        return
+    flags = "".join(f"\n            --{name} {now[name]}: it was prepared with {then.get(name)}" for name in other)
+    raise ArtifactError(
+        f"{config.experiment.data} was prepared with other options, and something was trained on it",
+        expected="these options left out; they stay as they were",
+        found=flags.lstrip(),
+        hint=_ways_to_other_data(config),
+    )
+
+
+def _refuse_other_data(config: DataConfig, before: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> None:
+    if before is None or before["fingerprint"] == manifest["fingerprint"]:
+        return
+    inputs = manifest["inputs"]
+    changed = [name for name in inputs if inputs[name] != before["inputs"].get(name)] or ["the raw files"]
+    go_on = f"--dataset_code {config.name}" if config.is_own_table else "a --data_root without these files"
+    raise ArtifactError(
+        f"{config.experiment.data} was prepared from other raw files, and something was trained on it",
+        expected=f"the files of then ({before['num_interactions']:,} interactions are prepared)",
+        found=f"{manifest['num_interactions']:,} interactions; changed: {', '.join(changed)}",
+        hint=f"to go on with what is prepared: {go_on}\n            {_ways_to_other_data(config)}",
+    )
+
+
+def _ways_to_other_data(config: DataConfig) -> str:
+    train = ["python", "train_retriever.py", *flags_of(config)]
+    return (
+        f"to begin anew with the new data: {typed([*train, '--prepare_again'])}\n"
+        "            to have both: another --experiment_root, in this and all later commands"
+    )
 
 
 def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines) -> RawTables:
@@ -71,14 +136,13 @@ def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines) -> RawTa
 
 def _reuse(config: DataConfig, folder: Path) -> PreparedData | None:
     """The prepared set, if it was made with these options from these raw files (or they are no longer here)."""
-    if config.is_own_table:
-        paths: dict[str, Path] | None = table_files(config)
-    else:
-        paths = present_files(find_source(config), Path(config.data_root))
     manifest = read_manifest(folder)
+    paths = _raw_files_here(config, is_prepared=manifest is not None)
     if manifest is None or manifest["options"] != _options(config):
         return None
-    if paths is not None and manifest["inputs"] != _inputs(paths, folder):
+    # A table of titles need not be named again.
+    inputs = _inputs(paths, folder) if paths is not None else {}
+    if any(manifest["inputs"].get(name) != described for name, described in inputs.items()):
         return None
     try:
         return load_prepared(folder)
@@ -86,15 +150,27 @@ def _reuse(config: DataConfig, folder: Path) -> PreparedData | None:
         return None
 
 
+def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path] | None:
+    """The raw files by name; None where they are not all here and a prepared set can do without."""
+    if not config.is_own_table:
+        # A table that was prepared before is known by its name alone.
+        known = config.dataset_code in SOURCES or not is_prepared
+        return present_files(find_source(config), Path(config.data_root)) if known else None
+    if is_prepared and not Path(config.dataset_code).is_file():
+        return None
+    return table_files(config)
+
+
 def _publish(
     config: DataConfig,
-    folder: Path,
     histories: pl.DataFrame,
     items: pl.DataFrame,
     paths: Mapping[str, Path],
     bad: BadLines,
+    before: Mapping[str, Any] | None,
 ) -> None:
-    """Writes everything beside its place, the manifest last, and moves it there."""
+    """Writes everything beside its place, the manifest last, and moves it there; refuses another set than `before`."""
+    folder = config.experiment.data
     staging = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -116,6 +192,11 @@ def _publish(
         "versions": {"llamarec": __version__, "polars": pl.__version__},
     }
     write_json(staging / MANIFEST, manifest)
+    try:
+        _refuse_other_data(config, before, manifest)
+    except ArtifactError:
+        shutil.rmtree(staging)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 

@@ -26,7 +26,9 @@ from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.publish import recover
+from llamarec.command import given_in
 from llamarec.data.config import DataConfig
+from llamarec.data.prepare import settled
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_fast_bfloat16
 from llamarec.ranker.base_models import TINY, is_embedded
@@ -87,7 +89,7 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
         raise SystemExit(0)
     given, unknown = parser.parse_known_args(list(argv))
     parser.flags().refuse(unknown)
-    flags = _flags_in(argv) & vars(given).keys()
+    flags = given_in(argv) & vars(given).keys()
     parser.set_defaults(**recipe_defaults(given, flags))
     defaults, kept = _keep(parser, argv, flags, mend)
     try:
@@ -100,7 +102,7 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     # Tokens stay out of checkpoints and reports.
     _check_metric(training)
     values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
-    return Parsed(data, ranker, training, checkpoints, values, defaults, kept)
+    return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
 
 
 def _check_metric(training: TrainingArguments) -> None:
@@ -216,7 +218,3 @@ def _validates(given: Any, flags: set[str]) -> str:
 
 def _strategy(value: Any) -> str:
     return str(getattr(value, "value", value))
-
-
-def _flags_in(argv: Sequence[str]) -> set[str]:
-    return {text[2:].partition("=")[0].replace("-", "_") for text in argv if text.startswith("--")}

@@ -52,13 +52,21 @@ class RetrieverReport:
     seconds: float
 
 
-def train_retriever(data_config: DataConfig, config: RetrieverConfig, console: Console) -> RetrieverReport:
+def train_retriever(
+    data_config: DataConfig, config: RetrieverConfig, console: Console, *, prepare_again: bool = False
+) -> RetrieverReport:
     """Prepares, trains (or goes on), writes weights, candidates and metrics.
+
+    Args:
+        data_config: Which data.
+        config: Model and training.
+        console: For progress.
+        prepare_again: Replace data that something was trained on.
 
     Raises:
         LlamarecError: data are missing or do not fit the options.
     """
-    data = prepare(data_config, console)
+    data = prepare(data_config, console, again=prepare_again)
     check_top_k(data, config)
     check_histories(data)
     return _train(data, data_config.experiment, config, console)

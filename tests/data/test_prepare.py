@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import prepare
+from llamarec.data.prepare import prepare, settled
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from tests.data.raw import WRITERS
@@ -81,6 +81,53 @@ def test_other_options_or_other_raw_files_make_it_anew(config: DataConfig) -> No
     path = Path(config.data_root) / "beauty" / "ratings_Beauty.csv"
     path.write_text(path.read_text().replace("U6,", "U7,"))
     assert prepare(config).users[-1] == "U7"
+
+
+def _trained(config: DataConfig) -> None:
+    config.experiment.retriever.mkdir(parents=True)
+    (config.experiment.retriever / "training_state.pt").write_bytes(b"hours of work")
+
+
+def test_options_that_are_not_given_stay_as_they_were_prepared(config: DataConfig) -> None:
+    prepare(replace(config, min_user_interactions=3, on_bad_line="skip"))
+    later = settled(config, {"dataset_code", "on_bad_line"})
+    assert (later.min_user_interactions, later.on_bad_line) == (3, "stop")
+    assert (later.data_root, later.experiment_root) == (config.data_root, config.experiment_root)
+    assert settled(replace(config, experiment_root="elsewhere"), set()).min_user_interactions == 5
+
+
+def test_data_that_something_was_trained_on_are_not_replaced_in_silence(config: DataConfig) -> None:
+    first = prepare(config)
+    _trained(config)
+    before = _hashes(config.experiment.data)
+    with pytest.raises(ArtifactError) as refused:
+        prepare(replace(config, min_item_interactions=2))
+    text = str(refused.value)
+    assert "--min_item_interactions 2: it was prepared with 5" in text
+    assert "--min_item_interactions 2 --prepare_again" in text
+    assert "another --experiment_root" in text
+    assert _hashes(config.experiment.data) == before
+    assert prepare(config).fingerprint == first.fingerprint
+    assert (
+        prepare(replace(config, min_item_interactions=2), again=True).manifest["options"]["min_item_interactions"] == 2
+    )
+
+
+def test_a_changed_raw_file_replaces_nothing_that_something_was_trained_on(config: DataConfig) -> None:
+    first = prepare(config)
+    _trained(config)
+    path = Path(config.data_root) / "beauty" / "ratings_Beauty.csv"
+    path.write_text(path.read_text() + "\n")
+    assert prepare(config).fingerprint == first.fingerprint, "other bytes, the same data"
+    path.write_text(path.read_text().replace("U6,", "U7,"))
+    with pytest.raises(
+        ArtifactError, match=r"(?s)36 interactions are prepared.*changed: ratings_Beauty.csv"
+    ) as refused:
+        prepare(config)
+    assert "--data_root" in str(refused.value)
+    assert [path.name for path in config.experiment.data.parent.iterdir()] == ["beauty"], "nothing half-made is left"
+    assert prepare(replace(config, data_root="nowhere")).fingerprint == first.fingerprint
+    assert prepare(config, again=True).users[-1] == "U7"
 
 
 def test_a_prepared_set_serves_where_the_raw_files_are_gone(config: DataConfig) -> None:

@@ -121,3 +121,18 @@ def test_an_absent_file_names_the_flag(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [r"C:\data\my shop.csv", "/data/my shop.csv.gz", "my shop.parquet"])
 def test_results_lie_under_the_files_name_on_every_system(path: str) -> None:
     assert DataConfig(path).name == "my shop"
+
+
+def test_a_prepared_table_is_known_by_its_name_and_needs_its_files_no_more(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in ROWS]
+    items = _csv(tmp_path / "items.csv", rows=[{"asin": f"i{i}", "title": f"Second {i}"} for i in range(1, 7)])
+    table = _csv(tmp_path / "shop.csv", rows=rows)
+    first = prepare(_config(table, items_file=str(items)))
+    assert prepare(_config(table)).fingerprint == first.fingerprint, "titles need not be named again"
+    table.unlink()
+    items.unlink()
+    assert prepare(_config(table)).fingerprint == first.fingerprint
+    by_name = replace(_config(table), dataset_code="shop")
+    assert prepare(by_name).fingerprint == first.fingerprint
+    with pytest.raises(ConfigError, match="--dataset_code shops: unknown data set"):
+        prepare(replace(by_name, dataset_code="shops"))

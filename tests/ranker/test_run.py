@@ -326,6 +326,22 @@ def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> N
         _run(folder)
 
 
+def test_data_flags_may_be_left_out_later_and_others_are_refused(folder: Path) -> None:
+    argv = _argv(folder, "--max_steps", "2")
+    at = argv.index("--min_item_interactions")
+    without = [*argv[:at], *argv[at + 2 :]]
+    assert parse(without).data.min_item_interactions == 1, "as it was prepared"
+    prepared = folder / "experiments" / "data" / "shop" / "manifest.json"
+    before = prepared.read_bytes()
+    for argv in ([*without, "--min_item_interactions", "3"], _argv(folder, "--split", "temporal")):
+        with pytest.raises(ArtifactError, match=r"(?s)it was prepared with.*train_retriever.py.*--prepare_again"):
+            train_ranker(parse(argv), QUIET)
+    assert prepared.read_bytes() == before
+    (folder / "shop.csv").unlink()
+    by_name = ["--dataset_code", "shop", *without[2:]]
+    assert train_ranker(parse(by_name), QUIET).outcome.comparison.num_users == NUM_USERS
+
+
 def test_with_a_flag_it_trains_the_retriever_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(folder / "experiments" / "lru")
     quick = {"num_epochs": 2, "hidden_size": 16}
