@@ -11,6 +11,7 @@ the letter alone: after a newline Llama 2 writes `A` as 29909, while "A" by itse
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,21 @@ class PromptEncoder:
         self._tokenizer, self.template = tokenizer, template
         self.num_candidates, self.max_history = num_candidates, max_history
         self.max_prompt_tokens = max_prompt_tokens
-        self.cut_titles, self._titles = tokenised(
-            tokenizer, titles, template.candidate_prefix(0), max_title_tokens, kept_in
-        )
+        tokenise = partial(tokenised, tokenizer, titles, max_title_tokens=max_title_tokens, kept_in=kept_in)
+        self.cut_titles, self._titles = tokenise(before=f"{template.history_prefix(1)} ", after="\n")
+        self._candidate_titles = self._titles
+        if not template.ends_in_title:
+            self._candidate_titles = tokenise(before=template.candidate_before(0) or "\n", after="").ids
         self._special = _special_prefix(tokenizer)
         self._head = self._special + self._piece("", template.head)
         self._middle = self._piece("\n", template.middle)
         self._tail = self._piece("\n", template.tail)
         self._numbers = [self._piece("\n", template.history_prefix(i + 1)) for i in range(max_history)]
-        self._letters = [self._piece("\n", template.candidate_prefix(i)) for i in range(num_candidates)]
+        places = range(num_candidates)
+        self._letters = [self._piece("\n", template.candidate_before(i).removesuffix(" ")) for i in places]
+        self._line_ends = [
+            [] if template.ends_in_title else self._piece("x", template.candidate_after(i)) for i in places
+        ]
         self._check_budget()
         self.assembles = self._pieces_give_the_text()
         self.letter_ids = self._find_letter_ids()
@@ -97,8 +104,11 @@ class PromptEncoder:
         )
 
     def _fixed_tokens(self, candidates: Sequence[int]) -> int:
-        fixed = len(self._head) + len(self._middle) + len(self._tail)
-        return fixed + sum(len(self._letters[i]) + len(self._titles[int(c)]) for i, c in enumerate(candidates))
+        return self._frame_tokens() + sum(len(self._candidate_titles[int(item)]) for item in candidates)
+
+    def _frame_tokens(self) -> int:
+        pieces = (self._head, self._middle, self._tail, *self._letters, *self._line_ends)
+        return sum(map(len, pieces))
 
     def _assemble(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
         ids = list(self._head)
@@ -106,9 +116,10 @@ class PromptEncoder:
             ids += number
             ids += self._titles[item]
         ids += self._middle
-        for letter, item in zip(self._letters, candidates, strict=False):
+        for letter, item, end in zip(self._letters, candidates, self._line_ends, strict=False):
             ids += letter
-            ids += self._titles[int(item)]
+            ids += self._candidate_titles[int(item)]
+            ids += end
         return ids + self._tail
 
     def _whole(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
@@ -124,8 +135,8 @@ class PromptEncoder:
         return both[len(before) :]
 
     def _check_budget(self) -> None:
-        longest = np.sort([len(ids) for ids in self._titles[1:]])[::-1][: self.num_candidates]
-        fixed = len(self._head) + len(self._middle) + len(self._tail) + sum(map(len, self._letters))
+        longest = np.sort([len(ids) for ids in self._candidate_titles[1:]])[::-1][: self.num_candidates]
+        fixed = self._frame_tokens()
         if fixed + int(longest.sum()) > self.max_prompt_tokens:
             raise ConfigError(
                 f"--max_prompt_tokens {self.max_prompt_tokens} cannot hold {self.num_candidates} candidates",

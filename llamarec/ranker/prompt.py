@@ -18,6 +18,8 @@ from llamarec.ranker.config import MAX_CANDIDATES
 
 LETTERS = string.ascii_uppercase[:MAX_CANDIDATES]
 
+_CANDIDATE_LINES = (["letter"], ["letter", "title"], ["title", "letter"], ["letter", "title", "letter"])
+
 _DEFAULT_TEXT = (
     "### Instruction: Given user history in chronological order, recommend an item from the candidate pool "
     "with its index letter.\n"
@@ -36,7 +38,8 @@ class PromptTemplate:
     Attributes:
         text: The whole, with `{history}` before `{candidates}`, once each, at starts of lines.
         history_line: What stands before a history title; `{number}` counts from 1, oldest first.
-        candidate_line: What stands before a candidate's title; `{letter}` is A, B, C, ...
+        candidate_line: A candidate's line; `{letter}` is A, B, C, ... The title follows after a space, unless
+            `{title}` says where it stands.
     """
 
     text: str = _DEFAULT_TEXT
@@ -56,10 +59,13 @@ class PromptTemplate:
         problems = [
             *_placeholder_problems("text", self.text, ["history", "candidates"]),
             *_placeholder_problems("history_line", self.history_line, ["number"]),
-            *_placeholder_problems("candidate_line", self.candidate_line, ["letter"]),
+            *_placeholder_problems("candidate_line", self.candidate_line, *_CANDIDATE_LINES),
         ]
         if problems:
             return problems
+        before, _ = self._around_title()
+        if before and not before.endswith(" "):
+            problems.append("candidate_line: a space must stand before {title}, or nothing")
         for part, name in ((self.head, "{history}"), (self.middle, "{candidates}")):
             if not part.endswith("\n"):
                 problems.append(f"text: {name} must stand at the start of a line, after a newline")
@@ -86,14 +92,30 @@ class PromptTemplate:
         """What stands before the `number`-th history title (from 1)."""
         return self.history_line.format(number=number)
 
-    def candidate_prefix(self, place: int) -> str:
-        """What stands before the candidate at `place` (from 0)."""
-        return self.candidate_line.format(letter=LETTERS[place])
+    def candidate_before(self, place: int) -> str:
+        """What stands before the title of the candidate at `place` (from 0): nothing, or what ends in a space."""
+        return self._around_title()[0].format(letter=LETTERS[place])
+
+    def candidate_after(self, place: int) -> str:
+        """What stands after it, with the newline."""
+        return self._around_title()[1].format(letter=LETTERS[place]) + "\n"
+
+    @property
+    def ends_in_title(self) -> bool:
+        """Whether a candidate's line ends in its title, as a line of the history does."""
+        return not self._around_title()[1]
+
+    def _around_title(self) -> tuple[str, str]:
+        line = self.candidate_line if "{title}" in self.candidate_line else f"{self.candidate_line} {{title}}"
+        before, _, after = line.partition("{title}")
+        return before, after
 
     def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
         """The prompt as one text, up to where the letter comes."""
         history_lines = (f"{self.history_prefix(i + 1)} {title}\n" for i, title in enumerate(history))
-        candidate_lines = (f"{self.candidate_prefix(i)} {title}\n" for i, title in enumerate(candidates))
+        candidate_lines = (
+            f"{self.candidate_before(i)}{title}{self.candidate_after(i)}" for i, title in enumerate(candidates)
+        )
         return self.head + "".join(history_lines) + self.middle + "".join(candidate_lines) + self.tail
 
     def as_dict(self) -> dict[str, str]:
@@ -125,11 +147,12 @@ def load_template(path: str) -> PromptTemplate:
     return PromptTemplate(**content)
 
 
-def _placeholder_problems(where: str, text: str, wanted: list[str]) -> list[str]:
+def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[str]:
     try:
         found = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
         return [f"{where}: {error}"]
-    if found == wanted:
+    if found in allowed:
         return []
-    return [f"{where}: expected the placeholders {wanted} once each and in this order, found {found}"]
+    expected = " or ".join(str(names) for names in allowed)
+    return [f"{where}: expected the placeholders {expected} once each and in this order, found {found}"]

@@ -30,7 +30,7 @@ class Titles(NamedTuple):
 
     Attributes:
         texts: Cut.
-        ids: Token ids of " {text}" and the newline after it, where a candidate's letter stands before them.
+        ids: Token ids of each between what stands before and after it; a space before it is its own.
     """
 
     texts: list[str]
@@ -38,28 +38,34 @@ class Titles(NamedTuple):
 
 
 def tokenised(
-    tokenizer: Any, titles: Sequence[str], prefix: str, max_title_tokens: int, kept_in: Path | None = None
+    tokenizer: Any,
+    titles: Sequence[str],
+    before: str,
+    after: str,
+    max_title_tokens: int,
+    kept_in: Path | None = None,
 ) -> Titles:
     """The titles for prompts.
 
     Args:
         tokenizer: Any Hugging Face tokenizer.
         titles: By item_id.
-        prefix: What stands before a candidate's title.
+        before: What stands before a title.
+        after: What stands after it, and belongs to its ids.
         max_title_tokens: Longer titles are cut.
         kept_in: A folder where an earlier start may have left them, and where they are left for the next. What cannot
             be read there is made again; what cannot be written is not.
     """
     tokenizer_text = _serialised(tokenizer)
     if kept_in is None or tokenizer_text is None:
-        return _made(tokenizer, titles, prefix, max_title_tokens)
+        return _made(tokenizer, titles, before, after, max_title_tokens)
     # The libraries cut and decode too.
     versions = (tokenizers.__version__, transformers.__version__)
-    content = json.dumps([_FORMAT_VERSION, *versions, tokenizer_text, prefix, max_title_tokens, list(titles)])
+    content = json.dumps([_FORMAT_VERSION, *versions, tokenizer_text, before, after, max_title_tokens, list(titles)])
     path = kept_in / f"{hashlib.sha256(content.encode()).hexdigest()}.titles"
     kept = _read(path)
     if kept is None:
-        kept = _made(tokenizer, titles, prefix, max_title_tokens)
+        kept = _made(tokenizer, titles, before, after, max_title_tokens)
         # Without them the next start is slower, no more.
         with contextlib.suppress(OSError):
             _write(path, kept)
@@ -93,10 +99,11 @@ def batch_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
-def _made(tokenizer: Any, titles: Sequence[str], prefix: str, max_title_tokens: int) -> Titles:
+def _made(tokenizer: Any, titles: Sequence[str], before: str, after: str, max_title_tokens: int) -> Titles:
     texts = cut_titles(tokenizer, titles, max_title_tokens)
-    skip = len(plain_ids(tokenizer, prefix))
-    return Titles(texts, [ids[skip:] for ids in batch_ids(tokenizer, [f"{prefix} {text}\n" for text in texts])])
+    # Tokenizers write a word with the space before it.
+    skip = len(plain_ids(tokenizer, before.removesuffix(" ")))
+    return Titles(texts, [ids[skip:] for ids in batch_ids(tokenizer, [f"{before}{text}{after}" for text in texts])])
 
 
 def _serialised(tokenizer: Any) -> str | None:

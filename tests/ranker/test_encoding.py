@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,8 +37,22 @@ def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
     return tokenizer if request.param == "tiny" else AutoTokenizer.from_pretrained(request.param)
 
 
-def test_trained_letter_is_scored_letter(any_tokenizer: Any, data: PreparedData) -> None:
-    encoder = PromptEncoder(any_tokenizer, data.titles, PromptTemplate())
+TEMPLATES = [
+    PromptTemplate(),
+    PromptTemplate(candidate_line="{title} ({letter})"),
+    PromptTemplate(candidate_line="({letter}) {title} ({letter})"),
+    PromptTemplate("Had:\n{history}Which next?\n{candidates}Answer:\n(", "{number}.", "{title} ({letter})"),
+    PromptTemplate(candidate_line="{letter}: {title};"),
+]
+
+
+@pytest.fixture(params=TEMPLATES, ids=lambda template: template.candidate_line)
+def template(request: pytest.FixtureRequest) -> PromptTemplate:
+    return cast(PromptTemplate, request.param)
+
+
+def test_trained_letter_is_scored_letter(any_tokenizer: Any, data: PreparedData, template: PromptTemplate) -> None:
+    encoder = PromptEncoder(any_tokenizer, data.titles, template)
     for _ in range(5):
         prompt = encoder.text(HISTORY, CANDIDATES)
         ids = encoder.encode(HISTORY, CANDIDATES)
@@ -48,8 +62,8 @@ def test_trained_letter_is_scored_letter(any_tokenizer: Any, data: PreparedData)
             assert list(answered) == [*ids, encoder.letter_ids[place]]
 
 
-def test_pieces_give_the_ids_of_the_text(any_tokenizer: Any, data: PreparedData) -> None:
-    encoder = PromptEncoder(any_tokenizer, data.titles, PromptTemplate())
+def test_pieces_give_the_ids_of_the_text(any_tokenizer: Any, data: PreparedData, template: PromptTemplate) -> None:
+    encoder = PromptEncoder(any_tokenizer, data.titles, template)
     assert encoder.assembles
     rng = np.random.default_rng(1)
     for _ in range(50):

@@ -33,6 +33,8 @@ def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
         ({"text": "\n{history\n"}, "text:"),
         ({"history_line": "-"}, "history_line"),
         ({"candidate_line": "{letter}{letter}"}, "candidate_line"),
+        ({"candidate_line": "{title}"}, "candidate_line"),
+        ({"candidate_line": "({letter}){title}"}, "a space must stand before {title}"),
     ],
 )
 def test_a_template_that_does_not_fit_is_refused_with_the_reason(fields: dict[str, str], complaint: str) -> None:
@@ -43,7 +45,19 @@ def test_a_template_that_does_not_fit_is_refused_with_the_reason(fields: dict[st
 def test_a_template_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "prompt.json"
     file.write_text(json.dumps({"candidate_line": "[{letter}]"}), encoding="utf-8")
-    assert load_template(str(file)).candidate_prefix(2) == "[C]"
+    assert load_template(str(file)).render(["Heat"], ["Alien", "Brazil"]).splitlines()[-2] == "[B] Brazil"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("{title} ({letter})", "Brazil (B)"),
+        ("({letter}) {title}", "(B) Brazil"),
+        ("{letter}: {title} [{letter}]", "B: Brazil [B]"),
+    ],
+)
+def test_the_title_stands_where_the_line_says(line: str, shown: str) -> None:
+    assert PromptTemplate(candidate_line=line).render(["Heat"], ["Alien", "Brazil"]).splitlines()[-2] == shown
 
 
 @pytest.mark.parametrize("content", ["not json", "[1]", '{"letters": "abc"}'])

@@ -17,7 +17,7 @@ from llamarec.ranker.prompt import PromptTemplate
 from llamarec.ranker.titles import Titles, tokenised
 
 TITLES = ["", "Heat", "Amélie 日本語", "A long title of many words " * 5]
-PREFIX = "(A)"
+FRAME = ("(A) ", "\n")
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_second_start_tokenises_no_title(tokenizer: Any, tmp_path: Path, made: list[int]) -> None:
-    first = tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path / "titles")
-    second = tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path / "titles")
+    first = tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path / "titles")
+    second = tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path / "titles")
     assert made == [4]
-    assert first == second == tokenised(tokenizer, TITLES, PREFIX, 32)
+    assert first == second == tokenised(tokenizer, TITLES, *FRAME, 32)
     assert [path.suffix for path in (tmp_path / "titles").iterdir()] == [".titles"]
 
 
@@ -55,8 +55,8 @@ def test_an_encoder_of_kept_titles_is_the_same(
 def test_content_counts_and_places_do_not(
     tokenizer: Any, tiny_folder: Path, tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(own: Any = tokenizer, titles: list[str] = TITLES, prefix: str = PREFIX, limit: int = 32) -> int:
-        tokenised(own, titles, prefix, limit, tmp_path / "titles")
+    def start(own: Any = tokenizer, titles: list[str] = TITLES, frame: tuple[str, str] = FRAME, limit: int = 32) -> int:
+        tokenised(own, titles, *frame, limit, tmp_path / "titles")
         return len(made)
 
     assert start() == 1
@@ -66,7 +66,7 @@ def test_content_counts_and_places_do_not(
     assert start(titles=[*TITLES[:-1], "Another"]) == 2
     assert start(titles=["", "Heat A", "mélie", *TITLES[3:]]) == 3
     assert start(limit=31) == 4
-    assert start(prefix="[A]") == 5
+    assert start(frame=("[A] ", "\n")) == 5
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["Heat"])
     assert start(own=other) == 6
@@ -76,23 +76,23 @@ def test_content_counts_and_places_do_not(
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
 def test_a_damaged_file_is_made_again(tokenizer: Any, tmp_path: Path, made: list[int], share: float) -> None:
-    whole = tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path)
+    whole = tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path)
     (path,) = tmp_path.iterdir()
     right = path.read_bytes()
     at = int(share * len(right))
     for damaged in (right[:at], right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :], right + b"x"):
         path.write_bytes(damaged)
-        assert tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path) == whole
+        assert tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path) == whole
         assert path.stat().st_size == len(right)
     assert made == [4] * 4
-    tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path)
+    tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path)
     assert len(made) == 4, "the file is whole again"
 
 
 def test_what_cannot_be_written_is_made_at_every_start(tokenizer: Any, tmp_path: Path, made: list[int]) -> None:
     (tmp_path / "file").write_text("where the folder should be", encoding="utf-8")
     for _ in range(2):
-        assert tokenised(tokenizer, TITLES, PREFIX, 32, tmp_path / "file").texts[1] == "Heat"
+        assert tokenised(tokenizer, TITLES, *FRAME, 32, tmp_path / "file").texts[1] == "Heat"
     assert made == [4, 4]
 
 
@@ -104,6 +104,6 @@ def test_a_tokenizer_that_cannot_say_what_it_is_is_used_itself(tokenizer: Any, t
             return tokenizer(*args, **kwargs)
 
     for _ in range(2):
-        assert tokenised(InPython(), TITLES, PREFIX, 32, tmp_path) == tokenised(tokenizer, TITLES, PREFIX, 32)
+        assert tokenised(InPython(), TITLES, *FRAME, 32, tmp_path) == tokenised(tokenizer, TITLES, *FRAME, 32)
     assert made == [4] * 4
     assert not list(tmp_path.iterdir())
