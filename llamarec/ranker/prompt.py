@@ -37,7 +37,7 @@ class PromptTemplate:
 
     Attributes:
         text: The whole, with `{history}` before `{candidates}`, once each, at starts of lines.
-        history_line: What stands before a history title; `{number}` counts from 1, oldest first.
+        history_line: What stands before a history title; `{number}`, if it is there, counts from 1, oldest first.
         candidate_line: A candidate's line; `{letter}` is A, B, C, ... The title follows after a space, unless
             `{title}` says where it stands.
     """
@@ -58,7 +58,7 @@ class PromptTemplate:
     def _problems(self) -> list[str]:
         problems = [
             *_placeholder_problems("text", self.text, ["history", "candidates"]),
-            *_placeholder_problems("history_line", self.history_line, ["number"]),
+            *_placeholder_problems("history_line", self.history_line, ["number"], []),
             *_placeholder_problems("candidate_line", self.candidate_line, *_CANDIDATE_LINES),
         ]
         if problems:
@@ -154,5 +154,5 @@ def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[st
         return [f"{where}: {error}"]
     if found in allowed:
         return []
-    expected = " or ".join(str(names) for names in allowed)
+    expected = " or ".join(str(names) if names else "none" for names in allowed)
     return [f"{where}: expected the placeholders {expected} once each and in this order, found {found}"]

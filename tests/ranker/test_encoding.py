@@ -41,7 +41,7 @@ TEMPLATES = [
     PromptTemplate(),
     PromptTemplate(candidate_line="{title} ({letter})"),
     PromptTemplate(candidate_line="({letter}) {title} ({letter})"),
-    PromptTemplate("Had:\n{history}Which next?\n{candidates}Answer:\n(", "{number}.", "{title} ({letter})"),
+    PromptTemplate("Had:\n{history}Which next?\n{candidates}Answer:\n(", "-", "- {title} ({letter})"),
     PromptTemplate(candidate_line="{letter}: {title};"),
 ]
 

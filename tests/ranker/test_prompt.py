@@ -31,7 +31,7 @@ def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
         ({"text": "likes {history} of {candidates} ?"}, "after a newline"),
         ({"text": "\n{history}\n{candidates}{x}?"}, "placeholders"),
         ({"text": "\n{history\n"}, "text:"),
-        ({"history_line": "-"}, "history_line"),
+        ({"history_line": "{letter}"}, "history_line"),
         ({"candidate_line": "{letter}{letter}"}, "candidate_line"),
         ({"candidate_line": "{title}"}, "candidate_line"),
         ({"candidate_line": "({letter}){title}"}, "a space must stand before {title}"),
