@@ -38,6 +38,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file of a cache: any number of processes may do so at once, and a power cut may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)

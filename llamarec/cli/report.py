@@ -40,7 +40,7 @@ def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
     Raises:
         CheckpointError: there is no such run; says which there are.
     """
-    from llamarec.report.run import experiment_at, experiment_of, folder_of
+    from llamarec.ranker.places import experiment_at, experiment_of, folder_of
 
     # A data set code, or a folder with a ranker's results: the checkpoints may lie elsewhere (--output_dir).
     for place in (Experiment(root, text).ranker, Path(text)):

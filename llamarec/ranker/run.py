@@ -26,6 +26,7 @@ from llamarec.ranker.base_models import base_model_source, load_letter_model, lo
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
+from llamarec.ranker.places import DESCRIPTION
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
@@ -276,7 +277,7 @@ def _write_description(
     output_dir: str,
 ) -> None:
     write_json(
-        experiment.ranker / "ranker.json",
+        experiment.ranker / DESCRIPTION,
         {
             "config": asdict(config),
             "dataset_code": data.dataset_code,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from llamarec.checkpoints.lock import is_locked
 from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
+from llamarec.files import read_json
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
-from llamarec.vocabulary import CHECKPOINTS, Experiment
+from llamarec.vocabulary import Experiment
 
 
 @dataclass(frozen=True)
@@ -87,37 +87,6 @@ class RunFacts:
         return same and self.metrics.get("step") == self.step
 
 
-def experiment_at(place: Path) -> Experiment | None:
-    """The ranker whose results lie in a folder; None where none do."""
-    place = place.resolve()
-    ranker = _json(place / "ranker.json")
-    if ranker is None:
-        return None
-    code = str(ranker.get("dataset_code") or place.name)
-    # Moved as a whole, an experiment has its data beside it; otherwise they are where they were.
-    beside, then = place.parent.parent, Path(str(ranker.get("prepared_data") or "")).parent.parent
-    root = beside if (beside / "data" / code).is_dir() else then
-    experiment = Experiment(root, code)
-    return experiment if experiment.ranker == place else replace(experiment, ranker_at=place)
-
-
-def experiment_of(folder: RunFolder) -> Experiment | None:
-    """Of whose ranker these checkpoints are; None for a Trainer of one's own."""
-    path = folder.path.resolve()
-    found = experiment_at(path.parent) if path.name == CHECKPOINTS else experiment_at(path)
-    experiment = Experiment(path.parent.parent.parent, path.parent.name)
-    is_place = path.parent.parent.name == "llm" and experiment.checkpoints == path
-    return found or (experiment if is_place else None)
-
-
-def folder_of(experiment: Experiment) -> RunFolder:
-    """Where the ranker's last run put its checkpoints."""
-    ranker = _json(experiment.ranker / "ranker.json") or {}
-    path = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
-    # A run that was moved as a whole has them beside ranker.json.
-    return RunFolder(path if path.is_dir() else experiment.checkpoints)
-
-
 def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
     """Reads a run, finished or not; writes nothing.
 
@@ -129,7 +98,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         ArtifactError: there is no run at all.
     """
     facts = gather(folder, deep=False) if folder.path.is_dir() else []
-    ranker = _json(experiment.ranker / "ranker.json") if experiment is not None else None
+    ranker = read_json(experiment.ranker / "ranker.json") if experiment is not None else None
     if not facts and ranker is None:
         raise ArtifactError(
             f"{folder.path}: there is no run to report on",
@@ -156,7 +125,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         curves=curves,
         interruptions=interruptions(sessions, facts, curves, seconds),
         seconds_a_step=seconds,
-        metrics=None if experiment is None else _json(experiment.ranker / "metrics.json"),
+        metrics=None if experiment is None else read_json(experiment.ranker / "metrics.json"),
         ranker=ranker,
         test=None if experiment is None else _test(experiment.test),
         data=None if experiment is None else _data(experiment.data, (ranker or {}).get("data_fingerprint")),
@@ -171,14 +140,6 @@ def _since_restart(folder: RunFolder) -> tuple[Session, ...]:
         return ()
     begun = datetime.fromtimestamp(folder.restarted.stat().st_mtime, UTC)
     return (Session(begun.isoformat(), 0),)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _test(path: Path) -> pl.DataFrame | None:

@@ -25,12 +25,13 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.metrics import ndcg_at
 from llamarec.ranker.arguments import parse
+from llamarec.ranker.places import experiment_of
 from llamarec.ranker.run import train_ranker
 from llamarec.report.breakdown import by_history, by_popularity
 from llamarec.report.curves import Curves, Event, curves_of
 from llamarec.report.examples import examples
 from llamarec.report.page import render, write_report
-from llamarec.report.run import RunFacts, experiment_of, read_run
+from llamarec.report.run import RunFacts, read_run
 from llamarec.report.sessions import Interruption
 from llamarec.vocabulary import Experiment
 from tests.report.conftest import QUIET, argv

@@ -1,0 +1,45 @@
+"""Where a run of the ranker lies: its results, its checkpoints, and the data that it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.files import read_json
+from llamarec.vocabulary import CHECKPOINTS, Experiment
+
+DESCRIPTION: Final = "ranker.json"
+"""What a run says of itself when it starts."""
+
+
+def experiment_at(place: Path) -> Experiment | None:
+    """The ranker whose results lie in a folder; None where none do."""
+    place = place.resolve()
+    ranker = read_json(place / DESCRIPTION)
+    if ranker is None:
+        return None
+    code = str(ranker.get("dataset_code") or place.name)
+    # Moved as a whole, an experiment has its data beside it; otherwise they are where they were.
+    beside, then = place.parent.parent, Path(str(ranker.get("prepared_data") or "")).parent.parent
+    root = beside if (beside / "data" / code).is_dir() else then
+    experiment = Experiment(root, code)
+    return experiment if experiment.ranker == place else replace(experiment, ranker_at=place)
+
+
+def experiment_of(folder: RunFolder) -> Experiment | None:
+    """Of whose ranker these checkpoints are; None for a Trainer of one's own."""
+    path = folder.path.resolve()
+    found = experiment_at(path.parent) if path.name == CHECKPOINTS else experiment_at(path)
+    experiment = Experiment(path.parent.parent.parent, path.parent.name)
+    is_place = path.parent.parent.name == "llm" and experiment.checkpoints == path
+    return found or (experiment if is_place else None)
+
+
+def folder_of(experiment: Experiment) -> RunFolder:
+    """Where the ranker's last run put its checkpoints."""
+    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    path = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
+    # A run that was moved as a whole has them beside ranker.json.
+    return RunFolder(path if path.is_dir() else experiment.checkpoints)
