@@ -9,15 +9,32 @@ evaluation                   ranks -> metrics, intervals, tables; knows no model
 retriever                    histories -> top-k candidates per user (LRURec)
 planning                     what a run will need, before it is begun
 ranker                       candidates -> prompts -> a LoRA adapter that orders them by letter
+recommend                    a run on the disk -> recommendations for anybody
 report                       what a run left on the disk -> report.html, comparisons of runs
 cli                          one file per verb of the `llamarec` command
 
 Imports point upwards in this list only; tests/contracts/test_import_direction.py keeps it so.
 """
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamarec.recommend.recommender import Recommendation, Recommender
 
 __version__ = "0.1.0"
+__all__ = ["Recommendation", "Recommender", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Recommender` and `Recommendation`, loaded when they are asked for: help and errors need no torch."""
+    if name in __all__:
+        from llamarec.recommend import recommender
+
+        return getattr(recommender, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:

@@ -15,3 +15,10 @@ def has_fast_bfloat16() -> bool:
 def has_accelerator() -> bool:
     """Whether torch finds something faster than the processor."""
     return bool(torch.accelerator.is_available())
+
+
+def has_bfloat16(on_cpu: bool) -> bool:
+    """Whether computing in bfloat16 pays, on the processor or on what is faster."""
+    if on_cpu:
+        return has_fast_bfloat16()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -83,4 +83,3 @@ class Parts:
     _from_first_process: Any
     _load_weights: Any
     _load_best_model: Any
-    _best_folder: Any

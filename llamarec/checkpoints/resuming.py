@@ -17,6 +17,7 @@ from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.resume import METRIC, Resume, effective_batch, hyperparameters_of
 from llamarec.checkpoints.schedule import ScheduleMap
+from llamarec.checkpoints.weights import folder_of_best
 from llamarec.errors import CheckpointError
 
 
@@ -118,7 +119,7 @@ class Resuming(Parts):
     def _restore_best(self) -> None:
         """A best model is remembered by its step; its place is wherever the run's folder is now."""
         step = self.state.best_global_step
-        folder = self._best_folder(step) if step is not None else None
+        folder = folder_of_best(self._run, step) if step is not None else None
         if step is not None and folder is None and self.args.load_best_model_at_end:
             self._say(
                 f"note: the best model so far (step {step:,}, {self.state.best_metric:.4g}) lies neither in "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
+from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from llamarec.checkpoints.discovery import best_in
 from llamarec.checkpoints.durable import sha256_of
 from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import weight_files
+from llamarec.checkpoints.layout import RunFolder, weight_files
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.parts import Parts
@@ -26,18 +28,11 @@ class Weights(Parts):
         step = self.state.best_global_step
         if step is None:
             return
-        folder = self._best_folder(step)
+        folder = folder_of_best(self._run, step)
         if folder is None:
             self._say(f"WARNING: the best model (step {step:,}) is not there any more; the last one is used")
             return
         self._load_weights(folder)
-
-    def _best_folder(self, step: int) -> Path | None:
-        """Where the best model of this line of training lies as it was saved."""
-        best, checkpoint = best_in(self._run), self._run.checkpoint(step)
-        if best is not None and best.step == step and _is_as_listed(self._run.path, best):
-            return self._run.path
-        return checkpoint if verify(checkpoint).health == "good" else None
 
     def _load_weights(self, folder: Path) -> None:
         """Weights of a checkpoint (or of the best model) into the live model.
@@ -54,30 +49,54 @@ class Weights(Parts):
             # Transformers knows how the files of its own models differ from what is in memory.
             Trainer._load_from_checkpoint(self, str(folder), self.model)  # type: ignore[arg-type]
             return
-        try:
-            result: Any
-            if isinstance(model, PeftModel):
-                result = set_peft_model_state_dict(model, weights, adapter_name=adapter)
-                unexpected = list(result.unexpected_keys)
-                missing = [name for name in result.missing_keys if "lora_" in name and f".{adapter}." in name]
-            else:
-                result = model.load_state_dict(weights, strict=False)
-                unexpected, missing = list(result.unexpected_keys), list(result.missing_keys)
-                ignored = set(getattr(model, "_tied_weights_keys", None) or []) | {"lm_head.weight"}
-                missing = [name for name in missing if name not in ignored]
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the weights in {folder} have another shape than this model's", found=str(error).strip()
-            ) from error
-        if unexpected or missing:
-            raise CheckpointError(
-                f"the weights in {folder} are not those of this model",
-                expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
-                found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
-            )
+        put_weights(model, weights, folder, adapter)
 
 
-def _is_as_listed(folder: Path, manifest: Manifest) -> bool:
+def folder_of_best(run: RunFolder, step: int) -> Path | None:
+    """Where the model of the best step lies as it was saved: the run's folder itself, or that step's checkpoint."""
+    best, checkpoint = best_in(run), run.checkpoint(step)
+    if best is not None and best.step == step and is_as_listed(run.path, best):
+        return run.path
+    return checkpoint if verify(checkpoint).health == "good" else None
+
+
+def put_weights(model: Any, weights: Mapping[str, Tensor], folder: Path, adapter: str = "") -> None:
+    """Weights into a model, all of them.
+
+    Args:
+        model: With PEFT's adapter of this name, or a plain module.
+        weights: What `load_weights` read.
+        folder: Where from, for messages.
+        adapter: Empty for a plain module.
+
+    Raises:
+        CheckpointError: they are of another shape, or not those of this model.
+    """
+    try:
+        result: Any
+        if isinstance(model, PeftModel):
+            result = set_peft_model_state_dict(model, dict(weights), adapter_name=adapter)
+            unexpected = list(result.unexpected_keys)
+            missing = [name for name in result.missing_keys if "lora_" in name and f".{adapter}." in name]
+        else:
+            result = model.load_state_dict(weights, strict=False)
+            unexpected, missing = list(result.unexpected_keys), list(result.missing_keys)
+            ignored = set(getattr(model, "_tied_weights_keys", None) or []) | {"lm_head.weight"}
+            missing = [name for name in missing if name not in ignored]
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {folder} have another shape than this model's", found=str(error).strip()
+        ) from error
+    if unexpected or missing:
+        raise CheckpointError(
+            f"the weights in {folder} are not those of this model",
+            expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
+            found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
+        )
+
+
+def is_as_listed(folder: Path, manifest: Manifest) -> bool:
+    """Whether the files of a manifest lie in a folder as they were written."""
     return all(
         (folder / name).is_file() and sha256_of(folder / name) == entry.sha256 for name, entry in manifest.files.items()
     )

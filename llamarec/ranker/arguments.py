@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
@@ -30,7 +29,7 @@ from llamarec.command import given_in
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import settled
 from llamarec.errors import ConfigError
-from llamarec.hardware import has_accelerator, has_fast_bfloat16
+from llamarec.hardware import has_accelerator, has_bfloat16
 from llamarec.ranker.base_models import TINY, is_embedded
 from llamarec.ranker.config import VALIDATED, RankerConfig
 from llamarec.ranker.kept import kept_values
@@ -171,7 +170,7 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         "eval_steps": eval_steps_for(int(given.save_steps)),
         "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
         "use_cpu": on_cpu,
-        "bf16": not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and _has_bf16(on_cpu),
+        "bf16": not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and has_bfloat16(on_cpu),
         "dataloader_pin_memory": not on_cpu,
     }
     bf16 = given.bf16 if "bf16" in flags else defaults["bf16"]
@@ -185,12 +184,6 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
     if not flags & {"gradient_checkpointing", "activation_checkpointing"}:
         defaults["activation_checkpointing"] = not is_embedded(given.llm_base_model)
     return defaults
-
-
-def _has_bf16(on_cpu: bool) -> bool:
-    if on_cpu:
-        return has_fast_bfloat16()
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _experiment(given: Any) -> Experiment:

@@ -40,6 +40,7 @@ def experiment_of(folder: RunFolder) -> Experiment | None:
 def folder_of(experiment: Experiment) -> RunFolder:
     """Where the ranker's last run put its checkpoints."""
     ranker = read_json(experiment.ranker / DESCRIPTION) or {}
-    path = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
-    # A run that was moved as a whole has them beside ranker.json.
-    return RunFolder(path if path.is_dir() else experiment.checkpoints)
+    then = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
+    # As a rule they lie in the folder of the results or are that folder, also where it was moved or copied to.
+    beside = experiment.checkpoints if then.name == CHECKPOINTS else experiment.ranker
+    return RunFolder(beside if beside.is_dir() or not then.is_dir() else then)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,12 +69,29 @@ def _score(
     model: LRURec, data: PreparedData, users: NDArray[np.int32], split: Split, max_length: int, exclude: bool
 ) -> _Block:
     histories = [data.sequences.history(int(user), split) for user in users]
+    labels = np.array([data.sequences.label(int(user), split) for user in users])
+    scores_BN = catalogue_scores(model, histories, max_length=max_length, exclude=exclude)
+    return _Block(users, torch.from_numpy(labels), scores_BN)
+
+
+def catalogue_scores(
+    model: LRURec, histories: Sequence[NDArray[np.int32]], *, max_length: int, exclude: bool
+) -> Tensor:
+    """Scores of all items as the next one after each history: [num_histories, items + 1].
+
+    Minus infinity for padding, and with `exclude` for what is in the history.
+
+    Args:
+        model: In evaluation mode.
+        histories: Item ids, oldest first, none of them empty.
+        max_length: The model reads so many last items.
+        exclude: Whether items of the history are left out.
+    """
     packed = pack([history[-max_length:] for history in histories])
     scores_BN = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])
     scores_BN[:, PADDING_ITEM] = -torch.inf
     if exclude:
-        rows = np.repeat(np.arange(len(users)), [len(history) for history in histories])
+        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         # All of the history, not only the part that the model reads.
         scores_BN[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories).astype(np.int64))] = -torch.inf
-    labels = np.array([data.sequences.label(int(user), split) for user in users])
-    return _Block(users, torch.from_numpy(labels), scores_BN)
+    return scores_BN

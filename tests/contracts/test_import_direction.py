@@ -23,6 +23,7 @@ LAYERS = [
     "retriever",
     "planning",
     "ranker",
+    "recommend",
     "report",
     "cli",
 ]

@@ -44,7 +44,7 @@ def test_the_batch_is_the_users_where_one_is_given() -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_taken_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    monkeypatch.setattr("llamarec.ranker.arguments.has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr("llamarec.hardware.has_fast_bfloat16", lambda: fast)
     assert parse([*BEAUTY, "--use_cpu"])[2].bf16 is fast
     assert parse([*BEAUTY, "--use_cpu", "--bf16", "false"])[2].bf16 is False
 

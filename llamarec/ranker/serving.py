@@ -1,0 +1,267 @@
+"""A trained ranker that orders any candidates: the best adapter of a run, its prompt and its fusion.
+
+P prompts, C candidates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llamarec.checkpoints.discovery import best_in, latest
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.loading import load_weights
+from llamarec.checkpoints.memory import is_out_of_memory
+from llamarec.checkpoints.weights import folder_of_best, put_weights
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.evaluation.fusion import Fusion, log_softmax, read_fusion
+from llamarec.files import read_json
+from llamarec.hardware import has_accelerator, has_bfloat16
+from llamarec.ranker.base_models import TINY, base_model_source, load_letter_model, load_tokenizer
+from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.evaluation_samples import Order, presented
+from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate
+from llamarec.ranker.places import DESCRIPTION, folder_of
+from llamarec.ranker.prompt import PromptTemplate
+from llamarec.vocabulary import PADDING_ITEM, Experiment
+
+_BATCH_ON_CPU, _BATCH_ON_GPU = 32, 16
+_LETTERS_ALONE = Fusion(letters=1.0, alpha=0.0, deviation=1.0, letter_prior=())
+
+
+class Question(NamedTuple):
+    """history: item ids, oldest first. candidates: [C] the retriever's, best first. scores: [C] its scores."""
+
+    history: NDArray[np.int32]
+    candidates: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+class Answer(NamedTuple):
+    """Of each candidate, in the order in which they were given.
+
+    final_C: final scores. letters_C: log-probabilities of the letters, corrected for their prior. places_C: which
+    letter each had, 0 = A.
+    """
+
+    final_C: NDArray[np.float64]
+    letters_C: NDArray[np.float64]
+    places_C: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Where the weights lie.
+
+    Attributes:
+        folder: A checkpoint, or the run's folder with the best adapter.
+        step: Of training.
+        is_best: Whether it is the best on validation.
+    """
+
+    folder: Path
+    step: int
+    is_best: bool
+
+
+class LetterRanker:
+    """Orders candidates by the probability of their letters.
+
+    Args:
+        model: With the adapter, in evaluation mode, on its device.
+        encoder: What makes prompts.
+        fusion: What makes final scores.
+        adapter: Which weights these are.
+        order: Which candidate gets which letter.
+        pad_token_id: Any token.
+        batch_size: Prompts in one forward pass; halved where they do not fit into memory.
+        multiple: Of padded lengths.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        encoder: PromptEncoder,
+        fusion: Fusion,
+        adapter: Adapter,
+        *,
+        order: Order,
+        pad_token_id: int,
+        batch_size: int,
+        multiple: int,
+    ) -> None:
+        self._model, self._encoder, self.fusion, self.adapter = model, encoder, fusion, adapter
+        self._order, self._pad_token_id, self._multiple = order, pad_token_id, multiple
+        self._batch_size = batch_size
+
+    @property
+    def num_candidates(self) -> int:
+        """A question has at most so many."""
+        return self._encoder.num_candidates
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """What the model and the fusion say to each question; candidates of 0 (padding) are left out of the answer."""
+        asked = [self._presented(question) for question in questions]
+        ids = [
+            self._encoder.encode(question.history.tolist(), question.candidates[places_C].tolist())
+            for question, places_C in zip(questions, asked, strict=True)
+        ]
+        logits = self._logits(ids)
+        return [
+            self._answered(question, places_C, logits_C[: len(places_C)])
+            for question, places_C, logits_C in zip(questions, asked, logits, strict=True)
+        ]
+
+    def _presented(self, question: Question) -> NDArray[np.int64]:
+        return presented(question.candidates[question.candidates != PADDING_ITEM], self._order)
+
+    def _answered(self, question: Question, places_C: NDArray[np.int64], logits_C: NDArray[np.float32]) -> Answer:
+        if not len(places_C):
+            return Answer(np.zeros(0), np.zeros(0), places_C)
+        fusion = replace(self.fusion, letter_prior=_first(self.fusion.letter_prior, len(places_C)))
+        letters_1C = fusion.corrected(logits_C[None])
+        final_1C = fusion.combined(letters_1C, question.scores[places_C][None])
+        letter_of_C = np.argsort(places_C)
+        return Answer(final_1C[0][letter_of_C], log_softmax(letters_1C)[0][letter_of_C], letter_of_C)
+
+    def _logits(self, ids: list[list[int]]) -> NDArray[np.float32]:
+        """[P, C]; prompts of like lengths go together."""
+        order = np.argsort([len(one) for one in ids], kind="stable")
+        logits_PC = np.zeros((len(ids), self.num_candidates), dtype=np.float32)
+        start = 0
+        while start < len(order):
+            rows = order[start : start + self._batch_size]
+            try:
+                logits_PC[rows] = self._forward([ids[row] for row in rows])
+            except Exception as error:
+                if not is_out_of_memory(error) or self._batch_size == 1:
+                    raise
+                self._batch_size = max(1, min(self._batch_size, len(rows)) // 2)
+                continue
+            start += len(rows)
+        return logits_PC
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[list[int]]) -> NDArray[np.float32]:
+        samples = [{"input_ids": one, "label": 0} for one in ids]
+        batch = collate(samples, pad_token_id=self._pad_token_id, multiple=self._multiple)
+        device = self._model.device
+        logits = self._model(
+            input_ids=batch["input_ids"].to(device), answer_positions=batch["answer_positions"].to(device)
+        )["logits"]
+        return np.asarray(logits.float().cpu().numpy())
+
+
+def load_ranker(experiment: Experiment, data: PreparedData, *, device: str = "auto") -> LetterRanker:
+    """The best ranker of a run.
+
+    Args:
+        experiment: Of the run.
+        data: That it was made from.
+        device: `auto`, or as torch names it.
+
+    Raises:
+        ArtifactError: there is no run, or it is of other data.
+        ModelError: its base model cannot be had.
+        CheckpointError: the weights are damaged.
+    """
+    ranker = _description(experiment, data)
+    config = _config(ranker.get("config") or {})
+    adapter = _adapter(folder_of(experiment))
+    name = config.llm_base_model
+    source = base_model_source(name, data, experiment.ranker)
+    tokenizer = load_tokenizer(name, source)
+    encoder = PromptEncoder(
+        tokenizer,
+        data.titles,
+        PromptTemplate(**ranker["prompt"]),
+        num_candidates=config.num_candidates,
+        max_history=config.max_history,
+        max_title_tokens=config.max_title_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        kept_in=experiment.ranker / "titles",
+    )
+    _check_letters(experiment, ranker, encoder, name)
+    where = torch.device(device if device != "auto" else _default_device())
+    bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
+    model = load_letter_model(name, source, config, encoder.letter_ids, bf16=bf16)
+    if not getattr(model, "is_loaded_in_4bit", False):
+        model.to(where)
+    put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
+    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return LetterRanker(
+        model.eval(),
+        encoder,
+        read_fusion(adapter.folder) or _LETTERS_ALONE,
+        adapter,
+        order="retriever" if config.candidate_order == "retriever" else "shuffled",
+        pad_token_id=pad_token_id or 0,
+        batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,
+        multiple=LENGTH_MULTIPLE if bf16 else 1,
+    )
+
+
+def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
+    path = experiment.ranker / DESCRIPTION
+    ranker = read_json(path)
+    train = f"python train_ranker.py --dataset_code {experiment.dataset_code}"
+    if ranker is None:
+        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=train)
+    if ranker.get("data_fingerprint") != data.fingerprint:
+        raise ArtifactError(
+            f"{path}: this ranker was made from other data",
+            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"data fingerprint {str(ranker.get('data_fingerprint'))[:12]}",
+            hint=f"train it anew ({train} --restart), or prepare the data as they were",
+        )
+    return ranker
+
+
+def _config(values: Mapping[str, Any]) -> RankerConfig:
+    """A later version may have more options."""
+    known = RankerConfig.__dataclass_fields__
+    return RankerConfig(**{name: value for name, value in values.items() if name in known})
+
+
+def _adapter(run: RunFolder) -> Adapter:
+    best = best_in(run) if run.path.is_dir() else None
+    folder = folder_of_best(run, best.step) if best is not None else None
+    if best is not None and folder is not None:
+        return Adapter(folder, best.step, is_best=True)
+    newest = latest(run) if run.path.is_dir() else None
+    if newest is None or newest.verdict.manifest is None:
+        raise ArtifactError(
+            f"{run.path}: there is no trained adapter",
+            expected="the best adapter, or a checkpoint",
+            hint="wait for the first checkpoint of the training, or resume it",
+        )
+    return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
+
+
+def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: PromptEncoder, name: str) -> None:
+    trained = ranker.get("letter_ids")
+    if trained != encoder.letter_ids:
+        raise ArtifactError(
+            f"{experiment.ranker / DESCRIPTION}: the tokenizer of {name} writes other letters than in training",
+            expected=f"token ids {trained}",
+            found=str(encoder.letter_ids),
+            hint="install the versions of transformers and tokenizers that ranker.json names",
+        )
+
+
+def _default_device() -> str:
+    accelerator = torch.accelerator.current_accelerator() if has_accelerator() else None
+    return accelerator.type if accelerator is not None else "cpu"
+
+
+def _first(prior: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Of `count` letters; without calibration nothing is taken off."""
+    return prior[:count] if prior else (0.0,) * count

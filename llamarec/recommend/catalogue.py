@@ -1,0 +1,147 @@
+"""Items by their keys and titles, as people type them; what is not known is answered with what is near."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ConfigError
+
+_WORD = re.compile(r"\w+")
+_MOST_COMPARED = 200
+_NEAR = 0.4
+
+
+class UnknownError(ConfigError):
+    """A user, key or title that is not in the data.
+
+    Args:
+        problem: One sentence.
+        near: What is, and looks like it.
+        kind: What was looked for.
+    """
+
+    def __init__(self, problem: str, near: Sequence[str], kind: str) -> None:
+        self.near = list(near)
+        hint = "one of: " + "; ".join(near) if near else f"nothing in the data looks like it; is it the right {kind}?"
+        super().__init__(problem, hint=hint)
+
+
+class Catalogue:
+    """What is known of a prepared data set.
+
+    Args:
+        data: Prepared.
+    """
+
+    def __init__(self, data: PreparedData) -> None:
+        self._data = data
+        self._by_key = {key: item for item, key in enumerate(data.items) if item}
+        self._by_title: dict[str, int] = {}
+        # Of several items with one title the one that most people took.
+        for item in np.argsort(-self._counts, kind="stable").tolist():
+            if item:
+                self._by_title.setdefault(plain(data.titles[item]), item)
+
+    def item(self, text: str) -> int:
+        """The item of a key or a title, in any case and spacing.
+
+        Raises:
+            UnknownError: there is none; proposes the nearest titles.
+        """
+        item = self._by_key.get(text) or self._by_title.get(plain(text))
+        if item is None:
+            near = [self._data.titles[one] for one in self.near(text)]
+            raise UnknownError(f"no item has the key or title {text!r}", near, "data set")
+        return item
+
+    def items(self, texts: Sequence[str]) -> list[int]:
+        """The items of several.
+
+        Raises:
+            UnknownError: one of them is not there.
+        """
+        return [self.item(text) for text in texts]
+
+    def near(self, text: str, limit: int = 3) -> list[int]:
+        """Items whose titles look most like a text, best first; few or none where nothing does."""
+        wanted = plain(text)
+        likeness = {item: _likeness(wanted, plain(self._data.titles[item])) for item in self._with_words_of(wanted)}
+        near = [item for item, value in likeness.items() if value >= _NEAR]
+        return sorted(near, key=lambda item: (-likeness[item], item))[:limit]
+
+    def search(self, text: str, limit: int = 20) -> list[int]:
+        """Items whose titles have all words of a text, the last one perhaps unfinished; the most taken first."""
+        words = _WORD.findall(plain(text))
+        if not words:
+            return []
+        *whole, start = words
+        found = {item for word, items in self._words.items() if word.startswith(start) for item in items}
+        for word in whole:
+            found &= set(self._words.get(word, ()))
+        return sorted(found, key=lambda item: (-int(self._counts[item]), item))[:limit]
+
+    def user(self, key: str) -> int:
+        """The user of a key.
+
+        Raises:
+            UnknownError: there is none; proposes the nearest.
+        """
+        user = self._users.get(key)
+        if user is None:
+            near = difflib.get_close_matches(key, self._users, n=3)
+            kept = self._data.manifest.get("options", {}).get("min_user_interactions")
+            raise UnknownError(
+                f"there is no user {key!r} in {self._data.dataset_code} (of users with fewer than {kept} interactions "
+                "none is kept; their items can be given as a history)",
+                near,
+                "user",
+            )
+        return user
+
+    @cached_property
+    def _users(self) -> dict[str, int]:
+        return {key: user for user, key in enumerate(self._data.users)}
+
+    @cached_property
+    def _counts(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.bincount(self._data.sequences.item_ids, minlength=self._data.num_items + 1)
+
+    @cached_property
+    def _words(self) -> dict[str, list[int]]:
+        """Items by the words of their titles."""
+        words: dict[str, list[int]] = {}
+        for item, title in enumerate(self._data.titles):
+            for word in dict.fromkeys(_WORD.findall(plain(title))):
+                words.setdefault(word, []).append(item)
+        return words
+
+    def _with_words_of(self, text: str) -> list[int]:
+        """Those that share the rarest words with a text, or have words that look like them."""
+        shared: Counter[int] = Counter()
+        for word in dict.fromkeys(_WORD.findall(text)):
+            alike = [word] if word in self._words else difflib.get_close_matches(word, self._words, n=3, cutoff=0.75)
+            for one in alike:
+                items = self._words[one]
+                shared.update(dict.fromkeys(items, 1 + round(1000 / len(items))))
+        return [item for item, _ in shared.most_common(_MOST_COMPARED)]
+
+
+def plain(text: str) -> str:
+    """A title without regard to case and spacing."""
+    return " ".join(text.split()).casefold()
+
+
+def _likeness(wanted: str, title: str) -> float:
+    """From 0 to 1: half of it for the words that are there, half for the letters in their order."""
+    words, there = set(_WORD.findall(wanted)), set(_WORD.findall(title))
+    whole = difflib.SequenceMatcher(None, wanted, title).ratio()
+    # The start of a long title is nearly all of it.
+    start = difflib.SequenceMatcher(None, wanted, title[: len(wanted)]).ratio()
+    return 0.5 * max(whole, 0.95 * start) + 0.5 * len(words & there) / max(len(words), 1)

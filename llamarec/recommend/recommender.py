@@ -1,0 +1,189 @@
+"""`Recommender`: a trained run as one object that answers "what next?"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData, load_prepared
+from llamarec.errors import ArtifactError, ConfigError
+from llamarec.ranker.places import experiment_at
+from llamarec.ranker.prompt import LETTERS
+from llamarec.ranker.serving import Answer, LetterRanker, Question, load_ranker
+from llamarec.recommend.catalogue import Catalogue
+from llamarec.retriever.serving import Retriever, load_retriever
+from llamarec.vocabulary import PADDING_ITEM, Experiment
+
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        rank: 1 = first.
+        item: Raw key.
+        title: Its title.
+        score: Final score, comparable within one list only; None for an item beyond the ranker's candidates.
+        retriever_rank: Its place in the retriever's list.
+        retriever_score: The retriever's logit.
+        letter: That stood for it in the prompt; None beyond the ranker's candidates.
+        letter_log_probability: Of the letter, corrected for the model's liking of letters as such.
+    """
+
+    rank: int
+    item: str
+    title: str
+    score: float | None
+    retriever_rank: int
+    retriever_score: float
+    letter: str | None
+    letter_log_probability: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Recommender:
+    """The retriever and the best ranker of a run.
+
+        recommender = Recommender.load("experiments/llm/beauty")
+        recommender.recommend(history=["Title of a first item", "B00004TMFE"], k=10)
+        recommender.recommend(user="A1YJEY40YUW4SE")
+
+    Args:
+        data: Prepared.
+        retriever: Proposes.
+        ranker: Orders.
+    """
+
+    def __init__(self, data: PreparedData, retriever: Retriever, ranker: LetterRanker) -> None:
+        self.data, self._retriever, self.ranker = data, retriever, ranker
+        self.catalogue = Catalogue(data)
+
+    @classmethod
+    def load(cls, run: str | Path, *, experiment_root: str | Path = "experiments", device: str = "auto") -> Recommender:
+        """From what a training left.
+
+        Args:
+            run: A data set code, or the folder of a run (`experiments/llm/beauty`).
+            experiment_root: Where the run of a code lies.
+            device: `auto`, `cpu`, or as torch names it.
+
+        Raises:
+            LlamarecError: something is missing, damaged, or of other data; says what to type.
+        """
+        experiment = _experiment(run, Path(experiment_root))
+        data = load_prepared(experiment.data)
+        return cls(data, load_retriever(experiment, data), load_ranker(experiment, data, device=device))
+
+    def recommend(
+        self, history: Sequence[str] | None = None, *, user: str | None = None, k: int = 10
+    ) -> list[Recommendation]:
+        """The k best next items.
+
+        Args:
+            history: Keys or titles of the items taken so far, oldest first.
+            user: Instead: a user of the data set, with all that he or she took.
+            k: How many; beyond the ranker's candidates (20) they are in the retriever's order.
+
+        Returns:
+            Best first; fewer than k only where the catalogue has no more.
+
+        Raises:
+            UnknownError: an item or user is not in the data; names the nearest.
+            ConfigError: neither or both of history and user, an empty history, or k below 1.
+        """
+        if (history is None) == (user is None):
+            raise ConfigError("recommend: either a history or a user", expected="history=[...] or user=...")
+        items = self.items_of(user) if user is not None else self.catalogue.items(_sequence(history))
+        return self.recommend_many([items], k)[0]
+
+    def items_of(self, user: str) -> list[int]:
+        """Item ids of all that a user took, oldest first.
+
+        Raises:
+            UnknownError: there is no such user.
+        """
+        return [int(item) for item in self.data.sequences.whole(self.catalogue.user(user))]
+
+    def recommend_many(self, histories: Sequence[Sequence[int]], k: int = 10) -> list[list[Recommendation]]:
+        """Lists for many histories at once, which is faster than one by one.
+
+        Args:
+            histories: Item ids (`catalogue.items`, `items_of`), oldest first, none of them empty.
+            k: How many each.
+
+        Raises:
+            ConfigError: a history is empty, or k below 1.
+        """
+        if k < 1:
+            raise ConfigError(f"k {k}: at least 1")
+        if not all(histories):
+            raise ConfigError("an empty history: there is nothing to go on from", expected="at least one item")
+        results: list[list[Recommendation]] = []
+        for start in range(0, len(histories), _ROWS_AT_ONCE):
+            rows = [np.array(one, dtype=np.int32) for one in histories[start : start + _ROWS_AT_ONCE]]
+            results += self._recommend(rows, k)
+        return results
+
+    def _recommend(self, histories: list[NDArray[np.int32]], k: int) -> list[list[Recommendation]]:
+        ranked = self.ranker.num_candidates
+        items_PK, scores_PK = self._retriever.propose(histories, max(k, ranked))
+        questions = [
+            Question(history, items_K[:ranked], scores_K[:ranked])
+            for history, items_K, scores_K in zip(histories, items_PK, scores_PK, strict=True)
+        ]
+        answers = self.ranker.answer(questions)
+        return [
+            self._listed(items_K, scores_K, answer)[:k]
+            for items_K, scores_K, answer in zip(items_PK, scores_PK, answers, strict=True)
+        ]
+
+    def _listed(
+        self, items_K: NDArray[np.int32], scores_K: NDArray[np.float32], answer: Answer
+    ) -> list[Recommendation]:
+        ranked = len(answer.final_C)
+        # Ties go to the one that the retriever likes better.
+        order = [*np.argsort(-answer.final_C, kind="stable").tolist(), *range(ranked, len(items_K))]
+        places = [place for place in order if items_K[place] != PADDING_ITEM]
+        return [
+            Recommendation(
+                rank=rank,
+                item=self.data.items[int(items_K[place])],
+                title=self.data.titles[int(items_K[place])],
+                score=float(answer.final_C[place]) if place < ranked else None,
+                retriever_rank=place + 1,
+                retriever_score=float(scores_K[place]),
+                letter=LETTERS[int(answer.places_C[place])] if place < ranked else None,
+                letter_log_probability=float(answer.letters_C[place]) if place < ranked else None,
+            )
+            for rank, place in enumerate(places, start=1)
+        ]
+
+
+def _sequence(history: Sequence[str] | None) -> Sequence[str]:
+    if isinstance(history, str):
+        raise ConfigError("history: a list of items was expected, not one text", hint=f"history=[{history!r}]")
+    return history or []
+
+
+def _experiment(run: str | Path, root: Path) -> Experiment:
+    for place in (Experiment(root, str(run)).ranker, Path(run)):
+        found = experiment_at(place)
+        if found is not None:
+            return found
+    there = sorted(path.parent.name for path in root.glob("llm/*/ranker.json"))
+    raise ArtifactError(
+        f"{run}: there is no run of the ranker",
+        expected="a data set code, or a folder with ranker.json",
+        found=f"under {root}: {', '.join(there) or 'none'}",
+        hint=f"python train_ranker.py --dataset_code {run}, or another --experiment_root",
+    )

@@ -1,0 +1,102 @@
+"""A trained retriever that proposes items for any history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from llamarec.command import typed
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.files import read_json
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.model import LRURec
+from llamarec.retriever.scoring import catalogue_scores
+from llamarec.retriever.train import METRICS_FILE, WEIGHTS_FILE
+from llamarec.vocabulary import PADDING_ITEM, Experiment
+
+_BLOCK_HISTORIES = 256
+
+
+class Retriever:
+    """Proposes the next items after a history.
+
+    Args:
+        model: Trained, over the items of `data`.
+        data: Prepared.
+        config: That it was trained with.
+    """
+
+    def __init__(self, model: LRURec, data: PreparedData, config: RetrieverConfig) -> None:
+        self._model = model.eval()
+        self._max_length = config.max_length
+        self.excludes_history = config.excludes(data.has_repeats)
+
+    @torch.inference_mode()
+    def propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k best items after each history.
+
+        Args:
+            histories: Item ids, oldest first, none of them empty.
+            k: Items each.
+
+        Returns:
+            item_ids [num_histories, k] best first, 0 where there is no further item; scores [num_histories, k] as
+            logits, minus infinity there.
+        """
+        blocks = [
+            self._propose(histories[start : start + _BLOCK_HISTORIES], k)
+            for start in range(0, len(histories), _BLOCK_HISTORIES)
+        ]
+        items, scores = zip(*blocks, strict=True) if blocks else ((), ())
+        if not items:
+            return np.zeros((0, k), dtype=np.int32), np.zeros((0, k), dtype=np.float32)
+        return np.concatenate(items), np.concatenate(scores)
+
+    def _propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        scores_BN = catalogue_scores(self._model, histories, max_length=self._max_length, exclude=self.excludes_history)
+        best = scores_BN.topk(min(k, scores_BN.shape[1]), dim=1)
+        items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
+        missing = ((0, 0), (0, k - items.shape[1]))
+        return np.pad(items, missing), np.pad(best.values.numpy(), missing, constant_values=-np.inf)
+
+
+def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
+    """The trained retriever of a data set.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
+    """
+    folder = experiment.retriever
+    hint = typed(["python", "train_retriever.py", "--dataset_code", experiment.dataset_code])
+    made_by = read_json(folder / METRICS_FILE)
+    if made_by is None or not (folder / WEIGHTS_FILE).is_file():
+        raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)
+    if made_by.get("data_fingerprint") != data.fingerprint:
+        raise ArtifactError(
+            f"{folder}: this retriever was made from other data",
+            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"data fingerprint {str(made_by.get('data_fingerprint'))[:12]}",
+            hint=hint,
+        )
+    config = _config(made_by.get("config") or {})
+    model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ArtifactError(
+            f"{folder / WEIGHTS_FILE}: cannot be read", found=str(error).partition("\n")[0], hint=hint
+        ) from error
+    return Retriever(model, data, config)
+
+
+def _config(values: dict[str, Any]) -> RetrieverConfig:
+    """A later version may have more options."""
+    known = RetrieverConfig.__dataclass_fields__
+    return RetrieverConfig(**{name: value for name, value in values.items() if name in known})

@@ -1,0 +1,175 @@
+"""What is recommended is what was tested: the same candidates, letters and scores."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import llamarec
+from llamarec.errors import ArtifactError, ConfigError, LlamarecError
+from llamarec.recommend.catalogue import UnknownError
+from llamarec.recommend.recommender import Recommendation, Recommender
+from llamarec.vocabulary import Experiment
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The folder of a run of one's own."""
+    return Path(shutil.copytree(finished / "experiments", tmp_path / "moved")) / "llm" / "shop"
+
+
+def test_the_scores_are_those_of_the_test(recommender: Recommender, experiment: Experiment) -> None:
+    rows = pl.read_parquet(experiment.test).drop_nulls("candidate_ids")
+    assert rows.height > 5
+    data = recommender.data
+    histories = [data.sequences.history(user, "test").tolist() for user in rows["user_id"]]
+    lists = recommender.recommend_many(histories, k=20)
+    for row, found in zip(rows.iter_rows(named=True), lists, strict=True):
+        by_item = {one.item: one for one in found}
+        assert len(by_item) == 20
+        for place, item in enumerate(row["candidate_ids"]):
+            one = by_item[data.items[item]]
+            assert one.retriever_rank == place + 1
+            assert one.retriever_score == pytest.approx(row["scores"][place], abs=1e-4)
+            assert one.letter_log_probability == pytest.approx(row["letter_logp"][place], abs=1e-3)
+            assert one.score == pytest.approx(row["final_scores"][place], abs=1e-3)
+        assert by_item[data.items[row["label_id"]]].rank == row["final_rank"]
+        assert sorted(one.letter or "" for one in found) == [chr(65 + place) for place in range(20)]
+
+
+def test_by_user_by_keys_and_by_titles_is_the_same(recommender: Recommender) -> None:
+    assert llamarec.Recommender is Recommender
+    by_user = recommender.recommend(user="u3", k=5)
+    items = recommender.items_of("u3")
+    titles = [recommender.data.titles[item].upper() for item in items]
+    keys = [recommender.data.items[item] for item in items]
+    assert by_user == recommender.recommend(titles, k=5) == recommender.recommend(history=keys, k=5)
+    assert [one.rank for one in by_user] == [1, 2, 3, 4, 5]
+    assert not {one.item for one in by_user} & set(keys), "what was taken is not recommended again"
+    assert json.loads(json.dumps(by_user[0].as_dict()))["title"] == by_user[0].title
+
+
+def test_beyond_the_rankers_candidates_the_retriever_goes_on(recommender: Recommender) -> None:
+    found = recommender.recommend(user="u3", k=1000)
+    assert len(found) == recommender.data.num_items - len(set(recommender.items_of("u3")))
+    assert sorted(one.retriever_rank for one in found[:20]) == list(range(1, 21))
+    assert [one.retriever_rank for one in found[20:]] == list(range(21, len(found) + 1))
+    assert {(one.score, one.letter) for one in found[20:]} == {(None, None)}
+    assert all((first.score or 0.0) >= (second.score or 0.0) for first, second in itertools.pairwise(found[:20]))
+
+
+def test_a_history_that_leaves_fewer_than_twenty(recommender: Recommender) -> None:
+    history = list(range(1, 46))
+    (found,) = recommender.recommend_many([history], k=20)
+    assert len(found) == recommender.data.num_items - 45
+    assert all(one.score is not None and np.isfinite(one.score) for one in found)
+    (nothing,) = recommender.recommend_many([list(range(1, recommender.data.num_items + 1))], k=20)
+    assert nothing == []
+
+
+def test_many_at_once_are_each_as_alone(recommender: Recommender) -> None:
+    histories = [recommender.items_of(f"u{user}") for user in range(30)]
+    together = recommender.recommend_many(histories, k=3)
+    for history, found in list(zip(histories, together, strict=True))[::7]:
+        (alone,) = recommender.recommend_many([history], k=3)
+        assert [one.item for one in alone] == [one.item for one in found]
+        assert [one.score for one in alone] == pytest.approx([one.score for one in found], abs=1e-4)
+    assert recommender.recommend_many([]) == []
+
+
+def test_what_does_not_fit_is_refused(recommender: Recommender) -> None:
+    with pytest.raises(UnknownError, match=r"(?s)'Film 3'.*Film <3>"):
+        recommender.recommend(["Film 3"])
+    with pytest.raises(UnknownError, match="no user 'u99'"):
+        recommender.recommend(user="u99")
+    for history, user in ((None, None), (["i1"], "u1")):
+        with pytest.raises(ConfigError, match="either a history or a user"):
+            recommender.recommend(history, user=user)
+    with pytest.raises(ConfigError, match="an empty history"):
+        recommender.recommend([])
+    with pytest.raises(ConfigError, match="not one text"):
+        recommender.recommend("i1")
+    with pytest.raises(ConfigError, match="k 0"):
+        recommender.recommend(user="u1", k=0)
+
+
+def test_memory_that_does_not_suffice_halves_the_batch(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recommender.recommend_many([recommender.items_of(f"u{user}") for user in range(9)], k=3)
+    forward, sizes = recommender.ranker._forward, []
+
+    def small(ids: list[list[int]]) -> object:
+        sizes.append(len(ids))
+        if len(ids) > 3:
+            raise MemoryError
+        return forward(ids)
+
+    monkeypatch.setattr(recommender.ranker, "_forward", small)
+    monkeypatch.setattr(recommender.ranker, "_batch_size", 32)
+    found = recommender.recommend_many([recommender.items_of(f"u{user}") for user in range(9)], k=3)
+    assert [[one.item for one in row] for row in found] == [[one.item for one in row] for row in wanted]
+    assert sizes[:2] == [9, 4]
+    assert max(sizes[2:]) <= 3
+
+
+def _first(run: Path) -> list[Recommendation]:
+    return Recommender.load(run, device="cpu").recommend(user="u3", k=5)
+
+
+def test_a_moved_run_and_one_whose_best_adapter_is_damaged(recommender: Recommender, copy: Path) -> None:
+    wanted = [one.item for one in recommender.recommend(user="u3", k=5)]
+    assert [one.item for one in _first(copy)] == wanted
+    by_code = Recommender.load("shop", experiment_root=copy.parent.parent, device="cpu")
+    assert [one.item for one in by_code.recommend(user="u3", k=5)] == wanted
+    step = recommender.ranker.adapter.step
+    (copy / "checkpoints" / "adapter_model.bin").write_bytes(b"damaged")
+    again = Recommender.load(copy, device="cpu")
+    assert again.ranker.adapter.folder.name.startswith("checkpoint-")
+    if (copy / "checkpoints" / f"checkpoint-{step}").is_dir():
+        assert [one.item for one in again.recommend(user="u3", k=5)] == wanted
+
+
+def test_without_a_best_adapter_the_newest_checkpoint(copy: Path) -> None:
+    (copy / "checkpoints" / "best.json").unlink()
+    ranker = Recommender.load(copy, device="cpu").ranker
+    assert (ranker.adapter.step, ranker.adapter.is_best) == (12, False)
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("llm/shop/ranker.json", "no run of the ranker"),
+        ("llm/shop/checkpoints", "no trained adapter"),
+        ("lru/shop/retriever.safetensors", r"(?s)no trained retriever.*python train_retriever.py --dataset_code shop"),
+    ],
+)
+def test_what_is_missing_is_named(copy: Path, gone: str, said: str) -> None:
+    path = copy.parent.parent / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.mkdir()
+    else:
+        path.unlink()
+    with pytest.raises(LlamarecError, match=said):
+        _first(copy)
+
+
+def test_parts_of_other_data_are_refused(copy: Path) -> None:
+    for name, said in (("lru/shop/metrics.json", "this retriever"), ("llm/shop/ranker.json", "this ranker")):
+        path = copy.parent.parent / name
+        before = path.read_text(encoding="utf-8")
+        path.write_text(json.dumps({**json.loads(before), "data_fingerprint": "0" * 64}), encoding="utf-8")
+        with pytest.raises(ArtifactError, match=f"{said} was made from other data"):
+            _first(copy)
+        path.write_text(before, encoding="utf-8")
+    weights = copy.parent.parent / "lru" / "shop" / "retriever.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match=r"retriever\.safetensors: cannot be read"):
+        _first(copy)
