@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamarec.assets import sha256_of
+from llamarec.checkpoints.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError, ConfigError
+from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.ranker.places import experiment_at
 from llamarec.ranker.prompt import LETTERS
 from llamarec.ranker.serving import Answer, LetterRanker, Question, load_ranker
@@ -83,6 +88,14 @@ class Recommender:
         experiment = _experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
         return cls(data, load_retriever(experiment, data), load_ranker(experiment, data, device=device))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of data, retriever and adapter: what answers are made of."""
+        folder = self.ranker.adapter.folder
+        files = [path for path in (*weight_files(folder), folder / FUSION_FILE) if path.is_file()]
+        parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, files)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def recommend(
         self, history: Sequence[str] | None = None, *, user: str | None = None, k: int = 10

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from llamarec.assets import sha256_of
 from llamarec.command import typed
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
@@ -31,10 +32,11 @@ class Retriever:
         model: Trained, over the items of `data`.
         data: Prepared.
         config: That it was trained with.
+        digest: Of its weights.
     """
 
-    def __init__(self, model: LRURec, data: PreparedData, config: RetrieverConfig) -> None:
-        self._model = model.eval()
+    def __init__(self, model: LRURec, data: PreparedData, config: RetrieverConfig, digest: str = "") -> None:
+        self._model, self.digest = model.eval(), digest
         self._max_length = config.max_length
         self.excludes_history = config.excludes(data.has_repeats)
 
@@ -93,7 +95,7 @@ def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
         raise ArtifactError(
             f"{folder / WEIGHTS_FILE}: cannot be read", found=str(error).partition("\n")[0], hint=hint
         ) from error
-    return Retriever(model, data, config)
+    return Retriever(model, data, config, sha256_of(folder / WEIGHTS_FILE))
 
 
 def _config(values: dict[str, Any]) -> RetrieverConfig:

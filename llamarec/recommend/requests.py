@@ -1,0 +1,99 @@
+"""Files that say for whom recommendations are wanted: users' keys, or histories."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from llamarec.errors import DataError
+from llamarec.vocabulary import USER
+
+_JSON_LINES: Final = (".jsonl", ".ndjson", ".json")
+_EXPECTED: Final = (
+    "a text file with a user's key per line; a CSV, TSV or Parquet table with a column 'user'; or JSON lines like "
+    '{"user": "A1YJ"} or {"id": "any name", "history": ["a title or key", "..."]}'
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Whom to recommend to.
+
+    Attributes:
+        id: What the answer is called: the user's key, or a name of one's own.
+        user: Key of a user of the data.
+        history: Keys or titles, oldest first, where it is no user of the data.
+    """
+
+    id: str
+    user: str | None = None
+    history: tuple[str, ...] = ()
+
+
+def read_requests(path: Path) -> list[Request]:
+    """All requests of a file, in its order.
+
+    Raises:
+        DataError: it is not there, empty, or a line is malformed; names the line.
+    """
+    try:
+        requests = _read(path)
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
+    if not requests:
+        raise DataError(f"--users {path}: there is nobody in it", expected=_EXPECTED)
+    return requests
+
+
+def _read(path: Path) -> list[Request]:
+    name = path.name.lower()
+    if name.endswith((".csv", ".tsv", ".parquet")):
+        return _from_table(path)
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if name.endswith(_JSON_LINES):
+        return [_from_json(path, number, line) for number, line in numbered]
+    return [Request(line, user=line) for _, line in numbered]
+
+
+def _from_table(path: Path) -> list[Request]:
+    if path.suffix.lower() == ".parquet":
+        table = pl.read_parquet(path, glob=False)
+    else:
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
+    if USER not in table.columns:
+        raise DataError(
+            f"--users {path}: there is no column {USER!r}", expected=_EXPECTED, found=", ".join(table.columns)
+        )
+    keys = table[USER].cast(pl.String).unique(maintain_order=True).drop_nulls()
+    return [Request(key, user=key) for key in keys]
+
+
+def _from_json(path: Path, number: int, line: str) -> Request:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise _malformed(path, number, line, str(error)) from None
+    if not isinstance(content, dict) or ("user" in content) == ("history" in content):
+        raise _malformed(path, number, line, "an object with either user or history was expected")
+    if "user" in content:
+        key = str(content["user"])
+        return Request(str(content.get("id", key)), user=key)
+    history = content["history"]
+    if not isinstance(history, list) or not history or not all(_is_text(item) for item in history):
+        raise _malformed(path, number, line, "history must be a list of titles or keys, not empty")
+    return Request(str(content.get("id", number)), history=tuple(str(item) for item in history))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _malformed(path: Path, number: int, line: str, reason: str) -> DataError:
+    shown = line if len(line) <= 120 else line[:117] + "..."
+    return DataError(f"--users {path}, line {number}: {reason}", expected=_EXPECTED, found=shown)

@@ -1,0 +1,153 @@
+"""A file of users becomes a file of recommendations, wherever it is killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+import pytest
+
+from llamarec.errors import ConfigError, DataError
+from llamarec.recommend import batch
+from llamarec.recommend.batch import BatchJob, Done
+from llamarec.recommend.recommender import Recommender
+from llamarec.recommend.requests import Request, read_requests
+
+USERS = [Request(f"u{user}", user=f"u{user}") for user in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_AT_ONCE", 4)
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_json_lines_and_parquet_hold_the_same(recommender: Recommender, tmp_path: Path) -> None:
+    requests = [*USERS[:5], Request("nobody", user="nobody"), Request("mine", history=("i3", "FILM <4> & more"))]
+    told: list[int] = []
+    done = BatchJob(recommender, requests, tmp_path / "new" / "a.jsonl", k=3).run(progress=told.append)
+    assert done == Done(num_requests=7, num_before=0, num_failed=1)
+    assert told == [0, 4, 7]
+    lines = _lines(tmp_path / "new" / "a.jsonl")
+    assert [line["id"] for line in lines] == [request.id for request in requests]
+    assert "no user 'nobody'" in str(lines[5]["error"])
+    of_first = [one["item"] for one in cast(list[dict[str, object]], lines[0]["recommendations"])]
+    assert of_first == [one.item for one in recommender.recommend(user="u0", k=3)]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.jsonl"]
+
+    BatchJob(recommender, requests, tmp_path / "a.parquet", k=3).run()
+    rows = pl.read_parquet(tmp_path / "a.parquet")
+    assert rows.height == 6 * 3 + 1
+    assert rows.filter(pl.col("id") == "mine")["item"].to_list() == [
+        one.item for one in recommender.recommend(["i3", "i4"], k=3)
+    ]
+    assert rows.filter(pl.col("error").is_not_null())["id"].to_list() == ["nobody"]
+
+
+class _Killed(BaseException):
+    """As a kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("cut", [0, 7])
+def test_killed_after_any_part_it_goes_on_to_the_same_file(
+    recommender: Recommender, tmp_path: Path, name: str, cut: int
+) -> None:
+    BatchJob(recommender, USERS, tmp_path / "whole" / name, k=3).run()
+    for killed_at in (0, 8, 20):
+        output = tmp_path / f"{killed_at}" / name
+
+        def kill(done: int, at: int = killed_at) -> None:
+            if done == at:
+                raise _Killed
+
+        with pytest.raises(_Killed):
+            BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+        assert not output.exists()
+        partial = output.with_name(output.name + ".partial")
+        content = partial.read_bytes()
+        # A kill of the machine may leave half of the last line.
+        partial.write_bytes(content[: len(content) - cut] if content else content)
+        done = BatchJob(recommender, USERS, output, k=3).run()
+        assert done.num_before == max(0, killed_at - (4 if cut else 0)), "parts are answered whole"
+        assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert [path.name for path in output.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_killed_when_it_only_had_to_tidy_up(recommender: Recommender, tmp_path: Path, name: str) -> None:
+    requests = [*USERS[:3], Request("nobody", user="nobody")]
+    job = BatchJob(recommender, requests, tmp_path / name, k=3)
+    job.run()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / f"{name}.partial.json").write_text(json.dumps(job._identity()), encoding="utf-8")
+    assert BatchJob(recommender, requests, tmp_path / name, k=3).run() == Done(4, 4, 1)
+    assert (tmp_path / name).read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommender: Recommender, tmp_path: Path) -> None:
+    output = tmp_path / "a.jsonl"
+
+    def kill(done: int) -> None:
+        if done == 8:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+    with pytest.raises(ConfigError, match=r"(?s)was not finished.*other: k, requests.*--restart"):
+        BatchJob(recommender, USERS[1:], output, k=4).run()
+    assert BatchJob(recommender, USERS[1:], output, k=4).run(restart=True).num_before == 0
+    assert len(_lines(output)) == 19
+    before = output.read_bytes()
+    with pytest.raises(ConfigError, match="there is such a file already"):
+        BatchJob(recommender, USERS, output, k=3).run()
+    assert output.read_bytes() == before
+    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_requests == 20
+    with pytest.raises(ConfigError, match=r"\.jsonl or \.parquet"):
+        BatchJob(recommender, USERS, tmp_path / "a.csv", k=3)
+
+
+def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
+    wanted = [Request("u1", user="u1"), Request("ü 2", user="ü 2")]
+    texts = {
+        "users.txt": "u1\n\n  ü 2 \n",
+        "users.csv": "name,user\nx,u1\ny,ü 2\nz,u1\n",
+        "users.tsv": "user\tname\nu1\tx\nü 2\ty\n",
+        "users.jsonl": '{"user": "u1"}\n{"user": "ü 2"}\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8-sig" if name == "users.txt" else "utf-8")
+        assert read_requests(tmp_path / name) == wanted, name
+    pl.DataFrame({"user": ["u1", "ü 2"]}).write_parquet(tmp_path / "users.parquet")
+    assert read_requests(tmp_path / "users.parquet") == wanted
+    (tmp_path / "histories.jsonl").write_text('{"id": "x", "history": ["Halo", 7]}\n{"history": ["a"]}\n')
+    assert read_requests(tmp_path / "histories.jsonl") == [
+        Request("x", history=("Halo", "7")),
+        Request("2", history=("a",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.txt", "\n \n", "nobody in it"),
+        ("a.csv", "name\nx\n", r"(?s)no column 'user'.*found: +name"),
+        ("a.jsonl", '{"user": "u1"}\nnot json\n', "line 2"),
+        ("a.jsonl", '{"name": "u1"}\n', r"line 1: an object with either user or history"),
+        ("a.jsonl", '{"history": []}\n', "line 1: history must be a list"),
+        ("a.jsonl", '{"history": [["a"]]}\n', "line 1: history must be a list"),
+        ("a.parquet", "no parquet", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_with_the_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        read_requests(tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_requests(tmp_path / "absent.txt")
