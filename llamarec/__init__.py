@@ -10,6 +10,7 @@ retriever                    histories -> top-k candidates per user (LRURec)
 planning                     what a run will need, before it is begun
 ranker                       candidates -> prompts -> a LoRA adapter that orders them by letter
 recommend                    a run on the disk -> recommendations for anybody
+serve                        recommendations over HTTP
 report                       what a run left on the disk -> report.html, comparisons of runs
 cli                          one file per verb of the `llamarec` command
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from llamarec import __version__
-from llamarec.cli import compare, plan, prepare, recommend, report
+from llamarec.cli import compare, plan, prepare, recommend, report, serve
 from llamarec.cli.arguments import Parser
 from llamarec.cli.checkpoints import command as checkpoints
 from llamarec.cli.run import run_main
 
-_VERBS = (prepare, plan, checkpoints, report, compare, recommend)
+_VERBS = (prepare, plan, checkpoints, report, compare, recommend, serve)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

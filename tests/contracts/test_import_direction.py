@@ -24,6 +24,7 @@ LAYERS = [
     "planning",
     "ranker",
     "recommend",
+    "serve",
     "report",
     "cli",
 ]

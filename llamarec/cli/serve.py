@@ -1,0 +1,114 @@
+"""`llamarec serve`: a run over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from llamarec.cli.arguments import add_dataclass_arguments, dataclass_from
+from llamarec.cli.checkpoints.output import add_verb
+from llamarec.errors import EXIT_FINISHED, ConfigError
+from llamarec.serve.limits import Limits
+
+SUMMARY = "Serve a trained run over HTTP: a page, /recommend, /items, /health, /metrics."
+
+_EPILOG = """\
+  llamarec serve beauty
+  curl -s http://127.0.0.1:8000/recommend -H 'Content-Type: application/json' \\
+      -d '{"history": ["Halo 3"], "k": 5}'
+
+Without --host only this machine reaches it. There is no log-in:
+to let others reach it, put it behind something that has one.
+Ctrl-C (or SIGTERM) answers what waits, then ends.
+"""
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the verb to the command's subparsers."""
+    parser = add_verb(commands, "serve", SUMMARY, _EPILOG)
+    parser.add_argument("run_name", metavar="RUN", help="Data set code of a trained ranker, or the folder of a run.")
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1).")
+    parser.add_argument("--port", type=int, default=8000, help="Port; 0 takes a free one (default: 8000).")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
+    parser.add_argument(
+        "--experiment_root",
+        type=Path,
+        default=Path("experiments"),
+        metavar="DIR",
+        help="Where the runs of data set codes lie (default: experiments).",
+    )
+    add_dataclass_arguments(parser, Limits, title="limits")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Loads the run, and serves it until it is told to stop."""
+    limits = dataclass_from(Limits, arguments)
+    # Before minutes of loading.
+    listening = _listen(arguments.host, arguments.port)
+    with listening:
+        import uvicorn
+
+        from llamarec.recommend.recommender import Recommender
+        from llamarec.serve.app import create_app
+
+        recommender = Recommender.load(
+            arguments.run_name, experiment_root=arguments.experiment_root, device=arguments.device
+        )
+        is_local = _is_local(arguments.host)
+        app = create_app(recommender, limits, allowed_hosts=_LOCAL_NAMES if is_local else ("*",))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # What is being answered when it is told to stop may take as long as any other.
+            timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
+        )
+        host, port = listening.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        print(
+            f"serving {recommender.data.dataset_code}, step {recommender.ranker.adapter.step:,}: {address}", flush=True
+        )
+        if not is_local:
+            print("WARNING: everybody who reaches this address can ask; there is no log-in", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
+    print("stopped", flush=True)
+    return EXIT_FINISHED
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port}: 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: no address of this machine", found=str(error)) from error
+    try:
+        # On Windows this option would let two programs share a port.
+        if os.name != "nt":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        # Taken from here on, so that a second service says so before it has loaded anything.
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot be listened on",
+            found=str(error),
+            hint=f"--port {port + 1}, or --port 0 for any free one",
+        ) from error
+    return listening
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,34 @@
+"""How much a service takes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llamarec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of requests and of the queue before the model."""
+
+    max_batch: int = field(default=16, metadata={"help": "Requests answered in one forward pass."})
+    max_wait_ms: float = field(
+        default=5.0, metadata={"help": "A request waits so long for others to be answered with, in milliseconds."}
+    )
+    max_queue: int = field(
+        default=256, metadata={"help": "Requests that may wait; further ones get 503 at once, with Retry-After."}
+    )
+    timeout_seconds: float = field(default=30.0, metadata={"help": "A request that takes longer gets 504."})
+    max_k: int = field(default=100, metadata={"help": "Most items of one answer."})
+    max_history: int = field(default=500, metadata={"help": "Most items of a history."})
+    max_body_bytes: int = field(default=65536, metadata={"help": "Larger requests get 413."})
+
+    def __post_init__(self) -> None:
+        whole = ("max_batch", "max_queue", "max_k", "max_history", "max_body_bytes")
+        problems = [f"--{name} {getattr(self, name)}: at least 1" for name in whole if getattr(self, name) < 1]
+        if self.max_wait_ms < 0:
+            problems.append(f"--max_wait_ms {self.max_wait_ms}: 0 or more")
+        if self.timeout_seconds <= 0:
+            problems.append(f"--timeout_seconds {self.timeout_seconds}: above 0")
+        if problems:
+            raise ConfigError("these limits do not fit:\n" + "\n".join(f"    {text}" for text in problems))
