@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Loads the run, and serves it until it is told to stop."""
     limits = dataclass_from(Limits, arguments)
     # Before minutes of loading.
-    listening = _listen(arguments.host, arguments.port)
+    listening = listen(arguments.host, arguments.port)
     with listening:
         import uvicorn
 
@@ -77,12 +78,24 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if not is_local:
             print("WARNING: everybody who reaches this address can ask; there is no log-in", flush=True)
+        # uvicorn ends in order on a signal, and then sends it again to whoever handled it before.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
     print("stopped", flush=True)
     return EXIT_FINISHED
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: Address or name.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: there is no such address here, or something else listens on it.
+    """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: 0 to 65535")
     try:

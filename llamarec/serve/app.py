@@ -26,6 +26,7 @@ from llamarec.serve.schema import Health, Item, Problem, QuestionBase, Recommend
 
 _PATHS: Final = ("/", "/recommend", "/items", "/health", "/metrics", "/openapi.json")
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "The body cannot be read at all."},
     404: {"model": Problem, "description": "An unknown user, key or title."},
     413: {"model": Problem, "description": "The request is too large."},
     422: {"model": Problem, "description": "The request does not fit."},
@@ -97,9 +98,7 @@ def _add_routes(
         return [{"item": data.items[item], "title": data.titles[item]} for item in items]
 
     def items_of(question: QuestionBase) -> list[int]:
-        if question.user is not None:
-            return recommender.items_of(question.user)
-        return catalogue.items(question.history or [])
+        return recommender.items_of(question.user) if question.user else catalogue.items(question.history)
 
     async def recommend(question: Any) -> dict[str, Any]:
         # Near titles of an unknown one take a while to be found: not here, where everybody waits.

@@ -57,14 +57,16 @@ class Health(BaseModel):
 class QuestionBase(BaseModel):
     """For whom: either a user of the data set, or a history of keys or titles, oldest first."""
 
-    model_config = ConfigDict(extra="forbid")
-    user: str | None = None
-    history: list[str] | None = None
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"oneOf": [{"required": ["user"]}, {"required": ["history"]}]}
+    )
+    user: str = ""
+    history: list[str] = []
     k: int = 10
 
     @model_validator(mode="after")
     def _one_of_both(self) -> QuestionBase:
-        if (self.user is None) == (self.history is None):
+        if ("user" in self.model_fields_set) == ("history" in self.model_fields_set):
             raise ValueError("either user or history is needed, not both")
         return self
 
@@ -73,8 +75,8 @@ def question_model(limits: Limits) -> type[QuestionBase]:
     """The question with this service's limits in its schema."""
     history = Annotated[list[Text], Field(min_length=1, max_length=limits.max_history)]
     fields: dict[str, Any] = {
-        "user": (Text | None, None),
-        "history": (history | None, None),
+        "user": (Text, ""),
+        "history": (history, []),
         "k": (Annotated[int, Field(ge=1, le=limits.max_k)], min(10, limits.max_k)),
     }
     return create_model("Question", __base__=QuestionBase, **fields)

@@ -1,0 +1,92 @@
+"""`llamarec serve` as a process: it says where it is, answers, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamarec.cli.main import main
+from llamarec.cli.serve import listen
+from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
+
+
+def _command(finished: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "llamarec.cli.main", "serve", "shop", "--device", "cpu"]
+    return [*words, "--experiment_root", str(finished / "experiments"), *more]
+
+
+@pytest.fixture
+def service(finished: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and its address."""
+    command = _command(finished, "--port", "0", "--max_wait_ms", "700")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = re.search(r"serving shop, step \d+: (http://127\.0\.0\.1:\d+)", process.stdout.readline())
+        assert said is not None, process.stderr and process.stderr.read()
+        yield process, said[1]
+        process.kill()
+
+
+def _ask(address: str) -> Any:
+    request = urllib.request.Request(
+        f"{address}/recommend", json.dumps({"user": "u1", "k": 3}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent such a signal there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_what_it_was_asked_before_it_ends(
+    service: tuple[subprocess.Popen[str], str], number: signal.Signals
+) -> None:
+    process, address = service
+    assert len(_ask(address)["recommendations"]) == 3
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(_ask(address)))
+    asking.start()
+    # The question waits for others to be answered with, and then the signal comes.
+    threading.Event().wait(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    asking.join(timeout=60)
+    assert len(answers) == 1
+    assert (process.returncode, out) == (EXIT_FINISHED, "stopped\n"), err
+    assert "Traceback" not in err
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "no such run", "--port", str(port)]) == EXIT_USAGE
+        said = capsys.readouterr().err
+        assert f"--port {port}: cannot be listened on" in said
+        assert "--port 0" in said
+
+
+def test_addresses_and_limits_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (("--port", "70000"), "--port 70000: 0 to 65535"),
+        (("--host", "no.such.host.invalid"), "no address of this machine"),
+        (("--max_batch", "0", "--timeout_seconds", "-1"), "--max_batch 0: at least 1"),
+        (("--port", "0"), "there is no run of the ranker"),
+    ):
+        assert main(["serve", "nothing", *words]) == EXIT_USAGE
+        assert said in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        listen("192.0.2.1", 0)
