@@ -5,32 +5,25 @@ P prompts, C candidates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llamarec.checkpoints.discovery import best_in, latest
-from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.memory import is_out_of_memory
-from llamarec.checkpoints.weights import folder_of_best, put_weights
+from llamarec.checkpoints.weights import put_weights
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError
 from llamarec.evaluation.fusion import Fusion, log_softmax, read_fusion
-from llamarec.files import read_json
 from llamarec.hardware import has_accelerator, has_bfloat16
-from llamarec.ranker.base_models import TINY, base_model_source, load_letter_model, load_tokenizer
-from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.base_models import TINY, load_letter_model
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Order, presented
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate
-from llamarec.ranker.places import DESCRIPTION, folder_of
-from llamarec.ranker.prompt import PromptTemplate
+from llamarec.ranker.trained import Adapter, read_trained
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BATCH_ON_CPU, _BATCH_ON_GPU = 32, 16
@@ -55,21 +48,6 @@ class Answer(NamedTuple):
     final_C: NDArray[np.float64]
     letters_C: NDArray[np.float64]
     places_C: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """Where the weights lie.
-
-    Attributes:
-        folder: A checkpoint, or the run's folder with the best adapter.
-        step: Of training.
-        is_best: Whether it is the best on validation.
-    """
-
-    folder: Path
-    step: int
-    is_best: bool
 
 
 class LetterRanker:
@@ -173,29 +151,15 @@ def load_ranker(experiment: Experiment, data: PreparedData, *, device: str = "au
         ModelError: its base model cannot be had.
         CheckpointError: the weights are damaged.
     """
-    ranker = _description(experiment, data)
-    config = _config(ranker.get("config") or {})
-    adapter = _adapter(folder_of(experiment))
-    name = config.llm_base_model
-    source = base_model_source(name, data, experiment.ranker)
-    tokenizer = load_tokenizer(name, source)
-    encoder = PromptEncoder(
-        tokenizer,
-        data.titles,
-        PromptTemplate(**ranker["prompt"]),
-        num_candidates=config.num_candidates,
-        max_history=config.max_history,
-        max_title_tokens=config.max_title_tokens,
-        max_prompt_tokens=config.max_prompt_tokens,
-        kept_in=experiment.ranker / "titles",
-    )
-    _check_letters(experiment, ranker, encoder, name)
+    trained = read_trained(experiment, data)
+    config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
     where = torch.device(device if device != "auto" else _default_device())
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
-    model = load_letter_model(name, source, config, encoder.letter_ids, bf16=bf16)
+    model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16)
     if not getattr(model, "is_loaded_in_4bit", False):
         model.to(where)
     put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
+    tokenizer = trained.tokenizer
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return LetterRanker(
         model.eval(),
@@ -207,54 +171,6 @@ def load_ranker(experiment: Experiment, data: PreparedData, *, device: str = "au
         batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,
         multiple=LENGTH_MULTIPLE if bf16 else 1,
     )
-
-
-def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
-    path = experiment.ranker / DESCRIPTION
-    ranker = read_json(path)
-    train = f"python train_ranker.py --dataset_code {experiment.dataset_code}"
-    if ranker is None:
-        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=train)
-    if ranker.get("data_fingerprint") != data.fingerprint:
-        raise ArtifactError(
-            f"{path}: this ranker was made from other data",
-            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
-            found=f"data fingerprint {str(ranker.get('data_fingerprint'))[:12]}",
-            hint=f"train it anew ({train} --restart), or prepare the data as they were",
-        )
-    return ranker
-
-
-def _config(values: Mapping[str, Any]) -> RankerConfig:
-    """A later version may have more options."""
-    known = RankerConfig.__dataclass_fields__
-    return RankerConfig(**{name: value for name, value in values.items() if name in known})
-
-
-def _adapter(run: RunFolder) -> Adapter:
-    best = best_in(run) if run.path.is_dir() else None
-    folder = folder_of_best(run, best.step) if best is not None else None
-    if best is not None and folder is not None:
-        return Adapter(folder, best.step, is_best=True)
-    newest = latest(run) if run.path.is_dir() else None
-    if newest is None or newest.verdict.manifest is None:
-        raise ArtifactError(
-            f"{run.path}: there is no trained adapter",
-            expected="the best adapter, or a checkpoint",
-            hint="wait for the first checkpoint of the training, or resume it",
-        )
-    return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
-
-
-def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: PromptEncoder, name: str) -> None:
-    trained = ranker.get("letter_ids")
-    if trained != encoder.letter_ids:
-        raise ArtifactError(
-            f"{experiment.ranker / DESCRIPTION}: the tokenizer of {name} writes other letters than in training",
-            expected=f"token ids {trained}",
-            found=str(encoder.letter_ids),
-            hint="install the versions of transformers and tokenizers that ranker.json names",
-        )
 
 
 def _default_device() -> str:

@@ -1,0 +1,135 @@
+"""What a run of the ranker left, read and checked: options, prompt, tokenizer, best adapter; no base model yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamarec.checkpoints.discovery import best_in, latest
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.weights import folder_of_best
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
+from llamarec.files import read_json
+from llamarec.ranker.base_models import base_model_source, load_tokenizer
+from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.places import DESCRIPTION, folder_of
+from llamarec.ranker.prompt import PromptTemplate
+from llamarec.vocabulary import Experiment
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Where the weights lie.
+
+    Attributes:
+        folder: A checkpoint, or the run's folder with the best adapter.
+        step: Of training.
+        is_best: Whether it is the best on validation.
+    """
+
+    folder: Path
+    step: int
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that can be used.
+
+    Attributes:
+        description: The content of ranker.json.
+        config: Model, LoRA, prompt.
+        source: What `from_pretrained` takes for the base model.
+        tokenizer: Its own.
+        encoder: What makes prompts, as in training.
+        adapter: The best, or else the newest.
+    """
+
+    description: Mapping[str, Any]
+    config: RankerConfig
+    source: str
+    tokenizer: Any
+    encoder: PromptEncoder
+    adapter: Adapter
+
+
+def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
+    """Reads a run of the ranker.
+
+    Args:
+        experiment: Of the run.
+        data: That it was made from.
+
+    Raises:
+        ArtifactError: there is no run, it is of other data, or has no adapter yet.
+        ModelError: its tokenizer cannot be had.
+    """
+    ranker = _description(experiment, data)
+    config = _config(ranker.get("config") or {})
+    adapter = _adapter(folder_of(experiment))
+    source = base_model_source(config.llm_base_model, data, experiment.ranker)
+    tokenizer = load_tokenizer(config.llm_base_model, source)
+    encoder = PromptEncoder(
+        tokenizer,
+        data.titles,
+        PromptTemplate(**ranker["prompt"]),
+        num_candidates=config.num_candidates,
+        max_history=config.max_history,
+        max_title_tokens=config.max_title_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        kept_in=experiment.ranker / "titles",
+    )
+    _check_letters(experiment, ranker, encoder, config.llm_base_model)
+    return Trained(ranker, config, source, tokenizer, encoder, adapter)
+
+
+def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
+    path = experiment.ranker / DESCRIPTION
+    ranker = read_json(path)
+    train = f"python train_ranker.py --dataset_code {experiment.dataset_code}"
+    if ranker is None:
+        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=train)
+    if ranker.get("data_fingerprint") != data.fingerprint:
+        raise ArtifactError(
+            f"{path}: this ranker was made from other data",
+            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"data fingerprint {str(ranker.get('data_fingerprint'))[:12]}",
+            hint=f"train it anew ({train} --restart), or prepare the data as they were",
+        )
+    return ranker
+
+
+def _config(values: Mapping[str, Any]) -> RankerConfig:
+    """A later version may have more options."""
+    known = RankerConfig.__dataclass_fields__
+    return RankerConfig(**{name: value for name, value in values.items() if name in known})
+
+
+def _adapter(run: RunFolder) -> Adapter:
+    best = best_in(run) if run.path.is_dir() else None
+    folder = folder_of_best(run, best.step) if best is not None else None
+    if best is not None and folder is not None:
+        return Adapter(folder, best.step, is_best=True)
+    newest = latest(run) if run.path.is_dir() else None
+    if newest is None or newest.verdict.manifest is None:
+        raise ArtifactError(
+            f"{run.path}: there is no trained adapter",
+            expected="the best adapter, or a checkpoint",
+            hint="wait for the first checkpoint of the training, or resume it",
+        )
+    return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
+
+
+def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: PromptEncoder, name: str) -> None:
+    trained = ranker.get("letter_ids")
+    if trained != encoder.letter_ids:
+        raise ArtifactError(
+            f"{experiment.ranker / DESCRIPTION}: the tokenizer of {name} writes other letters than in training",
+            expected=f"token ids {trained}",
+            found=str(encoder.letter_ids),
+            hint="install the versions of transformers and tokenizers that ranker.json names",
+        )
