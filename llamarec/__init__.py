@@ -12,6 +12,7 @@ ranker                       candidates -> prompts -> a LoRA adapter that orders
 recommend                    a run on the disk -> recommendations for anybody
 serve                        recommendations over HTTP
 report                       what a run left on the disk -> report.html, comparisons of runs
+export                       a run's model for others
 cli                          one file per verb of the `llamarec` command
 
 Imports point upwards in this list only; tests/contracts/test_import_direction.py keeps it so.

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from llamarec import __version__
-from llamarec.cli import compare, plan, prepare, recommend, report, serve
+from llamarec.cli import compare, export, plan, prepare, recommend, report, serve
 from llamarec.cli.arguments import Parser
 from llamarec.cli.checkpoints import command as checkpoints
 from llamarec.cli.run import run_main
 
-_VERBS = (prepare, plan, checkpoints, report, compare, recommend, serve)
+_VERBS = (prepare, plan, checkpoints, report, compare, recommend, serve, export)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.layout import RunFolder
+from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.vocabulary import CHECKPOINTS, Experiment
 
@@ -44,3 +45,22 @@ def folder_of(experiment: Experiment) -> RunFolder:
     # As a rule they lie in the folder of the results or are that folder, also where it was moved or copied to.
     beside = experiment.checkpoints if then.name == CHECKPOINTS else experiment.ranker
     return RunFolder(beside if beside.is_dir() or not then.is_dir() else then)
+
+
+def find_experiment(run: str | Path, root: Path) -> Experiment:
+    """The ranker that a data set code, or else a folder, means.
+
+    Raises:
+        ArtifactError: there is no such run; says which there are.
+    """
+    for place in (Experiment(root, str(run)).ranker, Path(run)):
+        found = experiment_at(place)
+        if found is not None:
+            return found
+    there = sorted(path.parent.name for path in root.glob("llm/*/ranker.json"))
+    raise ArtifactError(
+        f"{run}: there is no run of the ranker",
+        expected="a data set code, or a folder with ranker.json",
+        found=f"under {root}: {', '.join(there) or 'none'}",
+        hint=f"python train_ranker.py --dataset_code {run}, or another --experiment_root",
+    )

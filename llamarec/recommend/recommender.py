@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
-from llamarec.ranker.places import experiment_at
+from llamarec.ranker.places import find_experiment
 from llamarec.ranker.prompt import LETTERS
 from llamarec.ranker.serving import Answer, LetterRanker, Question, load_ranker
 from llamarec.recommend.catalogue import Catalogue
 from llamarec.retriever.serving import Retriever, load_retriever
-from llamarec.vocabulary import PADDING_ITEM, Experiment
+from llamarec.vocabulary import PADDING_ITEM
 
 _ROWS_AT_ONCE = 64
 
@@ -85,7 +85,7 @@ class Recommender:
         Raises:
             LlamarecError: something is missing, damaged, or of other data; says what to type.
         """
-        experiment = _experiment(run, Path(experiment_root))
+        experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
         return cls(data, load_retriever(experiment, data), load_ranker(experiment, data, device=device))
 
@@ -186,17 +186,3 @@ def _sequence(history: Sequence[str] | None) -> Sequence[str]:
     if isinstance(history, str):
         raise ConfigError("history: a list of items was expected, not one text", hint=f"history=[{history!r}]")
     return history or []
-
-
-def _experiment(run: str | Path, root: Path) -> Experiment:
-    for place in (Experiment(root, str(run)).ranker, Path(run)):
-        found = experiment_at(place)
-        if found is not None:
-            return found
-    there = sorted(path.parent.name for path in root.glob("llm/*/ranker.json"))
-    raise ArtifactError(
-        f"{run}: there is no run of the ranker",
-        expected="a data set code, or a folder with ranker.json",
-        found=f"under {root}: {', '.join(there) or 'none'}",
-        hint=f"python train_ranker.py --dataset_code {run}, or another --experiment_root",
-    )

@@ -26,6 +26,7 @@ LAYERS = [
     "recommend",
     "serve",
     "report",
+    "export",
     "cli",
 ]
 # Of those side by side at the bottom, each may use what stands before it.

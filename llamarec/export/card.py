@@ -1,0 +1,101 @@
+"""The model card: what it is, what it is worth with intervals, how it was trained, how to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from llamarec import __version__
+from llamarec.data.prepared import PreparedData
+from llamarec.ranker.trained import Trained
+from llamarec.report.run import RunFacts
+
+_SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@1")
+_HYPERPARAMETERS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "seed",
+    "hard_negatives",
+    "quantization",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "bf16",
+)
+
+
+def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: bool, base_model: str) -> str:
+    """README.md of an exported folder.
+
+    Args:
+        run: What the run left.
+        trained: The model.
+        data: That it was made from.
+        merged: Whole weights, or the adapter.
+        base_model: That it was trained on.
+    """
+    metrics = run.metrics if run.is_tested else None
+    manifest = run.manifest
+    values = manifest.hyperparameters if manifest is not None else {}
+    history, candidates = list(range(1, min(4, data.num_items + 1))), list(range(1, trained.config.num_candidates + 1))
+    content = {
+        "version": __version__,
+        "dataset_code": data.dataset_code,
+        "base_model": base_model,
+        "merged": merged,
+        "num_users": f"{data.num_users:,}",
+        "num_items": f"{data.num_items:,}",
+        "num_interactions": f"{data.num_interactions:,}",
+        "step": f"{trained.adapter.step:,}",
+        "is_best": trained.adapter.is_best,
+        "metrics": _metrics(metrics),
+        "hyperparameters": [(name, values[name]) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")],
+        "interruptions": [_interruption(one) for one in run.interruptions],
+        "num_candidates": trained.config.num_candidates,
+        "max_history": trained.config.max_history,
+        "prompt": trained.encoder.text(history, [min(item, data.num_items) for item in candidates]),
+        "letter_ids": trained.encoder.letter_ids,
+        "rank": trained.config.lora_r,
+    }
+    environment = Environment(
+        loader=PackageLoader("llamarec", "export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("card.md.j2").render(**content)
+
+
+def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if metrics is None:
+        return None
+    tables = {name: [_row(row) for row in metrics[name] if row["metric"] in _SHOWN] for name in ("overall", "subset")}
+    return {
+        **tables,
+        "users": f"{metrics['num_users']:,}",
+        "covered": f"{metrics['num_covered']:,}",
+        "letters": bool(metrics["fusion"]["letters"]),
+        "alpha": f"{metrics['fusion']['alpha']:.2f}",
+    }
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+    return [row["metric"], f"{row['retriever']:.4f}", f"{row['ranker']:.4f}", interval]
+
+
+def _interruption(one: Any) -> str:
+    lost = "" if one.steps_lost is None else f", {one.steps_lost:,} steps trained twice"
+    changed = f"; changed: {', '.join(one.changes)}" if one.changes else ""
+    return f"resumed from step {one.from_step:,}{lost}{changed}"

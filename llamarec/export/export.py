@@ -1,0 +1,140 @@
+"""Writes a folder that plain transformers and PEFT load, and that vLLM takes as a LoRA module or a model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from llamarec.checkpoints.loading import load_json, load_weights
+from llamarec.checkpoints.weights import put_weights
+from llamarec.data.prepared import load_prepared
+from llamarec.errors import ArtifactError, ConfigError
+from llamarec.evaluation.fusion import FUSION_FILE
+from llamarec.export.card import model_card
+from llamarec.files import write_json, write_text
+from llamarec.ranker.places import folder_of
+from llamarec.ranker.prompt import LETTERS
+from llamarec.ranker.trained import Trained, read_trained
+from llamarec.report.run import read_run
+from llamarec.vocabulary import Experiment
+
+PROMPT_FILE: Final = "prompt.json"
+_ADAPTER_CONFIG: Final = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        step: Of the adapter.
+        is_merged: Whole weights, or the adapter alone.
+        base_model: That the adapter belongs on.
+        is_portable: Whether that name means something on another machine.
+    """
+
+    folder: Path
+    step: int
+    is_merged: bool
+    base_model: str
+    is_portable: bool
+
+
+def export_run(
+    experiment: Experiment, target: Path, *, merged: bool = False, base_model: str = "", replace: bool = False
+) -> Exported:
+    """Writes the best model of a run into a folder, all of it or nothing.
+
+    Args:
+        experiment: Of the run.
+        target: A folder that is not there yet, or empty.
+        merged: Whole weights with the adapter in them, instead of the adapter.
+        base_model: Name of the base model to write into the adapter; default: as it was trained on.
+        replace: Replace what is in the folder.
+
+    Raises:
+        ConfigError: there is something in the folder.
+        LlamarecError: the run cannot be read; says what to type.
+    """
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"--to {target}: is a file", expected="a folder")
+    if target.is_dir() and any(target.iterdir()) and not replace:
+        raise ConfigError(
+            f"--to {target}: there is something in it", hint="another folder, or --overwrite to replace it"
+        )
+    data = load_prepared(experiment.data)
+    trained = read_trained(experiment, data)
+    name = base_model or trained.source
+    with _replacing_folder(target) as staging:
+        if merged:
+            _write_merged(trained, staging)
+        else:
+            _write_adapter(trained, staging, name)
+        trained.tokenizer.save_pretrained(staging)
+        write_json(staging / PROMPT_FILE, _prompt(trained))
+        fusion = trained.adapter.folder / FUSION_FILE
+        if fusion.is_file():
+            shutil.copyfile(fusion, staging / FUSION_FILE)
+        run = read_run(folder_of(experiment), experiment)
+        write_text(staging / "README.md", model_card(run, trained, data, merged=merged, base_model=name))
+    return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir())
+
+
+def _prompt(trained: Trained) -> dict[str, Any]:
+    """All that another program needs to ask as training did."""
+    config = trained.config
+    return {
+        **trained.encoder.template.as_dict(),
+        "letters": LETTERS[: config.num_candidates],
+        "letter_ids": trained.encoder.letter_ids,
+        "num_candidates": config.num_candidates,
+        "max_history": config.max_history,
+        "max_title_tokens": config.max_title_tokens,
+        "max_prompt_tokens": config.max_prompt_tokens,
+    }
+
+
+def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
+    weights = load_weights(trained.adapter.folder)
+    if not weights:
+        raise ArtifactError(f"{trained.adapter.folder}: there is no adapter in it")
+    tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
+    write_json(folder / _ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_model, "inference_mode": True})
+
+
+def _write_merged(trained: Trained, folder: Path) -> None:
+    """Into whole weights, also where training had them in 4 bits: rounded ones would lose what was learned."""
+    model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
+    config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
+    known = LoraConfig.__dataclass_fields__
+    lora = LoraConfig(**{name: value for name, value in config.items() if name in known})
+    adapted: Any = get_peft_model(model, lora)
+    put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
+    adapted.merge_and_unload().save_pretrained(folder)
+
+
+@contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """A neighbour to write to, which takes the folder's place in the end, or goes without a trace."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

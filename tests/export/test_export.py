@@ -1,0 +1,154 @@
+"""What is exported asks and answers like the run, in plain transformers and PEFT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llamarec.cli.main import main
+from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
+from llamarec.export.export import export_run
+from llamarec.ranker.prompt import PromptTemplate
+from llamarec.recommend.recommender import Recommender
+from llamarec.vocabulary import Experiment
+
+
+def _letters(model: Any, folder: Path, recommender: Recommender) -> torch.Tensor:
+    """Log-probabilities of the letters, asked with nothing but what lies in the folder."""
+    prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
+    template = PromptTemplate(**{name: prompt[name] for name in ("text", "history_line", "candidate_line")})
+    titles = recommender.ranker._encoder.cut_titles
+    text = template.render([titles[item] for item in (1, 2, 3)], [titles[item] for item in range(10, 30)])
+    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1, prompt["letter_ids"]]
+    return torch.log_softmax(logits.float(), dim=0)
+
+
+def _wanted(recommender: Recommender) -> torch.Tensor:
+    ranker = recommender.ranker
+    (logits,) = ranker._logits([ranker._encoder.encode([1, 2, 3], list(range(10, 30)))])
+    return torch.log_softmax(torch.from_numpy(logits), dim=0)
+
+
+def test_the_adapter_loads_in_plain_peft(experiment: Experiment, recommender: Recommender, tmp_path: Path) -> None:
+    exported = export_run(experiment, tmp_path / "new" / "adapter")
+    folder = exported.folder
+    assert (exported.step, exported.is_merged) == (recommender.ranker.adapter.step, False)
+    names = {path.name for path in folder.iterdir()}
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "fusion.json", "prompt.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))], "nothing that is unpickled"
+    model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(_letters(model, folder, recommender), _wanted(recommender), atol=1e-4, rtol=0)
+    assert [path.name for path in folder.parent.iterdir()] == ["adapter"], "nothing half-made is left"
+
+
+def test_a_merged_model_loads_in_plain_transformers(
+    experiment: Experiment, recommender: Recommender, tmp_path: Path
+) -> None:
+    folder = export_run(experiment, tmp_path / "merged", merged=True).folder
+    assert not (folder / "adapter_config.json").exists()
+    assert not [name for name in load_file(folder / "model.safetensors") if "lora" in name]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(_letters(model, folder, recommender), _wanted(recommender), atol=1e-4, rtol=0)
+
+
+def test_the_card_says_what_it_is_worth_and_how_it_came_to_be(experiment: Experiment, tmp_path: Path) -> None:
+    export_run(experiment, tmp_path / "a", base_model="someone/a-model")
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    metrics = json.loads((experiment.ranker / "metrics.json").read_text(encoding="utf-8"))
+    row = next(row for row in metrics["overall"] if row["metric"] == "ndcg@10")
+    assert f"| ndcg@10 | {row['retriever']:.4f} | {row['ranker']:.4f} | {row['difference']:+.4f}" in card
+    assert card.startswith("---\nbase_model: someone/a-model\nlibrary_name: peft\n")
+    assert "resumed from step 4, 4 steps trained twice" in card
+    assert "learning_rate: 0.0001 -> 0.0005" in card
+    assert "--lora-modules ranker=" in card
+    assert "(T) Film" in card
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "someone/a-model"
+
+
+def test_what_is_there_stays_unless_it_is_to_be_replaced(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="there is something in it"):
+        export_run(experiment, tmp_path / "full")
+    with pytest.raises(ConfigError, match="is a file"):
+        export_run(experiment, tmp_path / "full" / "mine.txt")
+    (tmp_path / "empty").mkdir()
+    export_run(experiment, tmp_path / "empty")
+    export_run(experiment, tmp_path / "full", replace=True)
+    assert not (tmp_path / "full" / "mine.txt").exists()
+
+
+def test_a_failure_leaves_what_was_there(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_run(experiment, tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("llamarec.export.export.write_text", full)
+    with pytest.raises(OSError, match="full"):
+        export_run(experiment, tmp_path / "a", replace=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(finished / "experiments")
+    words = ["export", "shop", "--experiment_root", root, "--to", str(tmp_path / "a")]
+    assert main(words) == EXIT_FINISHED
+    said = capsys.readouterr().out
+    assert "adapter of step" in said
+    assert "is a folder of this machine" in said
+    assert main(words) == EXIT_USAGE
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--json", "--merged"]) == EXIT_FINISHED
+    assert json.loads(capsys.readouterr().out)["is_merged"] is True
+    assert main([*words, "--overwrite", "--merged", "--base_model", "x"]) == EXIT_USAGE
+    assert main(["export", "nothing", "--experiment_root", root, "--to", str(tmp_path / "b")]) == EXIT_USAGE
+    assert "there is no run of the ranker" in capsys.readouterr().err
+
+
+def test_a_push_that_fails_says_how_to_go_on(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **options: Any) -> None:
+            calls.append((name, options))
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(("upload", options))
+            if len(calls) > 2:
+                raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    words = ["export", "shop", "--experiment_root", str(finished / "experiments"), "--push_to_hub", "me/shop"]
+    assert main([*words, "--to", str(tmp_path / "a")]) == EXIT_FINISHED
+    assert calls[0] == ("me/shop", {"private": True, "exist_ok": True})
+    assert calls[1][1]["folder_path"] == str(tmp_path / "a")
+    assert main([*words, "--to", str(tmp_path / "b")]) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "no network" in said
+    assert f"hf upload me/shop {tmp_path / 'b'}" in said
+    assert (tmp_path / "b" / "README.md").is_file()
+
+
+def test_a_run_that_was_not_tested_says_so(experiment: Experiment, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(experiment.root, tmp_path / "copy"))
+    (copy / "llm" / "shop" / "metrics.json").unlink()
+    export_run(Experiment(copy, "shop"), tmp_path / "a")
+    assert "has not been tested" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
