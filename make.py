@@ -6,6 +6,7 @@
     bench    speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture  checkpoints, killed and damaged at every point; a table
     lint     ruff and mypy --strict
+    docs     the documentation as a site, into site/ (without network)
     check    lint and test
     flags    the stored help of train_ranker.py, after one of its flags has changed
     clean    remove .venv and caches (never experiments/)
@@ -76,9 +77,15 @@ def lint(_: Sequence[str] = ()) -> None:
     _run("-m", "mypy")
 
 
+def docs(_: Sequence[str] = ()) -> None:
+    """Every warning (a link to nowhere, a docstring that does not fit) is an error."""
+    _run("-m", "mkdocs", "build", "--quiet")
+
+
 def check(arguments: Sequence[str]) -> None:
     """What CI runs."""
     lint()
+    docs()
     test(arguments)
 
 
@@ -88,6 +95,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "bench": bench,
     "torture": torture,
     "lint": lint,
+    "docs": docs,
     "check": check,
     "flags": flags,
 }
@@ -95,7 +103,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def clean() -> None:
     """Removes what `setup` and the checks made."""
-    for name in (".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "llamarec.egg-info"):
+    for name in (".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "llamarec.egg-info", "site"):
         shutil.rmtree(ROOT / name, ignore_errors=True)
 
 
@@ -115,7 +123,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(*arguments: str) -> None:
     # UTF-8 whatever the console's encoding: titles have all kinds of letters.
-    environment = {**os.environ, "PYTHONUTF8": "1"}
+    # (The theme advertises its successor at every build.)
+    environment = {**os.environ, "PYTHONUTF8": "1", "NO_MKDOCS_2_WARNING": "1"}
     code = subprocess.call([str(PYTHON), *arguments], cwd=ROOT, env=environment)
     if code:
         sys.exit(code)

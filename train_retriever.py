@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from llamarec.retriever.train import RetrieverReport
 
 
+def parser() -> Parser:
+    """Of the command line."""
+    whole = Parser(prog="train_retriever.py", description=__doc__)
+    add_dataclass_arguments(whole, DataConfig, title="data")
+    add_dataclass_arguments(whole, RetrieverConfig, title="retriever")
+    add_prepare_again(whole)
+    return whole
+
+
 def main() -> int:
     """The command line; see `python train_retriever.py --help`."""
-    parser = Parser(prog="train_retriever.py", description=__doc__)
-    add_dataclass_arguments(parser, DataConfig, title="data")
-    add_dataclass_arguments(parser, RetrieverConfig, title="retriever")
-    add_prepare_again(parser)
-    given = parser.parse_args()
+    command_line = parser()
+    given = command_line.parse_args()
     # Defaults of the data set, then the command line over them: a value given is never overwritten.
-    parser.set_defaults(**defaults_for(given.dataset_code))
-    arguments = parser.parse_args()
+    command_line.set_defaults(**defaults_for(given.dataset_code))
+    arguments = command_line.parse_args()
     data_config = dataclass_from(DataConfig, arguments)
     config = dataclass_from(RetrieverConfig, arguments)
 

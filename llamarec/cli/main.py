@@ -21,17 +21,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_main(partial(_run, sys.argv[1:] if argv is None else argv))
 
 
-def _run(argv: Sequence[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    """Of the whole command."""
+    whole = Parser(
         prog="llamarec",
         description="Llama with LoRA for ranking recommendations. Training: python train_retriever.py, "
         "python train_ranker.py.",
     )
-    parser.add_argument("--version", action="version", version=f"llamarec {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=f"llamarec {__version__}")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for verb in _VERBS:
         verb.add_parser(commands)
-    arguments = parser.parse_args(argv, argparse.Namespace(argv=list(argv)))
+    return whole
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
     return int(arguments.run(arguments))
 
 
