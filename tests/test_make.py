@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,5 +35,5 @@ def test_every_dependency_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if "==" in line
     }
-    names = {text.split(">")[0].split("<")[0].split("=")[0].strip().lower() for text in wanted}
+    names = {re.split(r"[\[<>=]", text)[0].strip().lower() for text in wanted}
     assert names <= pinned, names - pinned

@@ -1,4 +1,4 @@
-"""Writes the help of every command into reference/cli.md when the site is built: what is shown is what the code says."""
+"""Writes the help of every command into reference/cli.md when the site is built: it shows what the code says."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""The documentation site knows every page and every command; `python make.py docs` builds it, and warnings fail it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llamarec.cli.main import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "_site" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_line_page_has_every_command_with_its_flags(hooks: Any) -> None:
+    page = hooks.on_page_markdown((ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8"))
+    for title in ("python train_retriever.py", "python train_ranker.py", "llamarec checkpoints verify"):
+        assert f"\n## {title}\n" in page
+    for verb in hooks._below(parser(), []):
+        assert f"\n## llamarec {' '.join(verb)}\n" in page
+    for flag in ("--prepare_again", "--resume_from_checkpoint", "--max_queue", "--push_to_hub", "--users"):
+        assert flag in page
+
+
+def test_every_page_is_in_the_menu() -> None:
+    def pages(entries: list[Any]) -> list[str]:
+        found: list[str] = []
+        for entry in entries:
+            (value,) = entry.values()
+            found += [value] if isinstance(value, str) else pages(value)
+        return found
+
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = pages(yaml.safe_load(text)["nav"])
+    there = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(there)
+    for word in ("http://", "https://", "font: true"):
+        assert word not in text, "built and read without network"
