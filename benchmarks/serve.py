@@ -2,11 +2,11 @@
 
     python -m benchmarks.serve RUN --seconds 60 --clients 1 4 16 64
 
-RUN is the folder of a trained run. Each client asks for the next user as soon as it has its answer; users are those of
-the data set, in a random order. The service is a process of its own on this machine, so it and the clients share the
+RUN is the folder of a trained run. Each client asks for the next user as soon as it has its answer; users are those
+of the data set, in a random order. The service is a process of its own on this machine, so it and the clients share the
 cores. The last number of clients is meant to be more than the queue holds (--max_queue): then requests are refused at
-once (503), which is no error; anything else but an answer is. Beside it stands what the same model answers in one thread
-without HTTP.
+once (503), which is no error; anything else but an answer is. Beside it stands what the same model answers in one
+thread without HTTP.
 """
 
 from __future__ import annotations
