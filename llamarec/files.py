@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,38 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """An empty neighbour to fill, which takes the folder's place in the end, or goes without a trace where that fails.
+
+    A kill leaves the old folder or the new one, at worst the old one under the name `{name}.old`, which the next call
+    puts back.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging, old = target.with_name(f"{target.name}.tmp"), target.with_name(f"{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for left in (staging, old):
+        if left.exists():
+            shutil.rmtree(left)
+    staging.mkdir()
+    try:
+        yield staging
+        # Renamed away, not deleted: where something in it is open (Windows), it stays whole.
+        if target.exists():
+            target.rename(old)
+        try:
+            staging.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

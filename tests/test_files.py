@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.files import write_bytes, write_json, write_text
+from llamarec.files import replacing_folder, write_bytes, write_json, write_text
 
 
 def test_folders_are_made_and_nothing_else_remains(tmp_path: Path) -> None:
@@ -36,3 +36,49 @@ def test_a_file_of_a_cache_is_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         write_bytes(tmp_path / "folder", b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"], "nothing is left beside it"
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    for text in ("first", "second"):
+        with replacing_folder(target) as staging:
+            (staging / f"{text}.txt").write_text(text)
+        assert _content(target) == {f"{text}.txt": text}
+    assert [path.name for path in target.parent.iterdir()] == ["b"]
+
+
+def test_a_folder_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a"
+    with replacing_folder(target) as staging:
+        (staging / "a.txt").write_text("first")
+    with pytest.raises(KeyError), replacing_folder(target):
+        raise KeyError
+    assert _content(target) == {"a.txt": "first"}
+    rename = Path.rename
+
+    def busy(self: Path, to: Path) -> Path:
+        # As on Windows, where a scanner has a new file open.
+        if self.name == "a.tmp":
+            raise PermissionError("in use")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(PermissionError), replacing_folder(target) as staging:
+        (staging / "a.txt").write_text("second")
+    assert _content(target) == {"a.txt": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_a_kill_left_under_its_other_name_is_put_back(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    (tmp_path / "a.old").mkdir()
+    (tmp_path / "a.old" / "a.txt").write_text("first")
+    (tmp_path / "a.tmp").mkdir()
+    with pytest.raises(KeyError), replacing_folder(target):
+        raise KeyError
+    assert _content(target) == {"a.txt": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

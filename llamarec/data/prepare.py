@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Container, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from llamarec.data.source import RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
-from llamarec.files import write_json, write_text
+from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.vocabulary import ITEM_IDS, Experiment
 
 # Where files lie changes nothing in what comes out of them.
@@ -170,35 +169,26 @@ def _publish(
     before: Mapping[str, Any] | None,
 ) -> None:
     """Writes everything beside its place, the manifest last, and moves it there; refuses another set than `before`."""
-    folder = config.experiment.data
-    staging = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    histories.write_parquet(staging / HISTORIES, compression="zstd", statistics=False)
-    items.write_parquet(staging / ITEMS, compression="zstd", statistics=False)
-    outputs = {name: _described(staging / name) for name in (HISTORIES, ITEMS)}
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "dataset_code": config.name,
-        "num_users": histories.height,
-        "num_items": items.height,
-        "num_interactions": int(histories[ITEM_IDS].list.len().sum()),
-        "has_repeats": _has_repeats(histories),
-        "options": _options(config),
-        "inputs": _inputs(paths, staging),
-        "outputs": outputs,
-        "fingerprint": hashlib.sha256("".join(file["sha256"] for file in outputs.values()).encode()).hexdigest(),
-        "bad_lines": {"count": bad.count, "listed": bad.listed},
-        "versions": {"llamarec": __version__, "polars": pl.__version__},
-    }
-    write_json(staging / MANIFEST, manifest)
-    try:
+    with replacing_folder(config.experiment.data) as staging:
+        histories.write_parquet(staging / HISTORIES, compression="zstd", statistics=False)
+        items.write_parquet(staging / ITEMS, compression="zstd", statistics=False)
+        outputs = {name: _described(staging / name) for name in (HISTORIES, ITEMS)}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "dataset_code": config.name,
+            "num_users": histories.height,
+            "num_items": items.height,
+            "num_interactions": int(histories[ITEM_IDS].list.len().sum()),
+            "has_repeats": _has_repeats(histories),
+            "options": _options(config),
+            "inputs": _inputs(paths, staging),
+            "outputs": outputs,
+            "fingerprint": hashlib.sha256("".join(file["sha256"] for file in outputs.values()).encode()).hexdigest(),
+            "bad_lines": {"count": bad.count, "listed": bad.listed},
+            "versions": {"llamarec": __version__, "polars": pl.__version__},
+        }
+        write_json(staging / MANIFEST, manifest)
         _refuse_other_data(config, before, manifest)
-    except ArtifactError:
-        shutil.rmtree(staging)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
 
 
 def _options(config: DataConfig) -> dict[str, Any]:

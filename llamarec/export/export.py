@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +17,7 @@ from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
-from llamarec.files import write_json, write_text
+from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.ranker.places import folder_of
 from llamarec.ranker.prompt import LETTERS
 from llamarec.ranker.trained import Trained, read_trained
@@ -74,7 +72,7 @@ def export_run(
     data = load_prepared(experiment.data)
     trained = read_trained(experiment, data)
     name = base_model or trained.source
-    with _replacing_folder(target) as staging:
+    with replacing_folder(target) as staging:
         if merged:
             _write_merged(trained, staging)
         else:
@@ -122,19 +120,3 @@ def _write_merged(trained: Trained, folder: Path) -> None:
     adapted: Any = get_peft_model(model, lora)
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
     adapted.merge_and_unload().save_pretrained(folder)
-
-
-@contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """A neighbour to write to, which takes the folder's place in the end, or goes without a trace."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
