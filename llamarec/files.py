@@ -30,11 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """An empty neighbour to fill, which takes the folder's place in the end, or goes without a trace where that fails.
 
-    A kill leaves the old folder or the new one, at worst the old one under the name `{name}.old`, which the next call
-    puts back.
+    A kill leaves the old folder or the new one, at worst the old one under a name of ours beside it, from which the
+    next call puts it back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging, old = target.with_name(f"{target.name}.tmp"), target.with_name(f"{target.name}.old")
+    # Names that nobody gives a folder of his own: what is found under them is deleted or put back.
+    staging, old = (target.with_name(f".{target.name}.llamarec-{part}") for part in ("new", "old"))
     if old.exists() and not target.exists():
         old.rename(target)
     for left in (staging, old):

@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pyte
 
     def busy(self: Path, to: Path) -> Path:
         # As on Windows, where a scanner has a new file open.
-        if self.name == "a.tmp":
+        if self.name == ".a.llamarec-new":
             raise PermissionError("in use")
         return rename(self, to)
 
@@ -75,9 +75,9 @@ def test_a_folder_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_that_a_kill_left_under_its_other_name_is_put_back(tmp_path: Path) -> None:
     target = tmp_path / "a"
-    (tmp_path / "a.old").mkdir()
-    (tmp_path / "a.old" / "a.txt").write_text("first")
-    (tmp_path / "a.tmp").mkdir()
+    (tmp_path / ".a.llamarec-old").mkdir()
+    (tmp_path / ".a.llamarec-old" / "a.txt").write_text("first")
+    (tmp_path / ".a.llamarec-new").mkdir()
     with pytest.raises(KeyError), replacing_folder(target):
         raise KeyError
     assert _content(target) == {"a.txt": "first"}

@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         "--base_model",
         default="",
         metavar="NAME",
-        help="Name of the base model to write into the adapter (default: as it was trained on).",
+        help="Name of the base model to write into adapter and card (default: as it was trained on).",
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace what is in the folder.")
     parser.add_argument("--push_to_hub", default="", metavar="REPO", help="Upload the folder to this repository too.")
@@ -46,8 +46,6 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the folder and says what it is."""
-    if arguments.merged and arguments.base_model:
-        raise ConfigError("--base_model is a name in an adapter; with --merged there is none", hint="leave one out")
     from llamarec.export.export import export_run
     from llamarec.ranker.places import find_experiment
 
@@ -87,11 +85,17 @@ def _push(folder: Path, repository: str) -> None:
     try:
         api = HfApi()
         api.create_repo(repository, private=True, exist_ok=True)
+        if not api.repo_info(repository).private:
+            raise ConfigError(
+                f"--push_to_hub {repository}: this repository is public; the folder {folder} is complete",
+                hint="another name, or, to publish titles and figures all the same: "
+                + typed(["hf", "upload", repository, str(folder)]),
+            )
         api.upload_folder(folder_path=str(folder), repo_id=repository)
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        again = typed(["hf", "upload", repository, str(folder)])
+        again = typed(["hf", "upload", "--private", repository, str(folder)])
         raise ConfigError(
             f"--push_to_hub {repository}: the upload failed; the folder {folder} is complete",
-            found=str(error).strip().partition("\n")[0],
+            found=" ".join(str(error).split()),
             hint=f"hf auth login, then: {again}",
         ) from error

@@ -106,6 +106,8 @@ def _print(found: list[Recommendation], recommender: Recommender) -> None:
     print_table(("", "item", "title", "score", "retriever's place", "its score"), rows, left=("item", "title"))
     if not found:
         print("nothing is left to recommend: the history has every item")
+    elif not recommender.ranker.fusion.num_prompts:
+        print("The order is the retriever's: this checkpoint was never validated, so its letters have no weight.")
     elif not recommender.ranker.fusion.letters:
         print("The order is the retriever's: on validation users the ranker's letters added nothing to it.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import os
 import signal
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.run_name, experiment_root=arguments.experiment_root, device=arguments.device
         )
         is_local = _is_local(arguments.host)
-        app = create_app(recommender, limits, allowed_hosts=_LOCAL_NAMES if is_local else ("*",))
+        app = create_app(recommender, limits, allowed_hosts=(*_LOCAL_NAMES, arguments.host) if is_local else ("*",))
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -101,7 +102,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {host}: no address of this machine", found=str(error)) from error
     try:
         # On Windows this option would let two programs share a port.
@@ -115,7 +116,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"--host {host} --port {port}: cannot be listened on",
             found=str(error),
-            hint=f"--port {port + 1}, or --port 0 for any free one",
+            hint="--port 0 takes any free one" if error.errno == errno.EADDRINUSE else "another --host or --port",
         ) from error
     return listening
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from llamarec import __version__
 from llamarec.assets import sha256_of
-from llamarec.command import flags_of, typed
+from llamarec.command import flags_of, typed, with_flags
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
 from llamarec.data.prepared import (
@@ -103,7 +103,7 @@ def _refuse_other_options(config: DataConfig, before: Mapping[str, Any] | None) 
         f"{config.experiment.data} was prepared with other options, and something was trained on it",
         expected="these options left out; they stay as they were",
         found=flags.lstrip(),
-        hint=_ways_to_other_data(config),
+        hint=_ways_to_other_data(config, other),
     )
 
 
@@ -121,8 +121,10 @@ def _refuse_other_data(config: DataConfig, before: Mapping[str, Any] | None, man
     )
 
 
-def _ways_to_other_data(config: DataConfig) -> str:
-    train = ["python", "train_retriever.py", *flags_of(config)]
+def _ways_to_other_data(config: DataConfig, other: Sequence[str] = ()) -> str:
+    """Commands; options in `other` are named also where they are at their default, since what is not named stays."""
+    wanted = [word for name in other for word in (f"--{name}", str(getattr(config, name)))]
+    train = with_flags(["python", "train_retriever.py", *flags_of(config)], wanted)
     return (
         f"to begin anew with the new data: {typed([*train, '--prepare_again'])}\n"
         "            to have both: another --experiment_root, in this and all later commands"

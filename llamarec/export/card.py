@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec import __version__
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.ranker.trained import Trained
 from llamarec.report.run import RunFacts
 
@@ -50,8 +52,11 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     content = {
         "version": __version__,
         "dataset_code": data.dataset_code,
-        "base_model": base_model,
+        "base_model": base_model if not Path(base_model).is_dir() else trained.config.llm_base_model,
         "merged": merged,
+        # A folder of this machine means nothing to others, and is nobody's business.
+        "is_portable": not Path(base_model).is_dir(),
+        "has_fusion": (trained.adapter.folder / FUSION_FILE).is_file(),
         "num_users": f"{data.num_users:,}",
         "num_items": f"{data.num_items:,}",
         "num_interactions": f"{data.num_interactions:,}",

@@ -18,6 +18,7 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
 from llamarec.files import replacing_folder, write_json, write_text
+from llamarec.ranker.base_models import said_clearly
 from llamarec.ranker.places import folder_of
 from llamarec.ranker.prompt import LETTERS
 from llamarec.ranker.trained import Trained, read_trained
@@ -56,19 +57,15 @@ def export_run(
         experiment: Of the run.
         target: A folder that is not there yet, or empty.
         merged: Whole weights with the adapter in them, instead of the adapter.
-        base_model: Name of the base model to write into the adapter; default: as it was trained on.
+        base_model: Name of the base model to write into adapter and card; default: as it was trained on.
         replace: Replace what is in the folder.
 
     Raises:
         ConfigError: there is something in the folder.
         LlamarecError: the run cannot be read; says what to type.
     """
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"--to {target}: is a file", expected="a folder")
-    if target.is_dir() and any(target.iterdir()) and not replace:
-        raise ConfigError(
-            f"--to {target}: there is something in it", hint="another folder, or --overwrite to replace it"
-        )
+    target = target.resolve()
+    _check_target(target, experiment, replace=replace)
     data = load_prepared(experiment.data)
     trained = read_trained(experiment, data)
     name = base_model or trained.source
@@ -85,6 +82,28 @@ def export_run(
         run = read_run(folder_of(experiment), experiment)
         write_text(staging / "README.md", model_card(run, trained, data, merged=merged, base_model=name))
     return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir())
+
+
+def _check_target(target: Path, experiment: Experiment, *, replace: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"--to {target}: is a file", expected="a folder")
+    places = (experiment.ranker, folder_of(experiment).path, experiment.data, experiment.retriever)
+    for place in (place.resolve() for place in places):
+        if target == place or target in place.parents or place in target.parents:
+            raise ConfigError(f"--to {target}: the run itself is there ({place})", expected="a folder of its own")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not replace:
+        raise ConfigError(
+            f"--to {target}: there is something in it",
+            hint="another folder, or --overwrite to replace an earlier export",
+        )
+    if not (target / PROMPT_FILE).is_file():
+        raise ConfigError(
+            f"--to {target}: what is in it is no export, and is not replaced",
+            expected=f"an earlier export (with {PROMPT_FILE}), or an empty folder",
+            hint="another folder",
+        )
 
 
 def _prompt(trained: Trained) -> dict[str, Any]:
@@ -113,7 +132,8 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
 
 def _write_merged(trained: Trained, folder: Path) -> None:
     """Into whole weights, also where training had them in 4 bits: rounded ones would lose what was learned."""
-    model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
+    with said_clearly(trained.config.llm_base_model):
+        model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
     config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
     known = LoraConfig.__dataclass_fields__
     lora = LoraConfig(**{name: value for name, value in config.items() if name in known})

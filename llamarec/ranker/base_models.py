@@ -56,7 +56,7 @@ def load_tokenizer(name: str, source: str) -> Any:
     Raises:
         ModelError: absent, gated, or unreadable; says what to do.
     """
-    with _said_clearly(name):
+    with said_clearly(name):
         return AutoTokenizer.from_pretrained(source)
 
 
@@ -66,11 +66,19 @@ def load_configuration(name: str, source: str) -> dict[str, Any]:
     Raises:
         ModelError: absent, gated, or unreadable; says what to do.
     """
-    with _said_clearly(name):
+    with said_clearly(name):
         return dict(AutoConfig.from_pretrained(source).to_dict())
 
 
-def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: list[int], *, bf16: bool) -> Any:
+def load_letter_model(
+    name: str,
+    source: str,
+    config: RankerConfig,
+    letter_ids: list[int],
+    *,
+    bf16: bool,
+    device: torch.device | None = None,
+) -> Any:
     """The base model that scores letters, frozen, with fresh LoRA layers on it.
 
     Args:
@@ -79,6 +87,7 @@ def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: 
         config: Quantisation and LoRA options.
         letter_ids: Token ids of the letters.
         bf16: Compute and keep unquantised weights in bfloat16.
+        device: Where it is put; None leaves that to the Trainer.
 
     Raises:
         ModelError: the model cannot be had, or has no layers of the wanted names.
@@ -86,8 +95,12 @@ def load_letter_model(name: str, source: str, config: RankerConfig, letter_ids: 
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
     quantization = _nf4(dtype) if four_bits else None
-    with _said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization)
+    # Weights in 4 bits cannot be moved later.
+    device_map = None if device is None else {"": device}
+    with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, quantization_config=quantization, device_map=device_map
+        )
     model.config.use_cache = False
     if four_bits:
         # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.
@@ -205,7 +218,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _said_clearly(name: str) -> Iterator[None]:
+def said_clearly(name: str) -> Iterator[None]:
+    """Around loading a base model: what goes wrong is said with what to do.
+
+    Raises:
+        ModelError: absent, gated, or unreadable.
+    """
     embedded = f"--llm_base_model {SMOLLM2_135M} (or {TINY}) needs no access"
     try:
         yield

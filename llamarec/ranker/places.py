@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.layout import RunFolder
+from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.vocabulary import CHECKPOINTS, Experiment
@@ -53,7 +54,9 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
     Raises:
         ArtifactError: there is no such run; says which there are.
     """
-    for place in (Experiment(root, str(run)).ranker, Path(run)):
+    # A table of one's own is called by its path in both trainings.
+    code = DataConfig(str(run)).name
+    for place in (Experiment(root, code).ranker, Path(run)):
         found = experiment_at(place)
         if found is not None:
             return found
@@ -62,5 +65,5 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",
         found=f"under {root}: {', '.join(there) or 'none'}",
-        hint=f"python train_ranker.py --dataset_code {run}, or another --experiment_root",
+        hint="one of those, another --experiment_root, or train one: python train_ranker.py --dataset_code ...",
     )

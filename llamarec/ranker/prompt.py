@@ -149,9 +149,14 @@ def load_template(path: str) -> PromptTemplate:
 
 def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[str]:
     try:
-        found = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        parsed = list(string.Formatter().parse(text))
     except ValueError as error:
         return [f"{where}: {error}"]
+    found = [name for _, name, _, _ in parsed if name is not None]
+    if any(form or conversion for _, _, form, conversion in parsed):
+        return [f"{where}: a placeholder is a name in braces and nothing else"]
+    if where != "text" and ("{{" in text or "}}" in text):
+        return [f"{where}: no doubled braces"]
     if found in allowed:
         return []
     expected = " or ".join(str(names) if names else "none" for names in allowed)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from transformers import set_seed
 
+from llamarec.assets import sha256_of
 from llamarec.command import flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
@@ -276,6 +277,7 @@ def _write_description(
     encoder: PromptEncoder,
     output_dir: str,
 ) -> None:
+    weights = experiment.retriever / "retriever.safetensors"
     write_json(
         experiment.ranker / DESCRIPTION,
         {
@@ -286,6 +288,7 @@ def _write_description(
             "prompt": template.as_dict(),
             "letter_ids": encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
+            "retriever_digest": sha256_of(weights) if weights.is_file() else "",
             "versions": {name: version(name) for name in _PACKAGES},
         },
     )

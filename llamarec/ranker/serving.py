@@ -17,7 +17,9 @@ from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.memory import is_out_of_memory
 from llamarec.checkpoints.weights import put_weights
 from llamarec.data.prepared import PreparedData
+from llamarec.errors import ConfigError
 from llamarec.evaluation.fusion import Fusion, log_softmax, read_fusion
+from llamarec.files import read_json
 from llamarec.hardware import has_accelerator, has_bfloat16
 from llamarec.ranker.base_models import TINY, load_letter_model
 from llamarec.ranker.encoding import PromptEncoder
@@ -27,7 +29,8 @@ from llamarec.ranker.trained import Adapter, read_trained
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BATCH_ON_CPU, _BATCH_ON_GPU = 32, 16
-_LETTERS_ALONE = Fusion(letters=1.0, alpha=0.0, deviation=1.0, letter_prior=())
+_RETRIEVERS_ORDER = Fusion(letters=0.0, alpha=1.0, deviation=1.0, letter_prior=())
+"""Of a model that was never validated: nothing says what its letters are worth."""
 
 
 class Question(NamedTuple):
@@ -58,6 +61,7 @@ class LetterRanker:
         encoder: What makes prompts.
         fusion: What makes final scores.
         adapter: Which weights these are.
+        retriever_digest: Of the retriever's weights whose scores the fusion was fitted on; empty where unknown.
         order: Which candidate gets which letter.
         pad_token_id: Any token.
         batch_size: Prompts in one forward pass; halved where they do not fit into memory.
@@ -71,12 +75,14 @@ class LetterRanker:
         fusion: Fusion,
         adapter: Adapter,
         *,
+        retriever_digest: str,
         order: Order,
         pad_token_id: int,
         batch_size: int,
         multiple: int,
     ) -> None:
         self._model, self._encoder, self.fusion, self.adapter = model, encoder, fusion, adapter
+        self.retriever_digest = retriever_digest
         self._order, self._pad_token_id, self._multiple = order, pad_token_id, multiple
         self._batch_size = batch_size
 
@@ -148,29 +154,51 @@ def load_ranker(experiment: Experiment, data: PreparedData, *, device: str = "au
 
     Raises:
         ArtifactError: there is no run, or it is of other data.
+        ConfigError: there is no such device.
         ModelError: its base model cannot be had.
         CheckpointError: the weights are damaged.
     """
+    where = _device(device)
     trained = read_trained(experiment, data)
     config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
-    where = torch.device(device if device != "auto" else _default_device())
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
-    model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16)
-    if not getattr(model, "is_loaded_in_4bit", False):
-        model.to(where)
+    model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
     put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
     tokenizer = trained.tokenizer
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return LetterRanker(
         model.eval(),
         encoder,
-        read_fusion(adapter.folder) or _LETTERS_ALONE,
+        read_fusion(adapter.folder) or _of_test(experiment, adapter) or _RETRIEVERS_ORDER,
         adapter,
+        retriever_digest=str(trained.description.get("retriever_digest") or ""),
         order="retriever" if config.candidate_order == "retriever" else "shuffled",
         pad_token_id=pad_token_id or 0,
         batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,
         multiple=LENGTH_MULTIPLE if bf16 else 1,
     )
+
+
+def _of_test(experiment: Experiment, adapter: Adapter) -> Fusion | None:
+    """What the test fitted, where it was of this very model and of one shuffle."""
+    metrics = read_json(experiment.ranker / "metrics.json") or {}
+    fusion = metrics.get("fusion") or {}
+    if metrics.get("tested_step") != adapter.step or fusion.get("step") != adapter.step or fusion.get("shuffles") != 1:
+        return None
+    return Fusion(**{**fusion, "letter_prior": tuple(fusion["letter_prior"])})
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(_default_device() if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {name}: not on this machine",
+            expected=f"auto, cpu{', ' + _default_device() if has_accelerator() else ''}",
+            found=str(error).partition("\n")[0],
+        ) from error
+    return device
 
 
 def _default_device() -> str:

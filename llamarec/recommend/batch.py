@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import polars as pl
+from filelock import FileLock, Timeout
 
-from llamarec.errors import ConfigError, LlamarecError
+from llamarec.errors import ConfigError, LlamarecError, LockedError
 from llamarec.files import read_json, replacing, write_json
 from llamarec.recommend.recommender import Recommendation, Recommender
 from llamarec.recommend.requests import Request
@@ -74,12 +75,27 @@ class BatchJob:
         """Answers what is not answered yet, and publishes the file.
 
         Args:
-            restart: Begin anew, and replace what is there.
+            restart: Begin anew, and replace what is there. A restart that was killed goes on too.
             progress: Is told the number of answered requests, those of an earlier call included.
 
         Raises:
             ConfigError: there is a file already, or what an earlier call left was made of something else.
+            LockedError: another process writes the same file.
         """
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._output.with_name(self._output.name + ".partial.lock"), blocking=False)
+        try:
+            with lock:
+                done = self._run(restart, progress)
+        except Timeout:
+            raise LockedError(
+                f"{self._output}: another process is writing it", hint="wait for it, or write to another file"
+            ) from None
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        return done
+
+    def _run(self, restart: bool, progress: Callable[[int], None]) -> Done:
         self._prepare(restart)
         if not self._partial.is_file():
             return self._published()
@@ -106,8 +122,14 @@ class BatchJob:
     def _prepare(self, restart: bool) -> None:
         made_of = self._identity()
         left = read_json(self._made_of)
-        if restart:
+        if left is not None and not self._partial.is_file() and not self._output.is_file():
             left = None
+        if restart:
+            # The one that was killed is gone on with; anything else is begun anew.
+            made_of["restarted"] = True
+            left = left if left == made_of else None
+        elif left is not None and left.pop("restarted", False) and left == made_of:
+            return
         elif left is not None and left != made_of:
             changed = sorted(name for name in {*left, *made_of} if left.get(name) != made_of.get(name))
             raise ConfigError(
@@ -121,7 +143,6 @@ class BatchJob:
                 hint="another name, or --restart to replace it",
             )
         if left is None:
-            self._output.parent.mkdir(parents=True, exist_ok=True)
             # In this order: no call may take other answers for its own.
             self._partial.write_bytes(b"")
             write_json(self._made_of, made_of)
@@ -163,8 +184,8 @@ class BatchJob:
         """Item ids, or why there are none."""
         try:
             if request.user is not None:
-                return self._recommender.items_of(request.user)
-            return self._recommender.catalogue.items(request.history)
+                return self._recommender.items_of(request.user, propose=False)
+            return self._recommender.catalogue.items(request.history, propose=False)
         except LlamarecError as error:
             return str(error)
 

@@ -15,6 +15,7 @@ from llamarec.errors import ConfigError
 
 _WORD = re.compile(r"\w+")
 _MOST_COMPARED = 200
+_MOST_CHARACTERS, _MOST_WORDS = 120, 8
 _NEAR = 0.4
 
 
@@ -29,7 +30,7 @@ class UnknownError(ConfigError):
 
     def __init__(self, problem: str, near: Sequence[str], kind: str) -> None:
         self.near = list(near)
-        hint = "one of: " + "; ".join(near) if near else f"nothing in the data looks like it; is it the right {kind}?"
+        hint = "one of: " + "; ".join(near) if near else f"is it the right {kind}?"
         super().__init__(problem, hint=hint)
 
 
@@ -49,29 +50,34 @@ class Catalogue:
             if item:
                 self._by_title.setdefault(plain(data.titles[item]), item)
 
-    def item(self, text: str) -> int:
-        """The item of a key or a title, in any case and spacing.
+    def item(self, text: str, *, propose: bool = True) -> int:
+        """The item of a key, or of a title in any case and spacing.
+
+        Args:
+            text: Key or title.
+            propose: Look for near titles of an unknown one, which takes a while.
 
         Raises:
             UnknownError: there is none; proposes the nearest titles.
         """
         item = self._by_key.get(text) or self._by_title.get(plain(text))
         if item is None:
-            near = [self._data.titles[one] for one in self.near(text)]
+            near = [self._data.titles[one] for one in self.near(text)] if propose else []
             raise UnknownError(f"no item has the key or title {text!r}", near, "data set")
         return item
 
-    def items(self, texts: Sequence[str]) -> list[int]:
+    def items(self, texts: Sequence[str], *, propose: bool = True) -> list[int]:
         """The items of several.
 
         Raises:
             UnknownError: one of them is not there.
         """
-        return [self.item(text) for text in texts]
+        return [self.item(text, propose=propose) for text in texts]
 
     def near(self, text: str, limit: int = 3) -> list[int]:
         """Items whose titles look most like a text, best first; few or none where nothing does."""
-        wanted = plain(text)
+        # Of a title made of anything there is no end.
+        wanted = plain(text)[:_MOST_CHARACTERS]
         likeness = {item: _likeness(wanted, plain(self._data.titles[item])) for item in self._with_words_of(wanted)}
         near = [item for item, value in likeness.items() if value >= _NEAR]
         return sorted(near, key=lambda item: (-likeness[item], item))[:limit]
@@ -87,7 +93,7 @@ class Catalogue:
             found &= set(self._words.get(word, ()))
         return sorted(found, key=lambda item: (-int(self._counts[item]), item))[:limit]
 
-    def user(self, key: str) -> int:
+    def user(self, key: str, *, propose: bool = True) -> int:
         """The user of a key.
 
         Raises:
@@ -95,7 +101,7 @@ class Catalogue:
         """
         user = self._users.get(key)
         if user is None:
-            near = difflib.get_close_matches(key, self._users, n=3)
+            near = difflib.get_close_matches(key, self._users, n=3) if propose else []
             kept = self._data.manifest.get("options", {}).get("min_user_interactions")
             raise UnknownError(
                 f"there is no user {key!r} in {self._data.dataset_code} (of users with fewer than {kept} interactions "
@@ -125,7 +131,7 @@ class Catalogue:
     def _with_words_of(self, text: str) -> list[int]:
         """Those that share the rarest words with a text, or have words that look like them."""
         shared: Counter[int] = Counter()
-        for word in dict.fromkeys(_WORD.findall(text)):
+        for word in list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]:
             alike = [word] if word in self._words else difflib.get_close_matches(word, self._words, n=3, cutoff=0.75)
             for one in alike:
                 items = self._words[one]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
-from llamarec.errors import ConfigError
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.ranker.places import find_experiment
 from llamarec.ranker.prompt import LETTERS
@@ -87,7 +87,16 @@ class Recommender:
         """
         experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
-        return cls(data, load_retriever(experiment, data), load_ranker(experiment, data, device=device))
+        retriever = load_retriever(experiment, data)
+        ranker = load_ranker(experiment, data, device=device)
+        if ranker.retriever_digest not in ("", retriever.digest):
+            raise ArtifactError(
+                f"{experiment.retriever}: the retriever was trained anew since the ranker was",
+                expected=f"weights of SHA-256 {ranker.retriever_digest[:12]}, on whose scores the fusion was fitted",
+                found=f"SHA-256 {retriever.digest[:12]}",
+                hint=f"python train_ranker.py --dataset_code {experiment.dataset_code} --restart",
+            )
+        return cls(data, retriever, ranker)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,13 +128,17 @@ class Recommender:
         items = self.items_of(user) if user is not None else self.catalogue.items(_sequence(history))
         return self.recommend_many([items], k)[0]
 
-    def items_of(self, user: str) -> list[int]:
+    def items_of(self, user: str, *, propose: bool = True) -> list[int]:
         """Item ids of all that a user took, oldest first.
+
+        Args:
+            user: Key.
+            propose: Look for near keys of an unknown one, which takes a while.
 
         Raises:
             UnknownError: there is no such user.
         """
-        return [int(item) for item in self.data.sequences.whole(self.catalogue.user(user))]
+        return [int(item) for item in self.data.sequences.whole(self.catalogue.user(user, propose=propose))]
 
     def recommend_many(self, histories: Sequence[Sequence[int]], k: int = 10) -> list[list[Recommendation]]:
         """Lists for many histories at once, which is faster than one by one.

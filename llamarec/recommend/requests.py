@@ -41,7 +41,8 @@ def read_requests(path: Path) -> list[Request]:
         DataError: it is not there, empty, or a line is malformed; names the line.
     """
     try:
-        requests = _read(path)
+        # Who is named twice is answered once.
+        requests = list(dict.fromkeys(_read(path)))
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
     if not requests:
@@ -53,7 +54,8 @@ def _read(path: Path) -> list[Request]:
     name = path.name.lower()
     if name.endswith((".csv", ".tsv", ".parquet")):
         return _from_table(path)
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    # Not splitlines: titles may hold other separators of Unicode.
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if name.endswith(_JSON_LINES):
         return [_from_json(path, number, line) for number, line in numbered]
@@ -82,16 +84,23 @@ def _from_json(path: Path, number: int, line: str) -> Request:
     if not isinstance(content, dict) or ("user" in content) == ("history" in content):
         raise _malformed(path, number, line, "an object with either user or history was expected")
     if "user" in content:
-        key = str(content["user"])
-        return Request(str(content.get("id", key)), user=key)
+        key, name = content["user"], content.get("id", content["user"])
+        if not _is_text(key) or not _is_text(name):
+            raise _malformed(path, number, line, "user and id must be texts or whole numbers")
+        return Request(str(name), user=str(key))
     history = content["history"]
     if not isinstance(history, list) or not history or not all(_is_text(item) for item in history):
         raise _malformed(path, number, line, "history must be a list of titles or keys, not empty")
+    if not _is_text(content.get("id", number)):
+        raise _malformed(path, number, line, "id must be a text or a whole number")
     return Request(str(content.get("id", number)), history=tuple(str(item) for item in history))
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)
+    if isinstance(value, str):
+        # Half of a character, as broken programs write them, can be in no file.
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _malformed(path: Path, number: int, line: str, reason: str) -> DataError:

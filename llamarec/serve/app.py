@@ -92,6 +92,7 @@ def _add_routes(
     metrics: Metrics,
 ) -> None:
     data, catalogue = recommender.data, recommender.catalogue
+    looking_up = 0
     page = files("llamarec.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     def named(items: Sequence[int]) -> list[dict[str, str]]:
@@ -101,8 +102,16 @@ def _add_routes(
         return recommender.items_of(question.user) if question.user else catalogue.items(question.history)
 
     async def recommend(question: Any) -> dict[str, Any]:
-        # Near titles of an unknown one take a while to be found: not here, where everybody waits.
-        history = await asyncio.to_thread(items_of, question)
+        nonlocal looking_up
+        if looking_up >= limits.max_queue:
+            raise QueueFullError
+        looking_up += 1
+        try:
+            async with asyncio.timeout(limits.timeout_seconds):
+                # Near titles of an unknown one take a while to be found: not here, where everybody waits.
+                history = await asyncio.to_thread(items_of, question)
+        finally:
+            looking_up -= 1
         found = await batcher.ask(_Wanted(history, question.k))
         return {"history": named(history), "recommendations": [one.as_dict() for one in found]}
 
@@ -139,7 +148,7 @@ def _add_routes(
 
 
 def _add_problems(app: FastAPI) -> None:
-    """Every error in the one form of `Problem`."""
+    """Every error of ours in the one form of `Problem`."""
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -165,6 +174,10 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(QueueFullError)
     async def _full(request: Request, error: Exception) -> JSONResponse:
         return _problem(503, "too many requests wait; try again", headers={"Retry-After": "1"})
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, f"an error in the service: {type(error).__name__}; its log says more")
 
     @app.exception_handler(TimeoutError)
     async def _late(request: Request, error: Exception) -> JSONResponse:

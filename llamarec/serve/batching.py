@@ -76,7 +76,7 @@ class Batcher(Generic[Q, A]):
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
             raise QueueFullError from None
-        # A question whose asker is gone is cancelled with its future, and costs nothing.
+        # A question that is given up while it waits is cancelled with its future, and is not answered.
         return await asyncio.wait_for(waiting.answer, self._limits.timeout_seconds)
 
     async def _work(self) -> None:
@@ -96,8 +96,9 @@ class Batcher(Generic[Q, A]):
         loop = asyncio.get_running_loop()
         until = loop.time() + self._limits.max_wait_ms / 1000
         while len(batch) < self._limits.max_batch:
-            if self._queue.empty() and loop.time() >= until:
-                break
+            if not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+                continue
             try:
                 batch.append(await asyncio.wait_for(self._queue.get(), max(0.0, until - loop.time())))
             except TimeoutError:

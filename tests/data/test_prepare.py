@@ -108,9 +108,11 @@ def test_data_that_something_was_trained_on_are_not_replaced_in_silence(config: 
     assert "another --experiment_root" in text
     assert _hashes(config.experiment.data) == before
     assert prepare(config).fingerprint == first.fingerprint
-    assert (
-        prepare(replace(config, min_item_interactions=2), again=True).manifest["options"]["min_item_interactions"] == 2
-    )
+    replaced = prepare(replace(config, min_item_interactions=2), again=True)
+    assert replaced.manifest["options"]["min_item_interactions"] == 2
+    # What is not named stays as prepared, so the way back must name the default.
+    with pytest.raises(ArtifactError, match=r"--min_item_interactions 5 --prepare_again"):
+        prepare(config)
 
 
 def test_a_changed_raw_file_replaces_nothing_that_something_was_trained_on(config: DataConfig) -> None:

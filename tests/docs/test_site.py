@@ -29,7 +29,9 @@ def test_the_command_line_page_has_every_command_with_its_flags(hooks: Any) -> N
     for title in ("python train_retriever.py", "python train_ranker.py", "llamarec checkpoints verify"):
         assert f"\n## {title}\n" in page
     for verb in hooks._below(parser(), []):
-        assert f"\n## llamarec {' '.join(verb)}\n" in page
+        section = page.partition(f"\n## llamarec {' '.join(verb)}\n")[2].partition("\n## ")[0]
+        assert "usage:" in section, verb
+        assert len(section.splitlines()) > 8, f"the help of {verb} is missing"
     for flag in ("--prepare_again", "--resume_from_checkpoint", "--max_queue", "--push_to_hub", "--users"):
         assert flag in page
 

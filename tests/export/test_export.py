@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,8 +86,15 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(experiment: Experiment,
         export_run(experiment, tmp_path / "full" / "mine.txt")
     (tmp_path / "empty").mkdir()
     export_run(experiment, tmp_path / "empty")
-    export_run(experiment, tmp_path / "full", replace=True)
-    assert not (tmp_path / "full" / "mine.txt").exists()
+    with pytest.raises(ConfigError, match="is no export, and is not replaced"):
+        export_run(experiment, tmp_path / "full", replace=True)
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    for place in (experiment.ranker, experiment.checkpoints, experiment.root, experiment.ranker / "new"):
+        with pytest.raises(ConfigError, match="the run itself is there"):
+            export_run(experiment, place, replace=True)
+    (tmp_path / "empty" / "old.txt").write_text("of the first export")
+    export_run(experiment, tmp_path / "empty", replace=True)
+    assert not (tmp_path / "empty" / "old.txt").exists()
 
 
 def test_a_failure_leaves_what_was_there(
@@ -116,7 +124,6 @@ def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--json", "--merged"]) == EXIT_FINISHED
     assert json.loads(capsys.readouterr().out)["is_merged"] is True
-    assert main([*words, "--overwrite", "--merged", "--base_model", "x"]) == EXIT_USAGE
     assert main(["export", "nothing", "--experiment_root", root, "--to", str(tmp_path / "b")]) == EXIT_USAGE
     assert "there is no run of the ranker" in capsys.readouterr().err
 
@@ -129,6 +136,9 @@ def test_a_push_that_fails_says_how_to_go_on(
     class Hub:
         def create_repo(self, name: str, **options: Any) -> None:
             calls.append((name, options))
+
+        def repo_info(self, name: str) -> Any:
+            return SimpleNamespace(private=name != "me/public")
 
         def upload_folder(self, **options: Any) -> None:
             calls.append(("upload", options))
@@ -143,8 +153,11 @@ def test_a_push_that_fails_says_how_to_go_on(
     assert main([*words, "--to", str(tmp_path / "b")]) == EXIT_USAGE
     said = capsys.readouterr().err
     assert "no network" in said
-    assert f"hf upload me/shop {tmp_path / 'b'}" in said
+    assert f"hf upload --private me/shop {tmp_path / 'b'}" in said
     assert (tmp_path / "b" / "README.md").is_file()
+    assert main([*words[:-1], "me/public", "--to", str(tmp_path / "c")]) == EXIT_USAGE
+    assert "this repository is public" in capsys.readouterr().err
+    assert len(calls) == 5, "nothing was uploaded there"
 
 
 def test_a_run_that_was_not_tested_says_so(experiment: Experiment, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
         ({"history_line": "{letter}"}, "history_line"),
         ({"candidate_line": "{letter}{letter}"}, "candidate_line"),
         ({"candidate_line": "{title}"}, "candidate_line"),
+        ({"candidate_line": "({letter}) {title!s}"}, "nothing else"),
+        ({"candidate_line": "{title:.5} ({letter})"}, "nothing else"),
+        ({"candidate_line": "{{title}} {letter}"}, "doubled braces"),
         ({"candidate_line": "({letter}){title}"}, "a space must stand before {title}"),
     ],
 )

@@ -116,7 +116,7 @@ def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommende
 def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
     wanted = [Request("u1", user="u1"), Request("ü 2", user="ü 2")]
     texts = {
-        "users.txt": "u1\n\n  ü 2 \n",
+        "users.txt": "u1\r\n\n  ü 2 \nu1\n",
         "users.csv": "name,user\nx,u1\ny,ü 2\nz,u1\n",
         "users.tsv": "user\tname\nu1\tx\nü 2\ty\n",
         "users.jsonl": '{"user": "u1"}\n{"user": "ü 2"}\n',
@@ -126,10 +126,11 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
         assert read_requests(tmp_path / name) == wanted, name
     pl.DataFrame({"user": ["u1", "ü 2"]}).write_parquet(tmp_path / "users.parquet")
     assert read_requests(tmp_path / "users.parquet") == wanted
-    (tmp_path / "histories.jsonl").write_text('{"id": "x", "history": ["Halo", 7]}\n{"history": ["a"]}\n')
+    lines = '{"id": "x", "history": ["Halo", 7]}\n{"history": ["a\u2028b"]}\n'
+    (tmp_path / "histories.jsonl").write_text(lines, encoding="utf-8")
     assert read_requests(tmp_path / "histories.jsonl") == [
         Request("x", history=("Halo", "7")),
-        Request("2", history=("a",)),
+        Request("2", history=("a\u2028b",)),
     ]
 
 
@@ -141,6 +142,9 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
         ("a.jsonl", '{"user": "u1"}\nnot json\n', "line 2"),
         ("a.jsonl", '{"name": "u1"}\n', r"line 1: an object with either user or history"),
         ("a.jsonl", '{"history": []}\n', "line 1: history must be a list"),
+        ("a.jsonl", '{"user": null}\n', "line 1: user and id must be"),
+        ("a.jsonl", '{"user": "u1", "id": ["x"]}\n', "line 1: user and id must be"),
+        ("a.jsonl", '{"user": "\\ud800"}\n', "line 1: user and id must be"),
         ("a.jsonl", '{"history": [["a"]]}\n', "line 1: history must be a list"),
         ("a.parquet", "no parquet", "cannot be read"),
     ],

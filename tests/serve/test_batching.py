@@ -39,14 +39,18 @@ def test_what_waits_together_is_answered_together() -> None:
     assert len(threads) == 1
 
 
-def test_one_alone_waits_no_longer_than_it_must() -> None:
+def test_without_waiting_what_is_there_goes_together_all_the_same() -> None:
+    sizes: list[int] = []
+
     async def ask() -> None:
-        batcher = Batcher[int, int](list, Limits(max_wait_ms=0))
+        batcher = Batcher[int, int](list, Limits(max_batch=8, max_wait_ms=0), sizes.append)
         await batcher.start()
-        assert [await batcher.ask(n) for n in range(50)] == list(range(50))
+        assert await batcher.ask(0) == 0
+        assert await asyncio.gather(*(batcher.ask(n) for n in range(20))) == list(range(20))
         await batcher.stop()
 
     _run(ask())
+    assert sizes == [1, 8, 8, 4]
 
 
 def test_a_full_queue_refuses_at_once_and_the_rest_is_answered() -> None:

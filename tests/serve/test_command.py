@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,9 @@ def test_it_answers_what_it_was_asked_before_it_ends(
 ) -> None:
     process, address = service
     assert len(_ask(address)["recommendations"]) == 3
+    foreign = urllib.request.Request(f"{address}/health", headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(foreign, timeout=30)
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(_ask(address)))
     asking.start()
@@ -84,6 +88,9 @@ def test_addresses_and_limits_that_do_not_fit(capsys: pytest.CaptureFixture[str]
         (("--port", "70000"), "--port 70000: 0 to 65535"),
         (("--host", "no.such.host.invalid"), "no address of this machine"),
         (("--max_batch", "0", "--timeout_seconds", "-1"), "--max_batch 0: at least 1"),
+        (("--timeout_seconds", "inf"), "--timeout_seconds inf: above 0"),
+        (("--max_wait_ms", "nan"), "--max_wait_ms nan: 0 or more"),
+        (("--host", "a..b"), "no address of this machine"),
         (("--port", "0"), "there is no run of the ranker"),
     ):
         assert main(["serve", "nothing", *words]) == EXIT_USAGE
