@@ -9,7 +9,7 @@ from typing import cast
 import polars as pl
 import pytest
 
-from llamarec.errors import ConfigError, DataError
+from llamarec.errors import ConfigError, DataError, LockedError
 from llamarec.recommend import batch
 from llamarec.recommend.batch import BatchJob, Done
 from llamarec.recommend.recommender import Recommender
@@ -155,3 +155,35 @@ def test_a_file_that_is_none_is_refused_with_the_line(tmp_path: Path, name: str,
         read_requests(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read"):
         read_requests(tmp_path / "absent.txt")
+
+
+def test_two_at_once_do_not_mix(recommender: Recommender, tmp_path: Path) -> None:
+    output = tmp_path / "a.jsonl"
+    told: list[int] = []
+
+    def meanwhile(done: int) -> None:
+        told.append(done)
+        if done == 8:
+            with pytest.raises(LockedError, match="another process is writing it"):
+                BatchJob(recommender, USERS, output, k=3).run(restart=True)
+
+    BatchJob(recommender, USERS, output, k=3).run(progress=meanwhile)
+    assert 8 in told
+    assert len(_lines(output)) == len(USERS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_restart_that_was_killed_goes_on_with_the_same_command(recommender: Recommender, tmp_path: Path) -> None:
+    output = tmp_path / "a.jsonl"
+    BatchJob(recommender, USERS[:3], output, k=3).run()
+
+    def kill(done: int) -> None:
+        if done == 8:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        BatchJob(recommender, USERS, output, k=3).run(restart=True, progress=kill)
+    assert len(_lines(output)) == 3, "replaced only in the end"
+    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_before == 8
+    assert len(_lines(output)) == 20
+    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_before == 0, "a finished one is begun anew"

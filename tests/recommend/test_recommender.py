@@ -173,3 +173,34 @@ def test_parts_of_other_data_are_refused(copy: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ArtifactError, match=r"retriever\.safetensors: cannot be read"):
         _first(copy)
+
+
+def test_a_checkpoint_that_was_never_validated_gives_the_retrievers_order(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "checkpoints" / "best.json").unlink()
+    monkeypatch.setattr("llamarec.ranker.serving.read_fusion", lambda folder: None)
+    recommender = Recommender.load(copy, device="cpu")
+    assert (recommender.ranker.fusion.letters, recommender.ranker.fusion.num_prompts) == (0.0, 0)
+    assert [one.retriever_rank for one in recommender.recommend(user="u3", k=20)] == list(range(1, 21))
+
+
+def test_where_the_test_fitted_a_fusion_it_is_used(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Recommender.load(copy, device="cpu").ranker.fusion
+    monkeypatch.setattr("llamarec.ranker.serving.read_fusion", lambda folder: None)
+    assert Recommender.load(copy, device="cpu").ranker.fusion == wanted
+
+
+def test_a_retriever_that_was_trained_anew_is_refused(copy: Path) -> None:
+    description = copy / "ranker.json"
+    content = json.loads(description.read_text(encoding="utf-8"))
+    assert len(content["retriever_digest"]) == 64
+    description.write_text(json.dumps({**content, "retriever_digest": "0" * 64}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="the retriever was trained anew"):
+        _first(copy)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:77", "xpu"])
+def test_a_device_that_is_not_there_is_refused(copy: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device {device}: not on this machine"):
+        Recommender.load(copy, device=device)

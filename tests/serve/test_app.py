@@ -115,3 +115,15 @@ def test_the_limits_stand_in_the_schema(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()["components"]["schemas"]["Question"]
     assert schema["properties"]["k"]["maximum"] == 50
     assert "60" in str(schema["properties"]["history"])
+
+
+def test_a_bug_is_a_problem_too(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(recommender, "recommend_many", broken)
+    with TestClient(create_app(recommender), raise_server_exceptions=False) as client:
+        found = client.post("/recommend", json={"user": "u1"})
+    assert found.status_code == 500
+    assert set(found.json()) == {"detail", "near"}
+    assert "ZeroDivisionError" in found.json()["detail"]
