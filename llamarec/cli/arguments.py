@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn, TypeVar, get_type_hints
@@ -20,8 +22,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        """As our own error."""
-        raise ConfigError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
+        """As our own error, with the nearest of the flags that there are."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        help_ = f"{self.prog} --help"
+        raise ConfigError(f"{self.prog}: {message}", hint=f"{near[0]}? ({help_})" if near else help_)
 
 
 def add_dataclass_arguments(parser: argparse.ArgumentParser, cls: type[Any], *, title: str) -> None:
