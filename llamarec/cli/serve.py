@@ -8,11 +8,10 @@ import ipaddress
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import Any, Final
 
 from llamarec.cli.arguments import add_dataclass_arguments, dataclass_from
-from llamarec.cli.checkpoints.output import add_verb
+from llamarec.cli.checkpoints.output import add_experiment_root, add_verb
 from llamarec.errors import EXIT_FINISHED, ConfigError
 from llamarec.serve.limits import Limits
 
@@ -37,13 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1).")
     parser.add_argument("--port", type=int, default=8000, help="Port; 0 takes a free one (default: 8000).")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
-    parser.add_argument(
-        "--experiment_root",
-        type=Path,
-        default=Path("experiments"),
-        metavar="DIR",
-        help="Where the runs of data set codes lie (default: experiments).",
-    )
+    add_experiment_root(parser)
     add_dataclass_arguments(parser, Limits, title="limits")
     parser.set_defaults(run=run)
 

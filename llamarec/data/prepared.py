@@ -159,6 +159,27 @@ def load_prepared(folder: Path) -> PreparedData:
     )
 
 
+def refuse_other_data(what: str, made_from: object, data: PreparedData, hint: str) -> None:
+    """What was made from other data is of no use.
+
+    Args:
+        what: Subject of the sentence "... made from other data".
+        made_from: Fingerprint of the data that it was made from.
+        data: Those that it must have been made from.
+        hint: What to type.
+
+    Raises:
+        ArtifactError: they are not the same.
+    """
+    if made_from != data.fingerprint:
+        raise ArtifactError(
+            f"{what} made from other data",
+            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
+            found=f"data fingerprint {str(made_from)[:12]}",
+            hint=hint,
+        )
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a prepared set, or None where there is none that this version understands."""
     try:

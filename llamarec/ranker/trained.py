@@ -10,7 +10,7 @@ from typing import Any
 from llamarec.checkpoints.discovery import best_in, latest
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.weights import folder_of_best
-from llamarec.data.prepared import PreparedData
+from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.ranker.base_models import base_model_source, load_tokenizer
@@ -93,13 +93,8 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     train = f"python train_ranker.py --dataset_code {experiment.dataset_code}"
     if ranker is None:
         raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=train)
-    if ranker.get("data_fingerprint") != data.fingerprint:
-        raise ArtifactError(
-            f"{path}: this ranker was made from other data",
-            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
-            found=f"data fingerprint {str(ranker.get('data_fingerprint'))[:12]}",
-            hint=f"train it anew ({train} --restart), or prepare the data as they were",
-        )
+    anew = f"train it anew ({train} --restart), or prepare the data as they were"
+    refuse_other_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
     return ranker
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llamarec.command import typed
-from llamarec.data.prepared import PreparedData
+from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
 from llamarec.vocabulary import (
@@ -123,13 +123,7 @@ def load_candidates(
         rows = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
-    if made_by["data_fingerprint"] != data.fingerprint:
-        raise ArtifactError(
-            f"{path}: these candidates were made from other data",
-            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
-            found=f"data fingerprint {made_by['data_fingerprint'][:12]}",
-            hint=command,
-        )
+    refuse_other_data(f"{path}: these candidates were", made_by["data_fingerprint"], data, command)
     return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from llamarec.assets import sha256_of
 from llamarec.command import typed
-from llamarec.data.prepared import PreparedData
+from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig
@@ -80,13 +80,7 @@ def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
     made_by = read_json(folder / METRICS_FILE)
     if made_by is None or not (folder / WEIGHTS_FILE).is_file():
         raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)
-    if made_by.get("data_fingerprint") != data.fingerprint:
-        raise ArtifactError(
-            f"{folder}: this retriever was made from other data",
-            expected=f"data fingerprint {data.fingerprint[:12]} ({data.folder})",
-            found=f"data fingerprint {str(made_by.get('data_fingerprint'))[:12]}",
-            hint=hint,
-        )
+    refuse_other_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
     config = _config(made_by.get("config") or {})
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
     try:

@@ -18,7 +18,13 @@ _AGES = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb takes."""
+    """What every verb takes that answers and ends."""
+    add_experiment_root(parser)
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+
+
+def add_experiment_root(parser: argparse.ArgumentParser) -> None:
+    """Where a run that is named by its data set code is looked for."""
     parser.add_argument(
         "--experiment_root",
         type=Path,
@@ -26,7 +32,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="Where the runs of data set codes lie (default: experiments).",
     )
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
 
 
 def add_verb(verbs: Any, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
