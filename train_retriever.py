@@ -10,8 +10,10 @@ from llamarec.cli.prepare import add_prepare_again
 from llamarec.cli.run import run_main
 from llamarec.command import flags_of, given_in, typed
 from llamarec.data.config import DataConfig
+from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.vocabulary import Experiment
 
 if TYPE_CHECKING:
     from llamarec.retriever.train import RetrieverReport
@@ -61,7 +63,18 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
     command = ["python", "train_ranker.py", *flags_of(data_config)]
     if report.ranker_candidates < RankerConfig.num_candidates:
         command += ["--num_candidates", str(report.ranker_candidates)]
-    return typed(command)
+    return typed([*command, *_of_ranker_before(data_config.experiment)])
+
+
+def _of_ranker_before(experiment: Experiment) -> list[str]:
+    """Of a ranker that was trained on other data or candidates, and is to be trained anew: with the same base model."""
+    before, now = (
+        read_json(path) for path in (experiment.ranker / "ranker.json", experiment.retriever / "metrics.json")
+    )
+    if before is None or now is None or before.get("data_fingerprint") == now.get("data_fingerprint"):
+        return []
+    base_model = (before.get("config") or {}).get("llm_base_model", RankerConfig.llm_base_model)
+    return [*(["--llm_base_model", base_model] if base_model != RankerConfig.llm_base_model else []), "--restart"]
 
 
 if __name__ == "__main__":

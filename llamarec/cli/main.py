@@ -36,8 +36,20 @@ def parser() -> Parser:
 
 
 def _run(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
+    whole = parser()
+    arguments, unknown = whole.parse_known_args(argv, argparse.Namespace(argv=list(argv)))
+    if unknown:
+        # Of the verb, which knows its flags.
+        _verb(whole, argv).error(f"unrecognized arguments: {' '.join(unknown)}")
     return int(arguments.run(arguments))
+
+
+def _verb(whole: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:
+    for word in argv:
+        children = [action for action in whole._actions if isinstance(action, argparse._SubParsersAction)]
+        if children and word in children[0].choices:
+            whole = children[0].choices[word]
+    return whole
 
 
 if __name__ == "__main__":

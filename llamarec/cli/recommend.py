@@ -37,9 +37,9 @@ _LINE_SECONDS = 30.0
 def add_parser(commands: Any) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "recommend", SUMMARY, _EPILOG)
+    parser.add_argument("run_name", metavar="RUN", nargs="?", help="The same as --dataset_code, as in other commands.")
     parser.add_argument(
         "--dataset_code",
-        required=True,
         metavar="RUN",
         help="Data set code of a trained ranker, or the folder of a run (experiments/llm/beauty).",
     )
@@ -70,6 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    arguments.dataset_code = arguments.dataset_code or arguments.run_name
+    if not arguments.dataset_code:
+        raise ConfigError(
+            "llamarec recommend: of which run?", hint="llamarec recommend --dataset_code beauty --user KEY"
+        )
     given = [flag for flag in ("user", "history", "users") if getattr(arguments, flag) is not None]
     if len(given) != 1:
         raise ConfigError(

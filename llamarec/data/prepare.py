@@ -71,7 +71,8 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
     if reused is not None:
         console.print(_summary(reused, "is prepared already"), soft_wrap=True)
         return reused
-    before = read_manifest(folder) if _was_trained_on(config.experiment) and not again else None
+    was_trained_on = _was_trained_on(config.experiment)
+    before = read_manifest(folder) if was_trained_on and not again else None
     _refuse_other_options(config, before)
     paths = table_files(config) if config.is_own_table else raw_files(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line)
@@ -81,6 +82,9 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
         _publish(config, histories, items, paths, bad, before)
     prepared = load_prepared(folder)
     console.print(_summary(prepared, "prepared"), soft_wrap=True)
+    if was_trained_on and before is None:
+        text = "what was trained on the data of before does not fit these: retriever and ranker are to be trained anew"
+        console.print(text, soft_wrap=True)
     if bad.count:
         console.print(f"{bad.count:,} malformed lines were skipped, first: {bad.listed[0]}", soft_wrap=True)
     return prepared
@@ -111,12 +115,13 @@ def _refuse_other_data(config: DataConfig, before: Mapping[str, Any] | None, man
     if before is None or before["fingerprint"] == manifest["fingerprint"]:
         return
     inputs = manifest["inputs"]
-    changed = [name for name in inputs if inputs[name] != before["inputs"].get(name)] or ["the raw files"]
+    names = {"--dataset_code": config.dataset_code, "--items_file": config.items_file}
+    changed = [names.get(name, name) for name in inputs if inputs[name] != before["inputs"].get(name)]
     go_on = f"--dataset_code {config.name}" if config.is_own_table else "a --data_root without these files"
     raise ArtifactError(
         f"{config.experiment.data} was prepared from other raw files, and something was trained on it",
         expected=f"the files of then ({before['num_interactions']:,} interactions are prepared)",
-        found=f"{manifest['num_interactions']:,} interactions; changed: {', '.join(changed)}",
+        found=f"{manifest['num_interactions']:,} interactions; changed: {', '.join(changed) or 'the raw files'}",
         hint=f"to go on with what is prepared: {go_on}\n            {_ways_to_other_data(config)}",
     )
 

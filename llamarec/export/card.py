@@ -48,7 +48,8 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     metrics = run.metrics if run.is_tested else None
     manifest = run.manifest
     values = manifest.hyperparameters if manifest is not None else {}
-    history, candidates = list(range(1, min(4, data.num_items + 1))), list(range(1, trained.config.num_candidates + 1))
+    count = min(trained.config.num_candidates, data.num_items)
+    history = list(range(count + 1, min(count + 4, data.num_items + 1))) or [1]
     content = {
         "version": __version__,
         "dataset_code": data.dataset_code,
@@ -67,7 +68,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "interruptions": [_interruption(one) for one in run.interruptions],
         "num_candidates": trained.config.num_candidates,
         "max_history": trained.config.max_history,
-        "prompt": trained.encoder.text(history, [min(item, data.num_items) for item in candidates]),
+        "prompt": trained.encoder.text(history, list(range(1, count + 1))),
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,
     }
@@ -101,6 +102,6 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _interruption(one: Any) -> str:
-    lost = "" if one.steps_lost is None else f", {one.steps_lost:,} steps trained twice"
+    lost = "" if one.steps_lost is None else f", {one.steps_lost:,} steps or more trained twice (as far as logged)"
     changed = f"; changed: {', '.join(one.changes)}" if one.changes else ""
     return f"resumed from step {one.from_step:,}{lost}{changed}"

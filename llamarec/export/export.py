@@ -76,6 +76,9 @@ def export_run(
             _write_adapter(trained, staging, name)
         trained.tokenizer.save_pretrained(staging)
         write_json(staging / PROMPT_FILE, _prompt(trained))
+        for weights in staging.glob("*.safetensors"):
+            # safetensors makes files that only their owner reads.
+            weights.chmod((staging / PROMPT_FILE).stat().st_mode)
         fusion = trained.adapter.folder / FUSION_FILE
         if fusion.is_file():
             shutil.copyfile(fusion, staging / FUSION_FILE)

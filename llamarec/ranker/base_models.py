@@ -96,11 +96,9 @@ def load_letter_model(
     four_bits = wants_nf4(name, config)
     quantization = _nf4(dtype) if four_bits else None
     # Weights in 4 bits cannot be moved later.
-    device_map = None if device is None else {"": device}
+    placed: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
     with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, quantization_config=quantization, device_map=device_map
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **placed)
     model.config.use_cache = False
     if four_bits:
         # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.

@@ -132,6 +132,7 @@ class BatchJob:
             return
         elif left is not None and left != made_of:
             changed = sorted(name for name in {*left, *made_of} if left.get(name) != made_of.get(name))
+            changed = [f"k {left.get('k')} -> {self._k}" if name == "k" else name for name in changed]
             raise ConfigError(
                 f"{self._partial}: an earlier call with something else was not finished",
                 found=f"other: {', '.join(changed)}",
@@ -187,7 +188,7 @@ class BatchJob:
                 return self._recommender.items_of(request.user, propose=False)
             return self._recommender.catalogue.items(request.history, propose=False)
         except LlamarecError as error:
-            return str(error)
+            return error.problem
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self._partial.open(encoding="utf-8") as file:

@@ -25,13 +25,12 @@ class UnknownError(ConfigError):
     Args:
         problem: One sentence.
         near: What is, and looks like it.
-        kind: What was looked for.
+        otherwise: What to do where nothing does.
     """
 
-    def __init__(self, problem: str, near: Sequence[str], kind: str) -> None:
+    def __init__(self, problem: str, near: Sequence[str], otherwise: str) -> None:
         self.near = list(near)
-        hint = "one of: " + "; ".join(near) if near else f"is it the right {kind}?"
-        super().__init__(problem, hint=hint)
+        super().__init__(problem, hint="one of: " + "; ".join(near) if near else otherwise)
 
 
 class Catalogue:
@@ -63,7 +62,7 @@ class Catalogue:
         item = self._by_key.get(text) or self._by_title.get(plain(text))
         if item is None:
             near = [self._data.titles[one] for one in self.near(text)] if propose else []
-            raise UnknownError(f"no item has the key or title {text!r}", near, "data set")
+            raise UnknownError(f"no item has the key or title {text!r}", near, "is it the right data set?")
         return item
 
     def items(self, texts: Sequence[str], *, propose: bool = True) -> list[int]:
@@ -107,7 +106,7 @@ class Catalogue:
                 f"there is no user {key!r} in {self._data.dataset_code} (of users with fewer than {kept} interactions "
                 "none is kept; their items can be given as a history)",
                 near,
-                "user",
+                'a history in its place: --history "a title" "another" (history=[...])',
             )
         return user
 

@@ -125,7 +125,9 @@ class Recommender:
         """
         if (history is None) == (user is None):
             raise ConfigError("recommend: either a history or a user", expected="history=[...] or user=...")
-        items = self.items_of(user) if user is not None else self.catalogue.items(_sequence(history))
+        # Keys are often numbers.
+        texts = [str(item) for item in _sequence(history)]
+        items = self.items_of(str(user)) if user is not None else self.catalogue.items(texts)
         return self.recommend_many([items], k)[0]
 
     def items_of(self, user: str, *, propose: bool = True) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from llamarec.data.sources.table import KNOWN_NAMES
 from llamarec.errors import DataError
 from llamarec.vocabulary import USER
 
@@ -68,11 +69,13 @@ def _from_table(path: Path) -> list[Request]:
     else:
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
-    if USER not in table.columns:
+    # By the names that are recognised in a table of interactions.
+    column = next((name for name in table.columns if name.lower() in KNOWN_NAMES[USER]), None)
+    if column is None:
         raise DataError(
             f"--users {path}: there is no column {USER!r}", expected=_EXPECTED, found=", ".join(table.columns)
         )
-    keys = table[USER].cast(pl.String).unique(maintain_order=True).drop_nulls()
+    keys = table[column].cast(pl.String).unique(maintain_order=True).drop_nulls()
     return [Request(key, user=key) for key in keys]
 
 

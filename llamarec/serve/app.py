@@ -99,7 +99,9 @@ def _add_routes(
         return [{"item": data.items[item], "title": data.titles[item]} for item in items]
 
     def items_of(question: QuestionBase) -> list[int]:
-        return recommender.items_of(question.user) if question.user else catalogue.items(question.history)
+        if "user" in question.model_fields_set:
+            return recommender.items_of(str(question.user))
+        return catalogue.items([str(item) for item in question.history])
 
     async def recommend(question: Any) -> dict[str, Any]:
         nonlocal looking_up

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from llamarec.serve.limits import Limits
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+# Keys are often numbers.
+Key = Text | Annotated[int, Field(strict=True)]
 
 
 class Item(BaseModel):
@@ -60,8 +62,8 @@ class QuestionBase(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"oneOf": [{"required": ["user"]}, {"required": ["history"]}]}
     )
-    user: str = ""
-    history: list[str] = []
+    user: str | int = ""
+    history: list[str | int] = []
     k: int = 10
 
     @model_validator(mode="after")
@@ -73,9 +75,9 @@ class QuestionBase(BaseModel):
 
 def question_model(limits: Limits) -> type[QuestionBase]:
     """The question with this service's limits in its schema."""
-    history = Annotated[list[Text], Field(min_length=1, max_length=limits.max_history)]
+    history = Annotated[list[Key], Field(min_length=1, max_length=limits.max_history)]
     fields: dict[str, Any] = {
-        "user": (Text, ""),
+        "user": (Key, ""),
         "history": (history, []),
         "k": (Annotated[int, Field(ge=1, le=limits.max_k)], min(10, limits.max_k)),
     }

@@ -85,3 +85,10 @@ def test_nobody_typed_the_command_of_one_of_several_processes(
     monkeypatch.setenv("RANK", "0")
     assert run_main(partial(_fail_with, "a"), ["python", "x.py"]) == EXIT_USAGE
     assert "type:" not in capsys.readouterr().err
+
+
+def test_an_unknown_flag_of_a_verb_is_answered_by_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--dataset_code", "beauty", "--title_colunm", "label"]) == EXIT_USAGE
+    assert "--title_column? (llamarec prepare --help)" in capsys.readouterr().err
+    assert main(["checkpoints", "list", "--jsn"]) == EXIT_USAGE
+    assert "--json? (llamarec checkpoints list --help)" in capsys.readouterr().err

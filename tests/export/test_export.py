@@ -69,7 +69,7 @@ def test_the_card_says_what_it_is_worth_and_how_it_came_to_be(experiment: Experi
     row = next(row for row in metrics["overall"] if row["metric"] == "ndcg@10")
     assert f"| ndcg@10 | {row['retriever']:.4f} | {row['ranker']:.4f} | {row['difference']:+.4f}" in card
     assert card.startswith("---\nbase_model: someone/a-model\nlibrary_name: peft\n")
-    assert "resumed from step 4, 4 steps trained twice" in card
+    assert "resumed from step 4, 4 steps or more trained twice" in card
     assert "learning_rate: 0.0001 -> 0.0005" in card
     assert "--lora-modules ranker=" in card
     assert "(T) Film" in card

@@ -100,7 +100,7 @@ def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommende
 
     with pytest.raises(_Killed):
         BatchJob(recommender, USERS, output, k=3).run(progress=kill)
-    with pytest.raises(ConfigError, match=r"(?s)was not finished.*other: k, requests.*--restart"):
+    with pytest.raises(ConfigError, match=r"(?s)was not finished.*other: k 3 -> 4, requests.*--restart"):
         BatchJob(recommender, USERS[1:], output, k=4).run()
     assert BatchJob(recommender, USERS[1:], output, k=4).run(restart=True).num_before == 0
     assert len(_lines(output)) == 19
@@ -118,7 +118,7 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
     texts = {
         "users.txt": "u1\r\n\n  ü 2 \nu1\n",
         "users.csv": "name,user\nx,u1\ny,ü 2\nz,u1\n",
-        "users.tsv": "user\tname\nu1\tx\nü 2\ty\n",
+        "users.tsv": "User_ID\tname\nu1\tx\nü 2\ty\n",
         "users.jsonl": '{"user": "u1"}\n{"user": "ü 2"}\n',
     }
     for name, text in texts.items():

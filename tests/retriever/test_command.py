@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -84,3 +85,16 @@ def test_the_ranker_is_given_what_it_can_draw_where_the_retriever_excludes_nothi
     assert _run(tmp_path, monkeypatch, "--exclude_history", "never") == EXIT_FINISHED
     # Six training items: before the sixth, the label, five are history.
     assert parse(_next(capsys.readouterr().out)).ranker.num_candidates == 15
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="quoted for another shell")
+def test_a_ranker_of_other_data_is_to_be_trained_anew_with_its_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    ranker = tmp_path / "(e) 1" / "llm" / "my shop"
+    ranker.mkdir(parents=True)
+    content = {"data_fingerprint": "of other data", "config": {"llm_base_model": "tiny"}}
+    (ranker / "ranker.json").write_text(json.dumps(content), encoding="utf-8")
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    assert _next(capsys.readouterr().out)[-3:] == ["--llm_base_model", "tiny", "--restart"]

@@ -127,3 +127,11 @@ def test_a_bug_is_a_problem_too(recommender: Recommender, monkeypatch: pytest.Mo
     assert found.status_code == 500
     assert set(found.json()) == {"detail", "near"}
     assert "ZeroDivisionError" in found.json()["detail"]
+
+
+def test_keys_that_are_numbers_may_be_sent_as_numbers(client: TestClient) -> None:
+    found = client.post("/recommend", json={"user": 5, "k": 1})
+    assert found.status_code == 404
+    assert "no user '5'" in found.json()["detail"]
+    assert "'7'" in client.post("/recommend", json={"history": ["i1", 7]}).json()["detail"]
+    assert client.post("/recommend", json={"user": True}).status_code == 422

@@ -16,7 +16,7 @@ from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
 # Names that other tools and data sets give these columns, best first.
-_KNOWN_NAMES = {
+KNOWN_NAMES = {
     USER: ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "session_id", "visitorid"),
     ITEM: ("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),
     TIMESTAMP: ("timestamp", "time", "datetime", "date", "unixreviewtime", "created_at", "ts", "event_time"),
@@ -105,13 +105,16 @@ def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) 
     lower = {column.lower(): column for column in columns}
     found, problems = {}, []
     for name, given in chosen.items():
-        candidates = [lower[known] for known in _KNOWN_NAMES[name] if known in lower]
+        candidates = [lower[known] for known in KNOWN_NAMES[name] if known in lower]
         if given in columns:
             found[name] = given
         elif given or not candidates:
             near = difflib.get_close_matches(given or name, columns, n=1, cutoff=0.4)
             asked = f"there is no column {given!r}" if given else f"no column looks like the {name}"
-            problems.append(f"{asked}: --{name}_column {near[0] if near else 'NAME'}")
+            way = f"--{name}_column {near[0] if near else 'NAME'}"
+            if name == TITLE and not given:
+                way = "--title_column NAME, or titles in a second table: --items_file FILE"
+            problems.append(f"{asked}: {way}")
         else:
             found[name] = candidates[0]
     if problems:
