@@ -34,7 +34,7 @@ class Recommended(Item):
 class Recommendations(BaseModel):
     """The answer to a question."""
 
-    history: list[Item] = Field(description="What was gone on from, oldest first.")
+    history: list[Item] = Field(description="What they are based on, oldest first.")
     recommendations: list[Recommended]
 
 
