@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
 
 from benchmarks.workload import Workload
+from llamarec.ranker.base_models import pad_token_of
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompt import LETTERS
@@ -209,5 +210,4 @@ def letter_logits_of(samples: Any, pad: int, model: Any, letter_ids: list[int], 
 
 
 def _pad_of(workload: Workload) -> int:
-    tokenizer = workload.tokenizer
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+    return pad_token_of(workload.tokenizer)

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Load:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     refused: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
 
     def row(self) -> str:
         """Of the table."""
@@ -115,7 +116,7 @@ async def _ask(client: httpx.AsyncClient, user: str, load: Load) -> None:
     try:
         answer = await client.post("/recommend", json={"user": user, "k": 10})
     except httpx.HTTPError as error:
-        load.errors[type(error).__name__] = load.errors.get(type(error).__name__, 0) + 1
+        load.errors[type(error).__name__] += 1
         return
     if answer.status_code == 200:
         load.latencies.append(time.perf_counter() - asked)
@@ -123,7 +124,7 @@ async def _ask(client: httpx.AsyncClient, user: str, load: Load) -> None:
         load.refused += 1
         await asyncio.sleep(float(answer.headers["Retry-After"]))
     else:
-        load.errors[str(answer.status_code)] = load.errors.get(str(answer.status_code), 0) + 1
+        load.errors[str(answer.status_code)] += 1
 
 
 def _table(loads: list[Load], alone: float, options: argparse.Namespace) -> str:

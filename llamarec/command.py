@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def typed(words: Sequence[str]) -> str:
@@ -20,6 +22,12 @@ def flags_of(options: Any) -> list[str]:
     defaults = type(options)()
     names = [item.name for item in fields(options) if getattr(options, item.name) != getattr(defaults, item.name)]
     return [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+
+
+def options_from(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of options from stored values; of those of a later version, which may have more, what it knows."""
+    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in values.items() if name in known})
 
 
 def with_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:

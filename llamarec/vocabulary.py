@@ -67,6 +67,11 @@ class Experiment:
         return self.root / "lru" / self.dataset_code
 
     @property
+    def retriever_weights(self) -> Path:
+        """Of the best epoch."""
+        return self.retriever / "retriever.safetensors"
+
+    @property
     def ranker(self) -> Path:
         """metrics.json, logs, the checkpoints folder."""
         return self.ranker_at or self.root / "llm" / self.dataset_code

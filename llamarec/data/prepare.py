@@ -71,8 +71,8 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
     if reused is not None:
         console.print(_summary(reused, "is prepared already"), soft_wrap=True)
         return reused
-    was_trained_on = _was_trained_on(config.experiment)
-    before = read_manifest(folder) if was_trained_on and not again else None
+    trained_on = read_manifest(folder) if _was_trained_on(config.experiment) else None
+    before = None if again else trained_on
     _refuse_other_options(config, before)
     paths = table_files(config) if config.is_own_table else raw_files(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line)
@@ -82,7 +82,7 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
         _publish(config, histories, items, paths, bad, before)
     prepared = load_prepared(folder)
     console.print(_summary(prepared, "prepared"), soft_wrap=True)
-    if was_trained_on and before is None:
+    if trained_on is not None and trained_on["fingerprint"] != prepared.fingerprint:
         text = "what was trained on the data of before does not fit these: retriever and ranker are to be trained anew"
         console.print(text, soft_wrap=True)
     if bad.count:

@@ -61,6 +61,11 @@ class Fusion:
     gain: float = 0.0
     shuffles: int = 1
 
+    @classmethod
+    def from_stored(cls, content: Mapping[str, Any]) -> Fusion:
+        """From what JSON has kept of one: fusion.json, or `fusion` in metrics.json."""
+        return cls(**{**content, "letter_prior": tuple(float(one) for one in content["letter_prior"])})
+
     def corrected(self, logits_PC: NDArray[Any]) -> Matrix:
         """[P, C] log-probabilities of the letters less their prior."""
         corrected_PC: Matrix = log_softmax(logits_PC) - np.array(self.letter_prior)
@@ -166,7 +171,7 @@ def read_fusion(folder: Path) -> Fusion | None:
         return None
     try:
         content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Fusion(**{**content, "letter_prior": tuple(float(one) for one in content["letter_prior"])})
+        return Fusion.from_stored(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read",

@@ -50,13 +50,14 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     values = manifest.hyperparameters if manifest is not None else {}
     count = min(trained.config.num_candidates, data.num_items)
     history = list(range(count + 1, min(count + 4, data.num_items + 1))) or [1]
+    # A folder of this machine means nothing to others, and is nobody's business.
+    is_portable = not Path(base_model).is_dir()
     content = {
         "version": __version__,
         "dataset_code": data.dataset_code,
-        "base_model": base_model if not Path(base_model).is_dir() else trained.config.llm_base_model,
+        "base_model": base_model if is_portable else trained.config.llm_base_model,
         "merged": merged,
-        # A folder of this machine means nothing to others, and is nobody's business.
-        "is_portable": not Path(base_model).is_dir(),
+        "is_portable": is_portable,
         "has_fusion": (trained.adapter.folder / FUSION_FILE).is_file(),
         "num_users": f"{data.num_users:,}",
         "num_items": f"{data.num_items:,}",
@@ -67,7 +68,6 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "hyperparameters": [(name, values[name]) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")],
         "interruptions": [_interruption(one) for one in run.interruptions],
         "num_candidates": trained.config.num_candidates,
-        "max_history": trained.config.max_history,
         "prompt": trained.encoder.text(history, list(range(1, count + 1))),
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from llamarec.checkpoints.loading import load_json, load_weights
 from llamarec.checkpoints.weights import put_weights
+from llamarec.command import options_from
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
@@ -138,8 +139,6 @@ def _write_merged(trained: Trained, folder: Path) -> None:
     with said_clearly(trained.config.llm_base_model):
         model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
     config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
-    known = LoraConfig.__dataclass_fields__
-    lora = LoraConfig(**{name: value for name, value in config.items() if name in known})
-    adapted: Any = get_peft_model(model, lora)
+    adapted: Any = get_peft_model(model, options_from(LoraConfig, config))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
     adapted.merge_and_unload().save_pretrained(folder)

@@ -98,8 +98,8 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
             data, ranker, training, checkpoints, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
-    # Tokens stay out of checkpoints and reports.
     _check_metric(training)
+    # Tokens stay out of checkpoints and reports.
     values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
 

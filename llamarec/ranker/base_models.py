@@ -60,6 +60,11 @@ def load_tokenizer(name: str, source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
 
 
+def pad_token_of(tokenizer: Any) -> int:
+    """Any token will do: padding is never attended to."""
+    return int((tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id) or 0)
+
+
 def load_configuration(name: str, source: str) -> dict[str, Any]:
     """The content of a base model's config.json.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llamarec.errors import ConfigError
 
@@ -146,6 +147,11 @@ class RankerConfig:
                 f"--early_stopping_patience {self.early_stopping_patience}: 0 (never) or more",
             ),
         ]
+
+    @property
+    def order(self) -> Literal["shuffled", "retriever"]:
+        """`candidate_order`, for a type checker."""
+        return "retriever" if self.candidate_order == "retriever" else "shuffled"
 
     @property
     def target_modules(self) -> list[str]:

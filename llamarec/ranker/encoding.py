@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.errors import ConfigError, ModelError
+from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.prompt import LETTERS, PromptTemplate
 from llamarec.ranker.titles import plain_ids, tokenised
 
@@ -104,10 +105,12 @@ class PromptEncoder:
         )
 
     def _fixed_tokens(self, candidates: Sequence[int]) -> int:
-        return self._frame_tokens() + sum(len(self._candidate_titles[int(item)]) for item in candidates)
+        count = len(candidates)
+        return self._frame_tokens(count) + sum(len(self._candidate_titles[int(item)]) for item in candidates)
 
-    def _frame_tokens(self) -> int:
-        pieces = (self._head, self._middle, self._tail, *self._letters, *self._line_ends)
+    def _frame_tokens(self, count: int) -> int:
+        """Of everything around `count` candidates' titles."""
+        pieces = (self._head, self._middle, self._tail, *self._letters[:count], *self._line_ends[:count])
         return sum(map(len, pieces))
 
     def _assemble(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
@@ -136,7 +139,7 @@ class PromptEncoder:
 
     def _check_budget(self) -> None:
         longest = np.sort([len(ids) for ids in self._candidate_titles[1:]])[::-1][: self.num_candidates]
-        fixed = self._frame_tokens()
+        fixed = self._frame_tokens(self.num_candidates)
         if fixed + int(longest.sum()) > self.max_prompt_tokens:
             raise ConfigError(
                 f"--max_prompt_tokens {self.max_prompt_tokens} cannot hold {self.num_candidates} candidates",
@@ -172,6 +175,30 @@ class PromptEncoder:
         if len(set(ids)) != len(ids):
             raise ModelError("this tokenizer gives two letters the same token", found=str(ids))
         return ids
+
+
+def encoder_for(
+    tokenizer: Any, titles: Sequence[str], template: PromptTemplate, config: RankerConfig, run_folder: Path
+) -> PromptEncoder:
+    """The encoder of a run.
+
+    Args:
+        tokenizer: Of its base model.
+        titles: By item_id.
+        template: Its prompt.
+        config: Its options.
+        run_folder: Where tokenised titles are kept.
+    """
+    return PromptEncoder(
+        tokenizer,
+        titles,
+        template,
+        num_candidates=config.num_candidates,
+        max_history=config.max_history,
+        max_title_tokens=config.max_title_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        kept_in=run_folder / "titles",
+    )
 
 
 def _special_prefix(tokenizer: Any) -> list[int]:

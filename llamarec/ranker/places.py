@@ -60,7 +60,7 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         found = experiment_at(place)
         if found is not None:
             return found
-    there = sorted(path.parent.name for path in root.glob("llm/*/ranker.json"))
+    there = sorted(path.parent.name for path in root.glob(f"llm/*/{DESCRIPTION}"))
     raise ArtifactError(
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",

@@ -23,10 +23,10 @@ from llamarec.evaluation.outcome import Outcome
 from llamarec.files import write_json
 from llamarec.planning.plan import Plan
 from llamarec.ranker.arguments import Parsed
-from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer
+from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer, pad_token_of
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.encoding import PromptEncoder
-from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
+from llamarec.ranker.encoding import PromptEncoder, encoder_for
+from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.places import DESCRIPTION
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
@@ -104,7 +104,7 @@ def build_ranker(
         source = base_model_source(name, data, experiment.ranker)
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
-    encoder = _encoder(tokenizer, data, template, config, experiment)
+    encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
     train = _training(parsed, data, encoder)
     validation = _evaluated(data, candidates, encoder, "validation", config)
     test = _evaluated(data, candidates, encoder, "test", config)
@@ -113,7 +113,6 @@ def build_ranker(
     )
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = RankerTrainer(
         model,
         args,
@@ -121,7 +120,7 @@ def build_ranker(
         checkpoint_config=parsed.checkpoints,
         train=train,
         validation=validation,
-        pad_token_id=pad_token_id or 0,
+        pad_token_id=pad_token_of(tokenizer),
         fingerprints=_fingerprints(data, template, encoder, validation),
         own_options=own_options(parsed),
         given=parsed.given,
@@ -149,7 +148,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     data = prepare(parsed.data, console)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
-    encoder = _encoder(tokenizer, data, load_template(config.prompt_template), config, experiment)
+    encoder = encoder_for(tokenizer, data.titles, load_template(config.prompt_template), config, experiment.ranker)
     has_retriever = (experiment.retriever / "candidates.parquet").is_file()
     # Which items are the wrong ones changes a prompt's length by a few tokens.
     train = _training(parsed, data, encoder, uniform=not has_retriever)
@@ -233,8 +232,7 @@ def _evaluated(
     config: RankerConfig,
 ) -> EvaluationSamples:
     max_users = config.max_eval_users if split == "validation" else config.max_test_users
-    order: Order = "retriever" if config.candidate_order == "retriever" else "shuffled"
-    samples = EvaluationSamples(data, candidates[split], encoder, split, max_users=max_users, order=order)
+    samples = EvaluationSamples(data, candidates[split], encoder, split, max_users=max_users, order=config.order)
     if not len(samples):
         raise ArtifactError(
             f"no {split} user has the next item among the retriever's candidates: a ranker cannot be judged",
@@ -242,21 +240,6 @@ def _evaluated(
             hint="train a better retriever, or look at more users (--max_eval_users 0 --max_test_users 0)",
         )
     return samples
-
-
-def _encoder(
-    tokenizer: Any, data: PreparedData, template: PromptTemplate, config: RankerConfig, experiment: Experiment
-) -> PromptEncoder:
-    return PromptEncoder(
-        tokenizer,
-        data.titles,
-        template,
-        num_candidates=config.num_candidates,
-        max_history=config.max_history,
-        max_title_tokens=config.max_title_tokens,
-        max_prompt_tokens=config.max_prompt_tokens,
-        kept_in=experiment.ranker / "titles",
-    )
 
 
 def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
@@ -277,7 +260,7 @@ def _write_description(
     encoder: PromptEncoder,
     output_dir: str,
 ) -> None:
-    weights = experiment.retriever / "retriever.safetensors"
+    weights = experiment.retriever_weights
     write_json(
         experiment.ranker / DESCRIPTION,
         {

@@ -17,11 +17,11 @@ from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.memory import is_out_of_memory
 from llamarec.checkpoints.weights import put_weights
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ConfigError
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, log_softmax, read_fusion
 from llamarec.files import read_json
 from llamarec.hardware import has_accelerator, has_bfloat16
-from llamarec.ranker.base_models import TINY, load_letter_model
+from llamarec.ranker.base_models import TINY, load_letter_model, pad_token_of
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Order, presented
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate
@@ -61,7 +61,6 @@ class LetterRanker:
         encoder: What makes prompts.
         fusion: What makes final scores.
         adapter: Which weights these are.
-        retriever_digest: Of the retriever's weights whose scores the fusion was fitted on; empty where unknown.
         order: Which candidate gets which letter.
         pad_token_id: Any token.
         batch_size: Prompts in one forward pass; halved where they do not fit into memory.
@@ -75,14 +74,12 @@ class LetterRanker:
         fusion: Fusion,
         adapter: Adapter,
         *,
-        retriever_digest: str,
         order: Order,
         pad_token_id: int,
         batch_size: int,
         multiple: int,
     ) -> None:
         self._model, self._encoder, self.fusion, self.adapter = model, encoder, fusion, adapter
-        self.retriever_digest = retriever_digest
         self._order, self._pad_token_id, self._multiple = order, pad_token_id, multiple
         self._batch_size = batch_size
 
@@ -144,39 +141,51 @@ class LetterRanker:
         return np.asarray(logits.float().cpu().numpy())
 
 
-def load_ranker(experiment: Experiment, data: PreparedData, *, device: str = "auto") -> LetterRanker:
+def load_ranker(
+    experiment: Experiment, data: PreparedData, *, retriever_digest: str, device: str = "auto"
+) -> LetterRanker:
     """The best ranker of a run.
 
     Args:
         experiment: Of the run.
         data: That it was made from.
+        retriever_digest: Of the weights of the retriever that proposes now.
         device: `auto`, or as torch names it.
 
     Raises:
-        ArtifactError: there is no run, or it is of other data.
+        ArtifactError: there is no run, or it is of other data or of another retriever.
         ConfigError: there is no such device.
         ModelError: its base model cannot be had.
         CheckpointError: the weights are damaged.
     """
     where = _device(device)
     trained = read_trained(experiment, data)
+    _refuse_other_retriever(experiment, str(trained.description.get("retriever_digest") or ""), retriever_digest)
     config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
     model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
     put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
-    tokenizer = trained.tokenizer
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return LetterRanker(
         model.eval(),
         encoder,
         read_fusion(adapter.folder) or _of_test(experiment, adapter) or _RETRIEVERS_ORDER,
         adapter,
-        retriever_digest=str(trained.description.get("retriever_digest") or ""),
-        order="retriever" if config.candidate_order == "retriever" else "shuffled",
-        pad_token_id=pad_token_id or 0,
+        order=config.order,
+        pad_token_id=pad_token_of(trained.tokenizer),
         batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,
         multiple=LENGTH_MULTIPLE if bf16 else 1,
     )
+
+
+def _refuse_other_retriever(experiment: Experiment, then: str, now: str) -> None:
+    """Runs of an earlier version do not say which one it was."""
+    if then and then != now:
+        raise ArtifactError(
+            f"{experiment.retriever}: the retriever was trained anew since the ranker was",
+            expected=f"weights of SHA-256 {then[:12]}, on whose scores the fusion was fitted",
+            found=f"SHA-256 {now[:12]}",
+            hint=f"python train_ranker.py --dataset_code {experiment.dataset_code} --restart",
+        )
 
 
 def _of_test(experiment: Experiment, adapter: Adapter) -> Fusion | None:
@@ -185,14 +194,14 @@ def _of_test(experiment: Experiment, adapter: Adapter) -> Fusion | None:
     fusion = metrics.get("fusion") or {}
     if metrics.get("tested_step") != adapter.step or fusion.get("step") != adapter.step or fusion.get("shuffles") != 1:
         return None
-    return Fusion(**{**fusion, "letter_prior": tuple(fusion["letter_prior"])})
+    return Fusion.from_stored(fusion)
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(_default_device() if name == "auto" else name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"--device {name}: not on this machine",
             expected=f"auto, cpu{', ' + _default_device() if has_accelerator() else ''}",

@@ -10,12 +10,13 @@ from typing import Any
 from llamarec.checkpoints.discovery import best_in, latest
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.weights import folder_of_best
+from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.ranker.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.places import DESCRIPTION, folder_of
 from llamarec.ranker.prompt import PromptTemplate
 from llamarec.vocabulary import Experiment
@@ -69,20 +70,11 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
         ModelError: its tokenizer cannot be had.
     """
     ranker = _description(experiment, data)
-    config = _config(ranker.get("config") or {})
+    config = options_from(RankerConfig, ranker.get("config") or {})
     adapter = _adapter(folder_of(experiment))
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
-    encoder = PromptEncoder(
-        tokenizer,
-        data.titles,
-        PromptTemplate(**ranker["prompt"]),
-        num_candidates=config.num_candidates,
-        max_history=config.max_history,
-        max_title_tokens=config.max_title_tokens,
-        max_prompt_tokens=config.max_prompt_tokens,
-        kept_in=experiment.ranker / "titles",
-    )
+    encoder = encoder_for(tokenizer, data.titles, PromptTemplate(**ranker["prompt"]), config, experiment.ranker)
     _check_letters(experiment, ranker, encoder, config.llm_base_model)
     return Trained(ranker, config, source, tokenizer, encoder, adapter)
 
@@ -96,12 +88,6 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     anew = f"train it anew ({train} --restart), or prepare the data as they were"
     refuse_other_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
     return ranker
-
-
-def _config(values: Mapping[str, Any]) -> RankerConfig:
-    """A later version may have more options."""
-    known = RankerConfig.__dataclass_fields__
-    return RankerConfig(**{name: value for name, value in values.items() if name in known})
 
 
 def _adapter(run: RunFolder) -> Adapter:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from llamarec.errors import ConfigError, LlamarecError, LockedError
 from llamarec.files import read_json, replacing, write_json
-from llamarec.recommend.recommender import Recommendation, Recommender
+from llamarec.recommend.recommender import Recommender
 from llamarec.recommend.requests import Request
 
 ENDINGS: Final = (".jsonl", ".parquet")
@@ -120,17 +120,23 @@ class BatchJob:
         return Done(len(self._requests), len(self._requests), failed)
 
     def _prepare(self, restart: bool) -> None:
-        made_of = self._identity()
-        left = read_json(self._made_of)
-        if left is not None and not self._partial.is_file() and not self._output.is_file():
-            left = None
-        if restart:
-            # The one that was killed is gone on with; anything else is begun anew.
-            made_of["restarted"] = True
-            left = left if left == made_of else None
-        elif left is not None and left.pop("restarted", False) and left == made_of:
+        """Leaves what an earlier call did where it can be gone on with, or begins."""
+        made_of, left = self._identity(), self._left()
+        was_restart = left.pop("restarted", False) if left is not None else False
+        if left == made_of and (was_restart or not restart):
             return
-        elif left is not None and left != made_of:
+        if not restart:
+            self._refuse_another(left, made_of)
+        # In this order: no call may take other answers for its own.
+        self._partial.write_bytes(b"")
+        write_json(self._made_of, {**made_of, "restarted": restart})
+
+    def _left(self) -> dict[str, Any] | None:
+        """What an earlier call says that its answers are made of, where they are there."""
+        return read_json(self._made_of) if self._partial.is_file() or self._output.is_file() else None
+
+    def _refuse_another(self, left: dict[str, Any] | None, made_of: dict[str, Any]) -> None:
+        if left is not None:
             changed = sorted(name for name in {*left, *made_of} if left.get(name) != made_of.get(name))
             changed = [f"k {left.get('k')} -> {self._k}" if name == "k" else name for name in changed]
             raise ConfigError(
@@ -138,15 +144,11 @@ class BatchJob:
                 found=f"other: {', '.join(changed)}",
                 hint="type the same as then to go on, or add --restart to begin anew",
             )
-        elif left is None and self._output.exists():
+        if self._output.exists():
             raise ConfigError(
                 f"--output {self._output}: there is such a file already",
                 hint="another name, or --restart to replace it",
             )
-        if left is None:
-            # In this order: no call may take other answers for its own.
-            self._partial.write_bytes(b"")
-            write_json(self._made_of, made_of)
 
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.sha256(json.dumps([[one.id, one.user, one.history] for one in self._requests]).encode())
@@ -177,7 +179,9 @@ class BatchJob:
         known = [history for history in histories if isinstance(history, list)]
         lists = iter(self._recommender.recommend_many(known, self._k))
         return [
-            {"error": history} if isinstance(history, str) else {"recommendations": _plain(next(lists))}
+            {"error": history}
+            if isinstance(history, str)
+            else {"recommendations": [one.as_dict() for one in next(lists)]}
             for history in histories
         ]
 
@@ -221,7 +225,3 @@ def check_output(output: Path) -> None:
     """
     if output.suffix not in ENDINGS:
         raise ConfigError(f"--output {output}: a file that ends in {' or '.join(ENDINGS)} was expected")
-
-
-def _plain(found: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    return [one.as_dict() for one in found]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.ranker.places import find_experiment
 from llamarec.ranker.prompt import LETTERS
@@ -88,14 +88,7 @@ class Recommender:
         experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
         retriever = load_retriever(experiment, data)
-        ranker = load_ranker(experiment, data, device=device)
-        if ranker.retriever_digest not in ("", retriever.digest):
-            raise ArtifactError(
-                f"{experiment.retriever}: the retriever was trained anew since the ranker was",
-                expected=f"weights of SHA-256 {ranker.retriever_digest[:12]}, on whose scores the fusion was fitted",
-                found=f"SHA-256 {retriever.digest[:12]}",
-                hint=f"python train_ranker.py --dataset_code {experiment.dataset_code} --restart",
-            )
+        ranker = load_ranker(experiment, data, retriever_digest=retriever.digest, device=device)
         return cls(data, retriever, ranker)
 
     @cached_property

@@ -159,7 +159,7 @@ def _verdict(run: RunFacts) -> dict[str, str] | None:
 
 
 def _fusion(metrics: Mapping[str, Any]) -> Fusion:
-    return Fusion(**{**metrics["fusion"], "letter_prior": tuple(metrics["fusion"]["letter_prior"])})
+    return Fusion.from_stored(metrics["fusion"])
 
 
 def _main_row(metrics: Mapping[str, Any]) -> Row:

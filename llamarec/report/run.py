@@ -17,6 +17,7 @@ from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
+from llamarec.ranker.places import DESCRIPTION
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
 from llamarec.vocabulary import Experiment
@@ -98,7 +99,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         ArtifactError: there is no run at all.
     """
     facts = gather(folder, deep=False) if folder.path.is_dir() else []
-    ranker = read_json(experiment.ranker / "ranker.json") if experiment is not None else None
+    ranker = read_json(experiment.ranker / DESCRIPTION) if experiment is not None else None
     if not facts and ranker is None:
         raise ArtifactError(
             f"{folder.path}: there is no run to report on",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from llamarec.assets import sha256_of
-from llamarec.command import typed
+from llamarec.command import options_from, typed
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import catalogue_scores
-from llamarec.retriever.train import METRICS_FILE, WEIGHTS_FILE
+from llamarec.retriever.train import METRICS_FILE
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BLOCK_HISTORIES = 256
@@ -75,24 +74,16 @@ def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
     Raises:
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
     """
-    folder = experiment.retriever
+    folder, weights = experiment.retriever, experiment.retriever_weights
     hint = typed(["python", "train_retriever.py", "--dataset_code", experiment.dataset_code])
     made_by = read_json(folder / METRICS_FILE)
-    if made_by is None or not (folder / WEIGHTS_FILE).is_file():
+    if made_by is None or not (weights).is_file():
         raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)
     refuse_other_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
-    config = _config(made_by.get("config") or {})
+    config = options_from(RetrieverConfig, made_by.get("config") or {})
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise ArtifactError(
-            f"{folder / WEIGHTS_FILE}: cannot be read", found=str(error).partition("\n")[0], hint=hint
-        ) from error
-    return Retriever(model, data, config, sha256_of(folder / WEIGHTS_FILE))
-
-
-def _config(values: dict[str, Any]) -> RetrieverConfig:
-    """A later version may have more options."""
-    known = RetrieverConfig.__dataclass_fields__
-    return RetrieverConfig(**{name: value for name, value in values.items() if name in known})
+        raise ArtifactError(f"{weights}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
+    return Retriever(model, data, config, sha256_of(weights))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError, DataError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
-from llamarec.files import write_json
+from llamarec.files import replacing, write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
@@ -25,7 +24,6 @@ from llamarec.retriever.hard_negatives import hard_negatives, write_hard_negativ
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
-WEIGHTS_FILE: Final = "retriever.safetensors"
 METRICS_FILE: Final = "metrics.json"
 
 
@@ -202,9 +200,8 @@ def _write(
 ) -> None:
     folder = experiment.retriever
     made_by = {"config": asdict(config), "best_epoch": report.best_epoch}
-    staging = folder / f"{WEIGHTS_FILE}.tmp"
-    save_file(trainer.model.state_dict(), staging)
-    os.replace(staging, folder / WEIGHTS_FILE)
+    with replacing(experiment.retriever_weights) as staging:
+        save_file(trainer.model.state_dict(), staging)
     exclude = config.excludes(data.has_repeats)
     lists = hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
     write_hard_negatives(experiment, lists, data, made_by)

@@ -8,31 +8,20 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Final, NamedTuple
 
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Query
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from llamarec import __version__
-from llamarec.errors import LlamarecError
-from llamarec.recommend.catalogue import UnknownError
 from llamarec.recommend.recommender import Recommendation, Recommender
 from llamarec.serve.batching import Batcher, QueueFullError
 from llamarec.serve.limits import Limits
 from llamarec.serve.metrics import Metrics
 from llamarec.serve.middleware import Counted, LimitedBody
-from llamarec.serve.schema import Health, Item, Problem, QuestionBase, Recommendations, question_model
+from llamarec.serve.problems import PROBLEMS, add_problems
+from llamarec.serve.schema import Health, Item, QuestionBase, Recommendations, question_model
 
 _PATHS: Final = ("/", "/recommend", "/items", "/health", "/metrics", "/openapi.json")
-_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"model": Problem, "description": "The body cannot be read at all."},
-    404: {"model": Problem, "description": "An unknown user, key or title."},
-    413: {"model": Problem, "description": "The request is too large."},
-    422: {"model": Problem, "description": "The request does not fit."},
-    503: {"model": Problem, "description": "Too many requests wait."},
-    504: {"model": Problem, "description": "It took too long."},
-}
 
 
 class _Wanted(NamedTuple):
@@ -74,7 +63,7 @@ def create_app(
     app.add_middleware(LimitedBody, max_bytes=limits.max_body_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
     app.add_middleware(Counted, metrics=metrics, paths=_PATHS)
-    _add_problems(app)
+    add_problems(app)
     _add_routes(app, recommender, batcher, limits, metrics)
     return app
 
@@ -92,7 +81,7 @@ def _add_routes(
     metrics: Metrics,
 ) -> None:
     data, catalogue = recommender.data, recommender.catalogue
-    looking_up = 0
+    lookups = asyncio.Semaphore(limits.max_queue)
     page = files("llamarec.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     def named(items: Sequence[int]) -> list[dict[str, str]]:
@@ -104,24 +93,19 @@ def _add_routes(
         return catalogue.items([str(item) for item in question.history])
 
     async def recommend(question: Any) -> dict[str, Any]:
-        nonlocal looking_up
-        if looking_up >= limits.max_queue:
+        if lookups.locked():
             raise QueueFullError
-        looking_up += 1
-        try:
-            async with asyncio.timeout(limits.timeout_seconds):
-                # Near titles of an unknown one take a while to be found: not here, where everybody waits.
-                history = await asyncio.to_thread(items_of, question)
-        finally:
-            looking_up -= 1
+        async with lookups, asyncio.timeout(limits.timeout_seconds):
+            # Near titles of an unknown one take a while to be found: not here, where everybody waits.
+            history = await asyncio.to_thread(items_of, question)
         found = await batcher.ask(_Wanted(history, question.k))
         return {"history": named(history), "recommendations": [one.as_dict() for one in found]}
 
     # The limits are known only now, and stand in the schema.
     recommend.__annotations__["question"] = question_model(limits)
-    app.post("/recommend", response_model=Recommendations, responses=_PROBLEMS)(recommend)
+    app.post("/recommend", response_model=Recommendations, responses=PROBLEMS)(recommend)
 
-    @app.get("/items", response_model=list[Item], responses={422: _PROBLEMS[422]})
+    @app.get("/items", response_model=list[Item], responses={422: PROBLEMS[422]})
     async def items(
         query: Annotated[str, Query(max_length=200)], limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> list[dict[str, str]]:
@@ -147,44 +131,3 @@ def _add_routes(
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
-
-
-def _add_problems(app: FastAPI) -> None:
-    """Every error of ours in the one form of `Problem`."""
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        texts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return _problem(422, "; ".join(texts))
-
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        return _problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
-
-    @app.exception_handler(UnknownError)
-    async def _unknown(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, UnknownError)
-        return _problem(404, error.problem, error.near)
-
-    @app.exception_handler(LlamarecError)
-    async def _refused(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, LlamarecError)
-        return _problem(422, str(error))
-
-    @app.exception_handler(QueueFullError)
-    async def _full(request: Request, error: Exception) -> JSONResponse:
-        return _problem(503, "too many requests wait; try again", headers={"Retry-After": "1"})
-
-    @app.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> JSONResponse:
-        return _problem(500, f"an error in the service: {type(error).__name__}; its log says more")
-
-    @app.exception_handler(TimeoutError)
-    async def _late(request: Request, error: Exception) -> JSONResponse:
-        return _problem(504, "it took too long; try again")
-
-
-def _problem(status: int, detail: str, near: Sequence[str] = (), headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"detail": detail, "near": list(near)}, status_code=status, headers=headers)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamarec.serve.metrics import Metrics
+from llamarec.serve.problems import problem
 
 
 class LimitedBody:
@@ -32,7 +32,7 @@ class LimitedBody:
         text = f"a request may have at most {self._max_bytes:,} bytes"
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            await JSONResponse({"detail": text, "near": []}, 413, {"Connection": "close"})(scope, receive, send)
+            await problem(413, text, headers={"Connection": "close"})(scope, receive, send)
             return
         received = 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from llamarec.report.compare_page import write_comparison
 from llamarec.report.page import write_report
 from llamarec.report.run import read_run
 from llamarec.vocabulary import Experiment
+from tests.browser import content_of, needs_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 
 # What is asked is written into the page's own title, which --dump-dom prints.
 _ASK = """<script>
@@ -50,16 +48,7 @@ def pages(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def _seen(page: Path, width: int, *, dark: bool) -> dict[str, Any]:
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        f"--window-size={width},900",
-    ]
-    command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom", page.as_uri()]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    out = content_of(page.as_uri(), width=width, dark=dark)
     title = re.search(r"<title>(\{.*?\})</title>", out)
     assert title is not None
     return dict(json.loads(title[1]))

@@ -5,27 +5,19 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from urllib.parse import urlencode
 
 import pytest
 
 from llamarec.recommend.recommender import Recommender
+from tests.browser import content_of, needs_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 
 
 def _page(address: str, query: list[tuple[str, str]], *, width: int = 1200, dark: bool = False) -> str:
     """The page's content after it has asked."""
-    command = [
-        str(CHROMIUM),
-        *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},900"),
-        *(f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=15000", "--dump-dom"),
-        f"{address}?{urlencode(query)}",
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return content_of(f"{address}?{urlencode(query)}", "--virtual-time-budget=15000", width=width, dark=dark)
 
 
 def _titles(page: str, table: str) -> list[str]:
