@@ -19,6 +19,7 @@ import polars as pl
 from llamarec.errors import DataError
 
 BLOCK_BYTES = 32 * 2**20
+LINE = "line number"  # with a space, as no column of a file's own can be called here
 _MAX_LISTED = 20
 
 Parse = Callable[[str], dict[str, Any]]
@@ -32,18 +33,21 @@ class BadLines:
     count: int = 0
     listed: list[str] = field(default_factory=list)
 
-    def add(self, path: Path, number: int, reason: str, line: str) -> None:
-        """Counts a line, or raises DataError for it."""
+    def add(
+        self, path: Path, number: int, reason: str, line: str, *, expected: str | None = None, unit: str = "line"
+    ) -> None:
+        """Counts a line (or a row, as `unit` says), or raises DataError for it."""
         if self.mode == "stop":
             shown = line if len(line) <= 120 else line[:117] + "..."
             raise DataError(
-                f"{path}, line {number}: {reason}",
+                f"{path}, {unit} {number}: {reason}",
+                expected=expected,
                 found=repr(shown),
                 hint="mend the line, or go on without such lines: --on_bad_line skip",
             )
         self.count += 1
         if len(self.listed) < _MAX_LISTED:
-            self.listed.append(f"{path.name}, line {number}: {reason}")
+            self.listed.append(f"{path.name}, {unit} {number}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,13 @@ class LineFormat:
 
 
 def read_lines(
-    path: Path, form: LineFormat, bad: BadLines, *, skip_lines: int = 0, keep: pl.Expr | None = None
+    path: Path,
+    form: LineFormat,
+    bad: BadLines,
+    *,
+    skip_lines: int = 0,
+    keep: pl.Expr | None = None,
+    numbered: bool = False,
 ) -> pl.DataFrame:
     """All rows of a file of lines, in its order.
 
@@ -75,14 +85,16 @@ def read_lines(
         bad: What happens to malformed lines.
         skip_lines: A header's lines.
         keep: Rows to keep; applied per block, so that what is not wanted never gathers in memory.
+        numbered: Adds the column LINE, the number of each row's line.
 
     Raises:
         DataError: the file cannot be read, or a line is malformed and `bad` stops.
     """
-    frames = [pl.DataFrame(schema=form.schema)]
+    schema = form.schema | ({LINE: pl.Int64} if numbered else {})
+    frames = [pl.DataFrame(schema=schema)]
     for first_line, raw in _blocks(path, skip_lines):
         block = raw if form.encoding == "utf-8" else raw.decode(form.encoding).encode()
-        frame = _read_block(path, first_line, block, form, bad)
+        frame = _read_block(path, first_line, block, form, bad).select(*schema)
         frames.append(frame if keep is None else frame.filter(keep))
     return pl.concat(frames)
 
@@ -93,7 +105,7 @@ def _read_block(path: Path, first_line: int, block: bytes, form: LineFormat, bad
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
         missing = pl.any_horizontal(pl.col(name).is_null() for name in form.required)
         if frame.height == lines and not frame.select(missing.any()).item():
-            return frame
+            return frame.with_columns((pl.int_range(pl.len()) + first_line).alias(LINE))
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         pass
     return _line_by_line(path, first_line, block, form, bad)
@@ -109,10 +121,10 @@ def _line_by_line(path: Path, first_line: int, block: bytes, form: LineFormat, b
             missing = [name for name in form.required if row.get(name) in (None, "")]
             if missing:
                 raise ValueError(f"no value for {' and '.join(missing)}")
-            rows.append({name: row.get(name) for name in form.schema})
+            rows.append({name: row.get(name) for name in form.schema} | {LINE: number})
         except ValueError as error:
             bad.add(path, number, str(error), raw.decode("utf-8", errors="replace"))
-    return pl.DataFrame(rows, schema=form.schema)
+    return pl.DataFrame(rows, schema={**form.schema, LINE: pl.Int64})
 
 
 def jsonl_format(schema: dict[str, Any], required: tuple[str, ...]) -> LineFormat:

@@ -27,12 +27,12 @@ from llamarec.data.prepared import (
     read_manifest,
 )
 from llamarec.data.raw import find_source, present_files, raw_files
-from llamarec.data.recipe import build
+from llamarec.data.recipe import Built, build
 from llamarec.data.source import RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
-from llamarec.files import replacing_folder, write_json, write_text
+from llamarec.files import read_json, replacing_folder, write_json, write_text
 from llamarec.vocabulary import ITEM_IDS, Experiment
 
 # Where files lie changes nothing in what comes out of them.
@@ -78,16 +78,39 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
     bad = BadLines(config.on_bad_line)
     with console.status(f"preparing {config.name}"):
         tables = _read(config, paths, bad)
-        histories, items = build(tables.interactions, tables.items, config)
-        _publish(config, histories, items, paths, bad, before)
+        built = build(tables.interactions, tables.items, config)
+        _publish(config, built, paths, bad, before)
     prepared = load_prepared(folder)
     console.print(_summary(prepared, "prepared"), soft_wrap=True)
+    for line in _left_out(built, prepared, config):
+        console.print(line, soft_wrap=True)
     if trained_on is not None and trained_on["fingerprint"] != prepared.fingerprint:
         text = "what was trained on the data of before does not fit these: retriever and ranker are to be trained anew"
         console.print(text, soft_wrap=True)
     if bad.count:
         console.print(f"{bad.count:,} malformed lines were skipped, first: {bad.listed[0]}", soft_wrap=True)
     return prepared
+
+
+def changed_inputs(folder: Path) -> list[str]:
+    """Raw files that are there and have other content than when they were prepared.
+
+    Args:
+        folder: Of the prepared set.
+    """
+    manifest, seen = read_manifest(folder), read_json(folder / _SEEN) or {}
+    then = manifest["inputs"] if manifest is not None else {}
+    changed = []
+    for name, known in seen.items():
+        place, size, modified = known["mark"]
+        path = Path(place)
+        if not path.is_file() or name not in then:
+            continue
+        stat = path.stat()
+        is_same = (stat.st_size, stat.st_mtime_ns) == (size, modified) and known["described"] == then[name]
+        if not is_same and _described(path) != then[name]:
+            changed.append(place)
+    return changed
 
 
 def _was_trained_on(experiment: Experiment) -> bool:
@@ -169,13 +192,13 @@ def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path]
 
 def _publish(
     config: DataConfig,
-    histories: pl.DataFrame,
-    items: pl.DataFrame,
+    built: Built,
     paths: Mapping[str, Path],
     bad: BadLines,
     before: Mapping[str, Any] | None,
 ) -> None:
     """Writes everything beside its place, the manifest last, and moves it there; refuses another set than `before`."""
+    histories, items = built.histories, built.items
     with replacing_folder(config.experiment.data) as staging:
         histories.write_parquet(staging / HISTORIES, compression="zstd", statistics=False)
         items.write_parquet(staging / ITEMS, compression="zstd", statistics=False)
@@ -191,6 +214,7 @@ def _publish(
             "inputs": _inputs(paths, staging),
             "outputs": outputs,
             "fingerprint": hashlib.sha256("".join(file["sha256"] for file in outputs.values()).encode()).hexdigest(),
+            "raw": {**built.raw, "interactions_without_title": built.untitled},
             "bad_lines": {"count": bad.count, "listed": bad.listed},
             "versions": {"llamarec": __version__, "polars": pl.__version__},
         }
@@ -227,6 +251,22 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _has_repeats(histories: pl.DataFrame) -> bool:
     return bool((histories[ITEM_IDS].list.n_unique() < histories[ITEM_IDS].list.len()).any())
+
+
+def _left_out(built: Built, data: PreparedData, config: DataConfig) -> list[str]:
+    """What of the files is not in the prepared set, and why; nothing where all of it is."""
+    raw, lines = built.raw, []
+    if built.untitled:
+        lines.append(f"left out     {built.untitled:,} interactions with items that have no title")
+    too_few = raw["interactions"] - built.untitled - data.num_interactions
+    if too_few:
+        least = f"users with fewer than {config.min_user_interactions} or items with fewer than"
+        flags = "--min_user_interactions, --min_item_interactions"
+        lines.append(f"left out     {too_few:,} interactions of {least} {config.min_item_interactions} ({flags})")
+    if lines:
+        counts = ", ".join(f"{count:,} {name}" for name, count in raw.items())
+        lines.append(f"of all       {counts} in the files")
+    return lines
 
 
 def _summary(data: PreparedData, what: str) -> str:

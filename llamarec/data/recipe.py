@@ -6,6 +6,7 @@ Every step keeps the file's order where it says nothing else, so that equal inpu
 from __future__ import annotations
 
 import html
+from typing import NamedTuple
 
 import polars as pl
 
@@ -25,6 +26,19 @@ from llamarec.vocabulary import (
 )
 
 
+class Built(NamedTuple):
+    """The two tables of a prepared set, and what there was before.
+
+    histories: a row per user. items: a row per item. raw: number of users, items and interactions in the files.
+    untitled: interactions with items that have no title.
+    """
+
+    histories: pl.DataFrame
+    items: pl.DataFrame
+    raw: dict[str, int]
+    untitled: int
+
+
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
     """One title per item (the first), entities resolved, white space single, untitled items dropped."""
     titles = [" ".join(html.unescape(title).split()) if title else "" for title in items[TITLE].to_list()]
@@ -41,7 +55,7 @@ def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataF
             return interactions
 
 
-def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> Built:
     """Histories and items, the two tables of a prepared set.
 
     Args:
@@ -64,7 +78,16 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         pl.col(USER).first(), pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS)
     )
     item_table = numbered.unique(ITEM_ID, maintain_order=True).sort(ITEM_ID).select(ITEM_ID, ITEM)
-    return _split(histories, ordered, config), item_table.join(titled, on=ITEM, how="left", maintain_order="left")
+    return Built(
+        _split(histories, ordered, config),
+        item_table.join(titled, on=ITEM, how="left", maintain_order="left"),
+        {
+            "users": interactions[USER].n_unique(),
+            "items": interactions[ITEM].n_unique(),
+            "interactions": interactions.height,
+        },
+        interactions.height - with_title.height,
+    )
 
 
 def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFrame:

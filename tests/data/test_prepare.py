@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import prepare, settled
+from llamarec.data.prepare import changed_inputs, prepare, settled
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from tests.data.raw import WRITERS
@@ -130,6 +130,36 @@ def test_a_changed_raw_file_replaces_nothing_that_something_was_trained_on(confi
     assert [path.name for path in config.experiment.data.parent.iterdir()] == ["beauty"], "nothing half-made is left"
     assert prepare(replace(config, data_root="nowhere")).fingerprint == first.fingerprint
     assert prepare(config, again=True).users[-1] == "U7"
+
+
+def test_raw_files_that_changed_since_are_named(config: DataConfig) -> None:
+    folder = prepare(config).folder
+    path = Path(config.data_root) / "beauty" / "ratings_Beauty.csv"
+    assert changed_inputs(folder) == []
+    path.touch()
+    assert changed_inputs(folder) == [], "another time, the same content"
+    content = path.read_text()
+    path.write_text(content.replace("U6,", "U7,"))
+    assert changed_inputs(folder) == [str(path.resolve())]
+    _trained(config)
+    with pytest.raises(ArtifactError):
+        prepare(config)
+    assert changed_inputs(folder) == [str(path.resolve())], "a refusal changes nothing"
+    path.unlink()
+    assert changed_inputs(folder) == []
+    assert changed_inputs(folder.parent / "nowhere") == []
+
+
+def test_what_is_left_out_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"u{u},i{i},{i},Thing {i}" for u in range(6) for i in range(6)] + ["u9,i1,7,Thing 1", "u1,i9,8,"]
+    table = tmp_path / "shop.csv"
+    table.write_text("\n".join(["user,item,timestamp,title", *rows]) + "\n", encoding="utf-8")
+    data = prepare(DataConfig(str(table), experiment_root=str(tmp_path / "experiments")))
+    assert data.manifest["raw"] == {"users": 7, "items": 7, "interactions": 38, "interactions_without_title": 1}
+    said = capsys.readouterr().out
+    assert "1 interactions with items that have no title" in said
+    assert "1 interactions of users with fewer than 5 or items with fewer than 5" in said
+    assert "7 users, 7 items, 38 interactions in the files" in said
 
 
 def test_a_prepared_set_serves_where_the_raw_files_are_gone(config: DataConfig) -> None:

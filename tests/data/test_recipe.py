@@ -46,13 +46,13 @@ def test_untitled_items_go_before_the_core() -> None:
     # With item x, user 1 has two items; without it one, too few for a 2-core.
     rows = _interactions([("1", "a", 1), ("1", "x", 1), ("2", "a", 1), ("2", "b", 1), ("3", "a", 1), ("3", "b", 1)])
     items = pl.DataFrame({"item": ["a", "b", "x"], "title": ["A", "B", "  "]})
-    histories, _ = build(rows, items, DataConfig(min_user_interactions=2, min_item_interactions=2))
+    histories = build(rows, items, DataConfig(min_user_interactions=2, min_item_interactions=2)).histories
     assert histories["user"].to_list() == ["2", "3"]
 
 
 def test_ids_are_dense_in_order_of_first_appearance() -> None:
     rows = _interactions([("z", "q", 9), ("a", "p", 1), ("z", "p", 5)])
-    histories, items = build(rows, _titles("p", "q"), SMALL)
+    histories, items, *_ = build(rows, _titles("p", "q"), SMALL)
     assert histories["user"].to_list() == ["z", "a"]
     assert histories["user_id"].to_list() == [0, 1]
     assert items.rows() == [(1, "q", "Title q"), (2, "p", "Title p")]
@@ -60,14 +60,14 @@ def test_ids_are_dense_in_order_of_first_appearance() -> None:
 
 def test_sequences_are_by_time_with_ties_in_file_order() -> None:
     rows = _interactions([("1", "c", 5), ("1", "a", 3), ("1", "b", 5), ("1", "d", 3)])
-    histories, items = build(rows, _titles(*"abcd"), SMALL)
+    histories, items, *_ = build(rows, _titles(*"abcd"), SMALL)
     names = dict(items.select("item_id", "item").rows())
     assert [names[i] for i in histories["item_ids"][0]] == ["a", "d", "c", "b"]
 
 
 def test_leave_one_out_takes_the_last_two() -> None:
     rows = _interactions([("1", item, time) for time, item in enumerate("abcde")] + [("2", "a", 0), ("2", "b", 1)])
-    histories, _ = build(rows, _titles(*"abcde"), SMALL)
+    histories = build(rows, _titles(*"abcde"), SMALL).histories
     assert histories["train_end"].to_list() == [3, 2]
     assert histories["validation_end"].to_list() == [4, 2]
 
@@ -76,7 +76,7 @@ def test_a_temporal_split_cuts_all_users_at_the_same_times() -> None:
     # Times 0..9; 60% | 20% | 20%: the cuts are at times 6 and 8.
     rows = _interactions([("1", "a", t) for t in range(5)] + [("2", "a", t) for t in range(5, 10)])
     config = replace(SMALL, split="temporal", temporal_validation_share=0.2, temporal_test_share=0.2)
-    histories, _ = build(rows, _titles("a"), config)
+    histories = build(rows, _titles("a"), config).histories
     assert histories["train_end"].to_list() == [5, 1]
     assert histories["validation_end"].to_list() == [5, 3]
 
@@ -84,6 +84,13 @@ def test_a_temporal_split_cuts_all_users_at_the_same_times() -> None:
 def test_titles_have_entities_resolved_and_single_spaces() -> None:
     items = pl.DataFrame({"item": ["a", "b", "a"], "title": [" Tom &amp;  Jerry\n", None, "second"]})
     assert clean_titles(items).rows() == [("a", "Tom & Jerry")]
+
+
+def test_what_was_left_out_is_counted() -> None:
+    rows = _interactions([("1", "a", 1), ("1", "x", 1), ("2", "a", 1), ("2", "b", 1), ("3", "a", 1), ("3", "b", 1)])
+    built = build(rows, _titles("a", "b"), DataConfig(min_user_interactions=2, min_item_interactions=2))
+    assert built.raw == {"users": 3, "items": 3, "interactions": 6}
+    assert built.untitled == 1
 
 
 @pytest.mark.parametrize(

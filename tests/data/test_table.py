@@ -92,8 +92,38 @@ def test_a_bad_line_or_time_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shop\.csv, line 38: 4 fields"):
         prepare(_config(path))
     rows = [*ROWS, {**ROWS[0], "date": "yesterday"}]
-    with pytest.raises(DataError, match=r"interaction 37: this is no time(?s:.*)'yesterday'"):
+    with pytest.raises(
+        DataError, match=r"shop\.csv, line 38: this is no time(?s:.*)'yesterday'(?s:.*)on_bad_line skip"
+    ):
         prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+    pl.DataFrame(rows).write_parquet(tmp_path / "shop.parquet")
+    with pytest.raises(DataError, match=r"shop\.parquet, row 37: this is no time"):
+        prepare(_config(tmp_path / "shop.parquet"))
+
+
+def test_a_line_without_a_time_is_skipped_where_that_is_wanted(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "shop.csv", rows=[ROWS[0], {**ROWS[1], "date": "yesterday"}, *ROWS[1:]])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    # A malformed and an empty line before it: the number is that of the file's line, not of what was read.
+    path.write_text("\n".join([lines[0], "u9,i9", "", *lines[1:]]) + "\n", encoding="utf-8")
+    data = prepare(_config(path, on_bad_line="skip"))
+    assert data.num_interactions == len(ROWS)
+    manifest = json.loads((data.folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["bad_lines"]["count"] == 2
+    assert [text.partition(":")[0] for text in manifest["bad_lines"]["listed"]] == [
+        "shop.csv, line 2",
+        "shop.csv, line 5",
+    ]
+
+
+@pytest.mark.parametrize("others", [["1559300000"], ["1559300000.5", "1559300001"]])
+def test_among_dates_a_number_is_no_time_and_the_other_way_round(tmp_path: Path, others: list[str]) -> None:
+    rows = [*ROWS, *({**ROWS[0], "date": one} for one in others)]
+    with pytest.raises(DataError, match=r"line 38: this is no time"):
+        prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+    numbers = [{**row, "date": str(1559300000 + n)} for n, row in enumerate(ROWS)]
+    with pytest.raises(DataError, match=r"line 38: this is no time(?s:.*)2019-05-31"):
+        prepare(_config(_csv(tmp_path / "shop.csv", rows=[*numbers, {**ROWS[0], "date": "2019-05-31"}])))
 
 
 @pytest.mark.parametrize("content", ["", "user,item,timestamp,title\n"])

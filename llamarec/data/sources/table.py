@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from llamarec.data.config import DataConfig
-from llamarec.data.lines import BadLines, csv_format, jsonl_format, open_bytes, read_lines
+from llamarec.data.lines import LINE, BadLines, csv_format, jsonl_format, open_bytes, read_lines
 from llamarec.data.source import RawTables
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
@@ -52,7 +52,8 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
     title = {TITLE: config.title_column}
     with_titles = chosen if second else {**chosen, **title}
     rows = _read(main, with_titles, bad)
-    interactions = rows.select(USER, ITEM, _seconds(rows, main))
+    # Titles stay where only the time of a row is none.
+    interactions = rows.select(USER, ITEM, _seconds(rows, main, bad)).drop_nulls(TIMESTAMP)
     if not second:
         return RawTables(interactions, rows.select(ITEM, TITLE))
     return RawTables(interactions, _read(second, {ITEM: config.item_column, **title}, bad))
@@ -68,7 +69,7 @@ def _read(path: Path, chosen: dict[str, str], bad: BadLines) -> pl.DataFrame:
         found = _find_columns(path, _json_fields(path), chosen)
         schema = dict.fromkeys(found.values(), pl.String)
         form = jsonl_format(schema, tuple(found[name] for name in required))
-        rows = read_lines(path, form, bad)
+        rows = read_lines(path, form, bad, numbered=True)
     else:
         separator = _separator(path)
         header = _first_line(path).split(separator)
@@ -76,7 +77,7 @@ def _read(path: Path, chosen: dict[str, str], bad: BadLines) -> pl.DataFrame:
         found = _find_columns(path, columns, chosen)
         schema = dict.fromkeys(found.values(), pl.String)
         form = csv_format(columns, schema, tuple(found[name] for name in required), separator=separator)
-        rows = read_lines(path, form, bad, skip_lines=1)
+        rows = read_lines(path, form, bad, skip_lines=1, numbered=True)
     return rows.rename({column: name for name, column in found.items()})
 
 
@@ -92,7 +93,7 @@ def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...])
         if rows[name].null_count():
             row = rows[name].is_null().arg_max()
             raise DataError(f"{path}, row {(row or 0) + 1}: no value for {found[name]}")
-    return rows
+    return rows.with_row_index(LINE, offset=1)
 
 
 def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
@@ -122,27 +123,40 @@ def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) 
     return found
 
 
-def _seconds(rows: pl.DataFrame, path: Path) -> pl.Series:
-    """Seconds since 1970 from numbers (seconds or milliseconds) or ISO dates."""
+def _seconds(rows: pl.DataFrame, path: Path, bad: BadLines) -> pl.Series:
+    """Seconds since 1970 from numbers (seconds or milliseconds) or ISO dates; null where a row has neither.
+
+    What most of the column is, all of it must be: among dates, 2019 is no time.
+    """
     text = rows[TIMESTAMP]
     numbers = text.cast(pl.Float64, strict=False)
-    if not numbers.null_count():
-        milliseconds = numbers.len() and abs(float(numbers.median() or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
-        return (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64).alias(TIMESTAMP)
+    numbers = numbers.set(~numbers.is_finite(), None)
+    seconds = _of_numbers(numbers) if 2 * numbers.null_count() <= len(text) else _of_dates(text)
+    for row in seconds.is_null().arg_true().to_list():
+        bad.add(
+            path,
+            rows[LINE][row],
+            "this is no time",
+            text[row],
+            expected="seconds or milliseconds since 1970, or an ISO date such as 2019-05-31 or 2019-05-31T12:00:00",
+            unit="row" if path.suffix.lower() == ".parquet" else "line",
+        )
+    return seconds.alias(TIMESTAMP)
+
+
+def _of_numbers(numbers: pl.Series) -> pl.Series:
+    milliseconds = numbers.len() and abs(float(numbers.median() or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
+    return (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64)
+
+
+def _of_dates(text: pl.Series) -> pl.Series:
     readers: tuple[Callable[[pl.Series], pl.Series], ...] = (_with_zone, _without_zone, _day)
     times = pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Datetime("us", "UTC"))
     for read in readers:
         # Polars guesses the format from the first values, and refuses where it finds none.
         with contextlib.suppress(pl.exceptions.ComputeError):
             times = times.fill_null(read(text))
-    if times.null_count():
-        row = times.is_null().arg_max() or 0
-        raise DataError(
-            f"{path}, interaction {row + 1}: this is no time",
-            expected="seconds or milliseconds since 1970, or an ISO date such as 2019-05-31 or 2019-05-31T12:00:00",
-            found=repr(text[row]),
-        )
-    return times.dt.epoch("s").alias(TIMESTAMP)
+    return times.dt.epoch("s")
 
 
 def _with_zone(text: pl.Series) -> pl.Series:
