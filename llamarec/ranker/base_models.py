@@ -27,6 +27,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ModelError
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.dropout import quicken_dropout
+from llamarec.ranker.hub import how_to_load, hub_name, is_unreachable
 from llamarec.ranker.letter_model import as_letter_model
 from llamarec.ranker.tiny import tiny_model
 
@@ -57,7 +58,7 @@ def load_tokenizer(name: str, source: str) -> Any:
         ModelError: absent, gated, or unreadable; says what to do.
     """
     with said_clearly(name):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, **how_to_load(source))
 
 
 def pad_token_of(tokenizer: Any) -> int:
@@ -72,7 +73,7 @@ def load_configuration(name: str, source: str) -> dict[str, Any]:
         ModelError: absent, gated, or unreadable; says what to do.
     """
     with said_clearly(name):
-        return dict(AutoConfig.from_pretrained(source).to_dict())
+        return dict(AutoConfig.from_pretrained(source, **how_to_load(source)).to_dict())
 
 
 def load_letter_model(
@@ -101,9 +102,9 @@ def load_letter_model(
     four_bits = wants_nf4(name, config)
     quantization = _nf4(dtype) if four_bits else None
     # Weights in 4 bits cannot be moved later.
-    placed: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
+    how = how_to_load(source) | ({} if device is None else {"device_map": {"": device}})
     with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **placed)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
     model.config.use_cache = False
     if four_bits:
         # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.
@@ -239,10 +240,13 @@ def said_clearly(name: str) -> Iterator[None]:
                 hint=f"accept the licence at https://huggingface.co/{name}, then type: hf auth login\n"
                 f"            {embedded}",
             ) from error
+        is_away = not Path(name).is_dir() and not is_embedded(name) and is_unreachable()
         raise ModelError(
             f"the base model {name} cannot be loaded",
             expected="a hub name that can be reached from here, a folder with config.json, weights and tokenizer, "
             f"or one of {', '.join(EMBEDDED)}",
-            found=text.strip().partition("\n")[0],
+            found=f"no network ({hub_name()} is not known here), and not in the cache of earlier downloads"
+            if is_away
+            else text.strip().partition("\n")[0],
             hint=f"check the name and the network; {embedded}",
         ) from error
