@@ -24,7 +24,7 @@ from benchmarks.machine import describe
 from benchmarks.report import ROOT, commit
 
 ARMS: Final[dict[str, str]] = {
-    "published order": "--hard_negatives 0 --candidate_order retriever",
+    "published order": "--hard_negatives 0 --candidate_order retriever --title_similarity false",
     "uniform": "--hard_negatives 0",
     "mixed": "--hard_negatives 0.5",
     "hard": "--hard_negatives 1",
@@ -48,10 +48,10 @@ class Arm:
     metrics: dict[str, Any]
     seconds: float
 
-    def row(self, part: str, metric: str = "ndcg@10", *, letters: bool = False) -> dict[str, Any]:
-        """Of the table `part` (subset or overall); with `letters` that of the letters alone."""
-        tables = self.metrics["letters"] if letters else self.metrics
-        return dict(next(row for row in tables[part] if row["metric"] == metric))
+    def row(self, part: str, of: str = "") -> dict[str, Any]:
+        """NDCG@10 of the table `part` (subset or overall) of the final order, or `of` letters, first_stage or added."""
+        tables = self.metrics[of] if of else self.metrics
+        return dict(next(row for row in tables[part] if row["metric"] == "ndcg@10"))
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def _command(arguments: list[str]) -> None:
 
 
 def _line(arm: Arm) -> str:
-    final, letters = arm.row("subset"), arm.row("subset", letters=True)
+    final, letters = arm.row("subset"), arm.row("subset", "letters")
     return (
         f"{arm.dataset_code}, {arm.name}: subset ndcg@10 retriever {final['retriever']:.4f}, letters "
         f"{letters['ranker']:.4f}, ranker {final['ranker']:.4f} ({final['low']:+.4f} to {final['high']:+.4f})"
@@ -115,19 +115,21 @@ def _table(runs: list[Arm], options: argparse.Namespace) -> str:
         "",
         f"Commit {commit()}, {describe('torch', 'transformers', 'peft')}.",
         "",
-        "NDCG@10. Letters: the ranker alone. Ranker: the final score, weights fitted on validation. Difference: ranker "
-        "- retriever, with its 95% interval (paired bootstrap over users). First item: share of prompts whose first "
-        "item is the same in two orders of the candidates, by letters alone, calibrated, final.",
+        "NDCG@10. Letters: the language model alone. Titles: retriever and titles, without it. Ranker: the final "
+        "score, weights fitted on validation. Difference: ranker - retriever; letters add: ranker - titles; 95% "
+        "intervals (paired bootstrap over users). First item: share of prompts whose first item is the same in two "
+        "orders of the candidates, by letters alone, calibrated, final.",
         "",
-        "| data set | arm | users | covered | retriever | letters | ranker | difference | overall difference | alpha "
-        "| first item | minutes |",
-        "|" + "---|" * 12,
+        "| data set | arm | users | covered | retriever | letters | titles | ranker | difference | overall difference "
+        "| letters add | alpha | first item | minutes |",
+        "|" + "---|" * 14,
     ]
     return "\n".join([*lines, *map(_row, runs)]) + "\n"
 
 
 def _row(arm: Arm) -> str:
-    final, letters, overall = arm.row("subset"), arm.row("subset", letters=True), arm.row("overall")
+    final, letters, overall = arm.row("subset"), arm.row("subset", "letters"), arm.row("overall")
+    added = arm.row("subset", "added")
     fusion, orders = arm.metrics["fusion"], arm.metrics["orders"]
     cells = [
         arm.dataset_code,
@@ -136,10 +138,12 @@ def _row(arm: Arm) -> str:
         f"{arm.metrics['num_covered']:,}",
         f"{final['retriever']:.4f}",
         f"{letters['ranker']:.4f}",
+        f"{arm.row('subset', 'first_stage')['ranker']:.4f}",
         f"{final['ranker']:.4f}",
         f"{final['difference']:+.4f} ({final['low']:+.4f} to {final['high']:+.4f})",
         f"{overall['difference']:+.4f} ({overall['low']:+.4f} to {overall['high']:+.4f}), "
         f"{overall['difference'] / overall['retriever']:+.1%}",
+        f"{added['difference']:+.4f} ({added['low']:+.4f} to {added['high']:+.4f})",
         f"{fusion['alpha']:.2f}" if fusion["letters"] else "letters not used",
         " / ".join(f"{share:.0%}" for share in orders["kept_first"]) if orders else "",
         f"{arm.seconds / 60:.0f}",

@@ -91,9 +91,17 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Recommender:
+    from llamarec.data.prepare import changed_inputs
     from llamarec.recommend.recommender import Recommender
 
-    return Recommender.load(arguments.dataset_code, experiment_root=arguments.experiment_root, device=arguments.device)
+    found = Recommender.load(arguments.dataset_code, experiment_root=arguments.experiment_root, device=arguments.device)
+    for path in changed_inputs(found.data.folder):
+        print(
+            f"WARNING: {path} has changed since it was prepared, and nothing of that is known here. What people took "
+            "since can be given with --history; new items need a new training (docs/data.md)",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _print(found: list[Recommendation], recommender: Recommender) -> None:
@@ -114,7 +122,10 @@ def _print(found: list[Recommendation], recommender: Recommender) -> None:
     elif not recommender.ranker.fusion.num_prompts:
         print("The order is the retriever's: this checkpoint was never validated, so its letters have no weight.")
     elif not recommender.ranker.fusion.letters:
-        print("The order is the retriever's: on validation users the ranker's letters added nothing to it.")
+        from llamarec.evaluation.tables import first_stage_name
+
+        order = first_stage_name(recommender.ranker.fusion)
+        print(f"The order is {order}: on validation users the ranker's letters added nothing to it.")
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:

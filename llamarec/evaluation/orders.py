@@ -22,13 +22,13 @@ Scores = NDArray[np.floating]
 class Asked(NamedTuple):
     """Prompts asked in one order; the prompts are the same, and in the same sequence, in every order.
 
-    name: Of the order. logits_PC: of the letters. retriever_PC: scores of the candidates behind them. places_PC: their
-    places in the retriever's list, from 0. labels_P: letter of the label.
+    name: Of the order. logits_PC: of the letters. first_stage_PC: scores of the candidates behind them. places_PC:
+    their places in the retriever's list, from 0. labels_P: letter of the label.
     """
 
     name: str
     logits_PC: Scores
-    retriever_PC: Scores
+    first_stage_PC: Scores
     places_PC: NDArray[np.int64]
     labels_P: NDArray[np.int64]
 
@@ -58,7 +58,7 @@ class OrderReport:
     rows: By order.
     num_prompts: In each.
     averaged: NDCG@10 of the mean of the calibrated log-probabilities over the shuffles.
-    averaged_final: The same with the retriever's score.
+    averaged_final: The same with the first stage's score.
     num_averaged: Shuffles.
     error: Standard error of one such figure (letters alone, mean over orders).
     kept_first: Share of the prompts whose first item by letters alone is the same in two orders, mean over pairs;
@@ -94,7 +94,7 @@ def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
     ways: list[Callable[[Asked], Scores]] = [
         lambda one: one.logits_PC,
         lambda one: fusion.corrected(one.logits_PC),
-        lambda one: fusion.scores(one.logits_PC, one.retriever_PC),
+        lambda one: fusion.scores(one.logits_PC, one.first_stage_PC),
     ]
     rows = [
         OrderRow(
@@ -133,9 +133,9 @@ def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scor
     """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
     mean_PC = mean_by_place(shuffles, way)
     labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
-    # By place the retriever's scores are the same in every shuffle.
+    # By place the first stage's scores are the same in every shuffle.
     one = shuffles[0]
-    final_PC = fusion.combined(mean_PC, by_place(one.retriever_PC, one.places_PC))
+    final_PC = fusion.combined(mean_PC, by_place(one.first_stage_PC, one.places_PC))
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
 
 

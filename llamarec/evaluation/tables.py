@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -26,26 +29,61 @@ def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
     console.print(fusion_text(outcome.fusion))
     if outcome.orders is not None:
         _print_orders(console, outcome.orders)
-    main = next(row for row in comparison.overall if row.metric == "ndcg@10")
-    console.print(verdict(main, users, outcome.fusion))
+    if outcome.fusion.title_weight:
+        console.print(without_model(outcome.as_dict()))
+    console.print(verdict(main_row(comparison.overall), users, outcome.fusion))
+
+
+def main_row(rows: list[Row]) -> Row:
+    """The metric that verdicts are about."""
+    return next(row for row in rows if row.metric == "ndcg@10")
+
+
+def first_stage_name(fusion: Fusion) -> str:
+    """Whose order it is where letters do not count."""
+    return "that of retriever and titles" if fusion.title_weight else "the retriever's"
 
 
 def fusion_text(fusion: Fusion) -> str:
     """What the ranker's score is made of."""
     fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
     fitted += f", letters being the mean of {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
+    titles = f" + {fusion.title_weight:.2f} x title similarity" if fusion.title_weight else ""
     if not fusion.letters:
         return (
-            "ranker = the retriever's order: on validation prompts that were not fitted on the letters do not add more "
-            f"than a standard error ({fusion.gain:+.3f} nats a prompt; {fitted}). After few steps that is usual."
+            f"ranker = retriever score{titles}: on validation prompts that were not fitted on the letters do not add "
+            f"more than a standard error ({fusion.gain:+.3f} nats a prompt; {fitted}). After few steps that is usual."
         )
-    return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x standardised retriever score ({fitted})"
+    known = f"(retriever score{titles}), standardised" if titles else "standardised retriever score"
+    return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x {known} ({fitted})"
+
+
+def without_model(metrics: Mapping[str, Any]) -> str:
+    """What is the titles' doing and what the language model's, in one sentence; nothing where titles do not count.
+
+    Args:
+        metrics: Content of metrics.json.
+    """
+    if not metrics["fusion"].get("title_weight"):
+        return ""
+    titles, letters = (main_row([Row(**row) for row in metrics[name]["overall"]]) for name in ("first_stage", "added"))
+    return (
+        f"Without the language model, retriever and titles reach {titles.metric} {titles.ranker:.4f} overall "
+        f"({titles.difference:+.4f}, {titles.low:+.4f} to {titles.high:+.4f}); its letters add "
+        f"{letters.difference:+.4f} ({letters.low:+.4f} to {letters.high:+.4f})."
+    )
 
 
 def verdict(row: Row, users: int, fusion: Fusion) -> str:
     """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
     if not fusion.letters:
-        return "The ranker gives the retriever's order: its letters are not worth a weight yet. Train on."
+        order = first_stage_name(fusion)
+        judged = f" {_judged(row, users)}" if fusion.title_weight else ""
+        return f"The ranker's order is {order}: its letters are not worth a weight yet. Train on.{judged}"
+    return _judged(row, users)
+
+
+def _judged(row: Row, users: int) -> str:
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec import __version__
 from llamarec.data.prepared import PreparedData
-from llamarec.evaluation.fusion import FUSION_FILE
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion
+from llamarec.evaluation.tables import first_stage_name, without_model
 from llamarec.ranker.trained import Trained
 from llamarec.report.run import RunFacts
 
@@ -93,6 +94,9 @@ def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "covered": f"{metrics['num_covered']:,}",
         "letters": bool(metrics["fusion"]["letters"]),
         "alpha": f"{metrics['fusion']['alpha']:.2f}",
+        "titles": bool(metrics["fusion"].get("title_weight")),
+        "first_stage": first_stage_name(Fusion.from_stored(metrics["fusion"])),
+        "without_model": without_model(metrics),
     }
 
 

@@ -70,6 +70,13 @@ class RankerConfig:
             "'retriever', its favourite behind A (as published; letters are then not calibrated)."
         },
     )
+    title_similarity: bool = field(
+        default=True,
+        metadata={
+            "help": "Let how alike a candidate's title is to those of the history count beside the retriever's score, "
+            "where validation users say that it helps. Training does not depend on it."
+        },
+    )
     max_eval_users: int = field(
         default=1000,
         metadata={

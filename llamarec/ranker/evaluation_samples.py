@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import by_place, score_ranks
 from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.first_stage import FirstStage
 from llamarec.ranker.samples import Prompt, Sample
 from llamarec.retriever.candidates import Candidates
 from llamarec.vocabulary import SPLITS, Split
@@ -35,6 +36,8 @@ class EvaluationSamples(Dataset[Sample]):
         rows: [num_prompts] which of those users each prompt belongs to.
         candidates_PC: [num_prompts, C] item ids in the order of their letters.
         scores_PC: [num_prompts, C] the retriever's, of the same.
+        similarities_PC: [num_prompts, C] of their titles to those of the history.
+        first_stage_PC: [num_prompts, C] what both come to without the language model.
         labels_P: [num_prompts] letter of the label (0 = A).
         order: See `Order`.
 
@@ -43,6 +46,7 @@ class EvaluationSamples(Dataset[Sample]):
         candidates: Of the split.
         encoder: What makes prompts.
         split: Which labels.
+        first_stage: What scores candidates without the language model.
         max_users: A fixed random part of so many users; 0: all.
         order: Of the candidates' letters.
         draw: Which shuffle of them.
@@ -57,12 +61,13 @@ class EvaluationSamples(Dataset[Sample]):
         split: Split,
         *,
         max_users: int,
+        first_stage: FirstStage | None = None,
         order: Order = "shuffled",
         draw: int = 0,
         max_prompts: int = 0,
     ) -> None:
         self._data, self._encoder, self._split, self._all = data, encoder, split, candidates
-        self._max_users, self.order = max_users, order
+        self._max_users, self.order, self.first_stage = max_users, order, first_stage or FirstStage()
         chosen = _part_of(len(candidates.user_ids), max_users, split)
         self.user_ids = candidates.user_ids[chosen]
         ranks = candidates.label_ranks[chosen]
@@ -83,6 +88,8 @@ class EvaluationSamples(Dataset[Sample]):
         self.places_PC, self.candidates_PC = places_PC[by_length], items_PC[by_length]
         scores = candidates.scores[chosen][self.rows, : encoder.num_candidates]
         self.scores_PC = np.take_along_axis(scores, self.places_PC, axis=1)
+        self.similarities_PC = self._similarities()
+        self.first_stage_PC = self.first_stage.scores(self.scores_PC, self.similarities_PC)
         self.labels_P = np.argmax(self.places_PC == self.retriever_ranks[self.rows][:, None] - 1, axis=1)
 
     def __len__(self) -> int:
@@ -99,6 +106,7 @@ class EvaluationSamples(Dataset[Sample]):
             self._encoder,
             self._split,
             max_users=self._max_users,
+            first_stage=self.first_stage,
             order=order,
             draw=draw,
             max_prompts=max_prompts,
@@ -118,8 +126,18 @@ class EvaluationSamples(Dataset[Sample]):
         history = self._history(int(self.rows[index]))
         return Prompt(history.tolist(), self.candidates_PC[index].tolist(), int(self.labels_P[index]))
 
+    def _similarities(self) -> NDArray[np.float64]:
+        of_prompts = [
+            self.first_stage.similarities(self._taken(int(row)), items_C)
+            for row, items_C in zip(self.rows, self.candidates_PC, strict=True)
+        ]
+        return np.array(of_prompts).reshape(self.candidates_PC.shape)
+
+    def _taken(self, row: int) -> NDArray[np.int32]:
+        return self._data.sequences.history(int(self.user_ids[row]), self._split)
+
     def _history(self, row: int) -> NDArray[np.int32]:
-        return self._data.sequences.history(int(self.user_ids[row]), self._split)[-self._encoder.max_history :]
+        return self._taken(row)[-self._encoder.max_history :]
 
     def _encode(self, row: int, items: NDArray[np.int32]) -> list[int]:
         return self._encoder.encode(self._history(row).tolist(), items.tolist())

@@ -54,7 +54,11 @@ _FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
     "torch_compile_mode": (frozenset({"torch_compile"}), True),
 }
 # What runs did before there was a flag for it.
-_BEFORE_FLAGS: Final[dict[str, Any]] = {"hard_negatives": 0.0, "candidate_order": "retriever"}
+_BEFORE_FLAGS: Final[dict[str, Any]] = {
+    "hard_negatives": 0.0,
+    "candidate_order": "retriever",
+    "title_similarity": False,
+}
 
 
 def kept_values(

@@ -27,6 +27,7 @@ from llamarec.ranker.base_models import base_model_source, load_letter_model, lo
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
+from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
 from llamarec.ranker.places import DESCRIPTION
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
@@ -106,8 +107,10 @@ def build_ranker(
     template = load_template(config.prompt_template)
     encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
     train = _training(parsed, data, encoder)
-    validation = _evaluated(data, candidates, encoder, "validation", config)
-    test = _evaluated(data, candidates, encoder, "test", config)
+    use_titles = config.title_similarity
+    first_stage = fit_first_stage(data, candidates["validation"], encoder.num_candidates) if use_titles else None
+    validation = _evaluated(data, candidates, encoder, "validation", config, first_stage)
+    test = _evaluated(data, candidates, encoder, "test", config, first_stage)
     parsed = planned(
         parsed, source, train, console, validation_prompts=len(validation), test_prompts=_num_asked(test, config)
     )
@@ -230,9 +233,12 @@ def _evaluated(
     encoder: PromptEncoder,
     split: Split,
     config: RankerConfig,
+    first_stage: FirstStage | None = None,
 ) -> EvaluationSamples:
     max_users = config.max_eval_users if split == "validation" else config.max_test_users
-    samples = EvaluationSamples(data, candidates[split], encoder, split, max_users=max_users, order=config.order)
+    samples = EvaluationSamples(
+        data, candidates[split], encoder, split, max_users=max_users, first_stage=first_stage, order=config.order
+    )
     if not len(samples):
         raise ArtifactError(
             f"no {split} user has the next item among the retriever's candidates: a ranker cannot be judged",
@@ -249,6 +255,8 @@ def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
     for name, samples in (("validation", ranker.validation), ("test", ranker.test)):
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
+    if config.title_similarity:
+        console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}")
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
 
 

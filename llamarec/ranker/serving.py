@@ -18,12 +18,14 @@ from llamarec.checkpoints.memory import is_out_of_memory
 from llamarec.checkpoints.weights import put_weights
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
-from llamarec.evaluation.fusion import Fusion, log_softmax, read_fusion
+from llamarec.evaluation.fusion import Fusion, read_fusion
+from llamarec.evaluation.logit import log_softmax
 from llamarec.files import read_json
 from llamarec.hardware import has_accelerator, has_bfloat16
 from llamarec.ranker.base_models import TINY, load_letter_model, pad_token_of
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Order, presented
+from llamarec.ranker.first_stage import FirstStage, stored_first_stage
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate
 from llamarec.ranker.trained import Adapter, read_trained
 from llamarec.vocabulary import PADDING_ITEM, Experiment
@@ -44,12 +46,13 @@ class Question(NamedTuple):
 class Answer(NamedTuple):
     """Of each candidate, in the order in which they were given.
 
-    final_C: final scores. letters_C: log-probabilities of the letters, corrected for their prior. places_C: which
-    letter each had, 0 = A.
+    final_C: final scores. letters_C: log-probabilities of the letters, corrected for their prior. similarities_C: of
+    titles to those of the history, 0 where they do not count. places_C: which letter each had, 0 = A.
     """
 
     final_C: NDArray[np.float64]
     letters_C: NDArray[np.float64]
+    similarities_C: NDArray[np.float64]
     places_C: NDArray[np.int64]
 
 
@@ -61,6 +64,7 @@ class LetterRanker:
         encoder: What makes prompts.
         fusion: What makes final scores.
         adapter: Which weights these are.
+        first_stage: What scores candidates without the model.
         order: Which candidate gets which letter.
         pad_token_id: Any token.
         batch_size: Prompts in one forward pass; halved where they do not fit into memory.
@@ -74,13 +78,15 @@ class LetterRanker:
         fusion: Fusion,
         adapter: Adapter,
         *,
+        first_stage: FirstStage,
         order: Order,
         pad_token_id: int,
         batch_size: int,
         multiple: int,
     ) -> None:
         self._model, self._encoder, self.fusion, self.adapter = model, encoder, fusion, adapter
-        self._order, self._pad_token_id, self._multiple = order, pad_token_id, multiple
+        self._first_stage, self._order = first_stage, order
+        self._pad_token_id, self._multiple = pad_token_id, multiple
         self._batch_size = batch_size
 
     @property
@@ -106,12 +112,14 @@ class LetterRanker:
 
     def _answered(self, question: Question, places_C: NDArray[np.int64], logits_C: NDArray[np.float32]) -> Answer:
         if not len(places_C):
-            return Answer(np.zeros(0), np.zeros(0), places_C)
+            return Answer(np.zeros(0), np.zeros(0), np.zeros(0), places_C)
         fusion = replace(self.fusion, letter_prior=_first(self.fusion.letter_prior, len(places_C)))
         letters_1C = fusion.corrected(logits_C[None])
-        final_1C = fusion.combined(letters_1C, question.scores[places_C][None])
         letter_of_C = np.argsort(places_C)
-        return Answer(final_1C[0][letter_of_C], log_softmax(letters_1C)[0][letter_of_C], letter_of_C)
+        similarities_C = self._first_stage.similarities(question.history, question.candidates[: len(places_C)])
+        first_stage_C = self._first_stage.scores(question.scores[: len(places_C)], similarities_C)
+        final_1C = fusion.combined(letters_1C[:, letter_of_C], first_stage_C[None])
+        return Answer(final_1C[0], log_softmax(letters_1C)[0][letter_of_C], similarities_C, letter_of_C)
 
     def _logits(self, ids: list[list[int]]) -> NDArray[np.float32]:
         """[P, C]; prompts of like lengths go together."""
@@ -165,11 +173,13 @@ def load_ranker(
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
     model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
     put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
+    fusion = read_fusion(adapter.folder) or _of_test(experiment, adapter) or _RETRIEVERS_ORDER
     return LetterRanker(
         model.eval(),
         encoder,
-        read_fusion(adapter.folder) or _of_test(experiment, adapter) or _RETRIEVERS_ORDER,
+        fusion,
         adapter,
+        first_stage=stored_first_stage(data.titles, fusion.title_weight),
         order=config.order,
         pad_token_id=pad_token_of(trained.tokenizer),
         batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import compare
-from llamarec.evaluation.fusion import Fusion, log_softmax, prior_of
+from llamarec.evaluation.fusion import Fusion, prior_of
+from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import by_place
 from llamarec.evaluation.orders import Asked, OrderReport, mean_by_place, order_report
 from llamarec.evaluation.outcome import Outcome
@@ -28,6 +29,7 @@ from llamarec.vocabulary import (
     LETTERS_RANK,
     RETRIEVER_RANK,
     SCORES,
+    TITLE_SIMILARITY,
     USER,
     USER_ID,
 )
@@ -58,7 +60,12 @@ class Answers:
     @property
     def final_scores(self) -> NDArray[np.float64]:
         """[P, C]."""
-        return self.fusion.combined(self.letters_PC, self.samples.scores_PC)
+        return self.fusion.combined(self.letters_PC, self.samples.first_stage_PC)
+
+    @property
+    def first_stage_ranks(self) -> NDArray[np.int64]:
+        """[num_users] without the language model."""
+        return self.samples.ranks_by(self.samples.first_stage_PC)
 
     @property
     def letters_ranks(self) -> NDArray[np.int64]:
@@ -99,7 +106,7 @@ def _asked(trainer: RankerTrainer, samples: EvaluationSamples, name: str) -> Ask
     return Asked(
         name,
         logits_PC[by_user],
-        samples.scores_PC[by_user],
+        samples.first_stage_PC[by_user],
         samples.places_PC[by_user],
         samples.labels_P[by_user],
     )
@@ -126,6 +133,8 @@ def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
         compare(retriever, answers.letters_ranks),
         answers.fusion,
         orders,
+        compare(retriever, answers.first_stage_ranks),
+        compare(answers.first_stage_ranks, answers.final_ranks),
     )
 
 
@@ -146,6 +155,7 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
     lists = {
         CANDIDATE_IDS: samples.candidates_PC,
         SCORES: samples.scores_PC,
+        TITLE_SIMILARITY: samples.similarities_PC.astype(np.float32),
         LETTER_LOGP: log_softmax(answers.letters_PC).astype(np.float32),
         FINAL_SCORES: answers.final_scores.astype(np.float32),
     }

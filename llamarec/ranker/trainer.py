@@ -18,7 +18,8 @@ from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.errors import LlamarecError
-from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, log_softmax, prior_of, read_fusion
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
+from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
@@ -155,12 +156,13 @@ class RankerTrainer(ResumableTrainer):
         samples = self.validation
         return fit_fusion(
             corrected_PC,
-            samples.scores_PC,
+            samples.first_stage_PC,
             samples.labels_P,
             prior_C=prior_C,
             num_users=len(samples.user_ids),
             step=self.tested_step if step is None else step,
             shuffles=shuffles,
+            title_weight=samples.first_stage.title_weight,
         )
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
@@ -183,16 +185,17 @@ class RankerTrainer(ResumableTrainer):
 def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], fusion: Fusion) -> dict[str, float]:
     """Of a prediction over `samples`, each named for what it is.
 
-    `subset_` and `overall_` are of the letters alone, `fused_` of the final order and `retriever_` of the retriever's,
-    both over all users.
+    `subset_` and `overall_` are of the letters alone; over all users, `fused_` is of the final order, `retriever_` of
+    the retriever's, and `first_stage_` of retriever and titles.
     """
     letters = samples.ranks_by(fusion.corrected(logits_PC))
-    fused = samples.ranks_by(fusion.scores(logits_PC, samples.scores_PC))
+    fused = samples.ranks_by(fusion.scores(logits_PC, samples.first_stage_PC))
     return {
         **_named("overall", letters),
         **_named("subset", letters[samples.retriever_ranks > 0]),
         **_named("fused", fused),
         "retriever_ndcg@10": ndcg_at(samples.retriever_ranks, 10),
+        "first_stage_ndcg@10": ndcg_at(samples.ranks_by(samples.first_stage_PC), 10),
         "fusion_alpha": fusion.alpha,
         "fusion_letters": fusion.letters,
         "fusion_gain": fusion.gain,

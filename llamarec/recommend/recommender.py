@@ -38,6 +38,7 @@ class Recommendation:
         score: Final score, comparable within one list only; None for an item beyond the ranker's candidates.
         retriever_rank: Its place in the retriever's list.
         retriever_score: The retriever's logit.
+        title_similarity: Of the title to those of the history; 0 where it does not count, None beyond the candidates.
         letter: That stood for it in the prompt; None beyond the ranker's candidates.
         letter_log_probability: Of the letter, corrected for the model's liking of letters as such.
     """
@@ -48,6 +49,7 @@ class Recommendation:
     score: float | None
     retriever_rank: int
     retriever_score: float
+    title_similarity: float | None
     letter: str | None
     letter_log_probability: float | None
 
@@ -183,6 +185,7 @@ class Recommender:
                 score=float(answer.final_C[place]) if place < ranked else None,
                 retriever_rank=place + 1,
                 retriever_score=float(scores_K[place]),
+                title_similarity=float(answer.similarities_C[place]) if place < ranked else None,
                 letter=LETTERS[int(answer.places_C[place])] if place < ranked else None,
                 letter_log_probability=float(answer.letters_C[place]) if place < ranked else None,
             )

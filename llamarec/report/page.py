@@ -18,7 +18,7 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.orders import OrderRow
-from llamarec.evaluation.tables import fusion_text, verdict
+from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
 from llamarec.files import write_text
 from llamarec.report.breakdown import by_history, by_popularity
 from llamarec.report.examples import examples
@@ -163,7 +163,7 @@ def _fusion(metrics: Mapping[str, Any]) -> Fusion:
 
 
 def _main_row(metrics: Mapping[str, Any]) -> Row:
-    return next(row for row in _rows(metrics["overall"]) if row.metric == "ndcg@10")
+    return main_row(_rows(metrics["overall"]))
 
 
 def _cards(run: RunFacts) -> list[dict[str, str]]:
@@ -205,6 +205,7 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
         "about": f"{stale}{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among "
         "the candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
         "fusion": fusion_text(fusion).rstrip("."),
+        "without_model": without_model(metrics),
         "figure": Markup(difference_figure(subset)),
         "users": f"{users:,}",
         "covered": f"{covered:,}",
@@ -216,7 +217,8 @@ def _test(run: RunFacts) -> dict[str, Any] | None:
 
 
 def _breakdown(run: RunFacts) -> list[Markup]:
-    if run.test is None or run.data is None or not (run.metrics and _fusion(run.metrics).letters):
+    fusion = _fusion(run.metrics) if run.metrics else None
+    if run.test is None or run.data is None or fusion is None or not (fusion.letters or fusion.title_weight):
         # Of the retriever's own order there is nothing to tell.
         return []
     kinds = {

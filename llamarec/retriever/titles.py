@@ -9,14 +9,13 @@ ends higher, most where few interactions are known (figures in docs/decisions/00
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from typing import Final
 
 import torch
 from torch import Tensor
 
-_WORD: Final = re.compile(r"\w+")
+from llamarec.retriever.title_words import tf_idf
+
 _MAX_SHARE: Final = 0.3  # a word in more titles than that says nothing
 _NOISE: Final = 0.25  # keeps apart items whose titles have the same words
 _OVERSAMPLING, _SWEEPS = 8, 4  # of the randomised decomposition (Halko et al. 2011)
@@ -28,7 +27,7 @@ def title_vectors(titles: list[str], width: int, *, std: float, generator: torch
     Random vectors where the titles have no words in common.
     """
     noise_ID = torch.randn(len(titles), width, generator=generator)
-    weights_IW = _tf_idf(titles)
+    weights_IW = tf_idf(titles, min_titles=2, max_share=_MAX_SHARE)
     rank = min(width, *weights_IW.shape)
     if rank == 0:
         return noise_ID * std
@@ -38,22 +37,6 @@ def title_vectors(titles: list[str], width: int, *, std: float, generator: torch
     rotation_DD = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
     vectors_ID: Tensor = left_IR @ rotation_DD[:rank]
     return std * (vectors_ID / vectors_ID.std().clamp(min=1e-6) + _NOISE * noise_ID)
-
-
-def _tf_idf(titles: list[str]) -> Tensor:
-    """[items, words] sparse, rows of length 1 (or 0), of the words that occur in two titles or more."""
-    words_by_item = [sorted(set(_WORD.findall(title.casefold()))) for title in titles]
-    counts = Counter(word for words in words_by_item for word in words)
-    kept = [word for word, count in counts.items() if 2 <= count <= max(2, _MAX_SHARE * len(titles))]
-    index = {word: number for number, word in enumerate(kept)}
-    pairs = [(item, index[word]) for item, words in enumerate(words_by_item) for word in words if word in index]
-    places = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-    rarity_W = torch.log(len(titles) / torch.tensor([float(counts[word]) for word in kept]))
-    values = rarity_W[places[1]]
-    squares_I = torch.zeros(len(titles)).index_add(0, places[0], values.square())
-    values = values / squares_I[places[0]].sqrt().clamp(min=1e-6)
-    weights_IW: Tensor = torch.sparse_coo_tensor(places, values, (len(titles), len(kept)), check_invariants=True)
-    return weights_IW.coalesce()
 
 
 def _principal_parts(matrix_IW: Tensor, rank: int, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,9 @@ class Recommended(Item):
     score: float | None = Field(description="Final score; null beyond the ranker's candidates.")
     retriever_rank: int
     retriever_score: float
+    title_similarity: float | None = Field(
+        description="Of the title to those of the history; 0 where it does not count."
+    )
     letter: str | None
     letter_log_probability: float | None
 

@@ -1,6 +1,7 @@
 """Side by side: what is subset, what is overall, and what the interval means."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,18 +15,37 @@ from llamarec.evaluation.tables import print_test
 # Four users; the third one's item is not among the candidates. The ranker lifts the first from place 2 to 1.
 RETRIEVER = np.array([2, 1, 0, 4])
 RANKER = np.array([1, 1, 0, 4])
+TITLES = np.array([2, 1, 0, 3])
 FUSION = Fusion(1.0, 0.5, 1.0, (0.0,) * 20, num_prompts=100)
 
 
 def _printed(comparison: Comparison, fusion: Fusion = FUSION) -> str:
     console = Console(width=80)
+    letters, titles, added = compare(RETRIEVER, RANKER), compare(RETRIEVER, TITLES), compare(TITLES, RANKER)
+    outcome = Outcome(comparison, letters, fusion, None, titles, added)
     with console.capture() as capture:
-        print_test(Outcome(comparison, compare(RETRIEVER, RANKER), fusion, None), console, title="test")
+        print_test(outcome, console, title="test")
     return capture.get()
 
 
 def _row(rows: list[Row], metric: str) -> Row:
     return next(row for row in rows if row.metric == metric)
+
+
+def test_what_titles_and_what_letters_do_is_told_apart() -> None:
+    text = " ".join(_printed(compare(RETRIEVER, RANKER), replace(FUSION, title_weight=1.5)).split())
+    # Places 2, 1 and 3 of four users; letters bring the first from 2 to 1 and the last from 3 to 4.
+    assert "0.50 x (retriever score + 1.50 x title similarity), standardised" in text
+    assert f"retriever and titles reach ndcg@10 {(1 / math.log2(3) + 1 + 1 / 2) / 4:.4f} overall" in text
+    assert f"its letters add {(1 - 1 / math.log2(3) + 1 / math.log2(5) - 1 / 2) / 4:+.4f}" in text
+    assert "Without the language model" not in _printed(compare(RETRIEVER, RANKER))
+
+
+def test_without_letters_the_verdict_is_of_the_titles() -> None:
+    quiet = replace(FUSION, letters=0.0, title_weight=1.5)
+    text = " ".join(_printed(compare(RETRIEVER, TITLES), quiet).split())
+    assert "The ranker's order is that of retriever and titles: its letters are not worth a weight yet." in text
+    assert "cannot be told apart with 4 users" in text
 
 
 def test_subset_is_over_covered_users_and_overall_over_all() -> None:

@@ -11,18 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from llamarec.errors import ArtifactError
-from llamarec.evaluation.fusion import (
-    FUSION_FILE,
-    Fusion,
-    _conditional_logit,
-    _penalised,
-    deviation_of,
-    fit_fusion,
-    log_softmax,
-    prior_of,
-    read_fusion,
-    standardised,
-)
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
+from llamarec.evaluation.logit import _conditional_logit, _penalised, deviation_of, log_softmax, standardised
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -149,3 +139,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FUSION_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"fusion\.json: cannot be read"):
         read_fusion(tmp_path)
+
+
+def test_a_file_from_before_there_were_titles_is_read(tmp_path: Path) -> None:
+    content = json.loads(Fusion(1.0, 2.0, 5.0, (0.0,) * 20, title_weight=3.0).as_bytes())
+    del content["title_weight"]
+    (tmp_path / FUSION_FILE).write_text(json.dumps(content), encoding="utf-8")
+    read = read_fusion(tmp_path)
+    assert read is not None
+    assert (read.alpha, read.title_weight) == (2.0, 0.0)

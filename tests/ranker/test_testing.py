@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
-from llamarec.evaluation.fusion import Fusion, fit_fusion, log_softmax, prior_of
+from llamarec.evaluation.fusion import Fusion, fit_fusion, prior_of
+from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import EvaluationSamples
