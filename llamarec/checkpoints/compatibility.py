@@ -59,6 +59,7 @@ _REFUSED: Final[dict[str, str]] = {
     "data_seed": "the order of the samples follows from it",
     "train_sampling_strategy": "the order of the samples follows from it",
 }
+_IDENTIFIES: Final = "identifies the run"
 _WIDTH: Final = 60
 
 
@@ -120,7 +121,7 @@ def compare_fingerprints(
         before, now = (side.get(name, "none: all weights are trained") for side in (old, new))
         if before != now:
             allows = bool(allowed & {name, "all"})
-            why = "allowed by --allow_changed" if allows else "identifies the run"
+            why = "allowed by --allow_changed" if allows else _IDENTIFIES
             changes.append(Change(name, before, now, "applied" if allows else "refused", why))
     return changes
 
@@ -136,12 +137,15 @@ def refuse(checkpoint: str, changes: list[Change]) -> None:
         return
     names = ",".join(change.name for change in refused)
     indent = "\n" + " " * 12
+    anew = "start anew with --restart, or in another --output_dir"
+    # What identifies a run are data, prompts and models, for which there may be no flag to leave out.
+    has_flags = any(change.why != _IDENTIFIES for change in refused)
     raise CheckpointError(
         f"{checkpoint} is of another run than this command",
         expected=indent.join(f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused),
         found=indent.join(f"{change.name} {_shown(change.new, change.old)}" for change in refused),
-        hint=f"leave the flag out to keep the checkpoint's value, or start anew in another --output_dir; "
-        f"if you know that it fits: --allow_changed {names}",
+        hint=(f"leave the flag out to keep the checkpoint's value, or {anew}" if has_flags else anew)
+        + f"; if you know that it fits: --allow_changed {names}",
     )
 
 

@@ -33,12 +33,21 @@ def add_problems(app: FastAPI) -> None:
     async def _invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         texts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        if "json" not in request.headers.get("content-type", "") and request.method == "POST":
+            texts.append("send it with the header Content-Type: application/json")
         return problem(422, "; ".join(texts))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        detail = str(error.detail)
+        if error.status_code == 405:
+            wanted = headers.get("Allow", "another method")
+            detail = f"{request.method} {request.url.path}: {wanted} was expected; see /openapi.json"
+        elif error.status_code == 404 and detail == "Not Found":
+            detail = f"{request.url.path}: there is nothing here; see /openapi.json"
+        return problem(error.status_code, detail, headers=headers)
 
     @app.exception_handler(UnknownError)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:

@@ -56,6 +56,11 @@ def test_paths_and_methods_that_are_not_there(client: TestClient) -> None:
     for found, status in ((client.get("/nothing"), 404), (client.get("/recommend"), 405)):
         assert found.status_code == status
         assert set(found.json()) == {"detail", "near"}
+        assert "see /openapi.json" in found.json()["detail"]
+    assert "POST was expected" in client.get("/recommend").json()["detail"]
+    unsaid = client.post("/recommend", content=b'{"user": "u1"}', headers={"Content-Type": "text/plain"})
+    assert unsaid.status_code == 422
+    assert "Content-Type: application/json" in unsaid.json()["detail"]
     assert client.post("/recommend", content=b"{not json").status_code == 422
     for path in ("/docs", "/redoc"):
         assert client.get(path).status_code == 404, "those pages load scripts from elsewhere"
