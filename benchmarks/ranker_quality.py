@@ -23,13 +23,18 @@ from typing import Any, Final
 from benchmarks.machine import describe
 from benchmarks.report import ROOT, commit
 
+_PUBLISHED: Final = "--hard_negatives 0 --candidate_order retriever --title_similarity false"
 ARMS: Final[dict[str, str]] = {
-    "published order": "--hard_negatives 0 --candidate_order retriever --title_similarity false",
+    # One thing at a time becomes ours: the letters that are read, the loss, the order, the negatives.
+    "published": _PUBLISHED,
+    "right letters": _PUBLISHED,
+    "letter softmax": _PUBLISHED,
     "uniform": "--hard_negatives 0",
     "mixed": "--hard_negatives 0.5",
     "hard": "--hard_negatives 1",
     "mixed, latest": "--hard_negatives 0.5 --max_train_prompts 20000 --latest_prompts true",
 }
+_OTHERWISE: Final[dict[str, str]] = {"published": "loss,letters", "right letters": "loss"}
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,18 @@ def _run(options: argparse.Namespace, root: Path, code: str, name: str) -> Arm:
     for part in ("data", "lru"):
         shutil.copytree(root / "retriever" / part / code, folder / part / code, dirs_exist_ok=True)
     started = time.monotonic()
-    flags = [*shlex.split(options.flags), *shlex.split(ARMS[name])]
     # Goes on where an earlier call of the same command was stopped.
-    _command(["train_ranker.py", *_where(options, folder, code), *flags, "--resume_from_checkpoint"])
+    flags = [*shlex.split(options.flags), "--resume_from_checkpoint"]
+    _command([*command_of(name), *_where(options, folder, code), *flags])
     metrics = json.loads((folder / "llm" / code / "metrics.json").read_text(encoding="utf-8"))
     return Arm(code, name, metrics, time.monotonic() - started)
+
+
+def command_of(name: str) -> list[str]:
+    """What an arm's run is, after the interpreter's name."""
+    otherwise = _OTHERWISE.get(name)
+    program = ["-m", "benchmarks.published_ranker", otherwise] if otherwise else ["train_ranker.py"]
+    return [*program, *shlex.split(ARMS[name])]
 
 
 def _where(options: argparse.Namespace, root: Path, code: str) -> list[str]:
