@@ -134,6 +134,7 @@ def draw_model(
     dtype: torch.dtype,
     quantization_config: Any = None,
     attn_implementation: str = "sdpa",
+    local_files_only: bool = True,
 ) -> Any:
     """A causal model with random weights on a device; arguments as `from_pretrained` has them."""
     config = LlamaConfig(

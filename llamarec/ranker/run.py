@@ -256,7 +256,7 @@ def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
     for name, samples in (("validation", ranker.validation), ("test", ranker.test)):
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
     if config.title_similarity:
-        console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}")
+        console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
 
 
