@@ -1,0 +1,96 @@
+"""What a run is worth: verdict, tables, who gains, the part of the order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from llamarec.evaluation.comparison import Row
+from llamarec.evaluation.fusion import Fusion
+from llamarec.evaluation.orders import OrderRow
+from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
+from llamarec.report.breakdown import by_history, by_popularity
+from llamarec.report.figures import breakdown_figure, difference_figure, orders_figure
+from llamarec.report.run import RunFacts
+
+
+def judgement(run: RunFacts) -> dict[str, str] | None:
+    """In one sentence; None before the test."""
+    if run.metrics is None or not run.is_tested:
+        return None
+    row = overall_row(run.metrics)
+    kind = "better" if row.low > 0 else "worse" if row.high < 0 else "same"
+    return {"kind": kind, "text": verdict(row, int(run.metrics["num_users"]), _fusion(run.metrics))}
+
+
+def _fusion(metrics: Mapping[str, Any]) -> Fusion:
+    return Fusion.from_stored(metrics["fusion"])
+
+
+def overall_row(metrics: Mapping[str, Any]) -> Row:
+    """What verdicts are about, over all users."""
+    return main_row(_rows(metrics["overall"]))
+
+
+def _rows(content: list[Mapping[str, Any]]) -> list[Row]:
+    return [Row(**row) for row in content]
+
+
+def test(run: RunFacts) -> dict[str, Any] | None:
+    """Tables of the test; None where there was none."""
+    if run.metrics is None:
+        return None
+    metrics = run.metrics
+    stale = "" if run.is_tested else f"These figures are of an earlier end, at step {metrics.get('step', '?')}. "
+    users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
+    subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
+    fusion = _fusion(metrics)
+    return {
+        "about": f"{stale}{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among "
+        "the candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
+        "fusion": fusion_text(fusion).rstrip("."),
+        "without_model": without_model(metrics),
+        "figure": Markup(difference_figure(subset)),
+        "users": f"{users:,}",
+        "covered": f"{covered:,}",
+        "subset": subset,
+        "overall": overall,
+        "letters_subset": _rows(metrics["letters"]["subset"]),
+        "letters_overall": _rows(metrics["letters"]["overall"]),
+    }
+
+
+def breakdown(run: RunFacts) -> list[Markup]:
+    """Who gains: a figure for each kind of difference between users."""
+    fusion = _fusion(run.metrics) if run.metrics else None
+    if run.test is None or run.data is None or fusion is None or not (fusion.letters or fusion.title_weight):
+        # Of the retriever's own order there is nothing to tell.
+        return []
+    kinds = {
+        "length of history": by_history(run.test, run.data),
+        "how often the item was taken before": by_popularity(run.test, run.data),
+    }
+    return [Markup(breakdown_figure(bins, what)) for what, bins in kinds.items() if bins]
+
+
+def orders(run: RunFacts) -> dict[str, Any] | None:
+    """How much the order of candidates matters; None where that was not asked."""
+    asked = (run.metrics or {}).get("orders")
+    if not asked:
+        return None
+    rows = [OrderRow(**row) for row in asked["rows"]]
+    columns = ("in_order", "letters", "calibrated", "final")
+    table = [[row.order, *(f"{getattr(row, column):.4f}" for column in columns)] for row in rows]
+    table.append(["best − worst", *(f"{asked['spread'][column]:.4f}" for column in columns)])
+    table.append(["same first item in two orders", "", *(f"{share:.1%}" for share in asked["kept_first"])])
+    averaged = [f"{asked['averaged']:.4f}", f"{asked['averaged_final']:.4f}"]
+    table.append([f"mean of {asked['num_averaged']} shuffles", "", "", *averaged])
+    return {
+        "about": f"ndcg@10 of the same {asked['num_prompts']:,} prompts in five orders. A, B, C…: taking the "
+        "candidates as they stand. Raw letters: with the model's liking for letters as such. Each figure "
+        f"is good to about ±{1.96 * asked['error']:.3f} (95%), so with few prompts some spread is chance.",
+        "figure": Markup(orders_figure(rows)),
+        "rows": table,
+    }
