@@ -32,7 +32,7 @@ from llamarec.ranker.places import DESCRIPTION
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
-from llamarec.ranker.testing import ORDERS, ask, ask_in_orders, assess, write_test
+from llamarec.ranker.testing import ASKED_ORDERS, ask, ask_in_orders, assess, write_test
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
@@ -208,7 +208,7 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
 
 def _num_asked(test: EvaluationSamples, config: RankerConfig) -> int:
     """Prompts of the test, and those asked again in other orders."""
-    return config.test_shuffles * len(test) + len(ORDERS) * min(config.order_prompts, len(test))
+    return config.test_shuffles * len(test) + len(ASKED_ORDERS) * min(config.order_prompts, len(test))
 
 
 def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:

@@ -34,7 +34,7 @@ from llamarec.vocabulary import (
     USER_ID,
 )
 
-ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
+ASKED_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
     ("retriever's", "retriever", 0),
     ("reversed", "reversed", 0),
     ("shuffled 1", "shuffled", 0),
@@ -143,7 +143,8 @@ def ask_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompt
     if not num_prompts:
         return None
     asked = [
-        _asked(trainer, samples.reordered(order, draw, max_prompts=num_prompts), name) for name, order, draw in ORDERS
+        _asked(trainer, samples.reordered(order, draw, max_prompts=num_prompts), name)
+        for name, order, draw in ASKED_ORDERS
     ]
     return order_report(asked, trainer.fusion())
 

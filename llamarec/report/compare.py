@@ -48,7 +48,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRuns:
     """Attributes:
     num_users: Whom all runs tested.
     same_candidates: All had the same retriever's proposals to order.
@@ -66,7 +66,7 @@ class Comparison:
         return asdict(self)
 
 
-def compare_runs(runs: Mapping[str, RunFacts]) -> Comparison:
+def compare_runs(runs: Mapping[str, RunFacts]) -> ComparedRuns:
     """Compares finished runs of one data set.
 
     Args:
@@ -94,7 +94,7 @@ def compare_runs(runs: Mapping[str, RunFacts]) -> Comparison:
     sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
     # Of the covered users of the first run the retriever's rank tells whether it is the same retriever.
     ranks = [test[RETRIEVER_RANK].to_list() for test in paired]
-    return Comparison(len(users), all(one == ranks[0] for one in ranks), sides, _differing(list(runs.values())))
+    return ComparedRuns(len(users), all(one == ranks[0] for one in ranks), sides, _differing(list(runs.values())))
 
 
 def _tested(name: str, run: RunFacts) -> pl.DataFrame:

@@ -8,18 +8,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llamarec.report.compare import METRICS, Comparison, Side
+from llamarec.report.compare import METRICS, ComparedRuns, Side
 from llamarec.report.figures import curves_figure, intervals_figure
 from llamarec.report.page import filled, write_page
 from llamarec.report.run import RunFacts
 
 
-def write_comparison(comparison: Comparison, runs: Mapping[str, RunFacts], target: Path) -> None:
+def write_comparison(comparison: ComparedRuns, runs: Mapping[str, RunFacts], target: Path) -> None:
     """One file without anything from elsewhere."""
     write_page(target, filled("compare.html.j2", _content(comparison, runs)))
 
 
-def _content(comparison: Comparison, runs: Mapping[str, RunFacts]) -> dict[str, Any]:
+def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str, Any]:
     curves = {f"run {number}": run.curves for number, run in enumerate(runs.values(), start=1)}
     figure = curves_figure(curves, "eval_fused_ndcg@10", "validation, ndcg@10 of the final order")
     return {
