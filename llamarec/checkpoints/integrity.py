@@ -19,6 +19,7 @@ from typing import Final, Literal
 from llamarec.checkpoints import durable
 from llamarec.checkpoints.layout import (
     ADAPTER_CONFIG,
+    BEST_MANIFEST,
     MANIFEST,
     OPTIMIZER,
     RNG_PATTERN,
@@ -104,6 +105,24 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
         # A manifest that lists no optimizer is whole: it was saved so (save_only_model).
         health = "damaged" if damage else "incomplete"
     return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started)
+
+
+def verify_best(folder: Path, *, deep: bool = True) -> Verdict:
+    """Checks the best model in a run's folder against its manifest.
+
+    Args:
+        folder: Of the run; one with best.json.
+        deep: Hash the files; otherwise only look at names and sizes.
+    """
+    started = time.perf_counter()
+    try:
+        manifest = read_manifest(folder, BEST_MANIFEST)
+    except CheckpointError as error:
+        return Verdict(folder, "damaged", (str(error).replace("\n", " "),))
+    files = manifest.files if manifest is not None else {}
+    problems = [text for name, entry in files.items() if (text := _problem(folder, name, entry, deep))]
+    health: Health = "damaged" if problems or manifest is None else "good"
+    return Verdict(folder, health, tuple(problems), (), manifest, time.perf_counter() - started)
 
 
 def _said(part: str) -> str:

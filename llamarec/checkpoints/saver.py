@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamarec.checkpoints.discovery import best_in, inspect, kept_of
-from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.integrity import verify, verify_best
 from llamarec.checkpoints.layout import (
     MANIFEST,
     OPTIMIZER,
@@ -92,6 +92,7 @@ class Saver:
         self._in_background = in_background
         self._pending: _Writing | None = None
         self._owed: Snapshot | None = None
+        self._hashed_best: int | None = None
         self.last_good: int | None = None
         self.last_bytes = 0
         self.last_error = ""
@@ -193,8 +194,17 @@ class Saver:
         files = {name: entry for name, entry in of_best.files.items() if _is_of_model(name)}
         there = best_in(self.run)
         if there is not None and there.step == step and there.files == files:
-            return
+            if self._best_is_whole(step):
+                return
+            self._say(f"note: the best model in {self.run.path} is not as it was saved; put back from {source.name}")
         publish_best(self.run, replace(of_best, files={}), lambda staging: _copy(source, sorted(files), staging))
+        self._hashed_best = step
+
+    def _best_is_whole(self, step: int) -> bool:
+        """Hashed once in a process, which at a save would take as long as writing it; then by names and sizes."""
+        deep = self._hashed_best != step
+        self._hashed_best = step
+        return verify_best(self.run.path, deep=deep).health == "good"
 
     def rotate(self) -> None:
         """Deletes what retention does not keep; the newest is verified by now."""

@@ -11,11 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from llamarec.checkpoints.discovery import best_in
-from llamarec.checkpoints.durable import sha256_of
-from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.integrity import verify, verify_best
 from llamarec.checkpoints.layout import RunFolder, weight_files
 from llamarec.checkpoints.loading import load_weights
-from llamarec.checkpoints.manifest import Manifest
 from llamarec.checkpoints.parts import Parts
 from llamarec.errors import CheckpointError
 
@@ -55,7 +53,7 @@ class Weights(Parts):
 def folder_of_best(run: RunFolder, step: int) -> Path | None:
     """Where the model of the best step lies as it was saved: the run's folder itself, or that step's checkpoint."""
     best, checkpoint = best_in(run), run.checkpoint(step)
-    if best is not None and best.step == step and is_as_listed(run.path, best):
+    if best is not None and best.step == step and verify_best(run.path).health == "good":
         return run.path
     return checkpoint if verify(checkpoint).health == "good" else None
 
@@ -93,10 +91,3 @@ def put_weights(model: Any, weights: Mapping[str, Tensor], folder: Path, adapter
             expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
             found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
         )
-
-
-def is_as_listed(folder: Path, manifest: Manifest) -> bool:
-    """Whether the files of a manifest lie in a folder as they were written."""
-    return all(
-        (folder / name).is_file() and sha256_of(folder / name) == entry.sha256 for name, entry in manifest.files.items()
-    )

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.trainer_utils import HPSearchBackend
 
 from llamarec.checkpoints import durable
+from llamarec.checkpoints.integrity import verify_best
 from llamarec.checkpoints.signals import EndNow
 from llamarec.checkpoints.snapshot import model_state
 from tests.resume.runs import At, quiet_trainer, stopped
@@ -129,3 +130,25 @@ def test_the_third_request_does_not_wait_for_a_save_that_hangs(tmp_path: Path) -
         hangs.set()
     assert waited < 15
     trainer._saver.wait()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_best_model_that_is_not_as_it_was_saved_is_put_back(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_trainer(tmp_path, **{**SMALL, "save_steps": 3}).train()
+    file = next(tmp_path.glob("adapter_model.*"))
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage == "flipped" else content[:-1])
+    assert verify_best(tmp_path).health == "damaged"
+    capsys.readouterr()
+    # A finished run, resumed: nothing is trained.
+    make_trainer(tmp_path, **{**SMALL, "save_steps": 3}).train("latest")
+    assert file.read_bytes() == content
+    assert verify_best(tmp_path).health == "good"
+    said = capsys.readouterr().err
+    assert "is not as it was saved; put back from checkpoint-" in said
+    assert said.count("put back from") == 1

@@ -6,11 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints import durable
-from llamarec.checkpoints.integrity import Verdict, verify
+from llamarec.checkpoints.integrity import Verdict, verify, verify_best
 from llamarec.checkpoints.layout import BEST_MANIFEST, RunFolder
-from llamarec.checkpoints.manifest import Manifest
-from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.space import folder_bytes, readable
 from llamarec.cli.checkpoints.names import find_either, name_of, runs_under
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
@@ -49,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Verifies one after the other, printing as it goes; returns `EXIT_DAMAGED` if one is not whole."""
     verdicts = []
     for path in _targets(arguments.what, arguments.experiment_root):
-        verdict = _verify_best(path) if (path / BEST_MANIFEST).is_file() else verify(path)
+        verdict = verify_best(path) if (path / BEST_MANIFEST).is_file() else verify(path)
         verdicts.append(verdict)
         if not arguments.json:
             _print(verdict, verdicts[-2] if len(verdicts) > 1 else None)
@@ -83,28 +80,6 @@ def _targets(what: str | None, root: Path) -> list[Path]:
 
 def _of_run(run: RunFolder) -> list[Path]:
     return [*run.checkpoints(), *([run.path] if (run.path / BEST_MANIFEST).is_file() else [])]
-
-
-def _verify_best(folder: Path) -> Verdict:
-    """The best model of a run against best.json."""
-    try:
-        manifest = read_best(folder)
-    except CheckpointError as error:
-        return Verdict(folder, "damaged", (str(error).replace("\n", " "),))
-    assert manifest is not None
-    problems = [text for name in manifest.files if (text := _problem(folder, name, manifest))]
-    return Verdict(folder, "damaged" if problems else "good", tuple(problems), (), manifest)
-
-
-def _problem(folder: Path, name: str, manifest: Manifest) -> str:
-    entry, path = manifest.files[name], folder / name
-    if not path.is_file():
-        return f"{name} is missing"
-    if path.stat().st_size != entry.num_bytes:
-        return f"{name} has {path.stat().st_size:,} bytes instead of {entry.num_bytes:,}"
-    if durable.sha256_of(path) != entry.sha256:
-        return f"{name} has another content than was saved (SHA-256 differs)"
-    return ""
 
 
 def _run_of(verdict: Verdict) -> Path:
