@@ -51,7 +51,8 @@ def add_dataclass_arguments(parser: argparse.ArgumentParser, cls: type[Any], *, 
             default=default,
             type=_boolean if boolean else _converter(types[item.name]),
             metavar="BOOL" if boolean else item.name.rpartition("_")[2].upper(),
-            help=text.replace("%", "%%"),
+            # Written for argparse already, as in the Trainer's own arguments.
+            help=text,
             **optional,
         )
 

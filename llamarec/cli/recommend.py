@@ -49,6 +49,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="Of --users: FILE.jsonl or FILE.parquet.")
     parser.add_argument("-k", type=int, default=10, metavar="K", help="Items each (default: 10).")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
+    parser.add_argument(
+        "--only_new", action="store_true", help="Nothing of a history, also where people come back to items."
+    )
     parser.add_argument("--restart", action="store_true", help="Begin --output anew, and replace what is there.")
     add_common_arguments(parser)
     parser.set_defaults(run=run)
@@ -94,8 +97,13 @@ def _load(arguments: argparse.Namespace) -> Recommender:
     from llamarec.data.prepare import changed_inputs
     from llamarec.recommend.recommender import Recommender
 
-    found = Recommender.load(arguments.dataset_code, experiment_root=arguments.experiment_root, device=arguments.device)
-    for path in changed_inputs(found.data.folder):
+    found = Recommender.load(
+        arguments.dataset_code,
+        experiment_root=arguments.experiment_root,
+        device=arguments.device,
+        only_new=arguments.only_new,
+    )
+    for path in changed_inputs(found.data.folder, arguments.dataset_code):
         print(
             f"WARNING: {path} has changed since it was prepared, and nothing of that is known here. What people took "
             "since can be given with --history; new items need a new training (docs/data.md)",

@@ -36,6 +36,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1).")
     parser.add_argument("--port", type=int, default=8000, help="Port; 0 takes a free one (default: 8000).")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
+    parser.add_argument(
+        "--only_new", action="store_true", help="Nothing of a history, also where people come back to items."
+    )
     add_experiment_root(parser)
     add_dataclass_arguments(parser, Limits, title="limits")
     parser.set_defaults(run=run)
@@ -53,7 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
         from llamarec.serve.app import create_app
 
         recommender = Recommender.load(
-            arguments.run_name, experiment_root=arguments.experiment_root, device=arguments.device
+            arguments.run_name,
+            experiment_root=arguments.experiment_root,
+            device=arguments.device,
+            only_new=arguments.only_new,
         )
         is_local = _is_local(arguments.host)
         app = create_app(recommender, limits, allowed_hosts=(*_LOCAL_NAMES, arguments.host) if is_local else ("*",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,14 @@ SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
 DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return False
+    return True
 
 
 def default_data_root() -> str:
@@ -60,7 +69,17 @@ class DataConfig:
     user_column: str = field(default="", metadata={"help": "Own table: name of the user column (empty: recognised)."})
     item_column: str = field(default="", metadata={"help": "Own table: name of the item column (empty: recognised)."})
     timestamp_column: str = field(
-        default="", metadata={"help": "Own table: name of the time column, seconds, milliseconds or ISO dates."}
+        default="", metadata={"help": "Own table: name of the time column (empty: recognised)."}
+    )
+    timestamp_format: str = field(
+        default="",
+        metadata={
+            "help": "Own table: how times are written, as strptime has it: '%%d/%%m/%%Y %%H:%%M' (empty: recognised, "
+            "where it can be told)."
+        },
+    )
+    encoding: str = field(
+        default="utf-8", metadata={"help": "Own table: of its text, for example cp1252 for a CSV of an older Excel."}
     )
     title_column: str = field(default="", metadata={"help": "Own table: name of the title column (empty: recognised)."})
     items_file: str = field(
@@ -78,6 +97,17 @@ class DataConfig:
                 "--temporal_validation_share and --temporal_test_share: above 0, together below 1",
             ),
             (self.on_bad_line in ON_BAD_LINE, f"--on_bad_line {self.on_bad_line!r}: one of {', '.join(ON_BAD_LINE)}"),
+        ]
+        chosen = [name for name in (self.user_column, self.item_column, self.timestamp_column) if name]
+        rules += [
+            (
+                len(set(chosen)) == len(chosen),
+                "--user_column, --item_column, --timestamp_column: three different columns",
+            ),
+            (
+                _is_encoding(self.encoding),
+                f"--encoding {self.encoding!r}: no encoding that Python knows (utf-8, cp1252)",
+            ),
         ]
         problems = [text for holds, text in rules if not holds]
         if problems:

@@ -93,7 +93,7 @@ def read_lines(
     schema = form.schema | ({LINE: pl.Int64} if numbered else {})
     frames = [pl.DataFrame(schema=schema)]
     for first_line, raw in _blocks(path, skip_lines):
-        block = raw if form.encoding == "utf-8" else raw.decode(form.encoding).encode()
+        block = raw if form.encoding == "utf-8" else _recoded(path, raw, form.encoding)
         frame = _read_block(path, first_line, block, form, bad).select(*schema)
         frames.append(frame if keep is None else frame.filter(keep))
     return pl.concat(frames)
@@ -122,12 +122,37 @@ def _line_by_line(path: Path, first_line: int, block: bytes, form: LineFormat, b
             if missing:
                 raise ValueError(f"no value for {' and '.join(missing)}")
             rows.append({name: row.get(name) for name in form.schema} | {LINE: number})
+        except UnicodeDecodeError as error:
+            if bad.mode == "stop":
+                _refuse_encoding(path, number, error)
+            bad.add(path, number, f"not UTF-8: {error}", "")
         except ValueError as error:
             bad.add(path, number, str(error), raw.decode("utf-8", errors="replace"))
     return pl.DataFrame(rows, schema={**form.schema, LINE: pl.Int64})
 
 
-def jsonl_format(schema: dict[str, Any], required: tuple[str, ...]) -> LineFormat:
+def _recoded(path: Path, raw: bytes, encoding: str) -> bytes:
+    try:
+        return raw.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: its text is not {encoding}",
+            found=f"byte 0x{error.object[error.start]:02x}, which means nothing there",
+            hint="--encoding NAME, or save it as UTF-8",
+        ) from error
+
+
+def _refuse_encoding(path: Path, number: int, error: UnicodeDecodeError) -> None:
+    """To skip is not the advice here: all lines with an umlaut would go, and nobody would see why."""
+    shown = error.object.decode("cp1252", errors="replace")
+    raise DataError(
+        f"{path}, line {number}: its text is not UTF-8",
+        found=f"byte 0x{error.object[error.start]:02x}; as cp1252 the line reads {shown[:120]!r}",
+        hint="an own table: --encoding cp1252 (or what it is); or save the file as UTF-8",
+    ) from error
+
+
+def jsonl_format(schema: dict[str, Any], required: tuple[str, ...], *, encoding: str = "utf-8") -> LineFormat:
     """One JSON object a line; other fields are ignored."""
 
     def parse(line: str) -> dict[str, Any]:
@@ -139,7 +164,7 @@ def jsonl_format(schema: dict[str, Any], required: tuple[str, ...]) -> LineForma
             raise ValueError(f"a JSON object was expected, this is a {type(row).__name__}")
         return {name: _cast(name, row.get(name), kind) for name, kind in schema.items()}
 
-    return LineFormat(schema, required, lambda block: pl.read_ndjson(block, schema=schema), parse)
+    return LineFormat(schema, required, lambda block: pl.read_ndjson(block, schema=schema), parse, encoding)
 
 
 def csv_format(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -22,6 +22,7 @@ from llamarec.data.prepared import (
     HISTORIES,
     ITEMS,
     MANIFEST,
+    OTHERS,
     PreparedData,
     load_prepared,
     read_manifest,
@@ -33,10 +34,12 @@ from llamarec.data.sources import SOURCES
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json, replacing_folder, write_json, write_text
-from llamarec.vocabulary import ITEM_IDS, Experiment
+from llamarec.vocabulary import ITEM, ITEM_IDS, TIMESTAMP, USER, Experiment
 
 # Where files lie changes nothing in what comes out of them.
 _PLACES: Final = ("data_root", "experiment_root", "dataset_code", "items_file")
+_MANY_BAD: Final = 0.01  # of the lines
+_TABLE: Final = "--dataset_code"  # what an own table is called among the inputs
 _SEEN: Final = ".inputs.json"  # sizes and times of inputs already hashed; a cache, not an artifact
 
 
@@ -47,9 +50,13 @@ def settled(config: DataConfig, given: Container[str]) -> DataConfig:
         config: With defaults for what is not given.
         given: Names of options on the command line.
     """
-    manifest = read_manifest(config.experiment.data)
+    folder = config.experiment.data
+    manifest = read_manifest(folder)
     then = manifest["options"] if manifest is not None else {}
-    return replace(config, **{name: then[name] for name in _options(config) if name in then and name not in given})
+    kept = {name: then[name] for name in _options(config) if name in then and name not in given}
+    if config.is_own_table and "items_file" not in given:
+        kept["items_file"] = _place_of_items(folder) or config.items_file
+    return replace(config, **kept)
 
 
 def prepare(config: DataConfig, console: Console | None = None, *, again: bool = False) -> PreparedData:
@@ -82,35 +89,45 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
         _publish(config, built, paths, bad, before)
     prepared = load_prepared(folder)
     console.print(_summary(prepared, "prepared"), soft_wrap=True)
-    for line in _left_out(built, prepared, config):
+    for line in [*_read_as(tables, prepared), *_left_out(built, prepared, config)]:
         console.print(line, soft_wrap=True)
     if trained_on is not None and trained_on["fingerprint"] != prepared.fingerprint:
         text = "what was trained on the data of before does not fit these: retriever and ranker are to be trained anew"
         console.print(text, soft_wrap=True)
     if bad.count:
-        console.print(f"{bad.count:,} malformed lines were skipped, first: {bad.listed[0]}", soft_wrap=True)
+        share = bad.count / (bad.count + tables.interactions.height)
+        loud = "WARNING: " if share > _MANY_BAD else ""
+        text = f"{loud}{bad.count:,} malformed lines ({share:.1%}) were skipped, first: {bad.listed[0]}"
+        console.print(text, soft_wrap=True)
     return prepared
 
 
-def changed_inputs(folder: Path) -> list[str]:
+def changed_inputs(folder: Path, table: str = "") -> list[str]:
     """Raw files that are there and have other content than when they were prepared.
 
     Args:
         folder: Of the prepared set.
+        table: A path by which an own table is called now, perhaps another than then.
     """
-    manifest, seen = read_manifest(folder), read_json(folder / _SEEN) or {}
+    manifest, seen = read_manifest(folder), _seen(folder)
     then = manifest["inputs"] if manifest is not None else {}
-    changed = []
-    for name, known in seen.items():
-        place, size, modified = known["mark"]
-        path = Path(place)
-        if not path.is_file() or name not in then:
-            continue
-        stat = path.stat()
-        is_same = (stat.st_size, stat.st_mtime_ns) == (size, modified) and known["described"] == then[name]
-        if not is_same and _described(path) != then[name]:
-            changed.append(place)
-    return changed
+    places = {name: Path(known["mark"][0]) for name, known in seen.items() if name in then}
+    if _TABLE in places and Path(table).is_file():
+        places[_TABLE] = Path(table)
+    there = {name: path for name, path in places.items() if path.is_file()}
+    now = _inputs(there, folder).described
+    return [str(there[name]) for name in there if now[name] != then[name]]
+
+
+def _place_of_items(folder: Path) -> str:
+    """Where the table of titles was when the set was prepared."""
+    known = _seen(folder).get("--items_file")
+    return str(known["mark"][0]) if known and Path(known["mark"][0]).is_file() else ""
+
+
+def _options_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """As a set was prepared; an earlier version did as the defaults of what it had no option for."""
+    return {**_options(DataConfig()), **manifest["options"]}
 
 
 def _was_trained_on(experiment: Experiment) -> bool:
@@ -121,7 +138,7 @@ def _was_trained_on(experiment: Experiment) -> bool:
 
 def _refuse_other_options(config: DataConfig, before: Mapping[str, Any] | None) -> None:
     now = _options(config)
-    then = before["options"] if before is not None else now
+    then = _options_of(before) if before is not None else now
     other = [name for name in now if now[name] != then.get(name)]
     if not other:
         return
@@ -167,12 +184,13 @@ def _reuse(config: DataConfig, folder: Path) -> PreparedData | None:
     """The prepared set, if it was made with these options from these raw files (or they are no longer here)."""
     manifest = read_manifest(folder)
     paths = _raw_files_here(config, is_prepared=manifest is not None)
-    if manifest is None or manifest["options"] != _options(config):
+    if manifest is None or _options_of(manifest) != _options(config):
         return None
     # A table of titles need not be named again.
-    inputs = _inputs(paths, folder) if paths is not None else {}
-    if any(manifest["inputs"].get(name) != described for name, described in inputs.items()):
+    inputs = _inputs(paths, folder) if paths is not None else _Inputs({}, {})
+    if any(manifest["inputs"].get(name) != described for name, described in inputs.described.items()):
         return None
+    inputs.remember(folder)
     try:
         return load_prepared(folder)
     except ArtifactError:
@@ -199,10 +217,15 @@ def _publish(
 ) -> None:
     """Writes everything beside its place, the manifest last, and moves it there; refuses another set than `before`."""
     histories, items = built.histories, built.items
+    inputs = _inputs(paths, config.experiment.data)
     with replacing_folder(config.experiment.data) as staging:
+        inputs.remember(staging)
         histories.write_parquet(staging / HISTORIES, compression="zstd", statistics=False)
         items.write_parquet(staging / ITEMS, compression="zstd", statistics=False)
-        outputs = {name: _described(staging / name) for name in (HISTORIES, ITEMS)}
+        built.others.write_parquet(staging / OTHERS, compression="zstd", statistics=False)
+        outputs = {name: _described(staging / name) for name in (HISTORIES, ITEMS, OTHERS)}
+        # What something is trained on.
+        digests = [outputs[name]["sha256"] for name in (HISTORIES, ITEMS)]
         manifest = {
             "format_version": FORMAT_VERSION,
             "dataset_code": config.name,
@@ -211,9 +234,9 @@ def _publish(
             "num_interactions": int(histories[ITEM_IDS].list.len().sum()),
             "has_repeats": _has_repeats(histories),
             "options": _options(config),
-            "inputs": _inputs(paths, staging),
+            "inputs": inputs.described,
             "outputs": outputs,
-            "fingerprint": hashlib.sha256("".join(file["sha256"] for file in outputs.values()).encode()).hexdigest(),
+            "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
             "raw": {**built.raw, "interactions_without_title": built.untitled},
             "bad_lines": {"count": bad.count, "listed": bad.listed},
             "versions": {"llamarec": __version__, "polars": pl.__version__},
@@ -226,23 +249,33 @@ def _options(config: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in _PLACES}
 
 
-def _inputs(paths: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each raw file; one that has not changed since it was hashed is not read again."""
-    seen_file = folder / _SEEN
-    try:
-        seen = json.loads(seen_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        seen = {}
-    described, marks = {}, {}
+class _Inputs(NamedTuple):
+    """Size and hash of each raw file, and where and of what time it was when it was hashed."""
+
+    described: dict[str, dict[str, Any]]
+    marks: dict[str, dict[str, Any]]
+
+    def remember(self, folder: Path) -> None:
+        """So that a file that has not changed need not be hashed again."""
+        if self.marks and self.marks != _seen(folder):
+            # A table of titles that was not named stays known.
+            write_text(folder / _SEEN, json.dumps({**_seen(folder), **self.marks}))
+
+
+def _inputs(paths: Mapping[str, Path], folder: Path) -> _Inputs:
+    """Of the raw files; one that has not changed since it was hashed is not read again."""
+    seen, described, marks = _seen(folder), {}, {}
     for name, path in sorted(paths.items()):
         stat = path.stat()
         mark = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
         known = seen.get(name, {})
         described[name] = known["described"] if known.get("mark") == mark else _described(path)
         marks[name] = {"mark": mark, "described": described[name]}
-    if marks != seen and folder.is_dir():
-        write_text(seen_file, json.dumps(marks))
-    return described
+    return _Inputs(described, marks)
+
+
+def _seen(folder: Path) -> dict[str, Any]:
+    return read_json(folder / _SEEN) or {}
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -253,16 +286,40 @@ def _has_repeats(histories: pl.DataFrame) -> bool:
     return bool((histories[ITEM_IDS].list.n_unique() < histories[ITEM_IDS].list.len()).any())
 
 
+def _read_as(tables: RawTables, data: PreparedData) -> list[str]:
+    """How an own table was understood: what is wrong here is wrong in all that follows."""
+    if not tables.times or tables.interactions.is_empty():
+        return []
+    first, last = (pl.from_epoch(pl.Series([second])).dt.date()[0] for second in _ends(tables.interactions))
+    lines = [f"times        read as {tables.times}: {first} to {last}"]
+    if data.has_repeats:
+        rows = tables.interactions.height
+        repeats = rows - tables.interactions.select(USER, ITEM).unique().height
+        text = (
+            f"repeats      {repeats:,} of {rows:,} interactions are with an item that the user took before: what people"
+        )
+        lines.append(f"{text} have can be proposed to them again (train_retriever.py --exclude_history always: never)")
+    return lines
+
+
+def _ends(interactions: pl.DataFrame) -> tuple[int, int]:
+    times = interactions[TIMESTAMP]
+    return int(times.min() or 0), int(times.max() or 0)  # type: ignore[arg-type]
+
+
 def _left_out(built: Built, data: PreparedData, config: DataConfig) -> list[str]:
     """What of the files is not in the prepared set, and why; nothing where all of it is."""
     raw, lines = built.raw, []
     if built.untitled:
         lines.append(f"left out     {built.untitled:,} interactions with items that have no title")
+    others = raw["users"] - data.num_users
     too_few = raw["interactions"] - built.untitled - data.num_interactions
     if too_few:
         least = f"users with fewer than {config.min_user_interactions} or items with fewer than"
         flags = "--min_user_interactions, --min_item_interactions"
         lines.append(f"left out     {too_few:,} interactions of {least} {config.min_item_interactions} ({flags})")
+    if others:
+        lines.append(f"             {others:,} users are neither trained nor tested on; they can be recommended to")
     if lines:
         counts = ", ".join(f"{count:,} {name}" for name, count in raw.items())
         lines.append(f"of all       {counts} in the files")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from llamarec.vocabulary import (
 
 HISTORIES: Final = "histories.parquet"
 ITEMS: Final = "items.parquet"
+OTHERS: Final = "others.parquet"
 MANIFEST: Final = "manifest.json"
 FORMAT_VERSION: Final = 1
 
@@ -107,6 +109,16 @@ class PreparedData:
     has_repeats: bool
     fingerprint: str
     manifest: dict[str, Any]
+
+    @cached_property
+    def others(self) -> pl.DataFrame:
+        """Users who took too little to be trained or tested on: `user` (raw key) and `item_ids`, oldest first.
+
+        Read when it is asked for: of public data they are the most. Empty in a set of an earlier version.
+        """
+        if OTHERS not in self.manifest.get("outputs", {}):
+            return pl.DataFrame(schema={USER: pl.String, ITEM_IDS: pl.List(pl.Int32)})
+        return pl.read_parquet(self.folder / OTHERS, glob=False)
 
     @property
     def num_users(self) -> int:

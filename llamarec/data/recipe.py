@@ -30,11 +30,13 @@ class Built(NamedTuple):
     """The two tables of a prepared set, and what there was before.
 
     histories: a row per user. items: a row per item. raw: number of users, items and interactions in the files.
-    untitled: interactions with items that have no title.
+    untitled: interactions with items that have no title. others: a row per user who is left out, with those of his or
+    her items that are not.
     """
 
     histories: pl.DataFrame
     items: pl.DataFrame
+    others: pl.DataFrame
     raw: dict[str, int]
     untitled: int
 
@@ -81,6 +83,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     return Built(
         _split(histories, ordered, config),
         item_table.join(titled, on=ITEM, how="left", maintain_order="left"),
+        _others(with_title, histories, item_table),
         {
             "users": interactions[USER].n_unique(),
             "items": interactions[ITEM].n_unique(),
@@ -88,6 +91,13 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         },
         interactions.height - with_title.height,
     )
+
+
+def _others(interactions: pl.DataFrame, histories: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Users with too few interactions to be trained or tested on; recommended to they can be."""
+    theirs = interactions.join(histories.select(USER), on=USER, how="anti", maintain_order="left")
+    known = theirs.join(items, on=ITEM, how="inner", maintain_order="left").sort(TIMESTAMP, maintain_order=True)
+    return known.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS)).sort(USER)
 
 
 def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFrame:

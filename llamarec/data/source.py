@@ -19,10 +19,11 @@ REQUIRED = (USER, ITEM, TIMESTAMP)
 
 
 class RawTables(NamedTuple):
-    """interactions: user, item, timestamp in the file's order; items: item, title."""
+    """interactions: user, item, timestamp in the file's order. items: item, title. times: how times were read."""
 
     interactions: pl.DataFrame
     items: pl.DataFrame
+    times: str = ""
 
 
 @dataclass(frozen=True)

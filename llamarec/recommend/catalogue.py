@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError
+from llamarec.vocabulary import ITEM_IDS, USER
 
 _WORD = re.compile(r"\w+")
 _MOST_COMPARED = 200
 _MOST_CHARACTERS, _MOST_WORDS = 120, 8
 _NEAR = 0.4
+_NEAR_KEY = 0.8  # of keys that look alike: what is only somewhat like a number is another one
 
 
 class UnknownError(ConfigError):
@@ -43,6 +46,9 @@ class Catalogue:
     def __init__(self, data: PreparedData) -> None:
         self._data = data
         self._by_key = {key: item for item, key in enumerate(data.items) if item}
+        # Where two keys differ in their case only, the case counts.
+        plain_keys = Counter(plain(key) for key in self._by_key)
+        self._by_plain_key = {plain(key): item for key, item in self._by_key.items() if plain_keys[plain(key)] == 1}
         self._by_title: dict[str, int] = {}
         # Of several items with one title the one that most people took.
         for item in np.argsort(-self._counts, kind="stable").tolist():
@@ -59,7 +65,7 @@ class Catalogue:
         Raises:
             UnknownError: there is none; proposes the nearest titles.
         """
-        item = self._by_key.get(text) or self._by_title.get(plain(text))
+        item = self._by_key.get(text) or self._by_title.get(plain(text)) or self._by_plain_key.get(plain(text))
         if item is None:
             near = [self._data.titles[one] for one in self.near(text)] if propose else []
             raise UnknownError(f"no item has the key or title {text!r}", near, "is it the right data set?")
@@ -92,23 +98,24 @@ class Catalogue:
             found &= set(self._words.get(word, ()))
         return sorted(found, key=lambda item: (-int(self._counts[item]), item))[:limit]
 
-    def user(self, key: str, *, propose: bool = True) -> int:
-        """The user of a key.
+    def taken_by(self, key: str, *, propose: bool = True) -> list[int]:
+        """Items of a user, oldest first; also of one who took too little to be trained on.
 
         Raises:
-            UnknownError: there is none; proposes the nearest.
+            UnknownError: there is no such user; proposes the nearest.
         """
         user = self._users.get(key)
-        if user is None:
-            near = difflib.get_close_matches(key, self._users, n=3) if propose else []
-            kept = self._data.manifest.get("options", {}).get("min_user_interactions")
-            raise UnknownError(
-                f"there is no user {key!r} in {self._data.dataset_code} (of users with fewer than {kept} interactions "
-                "none is kept; their items can be given as a history)",
-                near,
-                'a history in its place: --history "a title" "another" (history=[...])',
-            )
-        return user
+        if user is not None:
+            return [int(item) for item in self._data.sequences.whole(user)]
+        others = self._data.others.filter(pl.col(USER) == key)[ITEM_IDS]
+        if len(others):
+            return [int(item) for item in others[0]]
+        near = difflib.get_close_matches(key, self._users, n=3, cutoff=_NEAR_KEY) if propose else []
+        raise UnknownError(
+            f"there is no user {key!r} in {self._data.dataset_code}, or none who took an item of it",
+            near,
+            'a history in its place: --history "a title" "another" (history=[...])',
+        )
 
     @cached_property
     def _users(self) -> dict[str, int]:

@@ -76,20 +76,28 @@ class Recommender:
         self.catalogue = Catalogue(data)
 
     @classmethod
-    def load(cls, run: str | Path, *, experiment_root: str | Path = "experiments", device: str = "auto") -> Recommender:
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        experiment_root: str | Path = "experiments",
+        device: str = "auto",
+        only_new: bool = False,
+    ) -> Recommender:
         """From what a training left.
 
         Args:
             run: A data set code, or the folder of a run (`experiments/llm/beauty`).
             experiment_root: Where the run of a code lies.
             device: `auto`, `cpu`, or as torch names it.
+            only_new: Recommend nothing of a history, also where the data have people who come back to items.
 
         Raises:
             LlamarecError: something is missing, damaged, or of other data; says what to type.
         """
         experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
-        retriever = load_retriever(experiment, data)
+        retriever = load_retriever(experiment, data, only_new=only_new)
         ranker = load_ranker(experiment, data, retriever_digest=retriever.digest, device=device)
         return cls(data, retriever, ranker)
 
@@ -99,6 +107,7 @@ class Recommender:
         folder = self.ranker.adapter.folder
         files = [path for path in (*weight_files(folder), folder / FUSION_FILE) if path.is_file()]
         parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, files)]
+        parts += ["only_new"] if self._retriever.excludes_history and self.data.has_repeats else []
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def recommend(
@@ -126,7 +135,7 @@ class Recommender:
         return self.recommend_many([items], k)[0]
 
     def items_of(self, user: str, *, propose: bool = True) -> list[int]:
-        """Item ids of all that a user took, oldest first.
+        """Item ids of all that a user took, oldest first; also of one who took too little to be trained on.
 
         Args:
             user: Key.
@@ -135,7 +144,7 @@ class Recommender:
         Raises:
             UnknownError: there is no such user.
         """
-        return [int(item) for item in self.data.sequences.whole(self.catalogue.user(user, propose=propose))]
+        return self.catalogue.taken_by(user, propose=propose)
 
     def recommend_many(self, histories: Sequence[Sequence[int]], k: int = 10) -> list[list[Recommendation]]:
         """Lists for many histories at once, which is faster than one by one.

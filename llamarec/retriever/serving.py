@@ -32,12 +32,15 @@ class Retriever:
         data: Prepared.
         config: That it was trained with.
         digest: Of its weights.
+        only_new: Propose nothing of a history, also where people come back to items.
     """
 
-    def __init__(self, model: LRURec, data: PreparedData, config: RetrieverConfig, digest: str = "") -> None:
+    def __init__(
+        self, model: LRURec, data: PreparedData, config: RetrieverConfig, digest: str = "", *, only_new: bool = False
+    ) -> None:
         self._model, self.digest = model.eval(), digest
         self._max_length = config.max_length
-        self.excludes_history = config.excludes(data.has_repeats)
+        self.excludes_history = only_new or config.excludes(data.has_repeats)
 
     @torch.inference_mode()
     def propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -68,8 +71,13 @@ class Retriever:
         return np.pad(items, missing), np.pad(best.values.numpy(), missing, constant_values=-np.inf)
 
 
-def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
+def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool = False) -> Retriever:
     """The trained retriever of a data set.
+
+    Args:
+        experiment: Of the run.
+        data: That it was made from.
+        only_new: See `Retriever`.
 
     Raises:
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
@@ -86,4 +94,4 @@ def load_retriever(experiment: Experiment, data: PreparedData) -> Retriever:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ArtifactError(f"{weights}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
-    return Retriever(model, data, config, sha256_of(weights))
+    return Retriever(model, data, config, sha256_of(weights), only_new=only_new)

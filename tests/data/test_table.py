@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import prepare
+from llamarec.data.prepare import prepare, settled
 from llamarec.errors import ConfigError, DataError
 
 ROWS = [
@@ -138,6 +138,68 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = _csv(tmp_path / "shop.csv")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert prepare(_config(path)).num_users == 6
+
+
+def test_day_and_month_are_read_as_the_table_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "date": f"{20 + int(row['asin'][1]):02}/03/2020 10:00"} for row in ROWS]
+    prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+    assert "read as day/month/year: 2020-03-21 to 2020-03-26" in capsys.readouterr().out
+    unsaid = [{**row, "date": f"{row['asin'][1]}/03/2020"} for row in ROWS]
+    path = _csv(tmp_path / "other.csv", rows=unsaid)
+    with pytest.raises(DataError, match="nothing says whether the day or the month comes first"):
+        prepare(_config(path))
+    prepare(_config(path, timestamp_format="%d/%m/%Y"))
+    assert "2020-03-01 to 2020-03-06" in capsys.readouterr().out
+
+
+def test_text_that_is_not_utf_8_names_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "shop.csv"
+    rows = [{**row, "name": f"Käse {row['asin']}"} for row in ROWS]
+    path.write_bytes(_csv(path, rows=rows).read_text(encoding="utf-8").encode("cp1252"))
+    with pytest.raises(DataError, match=r"(?s)shop\.csv, line 2: its text is not UTF-8.*Käse i1.*--encoding cp1252"):
+        prepare(_config(path))
+    assert prepare(_config(path, encoding="cp1252")).titles[1] == "Käse i1"
+    with pytest.raises(ConfigError, match="--encoding 'klingon'"):
+        _config(path, encoding="klingon")
+    with pytest.raises(DataError, match=r"its text is not ascii(?s:.*)--encoding NAME"):
+        prepare(_config(path, encoding="ascii"))
+
+
+def test_a_second_table_stays_known(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in ROWS]
+    items = _csv(tmp_path / "items.csv", rows=[{"asin": f"i{i}", "label": f"Second {i}"} for i in range(1, 7)])
+    table = _csv(tmp_path / "shop.csv", rows=rows)
+    first = prepare(_config(table, items_file=str(items), title_column="label"))
+    later = settled(_config(table), {"dataset_code"})
+    assert (Path(later.items_file), later.title_column) == (items, "label")
+    assert prepare(later).fingerprint == first.fingerprint
+    items.unlink()
+    assert settled(_config(table), {"dataset_code"}).items_file == ""
+
+
+def test_one_column_is_not_two_things(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="three different columns"):
+        _config(tmp_path / "shop.csv", user_column="a", item_column="b", timestamp_column="b")
+    path = _csv(tmp_path / "shop.csv")
+    with pytest.raises(ConfigError, match=r"'date' is taken for the item already"):
+        prepare(_config(path, item_column="date"))
+
+
+def test_many_skipped_lines_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _csv(tmp_path / "shop.csv", rows=[*ROWS, *({**ROWS[0], "date": "soon"} for _ in range(12))])
+    prepare(_config(path, on_bad_line="skip"))
+    assert "WARNING: 12 malformed lines (25.0%) were skipped" in capsys.readouterr().out
+
+
+def test_who_took_too_little_is_left_out_and_still_known(tmp_path: Path) -> None:
+    few = [{**ROWS[0], "userId": "few", "date": f"2020-02-0{9 - i}", "asin": f"i{i}"} for i in (1, 2)]
+    data = prepare(_config(_csv(tmp_path / "shop.csv", rows=[*ROWS, *few])))
+    assert "few" not in data.users
+    (items,) = data.others.filter(pl.col("user") == "few")["item_ids"].to_list()
+    assert [data.items[item] for item in items] == ["i2", "i1"]
+    plain = prepare(_config(_csv(tmp_path / "plain.csv")))
+    assert plain.fingerprint == data.fingerprint, "what is trained on is the same"
+    assert plain.others.is_empty()
 
 
 def test_an_absent_file_names_the_flag(tmp_path: Path) -> None:

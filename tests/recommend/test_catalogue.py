@@ -78,6 +78,11 @@ def test_a_search_takes_words_in_any_order_and_the_last_one_unfinished(catalogue
 
 
 def test_an_unknown_user_is_refused_with_near_ones(catalogue: Catalogue) -> None:
-    assert catalogue._data.users[catalogue.user("user-3")] == "user-3"
-    with pytest.raises(UnknownError, match=r"(?s)no user 'user_3'.*fewer than 5.*user-3"):
-        catalogue.user("user_3")
+    assert catalogue.taken_by("user-3") == catalogue._data.sequences.whole(3).tolist()
+    with pytest.raises(UnknownError, match=r"(?s)no user 'user_3'.*user-3"):
+        catalogue.taken_by("user_3")
+
+
+def test_a_key_is_known_in_any_case_where_that_is_one_item(catalogue: Catalogue) -> None:
+    key = catalogue._data.items[1]
+    assert catalogue.item(key.upper()) == catalogue.item(key) == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +10,7 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import LINE, BadLines, csv_format, jsonl_format, open_bytes, read_lines
 from llamarec.data.source import RawTables
+from llamarec.data.times import Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -22,7 +21,7 @@ KNOWN_NAMES = {
     TIMESTAMP: ("timestamp", "time", "datetime", "date", "unixreviewtime", "created_at", "ts", "event_time"),
     TITLE: ("title", "name", "item_title", "movie_title", "product_title", "item_name"),
 }
-_MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138, as milliseconds 1973
+SEPARATORS = (",", "\t", ";", "|")
 
 
 def table_files(config: DataConfig) -> dict[str, Path]:
@@ -51,32 +50,33 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
     chosen = {USER: config.user_column, ITEM: config.item_column, TIMESTAMP: config.timestamp_column}
     title = {TITLE: config.title_column}
     with_titles = chosen if second else {**chosen, **title}
-    rows = _read(main, with_titles, bad)
+    rows = _read(main, with_titles, config, bad)
     # Titles stay where only the time of a row is none.
-    interactions = rows.select(USER, ITEM, _seconds(rows, main, bad)).drop_nulls(TIMESTAMP)
-    if not second:
-        return RawTables(interactions, rows.select(ITEM, TITLE))
-    return RawTables(interactions, _read(second, {ITEM: config.item_column, **title}, bad))
+    times = _seconds(rows, main, config, bad)
+    interactions = rows.select(USER, ITEM, times.seconds.alias(TIMESTAMP)).drop_nulls(TIMESTAMP)
+    items = rows.select(ITEM, TITLE) if not second else _read(second, {ITEM: config.item_column, **title}, config, bad)
+    return RawTables(interactions, items, times.form)
 
 
-def _read(path: Path, chosen: dict[str, str], bad: BadLines) -> pl.DataFrame:
+def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines) -> pl.DataFrame:
     """The wanted columns under our names, all as text."""
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     required = tuple(name for name in chosen if name != TITLE)
     if kind == "parquet":
         return _read_parquet(path, chosen, required)
     if kind in ("jsonl", "json", "ndjson"):
-        found = _find_columns(path, _json_fields(path), chosen)
+        found = _find_columns(path, _json_fields(path, config.encoding), chosen)
         schema = dict.fromkeys(found.values(), pl.String)
-        form = jsonl_format(schema, tuple(found[name] for name in required))
+        form = jsonl_format(schema, tuple(found[name] for name in required), encoding=config.encoding)
         rows = read_lines(path, form, bad, numbered=True)
     else:
-        separator = _separator(path)
-        header = _first_line(path).split(separator)
-        columns = tuple(name.strip().strip('"') for name in header)
+        first_line = _first_line(path, config.encoding)
+        separator = max(SEPARATORS, key=first_line.count)
+        columns = tuple(name.strip().strip('"') for name in first_line.split(separator))
         found = _find_columns(path, columns, chosen)
         schema = dict.fromkeys(found.values(), pl.String)
-        form = csv_format(columns, schema, tuple(found[name] for name in required), separator=separator)
+        needed = tuple(found[name] for name in required)
+        form = csv_format(columns, schema, needed, separator=separator, encoding=config.encoding)
         rows = read_lines(path, form, bad, skip_lines=1, numbered=True)
     return rows.rename({column: name for name, column in found.items()})
 
@@ -118,77 +118,39 @@ def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) 
             problems.append(f"{asked}: {way}")
         else:
             found[name] = candidates[0]
+    taken: dict[str, str] = {}
+    for name, column in found.items():
+        if column in taken:
+            problems.append(f"{column!r} is taken for the {taken[column]} already: --{name}_column NAME")
+        taken.setdefault(column, name)
     if problems:
         raise ConfigError(f"{path}: " + "\n    ".join(problems), found=f"the columns {', '.join(columns)}")
     return found
 
 
-def _seconds(rows: pl.DataFrame, path: Path, bad: BadLines) -> pl.Series:
-    """Seconds since 1970 from numbers (seconds or milliseconds) or ISO dates; null where a row has neither.
-
-    What most of the column is, all of it must be: among dates, 2019 is no time.
-    """
+def _seconds(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
+    """Times of the rows; null where a row has none, which `bad` is told."""
     text = rows[TIMESTAMP]
-    numbers = text.cast(pl.Float64, strict=False)
-    numbers = numbers.set(~numbers.is_finite(), None)
-    seconds = _of_numbers(numbers) if 2 * numbers.null_count() <= len(text) else _of_dates(text)
-    for row in seconds.is_null().arg_true().to_list():
-        bad.add(
-            path,
-            rows[LINE][row],
-            "this is no time",
-            text[row],
-            expected="seconds or milliseconds since 1970, or an ISO date such as 2019-05-31 or 2019-05-31T12:00:00",
-            unit="row" if path.suffix.lower() == ".parquet" else "line",
-        )
-    return seconds.alias(TIMESTAMP)
+    times = read_times(text, config.timestamp_format, str(path))
+    unit = "row" if path.suffix.lower() == ".parquet" else "line"
+    for row in times.seconds.is_null().arg_true().to_list():
+        bad.add(path, rows[LINE][row], "this is no time", text[row], expected=times.expected, unit=unit)
+    return times
 
 
-def _of_numbers(numbers: pl.Series) -> pl.Series:
-    milliseconds = numbers.len() and abs(float(numbers.median() or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
-    return (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64)
-
-
-def _of_dates(text: pl.Series) -> pl.Series:
-    readers: tuple[Callable[[pl.Series], pl.Series], ...] = (_with_zone, _without_zone, _day)
-    times = pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Datetime("us", "UTC"))
-    for read in readers:
-        # Polars guesses the format from the first values, and refuses where it finds none.
-        with contextlib.suppress(pl.exceptions.ComputeError):
-            times = times.fill_null(read(text))
-    return times.dt.epoch("s")
-
-
-def _with_zone(text: pl.Series) -> pl.Series:
-    return text.str.replace("Z$", "+00:00").str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
-
-
-def _without_zone(text: pl.Series) -> pl.Series:
-    return text.str.to_datetime(strict=False, time_unit="us").dt.replace_time_zone("UTC")
-
-
-def _day(text: pl.Series) -> pl.Series:
-    return text.str.to_date(strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-
-
-def _first_line(path: Path) -> str:
+def _first_line(path: Path, encoding: str) -> str:
     with open_bytes(path) as file:
-        line = file.readline().decode("utf-8", errors="replace").rstrip("\r\n")
+        line = file.readline().decode(encoding, errors="replace").rstrip("\r\n")
     if not line:
         raise DataError(f"{path}: the file is empty", expected="a line with the names of the columns")
     return line
 
 
-def _separator(path: Path) -> str:
-    line = _first_line(path)
-    return max((",", "\t", ";", "|"), key=line.count)
-
-
-def _json_fields(path: Path) -> tuple[str, ...]:
+def _json_fields(path: Path, encoding: str) -> tuple[str, ...]:
     import json
 
     try:
-        row = json.loads(_first_line(path))
+        row = json.loads(_first_line(path, encoding))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line 1: not a JSON object ({error.msg})") from error
     if not isinstance(row, dict):
