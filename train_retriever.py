@@ -41,6 +41,7 @@ def main() -> int:
     from rich.console import Console
 
     from llamarec.data.prepare import settled
+    from llamarec.hardware import has_accelerator
     from llamarec.retriever.train import print_report, train_retriever
 
     console = Console(markup=False, emoji=False)
@@ -49,7 +50,10 @@ def main() -> int:
     print_report(report, console)
     console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)
     # Paths may hold what rich reads as markup.
-    console.print(f"next        {next_step(report, data_config)}", soft_wrap=True, markup=False, highlight=False)
+    step = next_step(report, data_config)
+    console.print(f"next        {step}", soft_wrap=True, markup=False, highlight=False)
+    if step.startswith("python") and "--llm_base_model" not in step and not has_accelerator():
+        console.print("            (without a GPU: --llm_base_model smollm2-135m, or tiny to see how it goes)")
     return 0
 
 
@@ -60,7 +64,9 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         return f"train longer or on more data: for no {' or '.join(uncovered)} user is the next item a candidate"
     if report.ranker_candidates < 2:
         return "this command with a larger --top_k: of one candidate there is nothing to rank"
-    command = ["python", "train_ranker.py", *flags_of(data_config)]
+    # How the data are prepared is known from here on, and a table by its name.
+    places = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)
+    command = ["python", "train_ranker.py", *flags_of(places)]
     if report.ranker_candidates < RankerConfig.num_candidates:
         command += ["--num_candidates", str(report.ranker_candidates)]
     return typed([*command, *_of_ranker_before(data_config.experiment)])

@@ -13,7 +13,7 @@ from typing import Final
 from llamarec.checkpoints.former import is_left_behind, sequence_of
 from llamarec.checkpoints.integrity import Verdict, verify
 from llamarec.checkpoints.layout import TRAINER_STATE, RunFolder, step_of
-from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.manifest import Manifest, read_manifest
 from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.retention import Kept, newest_first
 from llamarec.errors import CheckpointError
@@ -73,6 +73,18 @@ def order_of_saves(run: RunFolder) -> list[Path]:
 def _claimed(path: Path) -> Kept:
     step = step_of(path) or 0
     return Kept(step, sequence_of(RunFolder(path.parent), step), is_good=True)
+
+
+def newest_manifest(newest_first: Sequence[Path]) -> Manifest | None:
+    """The first manifest of some checkpoints that can be read; nothing is hashed."""
+    for path in newest_first:
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError:
+            continue
+        if manifest is not None:
+            return manifest
+    return None
 
 
 def next_sequence(run: RunFolder) -> int:

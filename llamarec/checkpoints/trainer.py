@@ -17,8 +17,9 @@ import torch.distributed as dist
 from transformers import Trainer
 from transformers.integrations.neftune import deactivate_neftune
 
+from llamarec.checkpoints.compatibility import compare_fingerprints
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence, of_this_run
+from llamarec.checkpoints.discovery import LATEST, Choice, choose, newest_manifest, next_sequence, of_this_run
 from llamarec.checkpoints.feeding import Feeding
 from llamarec.checkpoints.former import is_left_behind, leave_behind, take_up_again
 from llamarec.checkpoints.identity import base_model_of, fingerprints_of
@@ -246,12 +247,26 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
     def _refuse_to_begin_over_another(self) -> None:
         there = of_this_run(self._run)
         if there and not self._config.restart:
+            self._refuse_another_run(there)
             raise CheckpointError(
                 f"{self._run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
                 found=", ".join(path.name for path in there),
                 hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
                 "to start anew: --restart, or another --output_dir (or --experiment_root)",
                 retry_with=("--resume_from_checkpoint",),
+            )
+
+    def _refuse_another_run(self, there: list[Path]) -> None:
+        """One that this command could not go on with, so that to resume it is no advice."""
+        manifest = newest_manifest(there)
+        changes = compare_fingerprints(manifest.fingerprints, self._fingerprints) if manifest is not None else []
+        if changes:
+            raise CheckpointError(
+                f"{self._run.path} holds the checkpoints of another run, of other {', '.join(c.name for c in changes)}",
+                found=", ".join(path.name for path in there),
+                hint="to start anew: --restart, or another --output_dir (or --experiment_root)\n            "
+                "to see what differs: --resume_from_checkpoint",
+                retry_with=("--restart",),
             )
 
     def _begin_session(self, resume: Resume | None) -> None:
