@@ -48,6 +48,8 @@ _WHY: Final[dict[str, str]] = {
     "gradient_accumulation_steps": "the position is a number of samples: none is seen twice or missed",
     "num_processes": "the position is a number of samples: none is seen twice or missed",
     "optim": "another kind of optimizer starts without moments",
+    "own_optimizer": "another kind of optimizer starts without moments",
+    "own_scheduler": "another schedule: it goes on at this step",
     "lr_scheduler_type": "the new curve, at the share of the training that is done",
     "warmup_steps": "counts from the start of training",
     "dataloader_num_workers": "changes no sample",

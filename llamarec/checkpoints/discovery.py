@@ -129,7 +129,7 @@ def _partially(verdict: Verdict) -> tuple[str, ...]:
 
 def can_go_on_partially(verdict: Verdict) -> bool:
     """Whether a checkpoint lacks something that training can go on without."""
-    return verdict.health == "incomplete" and "weights" not in verdict.missing
+    return verdict.is_partly_there and bool(verdict.missing)
 
 
 def of_this_run(run: RunFolder) -> list[Path]:
@@ -192,6 +192,8 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
     """
     if not path.is_dir():
         raise not_found(run, path)
+    if not (path / TRAINER_STATE).is_file() and RunFolder(path).steps():
+        raise _is_a_run(RunFolder(path))
     verdict = verify(path)
     if verdict.is_resumable or (allow_partial and can_go_on_partially(verdict)):
         return verdict
@@ -210,14 +212,36 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
     )
 
 
+def _is_a_run(run: RunFolder) -> CheckpointError:
+    verdicts = inspect(run)
+    newest = _newest([verdict for verdict in verdicts if verdict.is_resumable])
+    return CheckpointError(
+        f"{run.path} is the folder of a run; one of its checkpoints is needed",
+        expected=f"a folder checkpoint-{{step}}, or with this --output_dir {LATEST} or {BEST}",
+        found=_listed(verdicts),
+        hint=f"{_FLAG} {newest.path}" if newest else None,
+        retry_with=(_FLAG, str(newest.path)) if newest else (),
+    )
+
+
 def not_found(run: RunFolder, path: Path) -> CheckpointError:
     """The error for a checkpoint that does not exist: what there is, the nearest, and what to type."""
     beside = RunFolder(path.parent) if step_of(path) is not None and path.parent.is_dir() else run
     verdicts = inspect(beside, deep=True) or inspect(run, deep=True)
+    word = difflib.get_close_matches(str(path), (LATEST, BEST), n=1)
     near = nearest(verdicts, path)
+    if word and near:
+        retry = (_FLAG, word[0])
+        return CheckpointError(
+            f"checkpoint not found: {path}",
+            expected=f"{LATEST}, {BEST}, or a folder checkpoint-{{step}}",
+            found=_listed(verdicts),
+            hint=" ".join(retry),
+            retry_with=retry,
+        )
     return CheckpointError(
         f"checkpoint not found: {path}",
-        expected="a folder checkpoint-{step}",
+        expected=f"a folder checkpoint-{{step}}, {LATEST} or {BEST}",
         found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
         hint=f"{_FLAG} {near.path}" if near else f"start without {_FLAG}",
         retry_with=(_FLAG, str(near.path)) if near else (),
@@ -225,7 +249,7 @@ def not_found(run: RunFolder, path: Path) -> CheckpointError:
 
 
 def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
-    """Of the resumable ones the one that was probably meant: by name, else the nearest step below, else the newest."""
+    """Of the resumable ones the one that was probably meant: the nearest step below; without a number the newest."""
     good = {verdict.path.name: verdict for verdict in verdicts if verdict.is_resumable}
     if not good:
         return None
@@ -237,8 +261,7 @@ def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
         steps = sorted(found for name in good if (found := step_of(Path(name))) is not None)
         below = [found for found in steps if found <= step]
         return good[f"checkpoint-{below[-1] if below else steps[0]}"]
-    close = difflib.get_close_matches(path.name, list(good), n=1, cutoff=0.0)
-    return good[close[0]] if close else None
+    return _newest(list(good.values()))
 
 
 def best_in(run: RunFolder) -> Manifest | None:

@@ -44,6 +44,7 @@ PARTS: Final[dict[str, str]] = {
     SCHEDULER: "the place in the learning-rate schedule",
     "rng_state.pth": "the random states (dropout goes another way)",
 }
+_IS_MISSING: Final = " is missing"
 # Without these there is nothing to go on from, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
 _HEADER_BYTES: Final = struct.Struct("<Q")
@@ -76,6 +77,12 @@ class Verdict:
         return self.health in ("good", "unverified")
 
     @property
+    def is_partly_there(self) -> bool:
+        """Whether nothing is wrong but that parts are missing, and the weights are there."""
+        only_missing = all(text.endswith(_IS_MISSING) for text in self.problems)
+        return not self.is_resumable and only_missing and not set(ESSENTIAL) & set(self.missing)
+
+    @property
     def reason(self) -> str:
         """The problems in one line."""
         return "; ".join(self.problems) or self.health
@@ -98,7 +105,7 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
         return Verdict(checkpoint, "damaged", (text,), seconds=time.perf_counter() - started)
     missing = tuple(_missing_parts(checkpoint))
     damage = _against(checkpoint, manifest, deep) if manifest else _without_manifest(checkpoint, deep)
-    absent = [f"{_said(part)} is missing" for part in missing if not any(part in text for text in damage)]
+    absent = [f"{_said(part)}{_IS_MISSING}" for part in missing if not any(part in text for text in damage)]
     problems = damage + absent
     health: Health = "unverified" if manifest is None else "good"
     if problems:
@@ -170,7 +177,7 @@ def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:
         if deep and durable.sha256_of(path) != entry.sha256:
             return f"{name} has another content than was saved (SHA-256 differs)"
     except FileNotFoundError:
-        return f"{name} is missing"
+        return f"{name}{_IS_MISSING}"
     except OSError as error:
         return f"{name} cannot be read: {error}"
     return ""
@@ -180,7 +187,7 @@ def _without_manifest(checkpoint: Path, deep: bool) -> list[str]:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     damage = [text for path in files if (text := _damage(path, deep))]
     if was_ours(checkpoint / TRAINER_STATE):
-        damage.insert(0, f"{MANIFEST} is missing")
+        damage.insert(0, f"{MANIFEST} is missing (it was saved with one)")
     return damage
 
 

@@ -50,6 +50,7 @@ class Parts:
     _fingerprints: dict[str, Any]
     _base_model: str
     _own_optimizer: bool
+    _given_scheduler: Any
     _run: RunFolder
     _saver: Saver | None
     _progress: Progress
@@ -69,6 +70,7 @@ class Parts:
     _last_saved_step: int = -1
     _given_eval_batch: int = 0
     _say: Any
+    _say_plan: Any
     _unwrapped: Any
     _hyperparameters: Any
     _num_items_in_step: Any

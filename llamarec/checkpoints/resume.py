@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,29 @@ _GROUP_KEYS: dict[str, tuple[str, ...]] = {
     "optim_args": ("betas", "eps", "momentum", "alpha", "nesterov", "amsgrad"),
 }
 _EXTENDING = _LENGTHS | {"early_stopping_patience"}
+OWN_OPTIMIZER, OWN_SCHEDULER = "own_optimizer", "own_scheduler"
+"""Names, among the hyperparameters, of what the program made itself; empty where the Trainer made it."""
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a program made itself instead of leaving it to the Trainer.
+
+    Attributes:
+        optimizer: Its class; empty: the Trainer's.
+        scheduler: Its class; empty: the Trainer's.
+        base_rate: The optimizer's learning rate as it was made; None where that is not known.
+        curve: The scheduler's factor by optimizer step, where it is a function of that.
+    """
+
+    optimizer: str = ""
+    scheduler: str = ""
+    base_rate: float | None = None
+    curve: Callable[[float], float] | None = None
+
+    def names(self) -> dict[str, str]:
+        """For the hyperparameters of a manifest."""
+        return {OWN_OPTIMIZER: self.optimizer, OWN_SCHEDULER: self.scheduler}
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,7 @@ class Now:
         defaults: Of this command, for what was taken over from the checkpoint instead.
         fingerprints: What identifies the run.
         allowed: Names that may differ.
+        handed: What the program made itself; its names are among the hyperparameters too.
     """
 
     args: TrainingArguments
@@ -58,6 +82,17 @@ class Now:
     defaults: Mapping[str, Any]
     fingerprints: Mapping[str, Any]
     allowed: frozenset[str]
+    handed: Handed = Handed()
+
+    @property
+    def has_own_scheduler(self) -> bool:
+        """Whether the learning rate is the program's own business."""
+        return bool(self.hyperparameters.get(OWN_SCHEDULER))
+
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Whether the optimizer is."""
+        return bool(self.hyperparameters.get(OWN_OPTIMIZER))
 
     @property
     def batch(self) -> int:
@@ -75,7 +110,8 @@ class Resume:
         progress: Where training goes on.
         plan: What is printed.
         stops: The checkpoint's early stop stands.
-        new_optimizer: --optim names one that cannot take over the moments of the checkpoint's.
+        new_optimizer: The optimizer is one that cannot take over the moments of the checkpoint's.
+        new_scheduler: The program's own scheduler is another one than the checkpoint's.
         num_epochs: As the checkpoint had it, where nothing about the length has changed; 0 = to be counted.
     """
 
@@ -86,6 +122,7 @@ class Resume:
     stops: bool = False
     new_optimizer: bool = False
     num_epochs: int = 0
+    new_scheduler: bool = False
 
     @property
     def step(self) -> int:
@@ -135,16 +172,10 @@ def decide(choice: Choice, now: Now) -> Resume:
     else:
         steps_to_go = _steps_to_go(geometry, before, step, now.args)
     old_map = before.schedule or ScheduleMap(step + steps_to_go, step + steps_to_go)
-    schedule = resumed(
-        old_map,
-        step,
-        steps_to_go,
-        warmup=now.args.get_warmup_steps(old_map.total),
-        batch_before=before.batch,
-        batch=geometry.batch,
-    )
-    if step >= old_map.end and steps_to_go:
+    schedule = _schedule(old_map, step, steps_to_go, before.batch, now)
+    if step >= old_map.end and steps_to_go and not now.has_own_scheduler:
         changes = [_why_of_finished(change) for change in changes]
+    changes = [_why_of_own(change, now) for change in changes]
     resets = "per_device_train_batch_size" in {change.name for change in changes}
     progress = Progress(
         position=before.position,
@@ -167,8 +198,8 @@ def decide(choice: Choice, now: Now) -> Resume:
         num_samples=geometry.num_samples,
         steps_to_go=0 if stopped else steps_to_go,
         steps_to_go_before=max(old_map.end - step, 0),
-        batch=(before.batch, geometry.batch),
-        rate=_rates(choice, now.args, schedule, step) if steps_to_go and not stopped else None,
+        batch=(_batch_before(choice, before, now), now.batch),
+        rate=_rates(choice, now, schedule, step, changes) if steps_to_go and not stopped else None,
         changes=tuple(changes),
         lost=tuple(f"{part}: {PARTS.get(part, '')} start anew" for part in missing),
         notes=tuple(_notes(choice, before, old_map, step, steps_to_go, stopped, now)),
@@ -182,6 +213,21 @@ def decide(choice: Choice, now: Now) -> Resume:
         stopped,
         any(_is_new_optimizer(change) for change in changes),
         int(content.get("num_train_epochs") or 0) if same_length else 0,
+        any(change.name == OWN_SCHEDULER for change in changes),
+    )
+
+
+def _schedule(old_map: ScheduleMap, step: int, steps_to_go: int, batch_before: int, now: Now) -> ScheduleMap:
+    if now.has_own_scheduler:
+        # Made for the length that training has now, as far as its maker knew: laid over it once, not twice.
+        return ScheduleMap(step + steps_to_go, step + steps_to_go)
+    return resumed(
+        old_map,
+        step,
+        steps_to_go,
+        warmup=now.args.get_warmup_steps(old_map.total),
+        batch_before=batch_before,
+        batch=now.batch,
     )
 
 
@@ -199,10 +245,25 @@ def _why_of_finished(change: Change) -> Change:
     return replace(change, why="the run was finished: see the note") if change.name in _LENGTHS else change
 
 
+def _batch_before(choice: Choice, before: Progress, now: Now) -> int:
+    """How many micro-batches a plain Trainer added up stands in its program only."""
+    is_unknown = choice.verdict.manifest is None and now.num_samples is None
+    return now.batch if is_unknown else before.batch
+
+
+def _why_of_own(change: Change, now: Now) -> Change:
+    """What the program's own optimizer and scheduler make of a change is not ours to say."""
+    if change.decision == "applied" and now.has_own_optimizer and change.name in _GROUP_KEYS:
+        return replace(change, why="as far as your own optimizer was made with it")
+    if change.decision == "applied" and now.has_own_scheduler and change.name in _LENGTHS | {"learning_rate"}:
+        return replace(change, why="your own scheduler goes by optimizer steps as you made it; nothing is stretched")
+    return change
+
+
 def _is_new_optimizer(change: Change) -> bool:
     """Of the AdamW of torch all variants (fused, ...) keep the same moments."""
     kinds = {str(name).removesuffix("_fused") for name in (change.old, change.new)}
-    return change.name == "optim" and len(kinds) > 1
+    return change.name in ("optim", OWN_OPTIMIZER) and len(kinds) > 1
 
 
 def _changes(choice: Choice, now: Now) -> list[Change]:
@@ -252,7 +313,7 @@ def _notes(
     notes = []
     if stopped:
         notes.append("it had stopped early: the metric did not get better for --early_stopping_patience validations")
-    elif step >= old_map.end and steps_to_go:
+    elif step >= old_map.end and steps_to_go and not now.has_own_scheduler:
         notes.append(
             f"the run was finished, its learning-rate curve used up: it is laid over all {step + steps_to_go:,} steps"
         )
@@ -269,15 +330,29 @@ def _notes(
     return notes
 
 
-def _rates(choice: Choice, args: TrainingArguments, schedule: ScheduleMap, step: int) -> tuple[float, float] | None:
+def _rates(
+    choice: Choice, now: Now, schedule: ScheduleMap, step: int, changes: list[Change]
+) -> tuple[float, float] | None:
+    """Learning rate of the first group as the checkpoint had it, and at the next step; None where that is not known."""
     if SCHEDULER in choice.verdict.missing:
         return None
     state = load_pickled(choice.verdict.path / SCHEDULER)
-    curve = curve_of(args, schedule.total)
     rates = state.get("_last_lr") if isinstance(state, dict) else None
-    if curve is None or not rates:
+    curve = now.handed.curve if now.has_own_scheduler else curve_of(now.args, schedule.total)
+    base = _base_rate(state, now, changes)
+    if curve is None or not rates or base is None:
         return None
-    return float(rates[0]), args.learning_rate * curve(schedule(step))
+    return float(rates[0]), base * curve(schedule(step))
+
+
+def _base_rate(state: Any, now: Now, changes: list[Change]) -> float | None:
+    if not now.has_own_optimizer:
+        return float(now.args.learning_rate)
+    names = {change.name for change in changes if change.decision == "applied"}
+    if names & {"learning_rate", OWN_OPTIMIZER}:
+        return now.handed.base_rate
+    rates = state.get("base_lrs")
+    return float(rates[0]) if rates else None
 
 
 def curve_of(args: TrainingArguments, total: int) -> Any:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
 from llamarec.checkpoints import randomness
@@ -15,7 +15,7 @@ from llamarec.checkpoints.loading import load_pickled
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
-from llamarec.checkpoints.resume import METRIC, Resume, effective_batch, hyperparameters_of
+from llamarec.checkpoints.resume import METRIC, Handed, Resume, effective_batch, hyperparameters_of
 from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.checkpoints.weights import folder_of_best
 from llamarec.errors import CheckpointError
@@ -151,11 +151,15 @@ class Resuming(Parts):
         try:
             self.optimizer.load_state_dict(load_pickled(path))
         except (ValueError, KeyError, TypeError) as error:
+            if self._config.allow_partial_resume:
+                self._say_plan(f"lost:        {path.name}: of another optimizer; its moments start anew")
+                return
+            kind = type(getattr(self.optimizer, "optimizer", self.optimizer)).__name__
             raise CheckpointError(
                 f"{path} is of another optimizer than this run's",
-                expected=type(getattr(self.optimizer, "optimizer", self.optimizer)).__name__,
+                expected=f"the state of a {kind}, as this run has it",
                 found=str(error),
-                hint="keep --optim as it was",
+                hint="the optimizer as it was (--optim, or your own); or --allow_partial_resume: it starts anew",
             ) from error
         for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
             if "lr" in applied and group.get("initial_lr"):
@@ -168,11 +172,12 @@ class Resuming(Parts):
         path = resume.choice.verdict.path / SCHEDULER
         base_rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         scheduler = self.lr_scheduler
-        if SCHEDULER not in resume.choice.verdict.missing:
+        starts_anew = SCHEDULER in resume.choice.verdict.missing or resume.new_scheduler
+        if not starts_anew:
             scheduler.load_state_dict(load_pickled(path))
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
-        if SCHEDULER in resume.choice.verdict.missing:
+        if starts_anew:
             scheduler.last_epoch = resume.step
         # With fp16 it is behind the step: steps whose gradients overflowed do not move it.
         place, scheduler.base_lrs = scheduler.last_epoch, base_rates
@@ -232,9 +237,30 @@ class Resuming(Parts):
 
     # ---- What is written about a run ----
 
+    def _handed(self) -> Handed:
+        """Optimizer and scheduler that are not the Trainer's: given to it, or made by an overridden method."""
+        cls: Any = type(self)
+        optimizer: Any = None if self._own_optimizer else self.optimizer
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        scheduler = self._given_scheduler
+        name = type(optimizer).__name__ if optimizer is not None else ""
+        if not name and cls.create_optimizer is not Trainer.create_optimizer:
+            name = "create_optimizer"
+        of_scheduler = type(scheduler).__name__ if scheduler is not None else ""
+        if not of_scheduler and cls.create_scheduler is not Resuming.create_scheduler:
+            of_scheduler = "create_scheduler"
+        group = optimizer.param_groups[0] if optimizer is not None else None
+        is_function = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        return Handed(
+            name,
+            of_scheduler,
+            float(group.get("initial_lr", group["lr"])) if group is not None else None,
+            scheduler.lr_lambdas[0] if is_function else None,
+        )
+
     def _hyperparameters(self) -> dict[str, Any]:
         """Every training argument and the program's own options, as plain values."""
-        found = hyperparameters_of(self.args, self._own_options)
+        found = hyperparameters_of(self.args, {**self._own_options, **self._handed().names()})
         if self._given_eval_batch:
             # As it was asked for: smaller ones are this process's answer to its memory.
             found["per_device_eval_batch_size"] = self._given_eval_batch

@@ -78,6 +78,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
         self._last_saved_step, self._buffers = -1, {}
         self._base_model, self._own_optimizer = "", self.optimizer is None
+        self._given_scheduler = self.lr_scheduler
         self.callback_handler.callbacks.insert(0, OpensEpochs(self))
         # Patience and the like are part of what a resume must not lose.
         self.args.restore_callback_states_from_checkpoint = True
@@ -224,6 +225,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             defaults=self._defaults,
             fingerprints=self._fingerprints,
             allowed=self._config.changes_allowed,
+            handed=self._handed(),
         )
         return decide(choice, now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
@@ -16,6 +16,8 @@ from llamarec.checkpoints.layout import RunFolder, weight_files
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.parts import Parts
 from llamarec.errors import CheckpointError
+
+_ANOTHER_MODEL: Final = "give the model the form that it had, or train the new one in another --output_dir"
 
 
 class Weights(Parts):
@@ -82,12 +84,18 @@ def put_weights(model: Any, weights: Mapping[str, Tensor], folder: Path, adapter
             ignored = set(getattr(model, "_tied_weights_keys", None) or []) | {"lm_head.weight"}
             missing = [name for name in missing if name not in ignored]
     except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        shown = [*lines[:3], *([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])]
         raise CheckpointError(
-            f"the weights in {folder} have another shape than this model's", found=str(error).strip()
+            f"the weights in {folder} have another shape than this model's",
+            expected="the model that was trained",
+            found=("\n" + " " * 12).join(shown) or str(error).strip(),
+            hint=_ANOTHER_MODEL,
         ) from error
     if unexpected or missing:
         raise CheckpointError(
             f"the weights in {folder} are not those of this model",
             expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
             found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
+            hint=_ANOTHER_MODEL,
         )

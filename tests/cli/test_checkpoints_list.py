@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,16 @@ def test_list_without_a_run_shows_all(command: Command) -> None:
     assert "\n\ngames" in output
     assert _rows(output)["20"][-2:] == ["names", "LP"]
     assert _rows(output)["10"][-1] == "BP"
+
+
+def test_list_of_a_folder_shows_the_runs_in_it(command: Command, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        make_plain_run(tmp_path / "runs" / name, (10, 20), best=10)
+    (tmp_path / "runs" / "notes.txt").write_text("mine", encoding="utf-8")
+    output = command("list", str(tmp_path / "runs"))
+    assert "first" in output
+    assert "second" in output
+    assert "4 checked, 0 of them damaged" in command("verify", str(tmp_path / "runs"))
 
 
 def test_list_verify_hashes(command: Command) -> None:

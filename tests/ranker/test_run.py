@@ -181,7 +181,9 @@ def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
     altered = json.dumps({**content, "letters": 1.0 - content["letters"], "alpha": -7.0})
     path.write_text(altered if change == "altered" else change, encoding="utf-8")
     assert _run(folder, "--resume_from_checkpoint") == first
-    assert "the fusion is fitted again" in capsys.readouterr().err
+    # It belongs to the best model, which is put back as it was saved.
+    assert "is not as it was saved; put back from checkpoint-" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == json.dumps(content, indent=2) + "\n"
 
 
 def test_two_runs_of_one_process_have_logs_of_their_own(

@@ -145,11 +145,49 @@ def test_a_missing_part_of_a_plain_checkpoint_is_named(
     assert f"lost:        {part}: {PARTS[part]} start anew" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("part", ["optimizer.pt", "adapter_config.json", "adapter_model.safetensors", MANIFEST])
-def test_with_a_manifest_a_missing_file_is_damage(part: str, run: Path) -> None:
+def test_a_missing_part_that_a_manifest_lists_can_be_gone_on_without(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run / "checkpoint-4"
+    (checkpoint / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"--allow_partial_resume to go on without: optimizer\.pt"):
+        _trainer(run).train(str(checkpoint))
+    _trainer(run, CheckpointConfig(allow_partial_resume=True)).train(str(checkpoint))
+    assert f"lost:        optimizer.pt: {PARTS['optimizer.pt']} start anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["adapter_config.json", "adapter_model.safetensors", MANIFEST])
+def test_with_a_manifest_another_missing_file_is_damage(part: str, run: Path) -> None:
     (run / "checkpoint-4" / part).unlink()
     with pytest.raises(CheckpointError, match=f"{part} is missing"):
         _trainer(run, CheckpointConfig(allow_partial_resume=True)).train(str(run / "checkpoint-4"))
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lastest", "latest"), ("bset", "best"), ("Latest", "latest")])
+def test_a_mistyped_word_is_answered_with_the_word(typed: str, meant: str, run: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"checkpoint not found: {typed}") as refused:
+        _trainer(run).train(typed)
+    assert refused.value.retry_with == ("--resume_from_checkpoint", meant)
+
+
+def test_a_name_without_a_number_means_the_newest(run: Path) -> None:
+    shutil.copytree(run / "checkpoint-4", run / "checkpoint-2")
+    with pytest.raises(CheckpointError) as refused:
+        _trainer(run).train(str(run / "nope"))
+    assert refused.value.retry_with[1].endswith("checkpoint-4")
+
+
+def test_the_folder_of_a_run_is_called_one(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="is the folder of a run; one of its checkpoints is needed") as refused:
+        _trainer(run).train(str(run))
+    assert refused.value.retry_with == ("--resume_from_checkpoint", str(run / "checkpoint-4"))
+    assert "latest or best" in str(refused.value)
+
+
+def test_begun_over_another_run_to_restart_is_the_advice(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds the checkpoints of another run, of other data") as refused:
+        _with_other_data(run).train()
+    assert refused.value.retry_with == ("--restart",)
 
 
 def test_without_weights_there_is_nothing_to_go_on_from(saved_by_a_plain_trainer: Path, tmp_path: Path) -> None:

@@ -33,8 +33,21 @@ def split_selector(text: str) -> tuple[str, str]:
 
 
 def runs_under(root: Path) -> list[RunFolder]:
-    """The runs of all data sets under an experiment root."""
-    return [RunFolder(path) for path in sorted((root / "llm").glob("*/checkpoints")) if path.is_dir()]
+    """The runs of all data sets under an experiment root, or those of any Trainer that lie in a folder."""
+    runs = [RunFolder(path) for path in sorted((root / "llm").glob("*/checkpoints")) if path.is_dir()]
+    others = [RunFolder(path) for path in sorted(root.iterdir())] if root.is_dir() else []
+    return [*runs, *(run for run in others if run.steps())]
+
+
+def runs_meant(text: str, root: Path) -> list[RunFolder]:
+    """The run that the text means, or all that lie in a folder that is none itself.
+
+    Raises:
+        CheckpointError: there is no such run.
+    """
+    path = Path(text)
+    below = runs_under(path) if path.is_dir() and not RunFolder(path).steps() else []
+    return below or [find_run(text, root)]
 
 
 def name_of(run: RunFolder, root: Path) -> str:
