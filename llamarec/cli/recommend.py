@@ -141,7 +141,7 @@ def _run_batch(arguments: argparse.Namespace) -> int:
     from llamarec.recommend.requests import read_requests
 
     check_output(arguments.output)
-    requests = read_requests(arguments.users)
+    requests = read_requests(arguments.users, _user_column(arguments))
     job = BatchJob(_load(arguments), requests, arguments.output, k=arguments.k)
     try:
         with _progress(len(requests)) as advance:
@@ -151,6 +151,16 @@ def _run_batch(arguments: argparse.Namespace) -> int:
         raise
     _say_done(done, arguments)
     return EXIT_FINISHED
+
+
+def _user_column(arguments: argparse.Namespace) -> str:
+    """What the users' column was called when the data were prepared; empty where it was recognised."""
+    from llamarec.data.prepared import read_manifest
+    from llamarec.ranker.places import find_experiment
+
+    experiment = find_experiment(arguments.dataset_code, Path(arguments.experiment_root))
+    manifest = read_manifest(experiment.data)
+    return str(manifest["options"].get("user_column", "")) if manifest is not None else ""
 
 
 def _say_done(done: Done, arguments: argparse.Namespace) -> None:

@@ -20,12 +20,17 @@ def find_source(config: DataConfig) -> Source:
     """
     if config.dataset_code in SOURCES:
         return SOURCES[config.dataset_code]
-    near = difflib.get_close_matches(config.dataset_code, SOURCES, n=1)
+    prepared = sorted(path.parent.name for path in Path(config.experiment_root).glob("data/*/manifest.json"))
+    names = [*SOURCES, *(name for name in prepared if name not in SOURCES)]
+    near = difflib.get_close_matches(config.dataset_code, names, n=1)
+    problem = f"--dataset_code {config.dataset_code}: unknown data set"
+    if config.dataset_code.lower().endswith((".xlsx", ".xls", ".ods")):
+        problem = f"--dataset_code {config.dataset_code}: a spreadsheet is no table here; save it as CSV"
+    elif Path(config.dataset_code).is_dir() and config.dataset_code:
+        problem = f"--dataset_code {config.dataset_code}: a folder; the path of a table in it was expected"
     raise ConfigError(
-        f"--dataset_code {config.dataset_code}: unknown data set"
-        if config.dataset_code
-        else "--dataset_code is missing",
-        expected=f"one of {', '.join(SOURCES)}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
+        problem if config.dataset_code else "--dataset_code is missing",
+        expected=f"one of {', '.join(names)}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
         hint=f"--dataset_code {near[0]}" if near else None,
     )
 

@@ -7,6 +7,7 @@ plain transformers and PEFT can load.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import logging
 import shutil
@@ -228,7 +229,8 @@ def said_clearly(name: str) -> Iterator[None]:
     Raises:
         ModelError: absent, gated, or unreadable.
     """
-    embedded = f"--llm_base_model {SMOLLM2_135M} (or {TINY}) needs no access"
+    near = difflib.get_close_matches(name, EMBEDDED, n=1)
+    embedded = f"--llm_base_model {near[0] if near else f'{SMOLLM2_135M} (or {TINY})'} needs no access"
     try:
         yield
     except (OSError, ValueError) as error:

@@ -89,5 +89,5 @@ def first_stage_text(first_stage: FirstStage) -> str:
     """Whether titles count, in one line."""
     measured = f"{first_stage.gain:+.3f} nats a user, {first_stage.num_prompts:,} validation users"
     if not first_stage.title_weight:
-        return f"their similarity to the history says nothing beside the retriever's score ({measured})"
+        return f"not used: they add no more than a standard error to the retriever's score ({measured})"
     return f"retriever's score + {first_stage.title_weight:.2f} x similarity to the history ({measured})"

@@ -86,14 +86,20 @@ class BatchJob:
         lock = FileLock(self._output.with_name(self._output.name + ".partial.lock"), blocking=False)
         try:
             with lock:
-                done = self._run(restart, progress)
+                try:
+                    return self._run(restart, progress)
+                finally:
+                    self._tidy(lock)
         except Timeout:
             raise LockedError(
                 f"{self._output}: another process is writing it", hint="wait for it, or write to another file"
             ) from None
+
+    @staticmethod
+    def _tidy(lock: FileLock) -> None:
+        """Nothing but the file is left; on Windows an open one cannot be removed, and stays."""
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()
-        return done
 
     def _run(self, restart: bool, progress: Callable[[int], None]) -> Done:
         self._prepare(restart)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from llamarec.data.sources.table import KNOWN_NAMES
+from llamarec.data.sources.table import KNOWN_NAMES, SEPARATORS
 from llamarec.errors import DataError
 from llamarec.vocabulary import USER
 
@@ -35,15 +35,21 @@ class Request:
     history: tuple[str, ...] = ()
 
 
-def read_requests(path: Path) -> list[Request]:
+def read_requests(path: Path, user_column: str = "") -> list[Request]:
     """All requests of a file, in its order.
+
+    Args:
+        path: See `Request` for what can be in it.
+        user_column: What the users' column is called in the data; one of that name is taken first.
 
     Raises:
         DataError: it is not there, empty, or a line is malformed; names the line.
     """
+    if not path.is_file():
+        raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found="there is no such file")
     try:
         # Who is named twice is answered once.
-        requests = list(dict.fromkeys(_read(path)))
+        requests = list(dict.fromkeys(_read(path, user_column)))
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
     if not requests:
@@ -51,10 +57,10 @@ def read_requests(path: Path) -> list[Request]:
     return requests
 
 
-def _read(path: Path) -> list[Request]:
+def _read(path: Path, user_column: str) -> list[Request]:
     name = path.name.lower()
     if name.endswith((".csv", ".tsv", ".parquet")):
-        return _from_table(path)
+        return _from_table(path, user_column)
     # Not splitlines: titles may hold other separators of Unicode.
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -63,17 +69,21 @@ def _read(path: Path) -> list[Request]:
     return [Request(line, user=line) for _, line in numbered]
 
 
-def _from_table(path: Path) -> list[Request]:
+def _from_table(path: Path, user_column: str) -> list[Request]:
     if path.suffix.lower() == ".parquet":
         table = pl.read_parquet(path, glob=False)
     else:
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        with path.open(encoding="utf-8-sig") as file:
+            separator = max(SEPARATORS, key=file.readline().count)
         table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
     # By the names that are recognised in a table of interactions.
-    column = next((name for name in table.columns if name.lower() in KNOWN_NAMES[USER]), None)
+    recognised = [name for name in table.columns if name.lower() in KNOWN_NAMES[USER]]
+    column = next((name for name in (user_column, *recognised) if name in table.columns), None)
     if column is None:
         raise DataError(
-            f"--users {path}: there is no column {USER!r}", expected=_EXPECTED, found=", ".join(table.columns)
+            f"--users {path}: there is no column {user_column or USER!r}",
+            expected=_EXPECTED,
+            found=", ".join(table.columns),
         )
     keys = table[column].cast(pl.String).unique(maintain_order=True).drop_nulls()
     return [Request(key, user=key) for key in keys]

@@ -33,6 +33,8 @@ def add_problems(app: FastAPI) -> None:
     async def _invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         texts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        if any(one["type"] == "extra_forbidden" for one in error.errors()):
+            texts.append("known are user or history, and k")
         if "json" not in request.headers.get("content-type", "") and request.method == "POST":
             texts.append("send it with the header Content-Type: application/json")
         return problem(422, "; ".join(texts))

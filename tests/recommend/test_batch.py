@@ -126,6 +126,9 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
         assert read_requests(tmp_path / name) == wanted, name
     pl.DataFrame({"user": ["u1", "ü 2"]}).write_parquet(tmp_path / "users.parquet")
     assert read_requests(tmp_path / "users.parquet") == wanted
+    # As exported with the orders.
+    (tmp_path / "kunden.csv").write_text("user;Kunde\n1;u1\n2;u2\n", encoding="utf-8")
+    assert [one.user for one in read_requests(tmp_path / "kunden.csv", "Kunde")] == ["u1", "u2"]
     lines = '{"id": "x", "history": ["Halo", 7]}\n{"history": ["a\u2028b"]}\n'
     (tmp_path / "histories.jsonl").write_text(lines, encoding="utf-8")
     assert read_requests(tmp_path / "histories.jsonl") == [

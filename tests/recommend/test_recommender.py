@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 
 import llamarec
 from llamarec.errors import ArtifactError, ConfigError, LlamarecError
+from llamarec.ranker.first_stage import stored_first_stage
 from llamarec.recommend.catalogue import UnknownError
 from llamarec.recommend.recommender import Recommendation, Recommender
+from llamarec.retriever.title_words import TitleSimilarity
 from llamarec.vocabulary import Experiment
 
 
@@ -53,6 +56,37 @@ def test_by_user_by_keys_and_by_titles_is_the_same(recommender: Recommender) -> 
     assert [one.rank for one in by_user] == [1, 2, 3, 4, 5]
     assert not {one.item for one in by_user} & set(keys), "what was taken is not recommended again"
     assert json.loads(json.dumps(by_user[0].as_dict()))["title"] == by_user[0].title
+
+
+def test_who_took_too_little_to_be_trained_on_is_asked_by_key_too(recommender: Recommender) -> None:
+    assert "few" not in recommender.data.users
+    assert recommender.recommend(user="few", k=5) == recommender.recommend(["i7", "i8"], k=5)
+
+
+def test_titles_count_with_the_weight_of_the_fusion(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, ranker = recommender.data, recommender.ranker
+    plain = recommender.recommend(["i3", "i4"], k=20)
+    assert {one.title_similarity for one in plain} == {0.0}
+    monkeypatch.setattr(ranker, "_first_stage", stored_first_stage(data.titles, 50.0))
+    monkeypatch.setattr(ranker, "fusion", replace(ranker.fusion, letters=0.0, alpha=1.0, deviation=2.0))
+    found = recommender.recommend(["i3", "i4"], k=20)
+    history = np.array(recommender.catalogue.items(["i3", "i4"]))
+    ids = np.array([data.items.index(one.item) for one in found])
+    similarities = TitleSimilarity(data.titles)(history, ids)
+    assert [one.title_similarity for one in found] == pytest.approx(similarities)
+    raw = np.array([one.retriever_score for one in found]) + 50.0 * similarities
+    assert [one.score for one in found] == pytest.approx((raw - raw.mean()) / 2.0, abs=1e-4)
+    assert (np.diff(raw) <= 0).all()
+
+
+def test_only_new_leaves_out_what_was_taken(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamarec.retriever.config.RetrieverConfig.excludes", lambda *_: False)
+    place = finished / "experiments" / "llm" / "shop"
+    taken = ["i3", "i4"]
+    for only_new in (False, True):
+        recommender = Recommender.load(place, device="cpu", only_new=only_new)
+        found = {one.item for one in recommender.recommend(taken, k=recommender.data.num_items)}
+        assert (not found & set(taken)) is only_new
 
 
 def test_beyond_the_rankers_candidates_the_retriever_goes_on(recommender: Recommender) -> None:

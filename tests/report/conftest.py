@@ -39,6 +39,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for time in range(5 + user % 5):
             item = (start + time * stride) % 60
             lines.append(f"u{user},i{item},{time},Film <{item}> & more")
+    # Too little to be trained on.
+    lines += [f"few,i{item},{item},Film <{item}> & more" for item in (7, 8)]
     (folder / "shop.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     data, *_ = parse(argv(folder))
     train_retriever(data, RetrieverConfig(hidden_size=16, num_epochs=30, dropout=0.1, batch_size=8), QUIET)

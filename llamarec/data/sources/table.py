@@ -34,8 +34,19 @@ def table_files(config: DataConfig) -> dict[str, Path]:
     paths = {flag: Path(name) for flag, name in named.items() if name}
     for flag, path in paths.items():
         if not path.is_file():
-            raise ConfigError(f"{flag} {path}: there is no such file", hint="give the path of a table of interactions")
+            near = _near_files(path)
+            kind = "interactions" if flag == "--dataset_code" else "items and titles"
+            raise ConfigError(
+                f"{flag} {path}: there is no such file",
+                expected=f"the path of a table of {kind}",
+                hint=f"{flag} {near[0]}" if near else None,
+            )
     return paths
+
+
+def _near_files(path: Path) -> list[Path]:
+    there = {one.name: one for one in path.parent.iterdir() if one.is_file()} if path.parent.is_dir() else {}
+    return [there[name] for name in difflib.get_close_matches(path.name, there, n=1)]
 
 
 def read_table(config: DataConfig, bad: BadLines) -> RawTables:
