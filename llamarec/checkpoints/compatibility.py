@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from llamarec.errors import CheckpointError
+from llamarec.checkpoints.layout import TRAINING_ARGS
+from llamarec.errors import CheckpointError, ConfigError
 
 Decision = Literal["kept", "applied", "refused"]
 
@@ -126,6 +128,22 @@ def compare_fingerprints(
             why = "allowed by --allow_changed" if allows else _IDENTIFIES
             changes.append(Change(name, before, now, "applied" if allows else "refused", why))
     return changes
+
+
+def refuse_unknown(allowed: frozenset[str], fingerprints: Mapping[str, Any]) -> None:
+    """Raises for names in --allow_changed that nothing has: a mistyped one would allow nothing, in silence.
+
+    Raises:
+        ConfigError: names them and the nearest.
+    """
+    known = [*fingerprints, "base_model", "lora", *_REFUSED, "all", TRAINING_ARGS]
+    for name in sorted(allowed - set(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"--allow_changed {name}: nothing of that name can differ",
+            expected=", ".join(dict.fromkeys(known)),
+            hint=f"--allow_changed {near[0]}" if near else None,
+        )
 
 
 def refuse(checkpoint: str, changes: list[Change]) -> None:

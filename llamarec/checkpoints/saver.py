@@ -178,7 +178,7 @@ class Saver:
         """Says that a step could not be saved, and remembers it for the exit code."""
         self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
-        self._say(f"WARNING: {self.last_error}. Training goes on; {good}; the next save tries again.")
+        self._say(f"WARNING: {self.last_error}. Training is not affected; {good}; a next save tries again.")
 
     def bring_best(self, manifest: Manifest) -> None:
         """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already."""

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from transformers import Trainer
 from transformers.integrations.neftune import deactivate_neftune
 
-from llamarec.checkpoints.compatibility import compare_fingerprints
+from llamarec.checkpoints.compatibility import compare_fingerprints, refuse_unknown
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.discovery import LATEST, Choice, choose, newest_manifest, next_sequence, of_this_run
 from llamarec.checkpoints.feeding import Feeding
@@ -217,6 +217,9 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         choice: Choice | None = choose(self._run, wanted, allow_partial=self._config.allow_partial_resume)
         if choice is None:
             return None
+        if self._config.restart:
+            self._say_plan(f"note:        restart counts only where nothing is resumed; {choice.verdict.path.name} is")
+        refuse_unknown(self._config.changes_allowed, self._fingerprints)
         geometry = self._geometry()
         now = Now(
             args=self.args,

@@ -177,6 +177,17 @@ def test_a_name_without_a_number_means_the_newest(run: Path) -> None:
     assert refused.value.retry_with[1].endswith("checkpoint-4")
 
 
+def test_what_is_allowed_to_differ_must_be_something(run: Path) -> None:
+    with pytest.raises(ConfigError, match="--allow_changed dta: nothing of that name") as refused:
+        _with_other_data(run, CheckpointConfig(allow_changed="dta")).train("latest")
+    assert "--allow_changed data" in str(refused.value)
+
+
+def test_a_restart_that_is_none_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _trainer(run, CheckpointConfig(restart=True)).train("latest")
+    assert "note:        restart counts only where nothing is resumed; checkpoint-4 is" in capsys.readouterr().out
+
+
 def test_the_folder_of_a_run_is_called_one(run: Path) -> None:
     with pytest.raises(CheckpointError, match="is the folder of a run; one of its checkpoints is needed") as refused:
         _trainer(run).train(str(run))
