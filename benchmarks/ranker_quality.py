@@ -29,10 +29,11 @@ ARMS: Final[dict[str, str]] = {
     "published": _PUBLISHED,
     "right letters": _PUBLISHED,
     "letter softmax": _PUBLISHED,
-    "uniform": "--hard_negatives 0",
-    "mixed": "--hard_negatives 0.5",
-    "hard": "--hard_negatives 1",
-    "mixed, latest": "--hard_negatives 0.5 --max_train_prompts 20000 --latest_prompts true",
+    "uniform": "--hard_negatives 0 --title_similarity false",
+    "mixed": "--hard_negatives 0.5 --title_similarity false",
+    "hard": "--hard_negatives 1 --title_similarity false",
+    "mixed, latest": "--hard_negatives 0.5 --title_similarity false --max_train_prompts 20000 --latest_prompts true",
+    "mixed, titles": "--hard_negatives 0.5 --title_similarity true",
 }
 _OTHERWISE: Final[dict[str, str]] = {"published": "loss,letters", "right letters": "loss"}
 

@@ -22,6 +22,8 @@ class Feeding(Parts):
     """Mixin before `Trainer`: its training data."""
 
     samples_by_epoch = False
+    # Fingerprints that no flag of a command decides: where they differ, to resume is no advice.
+    beyond_flags: tuple[str, ...] = ()
     """The training data set is asked for (epoch, index) instead of for the index."""
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:

@@ -44,6 +44,7 @@ PARTS: Final[dict[str, str]] = {
     SCHEDULER: "the place in the learning-rate schedule",
     "rng_state.pth": "the random states (dropout goes another way)",
 }
+_OPTIONAL: Final = (TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER, "rng_state.pth")
 _IS_MISSING: Final = " is missing"
 # Without these there is nothing to go on from, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
@@ -78,9 +79,10 @@ class Verdict:
 
     @property
     def is_partly_there(self) -> bool:
-        """Whether nothing is wrong but that parts are missing, and the weights are there."""
-        only_missing = all(text.endswith(_IS_MISSING) for text in self.problems)
-        return not self.is_resumable and only_missing and not set(ESSENTIAL) & set(self.missing)
+        """Whether nothing is wrong but that parts are missing that training can go on without."""
+        missing = [text.removesuffix(_IS_MISSING) for text in self.problems if text.endswith(_IS_MISSING)]
+        can_do_without = all(name in _OPTIONAL or RNG_PATTERN.fullmatch(name) for name in missing)
+        return not self.is_resumable and len(missing) == len(self.problems) and can_do_without
 
     @property
     def reason(self) -> str:

@@ -51,6 +51,7 @@ class Parts:
     _base_model: str
     _own_optimizer: bool
     _given_scheduler: Any
+    _fresh_rates: list[tuple[float, float]]
     _run: RunFolder
     _saver: Saver | None
     _progress: Progress

@@ -112,6 +112,7 @@ class Resume:
         stops: The checkpoint's early stop stands.
         new_optimizer: The optimizer is one that cannot take over the moments of the checkpoint's.
         new_scheduler: The program's own scheduler is another one than the checkpoint's.
+        has_own_scheduler: There is one.
         num_epochs: As the checkpoint had it, where nothing about the length has changed; 0 = to be counted.
     """
 
@@ -123,6 +124,12 @@ class Resume:
     new_optimizer: bool = False
     num_epochs: int = 0
     new_scheduler: bool = False
+    has_own_scheduler: bool = False
+
+    @property
+    def is_of_another_length(self) -> bool:
+        """Whether training ends at another step than the checkpoint said."""
+        return self.plan.steps_to_go_before != self.steps_to_go
 
     @property
     def step(self) -> int:
@@ -214,6 +221,7 @@ def decide(choice: Choice, now: Now) -> Resume:
         any(_is_new_optimizer(change) for change in changes),
         int(content.get("num_train_epochs") or 0) if same_length else 0,
         any(change.name == OWN_SCHEDULER for change in changes),
+        now.has_own_scheduler,
     )
 
 
@@ -263,7 +271,8 @@ def _why_of_own(change: Change, now: Now) -> Change:
 def _is_new_optimizer(change: Change) -> bool:
     """Of the AdamW of torch all variants (fused, ...) keep the same moments."""
     kinds = {str(name).removesuffix("_fused") for name in (change.old, change.new)}
-    return change.name in ("optim", OWN_OPTIMIZER) and len(kinds) > 1
+    # What an overridden method makes is known when its state is loaded.
+    return change.name in ("optim", OWN_OPTIMIZER) and len(kinds) > 1 and "create_optimizer" not in kinds
 
 
 def _changes(choice: Choice, now: Now) -> list[Change]:
@@ -337,7 +346,9 @@ def _rates(
     if SCHEDULER in choice.verdict.missing:
         return None
     state = load_pickled(choice.verdict.path / SCHEDULER)
-    rates = state.get("_last_lr") if isinstance(state, dict) else None
+    if not isinstance(state, dict):
+        return None
+    rates = state.get("_last_lr")
     curve = now.handed.curve if now.has_own_scheduler else curve_of(now.args, schedule.total)
     base = _base_rate(state, now, changes)
     if curve is None or not rates or base is None:

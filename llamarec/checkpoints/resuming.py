@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.optimization import GreedyLR
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
 from llamarec.checkpoints import randomness
@@ -141,6 +143,8 @@ class Resuming(Parts):
         return prepared
 
     def _load_optimizer(self, resume: Resume) -> None:
+        groups = self.optimizer.param_groups
+        self._fresh_rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in groups]
         if OPTIMIZER in resume.choice.verdict.missing or resume.new_optimizer:
             return
         path = resume.choice.verdict.path / OPTIMIZER
@@ -172,10 +176,17 @@ class Resuming(Parts):
         path = resume.choice.verdict.path / SCHEDULER
         base_rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         scheduler = self.lr_scheduler
+        is_function = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         starts_anew = SCHEDULER in resume.choice.verdict.missing or resume.new_scheduler
-        if not starts_anew:
-            scheduler.load_state_dict(load_pickled(path))
-        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        # In its state the program's own has its length too (T_max, total_steps, ...), which is another one now.
+        starts_anew |= resume.has_own_scheduler and resume.is_of_another_length and not is_function
+        if not starts_anew or _goes_by_metrics(scheduler):
+            if SCHEDULER not in resume.choice.verdict.missing and not resume.new_scheduler:
+                scheduler.load_state_dict(load_pickled(path))
+            starts_anew &= not _goes_by_metrics(scheduler)
+        if not is_function:
+            if starts_anew:
+                self._advance(resume.step)
             return
         if starts_anew:
             scheduler.last_epoch = resume.step
@@ -185,6 +196,18 @@ class Resuming(Parts):
         scheduler._last_lr = rates
         for group, base, rate in zip(self.optimizer.param_groups, base_rates, rates, strict=True):
             group["initial_lr"], group["lr"] = base, rate
+
+    def _advance(self, steps: int) -> None:
+        """A scheduler as it was just made, brought to where training is; the optimizer's base rates stay."""
+        for group, (rate, base) in zip(self.optimizer.param_groups, self._fresh_rates, strict=True):
+            group["lr"] = rate * (group.get("initial_lr", base) / base if base else 1.0)
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        with warnings.catch_warnings():
+            # Of steps that no optimizer has made in this process.
+            warnings.simplefilter("ignore")
+            for _ in range(steps):
+                self.lr_scheduler.step()
 
     def _load_gradient_scaler(self, resume: Resume) -> None:
         path, scaler = resume.choice.verdict.path / SCALER, getattr(self.accelerator, "scaler", None)
@@ -244,10 +267,10 @@ class Resuming(Parts):
         optimizer = getattr(optimizer, "optimizer", optimizer)
         scheduler = self._given_scheduler
         name = type(optimizer).__name__ if optimizer is not None else ""
-        if not name and cls.create_optimizer is not Trainer.create_optimizer:
+        if not name and _is_overridden(cls, "create_optimizer"):
             name = "create_optimizer"
         of_scheduler = type(scheduler).__name__ if scheduler is not None else ""
-        if not of_scheduler and cls.create_scheduler is not Resuming.create_scheduler:
+        if not of_scheduler and _is_overridden(cls, "create_scheduler"):
             of_scheduler = "create_scheduler"
         group = optimizer.param_groups[0] if optimizer is not None else None
         is_function = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
@@ -276,6 +299,16 @@ class Resuming(Parts):
             ignore_keys_for_eval=None,
             start_time=start_time,
         )
+
+
+def _is_overridden(cls: type, name: str) -> bool:
+    """Whether a class of the program has this method, on either side of the mixin."""
+    return any(name in vars(one) for one in cls.__mro__ if one not in (Resuming, Trainer))
+
+
+def _goes_by_metrics(scheduler: Any) -> bool:
+    """What validations have reduced is no function of the step, and has no length."""
+    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
 
 
 def _mapped(curve: Any, schedule: ScheduleMap) -> Any:

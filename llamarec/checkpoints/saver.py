@@ -202,9 +202,9 @@ class Saver:
 
     def _best_is_whole(self, step: int) -> bool:
         """Hashed once in a process, which at a save would take as long as writing it; then by names and sizes."""
-        deep = self._hashed_best != step
-        self._hashed_best = step
-        return verify_best(self.run.path, deep=deep).health == "good"
+        is_whole = verify_best(self.run.path, deep=self._hashed_best != step).health == "good"
+        self._hashed_best = step if is_whole else None
+        return is_whole
 
     def rotate(self) -> None:
         """Deletes what retention does not keep; the newest is verified by now."""

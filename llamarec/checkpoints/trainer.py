@@ -17,7 +17,7 @@ import torch.distributed as dist
 from transformers import Trainer
 from transformers.integrations.neftune import deactivate_neftune
 
-from llamarec.checkpoints.compatibility import compare_fingerprints, refuse_unknown
+from llamarec.checkpoints.compatibility import refuse_unknown
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.discovery import LATEST, Choice, choose, newest_manifest, next_sequence, of_this_run
 from llamarec.checkpoints.feeding import Feeding
@@ -262,16 +262,16 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             )
 
     def _refuse_another_run(self, there: list[Path]) -> None:
-        """One that this command could not go on with, so that to resume it is no advice."""
+        """One that no flag of this command could go on with, so that to resume it is no advice."""
         manifest = newest_manifest(there)
-        changes = compare_fingerprints(manifest.fingerprints, self._fingerprints) if manifest is not None else []
-        if changes:
+        then = manifest.fingerprints if manifest is not None else {}
+        other = [name for name in self.beyond_flags if name in then and then[name] != self._fingerprints.get(name)]
+        if other and not self._config.changes_allowed & {*other, "all"}:
             raise CheckpointError(
-                f"{self._run.path} holds the checkpoints of another run, of other {', '.join(c.name for c in changes)}",
+                f"{self._run.path} holds the checkpoints of another run, of other data ({', '.join(other)})",
                 found=", ".join(path.name for path in there),
                 hint="to start anew: --restart, or another --output_dir (or --experiment_root)\n            "
                 "to see what differs: --resume_from_checkpoint",
-                retry_with=("--restart",),
             )
 
     def _begin_session(self, resume: Resume | None) -> None:

@@ -16,12 +16,13 @@ TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
 DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"
 
 
-def _is_encoding(name: str) -> bool:
+def _canonical(encoding: str) -> str:
+    """Its one name; empty for what is none, or one in which a line does not end with the byte of a newline."""
     try:
-        codecs.lookup(name)
-    except LookupError:
-        return False
-    return True
+        found = codecs.lookup(encoding).name
+        return found if "\n".encode(found) == b"\n" else ""
+    except (LookupError, UnicodeError, TypeError):
+        return ""
 
 
 def default_data_root() -> str:
@@ -105,13 +106,15 @@ class DataConfig:
                 "--user_column, --item_column, --timestamp_column: three different columns",
             ),
             (
-                _is_encoding(self.encoding),
-                f"--encoding {self.encoding!r}: no encoding that Python knows (utf-8, cp1252)",
+                bool(_canonical(self.encoding)),
+                f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); of UTF-16 save it as UTF-8",
             ),
         ]
         problems = [text for holds, text in rules if not holds]
         if problems:
             raise ConfigError("these data options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+        # UTF8 and utf-8 are the same option.
+        object.__setattr__(self, "encoding", _canonical(self.encoding))
 
     @property
     def is_own_table(self) -> bool:

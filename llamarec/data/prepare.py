@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,7 +35,7 @@ from llamarec.data.source import RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.sources.table import read_table, table_files
 from llamarec.errors import ArtifactError
-from llamarec.files import read_json, replacing_folder, write_json, write_text
+from llamarec.files import read_json, replacing_folder, write_bytes, write_json
 from llamarec.vocabulary import ITEM, ITEM_IDS, TIMESTAMP, USER, Experiment
 
 # Where files lie changes nothing in what comes out of them.
@@ -114,15 +116,26 @@ def changed_inputs(folder: Path, table: str = "") -> list[str]:
     places = {name: Path(known["mark"][0]) for name, known in seen.items() if name in then}
     if _TABLE in places and Path(table).is_file():
         places[_TABLE] = Path(table)
-    there = {name: path for name, path in places.items() if path.is_file()}
-    now = _inputs(there, folder).described
-    return [str(there[name]) for name in there if now[name] != then[name]]
+    changed = []
+    for name, path in places.items():
+        # Somebody else's, perhaps, and this is only a warning.
+        with contextlib.suppress(OSError):
+            if not path.is_file():
+                continue
+            inputs = _inputs({name: path}, folder)
+            if inputs.described[name] != then[name]:
+                changed.append(str(path))
+            elif name != _TABLE or not table:
+                inputs.remember(folder)
+    return changed
 
 
 def _place_of_items(folder: Path) -> str:
     """Where the table of titles was when the set was prepared."""
     known = _seen(folder).get("--items_file")
-    return str(known["mark"][0]) if known and Path(known["mark"][0]).is_file() else ""
+    with contextlib.suppress(OSError):
+        return str(known["mark"][0]) if known and Path(known["mark"][0]).is_file() else ""
+    return ""
 
 
 def _options_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,9 +270,11 @@ class _Inputs(NamedTuple):
 
     def remember(self, folder: Path) -> None:
         """So that a file that has not changed need not be hashed again."""
-        if self.marks and self.marks != _seen(folder):
-            # A table of titles that was not named stays known.
-            write_text(folder / _SEEN, json.dumps({**_seen(folder), **self.marks}))
+        # A table of titles that was not named stays known.
+        before = _seen(folder)
+        merged = {**before, **self.marks}
+        if merged != before:
+            write_bytes(folder / _SEEN, json.dumps(merged).encode())
 
 
 def _inputs(paths: Mapping[str, Path], folder: Path) -> _Inputs:
@@ -290,7 +305,7 @@ def _read_as(tables: RawTables, data: PreparedData) -> list[str]:
     """How an own table was understood: what is wrong here is wrong in all that follows."""
     if not tables.times or tables.interactions.is_empty():
         return []
-    first, last = (pl.from_epoch(pl.Series([second])).dt.date()[0] for second in _ends(tables.interactions))
+    first, last = (_day(second) for second in _ends(tables.interactions))
     lines = [f"times        read as {tables.times}: {first} to {last}"]
     if data.has_repeats:
         rows = tables.interactions.height
@@ -300,6 +315,13 @@ def _read_as(tables: RawTables, data: PreparedData) -> list[str]:
         )
         lines.append(f"{text} have can be proposed to them again (train_retriever.py --exclude_history always: never)")
     return lines
+
+
+def _day(second: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
+    except (OverflowError, ValueError, OSError):
+        return f"{second:,} s since 1970"
 
 
 def _ends(interactions: pl.DataFrame) -> tuple[int, int]:
@@ -312,14 +334,14 @@ def _left_out(built: Built, data: PreparedData, config: DataConfig) -> list[str]
     raw, lines = built.raw, []
     if built.untitled:
         lines.append(f"left out     {built.untitled:,} interactions with items that have no title")
-    others = raw["users"] - data.num_users
     too_few = raw["interactions"] - built.untitled - data.num_interactions
     if too_few:
         least = f"users with fewer than {config.min_user_interactions} or items with fewer than"
         flags = "--min_user_interactions, --min_item_interactions"
         lines.append(f"left out     {too_few:,} interactions of {least} {config.min_item_interactions} ({flags})")
-    if others:
-        lines.append(f"             {others:,} users are neither trained nor tested on; they can be recommended to")
+    if built.others.height:
+        count = built.others.height
+        lines.append(f"             {count:,} users are neither trained nor tested on, but can be recommended to")
     if lines:
         counts = ", ".join(f"{count:,} {name}" for name, count in raw.items())
         lines.append(f"of all       {counts} in the files")

@@ -6,6 +6,7 @@ What a column is, all of it must be; of a value that is something else nothing i
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -13,7 +14,8 @@ import polars as pl
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
-_MILLISECONDS_FROM: Final = 10**11  # as seconds this is the year 5138, as milliseconds 1973
+# From how much on a number is in which unit: as seconds 1e11 is the year 5138, as milliseconds 1973.
+_UNITS: Final = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
 _AS_ISO: Final = (
     "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or what "
     '--timestamp_format says ("%d/%m/%y %H:%M")'
@@ -22,7 +24,9 @@ _DATE: Final = r"^\s*(?<first>\d{1,4})(?<mark>[-/.])(?<second>\d{1,2})[-/.](?<th
 _CLOCK: Final = (
     r"(?:[T ]+(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<seconds>\d{2})(?:[.,]\d+)?)?(?:\s*(?<half>[AaPp])[Mm])?)?"
 )
-_ZONE: Final = r"\s*(?<zone>Z|[+-]\d{2}:?\d{2})?\s*$"
+_ZONE: Final = r"\s*(?<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?\s*$"
+_MONTHS: Final = 12
+_CLEARLY: Final = 10  # times as many must say one thing as the other; a few are slips
 DAY_FIRST: Final = ("%d/%m/%Y", "day/month/year")
 MONTH_FIRST: Final = ("%m/%d/%Y", "month/day/year")
 
@@ -54,24 +58,29 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
 
 
 def _by_form(text: pl.Series, form: str, where: str) -> Times:
-    has_clock = any(part in form for part in ("%H", "%I", "%T", "%R", "%M"))
-    try:
-        found = text.str.to_datetime(form, strict=False) if has_clock else text.str.to_date(form, strict=False)
-        seconds = found.cast(pl.Datetime("us", "UTC") if "%z" in form else pl.Datetime("us")).dt.epoch("s")
-    except pl.exceptions.PolarsError as error:
+    seconds = [_strptime(one, form) for one in text.to_list()]
+    if seconds and all(one is None for one in seconds):
         raise DataError(
-            f"--timestamp_format {form}: not a format of times",
-            expected="%Y, %m, %d, %H, %M, %S as strptime has them, for example %d/%m/%Y %H:%M",
-            found=f"{str(error).partition(chr(10))[0]} ({where}: {text[0]!r})",
-        ) from error
-    return Times(seconds, form, f"a time in the form {form} (--timestamp_format)")
+            f"--timestamp_format {form}: no time of {where} is in it",
+            expected="%Y, %m, %d, %H, %M, %S as Python's strptime has them, for example %d/%m/%Y %H:%M",
+            found=repr(text[0]),
+        )
+    return Times(pl.Series(TIMESTAMP, seconds, dtype=pl.Int64), form, f"a time in the form {form} (--timestamp_format)")
+
+
+def _strptime(text: str, form: str) -> int | None:
+    try:
+        found = datetime.strptime(text.strip(), form)
+    except ValueError:
+        return None
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
 def _of_numbers(numbers: pl.Series) -> Times:
-    median = numbers.median() if len(numbers) else 0
-    milliseconds = abs(float(median or 0)) >= _MILLISECONDS_FROM  # type: ignore[arg-type]
-    seconds = (numbers / 1000 if milliseconds else numbers).floor().cast(pl.Int64)
-    return Times(seconds, f"{'milliseconds' if milliseconds else 'seconds'} since 1970", _AS_ISO)
+    median = abs(float(numbers.median() or 0)) if len(numbers) else 0.0  # type: ignore[arg-type]
+    per_second, unit = next((unit[1:] for unit in _UNITS if median >= unit[0]), (1, "seconds"))
+    seconds = (numbers / per_second).floor().cast(pl.Int64, strict=False)
+    return Times(seconds, f"{unit} since 1970", _AS_ISO)
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:
@@ -79,17 +88,26 @@ def _of_dates(text: pl.Series, where: str) -> Times:
     is_iso = parts["first"].str.len_chars() == 4
     if 2 * int(is_iso.sum()) >= len(text):
         return Times(_seconds(parts, "first", "second", "third"), "ISO dates", _AS_ISO)
-    if parts["first"].null_count() == len(text):
+    rows = parts.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
+    if rows.is_empty():
         return Times(pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Int64), "no times", _AS_ISO)
-    first, second = (parts[name].cast(pl.Int64) for name in ("first", "second"))
-    says_day, says_month = int((first > 12).sum()), int((second > 12).sum())
-    # In dates with points the day is always first.
-    has_points = bool((parts["mark"] == ".").any())
-    if not (says_day or says_month or has_points):
-        _refuse_to_guess(text, where)
-    form, words = DAY_FIRST if says_day > says_month or (has_points and not says_month) else MONTH_FIRST
+    form, words = _order(rows, text, where)
     day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
     return Times(_seconds(parts, "third", month, day), words, f"a time in the form {words}, as most of the others are")
+
+
+def _order(rows: pl.DataFrame, text: pl.Series, where: str) -> tuple[str, str]:
+    """Whether the day or the month comes first, by the rows that are of either form."""
+    says_day = rows.filter(pl.col("first").cast(pl.Int64) > _MONTHS).height
+    says_month = rows.filter(pl.col("second").cast(pl.Int64) > _MONTHS).height
+    # In dates with points the day comes first everywhere.
+    has_points = 2 * rows.filter(pl.col("mark") == ".").height > rows.height
+    if has_points and not says_month:
+        return DAY_FIRST
+    most, least = max(says_day, says_month), min(says_day, says_month)
+    if not most or most < _CLEARLY * least:
+        _refuse_to_guess(text, where)
+    return DAY_FIRST if says_day > says_month else MONTH_FIRST
 
 
 def _refuse_to_guess(text: pl.Series, where: str) -> None:
@@ -99,7 +117,7 @@ def _refuse_to_guess(text: pl.Series, where: str) -> None:
     forms = [form[0].replace("/", mark) + clock for form in (DAY_FIRST, MONTH_FIRST)]
     raise DataError(
         f"{where}: nothing says whether the day or the month comes first",
-        found=f"times such as {text[0]!r}; no number above 12 in either place",
+        found=f"times such as {text[0]!r}; no number above 12 in either place, or some in both",
         hint=f'--timestamp_format "{forms[0]}" (day first) or --timestamp_format "{forms[1]}" (month first)',
     )
 
@@ -108,8 +126,9 @@ def _seconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
     """Of what was taken apart; null where there is no such day."""
     clock = pl.concat_str([pl.col(name).fill_null("0") for name in ("hour", "minute", "seconds")], separator=":")
     whole = pl.concat_str([pl.col(name) for name in (year, month, day)], separator="-")
-    zone = pl.col("zone").str.replace("Z", "+0000").str.replace(":", "")
-    away = zone.str.slice(1, 2).cast(pl.Int64) * 3600 + zone.str.slice(3, 2).cast(pl.Int64) * 60
+    zone = pl.col("zone").str.replace("Z|UTC|GMT", "+0000").str.replace(":", "")
+    minutes = zone.str.slice(3, 2).replace("", "0").cast(pl.Int64)
+    away = zone.str.slice(1, 2).cast(pl.Int64) * 3600 + minutes * 60
     offset = pl.when(zone.str.starts_with("-")).then(-away).otherwise(away).fill_null(0)
     found = pl.concat_str([whole, clock], separator=" ").str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False)
     hour, half = pl.col("hour").cast(pl.Int64), pl.col("half").str.to_lowercase()
@@ -118,5 +137,6 @@ def _seconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
     shift = pl.when(half == "a").then(morning).when(half == "p").then(noon).otherwise(0)
     found = found + pl.duration(hours=shift)
     # A year of two digits is no year.
-    found = pl.when(pl.col(year).str.len_chars() == 4).then(found)
+    is_hour = half.is_null() | hour.is_between(1, 12)
+    found = pl.when((pl.col(year).str.len_chars() == 4) & is_hour).then(found)
     return parts.select((found.dt.epoch("s") - offset).alias(TIMESTAMP))[TIMESTAMP]

@@ -13,6 +13,8 @@ from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.orders import OrderReport
 from llamarec.evaluation.outcome import Outcome
 
+_WITHOUT_TITLES = "Without titles: --title_similarity false."
+
 
 def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
     """Prints subset and overall, each with its number of users, and what the order of candidates does."""
@@ -78,18 +80,19 @@ def verdict(row: Row, users: int, fusion: Fusion) -> str:
     """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
     if not fusion.letters:
         order = first_stage_name(fusion)
-        judged = f" {_judged(row, users)}" if fusion.title_weight else ""
+        judged = f" {_judged(row, users, fusion.letters)}" if fusion.title_weight else ""
         return f"The ranker's order is {order}: its letters are not worth a weight yet. Train on.{judged}"
-    return _judged(row, users)
+    return _judged(row, users, fusion.letters)
 
 
-def _judged(row: Row, users: int) -> str:
+def _judged(row: Row, users: int, letters: float) -> str:
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:
+        instead = "More of them (--max_eval_users), or serve the retriever's order." if letters else _WITHOUT_TITLES
         return (
             f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): the validation users "
-            "promised otherwise. More of them (--max_eval_users), or serve the retriever's order."
+            f"promised otherwise. {instead}"
         )
     return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.ranker.base_models import said_clearly
 from llamarec.ranker.places import folder_of
 from llamarec.ranker.prompt import LETTERS
+from llamarec.ranker.serving import stored_fusion
 from llamarec.ranker.trained import Trained, read_trained
 from llamarec.report.run import read_run
 from llamarec.vocabulary import Experiment
@@ -80,9 +80,9 @@ def export_run(
         for weights in staging.glob("*.safetensors"):
             # safetensors makes files that only their owner reads.
             weights.chmod((staging / PROMPT_FILE).stat().st_mode)
-        fusion = trained.adapter.folder / FUSION_FILE
-        if fusion.is_file():
-            shutil.copyfile(fusion, staging / FUSION_FILE)
+        fusion = stored_fusion(experiment, trained.adapter)
+        if fusion is not None:
+            (staging / FUSION_FILE).write_bytes(fusion.as_bytes())
         run = read_run(folder_of(experiment), experiment)
         write_text(staging / "README.md", model_card(run, trained, data, merged=merged, base_model=name))
     return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir())

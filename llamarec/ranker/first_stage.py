@@ -4,7 +4,7 @@
 
 A retriever knows items by who took them; of rare ones it knows little, and their titles say more. The weight is fitted
 on validation users as that of the letters is, and is 0 where the words do not add to the likelihood of users that the
-fit has not seen (figures in docs/decisions/0009-final-score.md).
+fit has not seen (figures in docs/decisions/0009-ranker-quality.md).
 
     P prompts, C candidates
 """

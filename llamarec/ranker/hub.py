@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ def hub_name() -> str:
 @cache
 def is_unreachable() -> bool:
     """Whether nobody here knows the hub's address; behind a proxy that is the proxy's business."""
-    if getproxies():
+    if getproxies().keys() - {"no"}:
         return False
+    # Once more after a second: a single failure may pass.
+    return all(_is_unknown(pause) for pause in (0.0, 1.0))
+
+
+def _is_unknown(pause: float) -> bool:
+    time.sleep(pause)
     try:
         socket.getaddrinfo(hub_name(), urlsplit(constants.ENDPOINT).port or 443)
-    except socket.gaierror:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, socket.gaierror)
     return False

@@ -16,6 +16,8 @@ _OF_THE_COMMAND: Final = frozenset(
         "dataset_code",
         "data_root",
         "experiment_root",
+        # Remembered with the data, as a place of this machine.
+        "items_file",
         "output_dir",
         "logging_dir",
         "resume_from_checkpoint",

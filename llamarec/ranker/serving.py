@@ -173,7 +173,7 @@ def load_ranker(
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
     model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
     put_weights(model, load_weights(adapter.folder) or {}, adapter.folder, "default")
-    fusion = read_fusion(adapter.folder) or _of_test(experiment, adapter) or _RETRIEVERS_ORDER
+    fusion = stored_fusion(experiment, adapter) or _RETRIEVERS_ORDER
     return LetterRanker(
         model.eval(),
         encoder,
@@ -196,6 +196,11 @@ def _refuse_other_retriever(experiment: Experiment, then: str, now: str) -> None
             found=f"SHA-256 {now[:12]}",
             hint=f"python train_ranker.py --dataset_code {experiment.dataset_code} --restart",
         )
+
+
+def stored_fusion(experiment: Experiment, adapter: Adapter) -> Fusion | None:
+    """What the test used, and else what was stored with the adapter; None where it was never validated."""
+    return _of_test(experiment, adapter) or read_fusion(adapter.folder)
 
 
 def _of_test(experiment: Experiment, adapter: Adapter) -> Fusion | None:

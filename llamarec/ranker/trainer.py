@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ class RankerTrainer(ResumableTrainer):
     """
 
     samples_by_epoch = True
+    beyond_flags = ("prepared_data",)
 
     def __init__(
         self,
@@ -109,6 +111,9 @@ class RankerTrainer(ResumableTrainer):
             self._say(f"WARNING: {error.problem}; the fusion is fitted again")
             return None
         if stored is None or stored.step != self.tested_step:
+            return None
+        if not math.isclose(stored.title_weight, self.validation.first_stage.title_weight, rel_tol=1e-6):
+            # It was fitted beside another first stage (--title_similarity).
             return None
         entry = best.files.get(FUSION_FILE) if best is not None else None
         if entry is None or entry.sha256 != sha256_of(folder / FUSION_FILE):

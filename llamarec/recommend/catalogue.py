@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 
-from llamarec.data.prepared import PreparedData
+from llamarec.data.prepared import OTHERS, PreparedData
 from llamarec.errors import ConfigError
 from llamarec.vocabulary import ITEM_IDS, USER
 
@@ -107,15 +106,23 @@ class Catalogue:
         user = self._users.get(key)
         if user is not None:
             return [int(item) for item in self._data.sequences.whole(user)]
-        others = self._data.others.filter(pl.col(USER) == key)[ITEM_IDS]
-        if len(others):
-            return [int(item) for item in others[0]]
+        # Sorted by key, and of public data there are a million.
+        others = self._data.others
+        row = int(others[USER].search_sorted(key)) if len(others) else 0
+        if row < len(others) and others[USER][row] == key:
+            return [int(item) for item in others[ITEM_IDS][row]]
         near = difflib.get_close_matches(key, self._users, n=3, cutoff=_NEAR_KEY) if propose else []
         raise UnknownError(
-            f"there is no user {key!r} in {self._data.dataset_code}, or none who took an item of it",
+            f"there is no user {key!r} in {self._data.dataset_code}{self._of_others()}",
             near,
             'a history in its place: --history "a title" "another" (history=[...])',
         )
+
+    def _of_others(self) -> str:
+        if OTHERS in self._data.manifest.get("outputs", {}):
+            return ", or none who took an item of it"
+        kept = self._data.manifest.get("options", {}).get("min_user_interactions")
+        return f" (of users with fewer than {kept} interactions none was kept when it was prepared)"
 
     @cached_property
     def _users(self) -> dict[str, int]:

@@ -16,7 +16,6 @@ from llamarec.assets import sha256_of
 from llamarec.checkpoints.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ConfigError
-from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.ranker.places import find_experiment
 from llamarec.ranker.prompt import LETTERS
 from llamarec.ranker.serving import Answer, LetterRanker, Question, load_ranker
@@ -69,10 +68,13 @@ class Recommender:
         data: Prepared.
         retriever: Proposes.
         ranker: Orders.
+        only_new: The retriever proposes nothing of a history.
     """
 
-    def __init__(self, data: PreparedData, retriever: Retriever, ranker: LetterRanker) -> None:
-        self.data, self._retriever, self.ranker = data, retriever, ranker
+    def __init__(
+        self, data: PreparedData, retriever: Retriever, ranker: LetterRanker, *, only_new: bool = False
+    ) -> None:
+        self.data, self._retriever, self.ranker, self._only_new = data, retriever, ranker, only_new
         self.catalogue = Catalogue(data)
 
     @classmethod
@@ -99,15 +101,14 @@ class Recommender:
         data = load_prepared(experiment.data)
         retriever = load_retriever(experiment, data, only_new=only_new)
         ranker = load_ranker(experiment, data, retriever_digest=retriever.digest, device=device)
-        return cls(data, retriever, ranker)
+        return cls(data, retriever, ranker, only_new=only_new)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of data, retriever and adapter: what answers are made of."""
         folder = self.ranker.adapter.folder
-        files = [path for path in (*weight_files(folder), folder / FUSION_FILE) if path.is_file()]
-        parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, files)]
-        parts += ["only_new"] if self._retriever.excludes_history and self.data.has_repeats else []
+        parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, weight_files(folder))]
+        parts += [self.ranker.fusion.as_bytes().hex(), "only_new" if self._only_new else ""]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def recommend(

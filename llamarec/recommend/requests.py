@@ -45,7 +45,7 @@ def read_requests(path: Path, user_column: str = "") -> list[Request]:
     Raises:
         DataError: it is not there, empty, or a line is malformed; names the line.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found="there is no such file")
     try:
         # Who is named twice is answered once.
@@ -74,11 +74,14 @@ def _from_table(path: Path, user_column: str) -> list[Request]:
         table = pl.read_parquet(path, glob=False)
     else:
         with path.open(encoding="utf-8-sig") as file:
-            separator = max(SEPARATORS, key=file.readline().count)
+            header = file.readline()
+        separators = sorted(SEPARATORS, key=lambda one: one != ("\t" if path.suffix.lower() == ".tsv" else ","))
+        separator = max(separators, key=header.count)
         table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
     # By the names that are recognised in a table of interactions.
     recognised = [name for name in table.columns if name.lower() in KNOWN_NAMES[USER]]
-    column = next((name for name in (user_column, *recognised) if name in table.columns), None)
+    wanted = [user_column, *recognised] if user_column else recognised
+    column = next((name for name in wanted if name in table.columns), None)
     if column is None:
         raise DataError(
             f"--users {path}: there is no column {user_column or USER!r}",

@@ -159,8 +159,10 @@ def test_text_that_is_not_utf_8_names_the_way(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)shop\.csv, line 2: its text is not UTF-8.*Käse i1.*--encoding cp1252"):
         prepare(_config(path))
     assert prepare(_config(path, encoding="cp1252")).titles[1] == "Käse i1"
-    with pytest.raises(ConfigError, match="--encoding 'klingon'"):
-        _config(path, encoding="klingon")
+    for wrong in ("klingon", "utf-16", "base64"):
+        with pytest.raises(ConfigError, match=f"--encoding '{wrong}'"):
+            _config(path, encoding=wrong)
+    assert _config(path, encoding="UTF8").encoding == "utf-8"
     with pytest.raises(DataError, match=r"its text is not ascii(?s:.*)--encoding NAME"):
         prepare(_config(path, encoding="ascii"))
 
@@ -175,6 +177,22 @@ def test_a_second_table_stays_known(tmp_path: Path) -> None:
     assert prepare(later).fingerprint == first.fingerprint
     items.unlink()
     assert settled(_config(table), {"dataset_code"}).items_file == ""
+
+
+def test_a_parquet_row_without_a_user_is_named_or_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "shop.parquet"
+    pl.DataFrame([*ROWS, {**ROWS[0], "userId": None}]).write_parquet(path)
+    with pytest.raises(DataError, match=r"shop\.parquet, row 37: no value for userId"):
+        prepare(_config(path))
+    assert prepare(_config(path, on_bad_line="skip")).num_interactions == len(ROWS)
+
+
+def test_times_beyond_the_calendar_do_not_keep_a_table_from_being_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "date": str(1559300000 + n)} for n, row in enumerate(ROWS)]
+    prepare(_config(_csv(tmp_path / "shop.csv", rows=[*rows, {**ROWS[0], "date": "99999999999999"}])))
+    assert "to 99,999,999,999,999 s since 1970" in capsys.readouterr().out
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def test_where_nothing_says_it_nothing_is_guessed() -> None:
 
 
 def test_what_most_are_all_must_be() -> None:
-    assert _read("13/01/2020", "14/01/2020", "01/15/2020")[0][2] is None
+    found, form = _read(*["13/01/2020"] * 10, "01/15/2020")
+    assert (found[0], found[10], form) == ("2020-01-13 00:00:00", None, "day/month/year")
     assert _read("2020-01-01", "2020-01-02", "5")[0] == ["2020-01-01 00:00:00", "2020-01-02 00:00:00", None]
     assert _read("5", "6", "2020-01-02")[0][2] is None
 
@@ -67,6 +68,41 @@ def test_what_most_are_all_must_be() -> None:
 def test_what_is_no_time_is_none() -> None:
     assert _read("yesterday", "2020-02-30", "31/05/19", "inf", "")[0] == [None] * 5
     assert _read("2020-01-01", "x", form="%Y-%m-%d")[0] == ["2020-01-01 00:00:00", None]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        # What is of another form says nothing of this one's order.
+        (*["03/04/2019"] * 10, "2019-05-31"),
+        ("3.4.2019", *["03/04/2019"] * 10),
+        ("13/01/2020", "01/13/2020"),
+        (*["13/01/2020"] * 9, "01/13/2020"),
+    ],
+)
+def test_what_says_little_or_both_decides_nothing(texts: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="nothing says whether"):
+        _read(*texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("2019-10-01 00:00:00+00", "2019-10-01 00:00:00"),
+        ("2019-10-01 00:00:00 UTC", "2019-10-01 00:00:00"),
+        ("1569888000000000", "2019-10-01 00:00:00"),
+        ("1569888000000000000", "2019-10-01 00:00:00"),
+        ("05/31/2019 13:00 PM", None),
+    ],
+)
+def test_forms_of_data_bases(text: str, wanted: str | None) -> None:
+    assert _read(text)[0] == [wanted]
+
+
+def test_a_form_in_which_nothing_is_is_refused() -> None:
+    with pytest.raises(DataError, match=r"--timestamp_format %Q: no time of shop\.csv is in it"):
+        _read("03/04/2019", form="%Q")
+    assert _read("3 PM 03/04/2019", form="%I %p %d/%m/%Y")[0] == ["2019-04-03 15:00:00"]
 
 
 def test_a_zone_in_a_given_form_counts() -> None:

@@ -26,9 +26,13 @@ from llamarec.evaluation.comparison import Comparison
 from llamarec.evaluation.fusion import read_fusion
 from llamarec.evaluation.metrics import ndcg_at
 from llamarec.ranker.arguments import parse
+from llamarec.ranker.first_stage import FirstStage
 from llamarec.ranker.run import train_ranker
+from llamarec.recommend.recommender import Recommender
 from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.title_words import TitleSimilarity
 from llamarec.retriever.train import train_retriever
+from llamarec.vocabulary import Experiment
 
 QUIET = Console(quiet=True)
 NUM_USERS, NUM_ITEMS = 40, 60
@@ -184,6 +188,22 @@ def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
     # It belongs to the best model, which is put back as it was saved.
     assert "is not as it was saved; put back from checkpoint-" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == json.dumps(content, indent=2) + "\n"
+
+
+def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "llamarec.ranker.run.fit_first_stage", lambda data, *_: FirstStage(TitleSimilarity(data.titles), 2.0)
+    )
+    _run(folder)
+    experiment = Experiment(folder / "experiments", "shop")
+    metrics = experiment.ranker / "metrics.json"
+    assert json.loads(metrics.read_text(encoding="utf-8"))["fusion"]["title_weight"] == 2.0
+    _run(folder, "--resume_from_checkpoint", "--title_similarity", "false")
+    assert json.loads(metrics.read_text(encoding="utf-8"))["fusion"]["title_weight"] == 0.0
+    recommender = Recommender.load(experiment.ranker, device="cpu")
+    assert recommender.ranker.fusion.title_weight == 0.0
 
 
 def test_two_runs_of_one_process_have_logs_of_their_own(

@@ -126,6 +126,11 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
         assert read_requests(tmp_path / name) == wanted, name
     pl.DataFrame({"user": ["u1", "ü 2"]}).write_parquet(tmp_path / "users.parquet")
     assert read_requests(tmp_path / "users.parquet") == wanted
+    # pandas writes its index into a column without a name.
+    (tmp_path / "pandas.csv").write_text(",user\n0,u1\n1,u2\n", encoding="utf-8")
+    assert [one.user for one in read_requests(tmp_path / "pandas.csv")] == ["u1", "u2"]
+    (tmp_path / "one.tsv").write_text("user\na,b\nc\n", encoding="utf-8")
+    assert [one.user for one in read_requests(tmp_path / "one.tsv")] == ["a,b", "c"]
     # As exported with the orders.
     (tmp_path / "kunden.csv").write_text("user;Kunde\n1;u1\n2;u2\n", encoding="utf-8")
     assert [one.user for one in read_requests(tmp_path / "kunden.csv", "Kunde")] == ["u1", "u2"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from llamarec.checkpoints.trainer import ResumableTrainer
+from llamarec.checkpoints.trainer import ResumableMixin, ResumableTrainer
 from tests.resume.runs import QUIET, stopped
 from tests.resume.training import Words, make_args, make_model, state_of
 
@@ -130,3 +132,61 @@ def test_a_plain_trainers_rates_are_the_same(tmp_path: Path) -> None:
     plain.train()
     ours.train()
     assert _rates(plain) == _rates(ours)
+
+
+SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
+    "cosine": lambda optimizer, total: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total),
+    "linear": lambda optimizer, total: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=total),
+    "one cycle": lambda optimizer, total: torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=total),
+    "steps": lambda optimizer, total: torch.optim.lr_scheduler.StepLR(optimizer, step_size=max(total // 3, 1)),
+}
+
+
+def _with(folder: Path, name: str, **changes: Any) -> Any:
+    args = make_args(folder, **QUIET, save_steps=100, **changes)
+    model = make_model()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=PEAK, momentum=0.9)
+    scheduler = SCHEDULES[name](optimizer, _steps(args))
+    return ResumableTrainer(
+        model=model, args=args, train_dataset=Words(12, noisy=False), optimizers=(optimizer, scheduler)
+    )
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_with_a_length_of_their_own(name: str, tmp_path: Path) -> None:
+    whole = _with(tmp_path / "whole", name)
+    whole.train()
+    stopped(_with(tmp_path / "run", name), 3)
+    shutil.copytree(tmp_path / "run", tmp_path / "longer")
+    resumed = _with(tmp_path / "run", name)
+    resumed.train("latest")
+    # Unchanged: exact.
+    assert _rates(resumed) == _rates(whole)
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+    # Longer: as the script makes it for 12 steps, from here on.
+    twelve = _with(tmp_path / "twelve", name, num_train_epochs=4.0)
+    twelve.train()
+    longer = _with(tmp_path / "longer", name, num_train_epochs=4.0)
+    longer.train("latest")
+    assert _rates(longer)[3:] == pytest.approx(_rates(twelve)[3:])
+
+
+def test_another_schedule_goes_on_at_this_step(tmp_path: Path) -> None:
+    stopped(_with(tmp_path / "run", "steps"), 3)
+    whole = _with(tmp_path / "whole", "cosine")
+    whole.train()
+    resumed = _with(tmp_path / "run", "cosine")
+    resumed.train("latest")
+    assert _rates(resumed)[3:] == pytest.approx(_rates(whole)[3:])
+
+
+def test_a_method_overridden_behind_the_mixin_is_found(tmp_path: Path) -> None:
+    class Theirs(Trainer):
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    class Mine(ResumableMixin, Theirs):  # type: ignore[misc]
+        pass
+
+    trainer = Mine(model=make_model(), args=make_args(tmp_path, **QUIET), train_dataset=Words(12, noisy=False))
+    assert trainer._handed().scheduler == "create_scheduler"

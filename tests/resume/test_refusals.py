@@ -195,10 +195,14 @@ def test_the_folder_of_a_run_is_called_one(run: Path) -> None:
     assert "latest or best" in str(refused.value)
 
 
-def test_begun_over_another_run_to_restart_is_the_advice(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds the checkpoints of another run, of other data") as refused:
-        _with_other_data(run).train()
-    assert refused.value.retry_with == ("--restart",)
+def test_begun_over_another_run_to_resume_is_the_advice_where_flags_may_decide(run: Path) -> None:
+    trainer = _with_other_data(run)
+    with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run"):
+        trainer.train()
+    trainer.beyond_flags = ("data",)
+    with pytest.raises(CheckpointError, match=r"of another run, of other data \(data\)") as refused:
+        trainer.train()
+    assert refused.value.retry_with == ()
 
 
 def test_without_weights_there_is_nothing_to_go_on_from(saved_by_a_plain_trainer: Path, tmp_path: Path) -> None:

@@ -35,8 +35,16 @@ def split_selector(text: str) -> tuple[str, str]:
 def runs_under(root: Path) -> list[RunFolder]:
     """The runs of all data sets under an experiment root, or those of any Trainer that lie in a folder."""
     runs = [RunFolder(path) for path in sorted((root / "llm").glob("*/checkpoints")) if path.is_dir()]
-    others = [RunFolder(path) for path in sorted(root.iterdir())] if root.is_dir() else []
-    return [*runs, *(run for run in others if run.steps())]
+    others = sorted(root.iterdir()) if root.is_dir() else []
+    return [*runs, *(RunFolder(path) for path in others if _has_steps(path))]
+
+
+def _has_steps(path: Path) -> bool:
+    """Whether checkpoints lie in it; what cannot be looked into has none."""
+    try:
+        return bool(RunFolder(path).steps())
+    except OSError:
+        return False
 
 
 def runs_meant(text: str, root: Path) -> list[RunFolder]:
@@ -45,9 +53,8 @@ def runs_meant(text: str, root: Path) -> list[RunFolder]:
     Raises:
         CheckpointError: there is no such run.
     """
-    path = Path(text)
-    below = runs_under(path) if path.is_dir() and not RunFolder(path).steps() else []
-    return below or [find_run(text, root)]
+    run = find_run(text, root)
+    return [run] if _has_steps(run.path) else runs_under(run.path) or [run]
 
 
 def name_of(run: RunFolder, root: Path) -> str:

@@ -74,7 +74,7 @@ def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines)
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     required = tuple(name for name in chosen if name != TITLE)
     if kind == "parquet":
-        return _read_parquet(path, chosen, required)
+        return _read_parquet(path, chosen, required, bad)
     if kind in ("jsonl", "json", "ndjson"):
         found = _find_columns(path, _json_fields(path, config.encoding), chosen)
         schema = dict.fromkeys(found.values(), pl.String)
@@ -92,7 +92,7 @@ def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines)
     return rows.rename({column: name for name, column in found.items()})
 
 
-def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...]) -> pl.DataFrame:
+def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...], bad: BadLines) -> pl.DataFrame:
     try:
         found = _find_columns(path, tuple(pl.scan_parquet(path, glob=False).collect_schema()), chosen)
         rows = pl.read_parquet(path, columns=list(found.values()), glob=False)
@@ -100,11 +100,12 @@ def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...])
         raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
     rows = rows.rename({column: name for name, column in found.items()})
     rows = rows.with_columns(_as_text(rows, name) for name in rows.columns)
+    rows = rows.with_row_index(LINE, offset=1)
     for name in required:
-        if rows[name].null_count():
-            row = rows[name].is_null().arg_max()
-            raise DataError(f"{path}, row {(row or 0) + 1}: no value for {found[name]}")
-    return rows.with_row_index(LINE, offset=1)
+        for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
+            bad.add(path, row, f"no value for {found[name]}", "", unit="row")
+        rows = rows.drop_nulls(name)
+    return rows
 
 
 def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
