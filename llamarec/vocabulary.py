@@ -31,6 +31,7 @@ LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among th
 RETRIEVER_RANK: Final = "retriever_rank"  # Int32: the label's place by the retriever, 0 = not among the candidates
 LETTERS_RANK: Final = "letters_rank"  # Int32: the same by the ranker's letters alone
 FINAL_RANK: Final = "final_rank"  # Int32: the same by the final score
+FIRST_STAGE_RANK: Final = "first_stage_rank"  # Int32: of the label by retriever and titles, 0 = not a candidate
 TITLE_SIMILARITY: Final = "title_similarity"  # list of Float32: of the candidates' titles to those of the history
 LETTER_LOGP: Final = "letter_logp"  # list of Float32: log-probabilities of the candidates' letters
 FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_IDS

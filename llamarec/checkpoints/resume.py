@@ -197,7 +197,8 @@ def decide(choice: Choice, now: Now) -> Resume:
         learning_rate=before.learning_rate,
         events_due=before.events_due,
     )
-    stopped = _stopped_early(content) and not any(change.name in _EXTENDING for change in changes)
+    extends = any(change.name in _EXTENDING for change in changes if change.decision == "applied")
+    stopped = _stopped_early(content) and not extends
     plan = ResumePlan(
         choice=choice,
         step=step,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from peft import PeftModel
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints import randomness
@@ -131,6 +131,7 @@ class Saving(Parts):
         self._in_loop = False
         if self._saver is not None:
             self._saver.wait()
+        self._say_stopped_early()
         self.accelerator.wait_for_everyone()
         # The Trainer's own clean-up deletes by names and time stamps; ours has been done.
         best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
@@ -139,6 +140,22 @@ class Saving(Parts):
         output = super()._finalize_training(trial, num_train_samples, start_time)  # type: ignore[misc]
         self.state.best_model_checkpoint = best
         return output
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training has ended because the metric did not get better."""
+        patience = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        is_over = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in patience)
+        return is_over and self.state.global_step < self.state.max_steps
+
+    def _say_stopped_early(self) -> None:
+        if not self.stopped_early:
+            return
+        best, metric = self.state.best_global_step, self.args.metric_for_best_model
+        self._say_plan(
+            f"stopped early at step {self.state.global_step:,} of {self.state.max_steps:,}: no better {metric} since "
+            f"step {best or 0:,}. To go on: --early_stopping_patience with a larger number (0 = never)"
+        )
 
     # ---- What ----
 

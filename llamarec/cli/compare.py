@@ -66,21 +66,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(comparison: Any) -> None:
+    from llamarec.report.compare import without_letters
+
     print_wrapped(f"{comparison.num_users:,} test users in common; overall figures (a missed item counts as 0)")
     for number, side in enumerate(comparison.sides, start=1):
         covered = f"{side.num_covered:,} of {comparison.num_users:,} next items proposed"
         print_wrapped(f"{number}  {side.name} ({covered})", indent=2)
     if not comparison.same_candidates:
         print_wrapped("not the same candidates: part of a difference is the retrievers'")
+    if text := without_letters(comparison.sides):
+        print_wrapped(text)
     for metric in comparison.sides[0].ranker:
         print(metric)
         rows = []
         for number, side in enumerate(comparison.sides, start=1):
-            figures = (side.retriever[metric], side.letters[metric], side.ranker[metric])
+            figures = (side.retriever[metric], side.titles[metric], side.letters[metric], side.ranker[metric])
             difference = side.differences.get(metric)
             shown = ("", "") if difference is None else _shown(*difference)
             rows.append((str(number), *(f"{value:.4f}" for value in figures), *shown))
-        print_table(("run", "retriever", "letters", "ranker", "to run 1", "95% interval"), rows)
+        print_table(("run", "retriever", "titles", "letters", "ranker", "to run 1", "95% interval"), rows)
     if not comparison.hyperparameters:
         print("no option differs")
         return

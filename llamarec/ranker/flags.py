@@ -81,11 +81,37 @@ class Flags:
             flag = word.partition("=")[0]
             # Of --data_root and --data-root one is enough to propose.
             near = difflib.get_close_matches(flag, [name for name in self.spellings if "-" not in name[2:]], n=3)
+            near = [_ELSEWHERE[flag.lstrip("-")]] if flag.lstrip("-") in _ELSEWHERE else near
             raise ConfigError(
                 f"unknown argument {flag}",
                 expected=f"perhaps {' or '.join(near)}" if near else None,
                 hint=f"python {PROGRAM} --help_all",
             )
+
+
+# What other programs, the published scripts among them, call what is called otherwise here.
+_ELSEWHERE: Final = {
+    "lr": "--learning_rate",
+    "lora_lr": "--learning_rate",
+    "batch_size": "--per_device_train_batch_size",
+    "lora_micro_batch_size": "--per_device_train_batch_size",
+    "micro_batch_size": "--per_device_train_batch_size",
+    "train_batch_size": "--per_device_train_batch_size",
+    "val_batch_size": "--per_device_eval_batch_size",
+    "epochs": "--num_train_epochs",
+    "num_epochs": "--num_train_epochs",
+    "lora_num_epochs": "--num_train_epochs",
+    "lora_val_iterations": "--eval_steps",
+    "lora_early_stopping_patience": "--early_stopping_patience",
+    "llm_max_title_len": "--max_title_tokens",
+    "llm_max_text_len": "--max_prompt_tokens",
+    "llm_max_history": "--max_history",
+    "llm_negative_sample_size": "--num_candidates",
+    "llm_system_template": "--prompt_template",
+    "llm_input_template": "--prompt_template",
+    "llm_retrieved_path": "--experiment_root",
+    "resume": "--resume_from_checkpoint",
+}
 
 
 def stored_flags() -> Flags | None:

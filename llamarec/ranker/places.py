@@ -8,7 +8,7 @@ from typing import Final
 
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.data.config import DataConfig
-from llamarec.errors import ArtifactError
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
 from llamarec.vocabulary import CHECKPOINTS, Experiment
 
@@ -37,6 +37,23 @@ def experiment_of(folder: RunFolder) -> Experiment | None:
     experiment = Experiment(path.parent.parent.parent, path.parent.name)
     is_place = path.parent.parent.name == "llm" and experiment.checkpoints == path
     return found or (experiment if is_place else None)
+
+
+def refuse_results_of_another(experiment: Experiment, output_dir: Path) -> None:
+    """Before anything is written: where results would lie, those of a run with other checkpoints may lie already.
+
+    Raises:
+        ConfigError: names both folders.
+    """
+    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    theirs = folder_of(experiment).path
+    if not ranker or theirs.resolve() == output_dir.resolve() or not RunFolder(theirs).steps():
+        return
+    raise ConfigError(
+        f"--output_dir {output_dir}: its results would replace those of another run, in {experiment.ranker}",
+        found=f"checkpoints of that run in {theirs}",
+        hint=f"--output_dir {theirs} is that run; for a new one another folder, or another --experiment_root",
+    )
 
 
 def folder_of(experiment: Experiment) -> RunFolder:

@@ -28,7 +28,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
-from llamarec.ranker.places import DESCRIPTION
+from llamarec.ranker.places import DESCRIPTION, refuse_results_of_another
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
@@ -77,6 +77,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         Interrupted: stopped by a signal, and saved.
     """
     experiment = parsed.experiment
+    refuse_results_of_another(experiment, Path(str(parsed.training.output_dir)))
     # Of several processes (torchrun) the first one writes; the others find what it wrote.
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
@@ -296,6 +297,8 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, out
         "best_step": state.best_global_step,
         "tested_step": ranker.trainer.tested_step,
         "best_validation": state.best_metric,
+        "max_steps": state.max_steps,
+        "stopped_early": ranker.trainer.stopped_early,
         **outcome.as_dict(),
     }
     write_json(ranker.experiment.ranker / "metrics.json", content)

@@ -24,6 +24,7 @@ from llamarec.vocabulary import (
     CANDIDATE_IDS,
     FINAL_RANK,
     FINAL_SCORES,
+    FIRST_STAGE_RANK,
     LABEL_ID,
     LETTER_LOGP,
     LETTERS_RANK,
@@ -171,6 +172,7 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
             USER: [data.users[int(user)] for user in users],
             LABEL_ID: np.array([data.sequences.label(int(user), "test") for user in users], dtype=np.int32),
             RETRIEVER_RANK: samples.retriever_ranks.astype(np.int32),
+            FIRST_STAGE_RANK: answers.first_stage_ranks.astype(np.int32),
             LETTERS_RANK: answers.letters_ranks.astype(np.int32),
             FINAL_RANK: answers.final_ranks.astype(np.int32),
         }

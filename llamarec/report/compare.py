@@ -14,7 +14,7 @@ from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import paired_bootstrap
 from llamarec.evaluation.metrics import metric_values
 from llamarec.report.run import RunFacts
-from llamarec.vocabulary import FINAL_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
+from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
 # Where things lie is no difference between two trainings.
@@ -31,20 +31,24 @@ class Side:
     Attributes:
         name: What the user typed.
         retriever: By metric, overall.
+        titles: The same for retriever and titles, without the language model.
         letters: The same for the letters alone.
         ranker: The same for the final order.
         differences: By metric: ranker - the first run's ranker, and its 95% interval; of the first run none.
         num_covered: Users whose item its retriever proposed.
         tested_step: Of its adapter.
+        uses_letters: Whether the letters have a weight in the final order.
     """
 
     name: str
     retriever: dict[str, float]
+    titles: dict[str, float]
     letters: dict[str, float]
     ranker: dict[str, float]
     differences: dict[str, tuple[float, float, float]]
     num_covered: int
     tested_step: int | None
+    uses_letters: bool
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,24 @@ def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> 
     return Side(
         name=name,
         retriever=_means(test, RETRIEVER_RANK),
+        # A run of an earlier version had no titles.
+        titles=_means(test, FIRST_STAGE_RANK if FIRST_STAGE_RANK in test.columns else RETRIEVER_RANK),
         letters=_means(test, LETTERS_RANK),
         ranker=_means(test, FINAL_RANK),
         differences=differences,
         num_covered=int((test[RETRIEVER_RANK] > 0).sum()),
         tested_step=(run.metrics or {}).get("tested_step"),
+        uses_letters=bool(((run.metrics or {}).get("fusion") or {}).get("letters")),
     )
+
+
+def without_letters(sides: Sequence[Side]) -> str:
+    """Which runs' order says nothing of their language model; an empty text where all use it."""
+    numbers = [str(number) for number, side in enumerate(sides, start=1) if not side.uses_letters]
+    if not numbers:
+        return ""
+    runs = f"run{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    return f"{runs}: the letters have no weight, so the ranker's order is that of the column titles"
 
 
 def _means(test: pl.DataFrame, column: str) -> dict[str, float]:

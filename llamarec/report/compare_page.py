@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llamarec.report.compare import METRICS, ComparedRuns, Side
+from llamarec.report.compare import METRICS, ComparedRuns, Side, without_letters
 from llamarec.report.figures import curves_figure, intervals_figure
 from llamarec.report.page import filled, write_page
 from llamarec.report.run import RunFacts
@@ -27,6 +27,7 @@ def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str
         "about": f"{comparison.num_users:,} test users that all runs tested; overall figures, in which an item that "
         "the retriever missed counts as 0. 95% intervals by paired bootstrap over users."
         + ("" if comparison.same_candidates else " Not the same candidates: part of a difference is the retrievers'."),
+        "without_letters": without_letters(comparison.sides),
         "sides": comparison.sides,
         "metrics": [{"name": metric, "rows": _rows(comparison.sides, metric)} for metric in METRICS],
         "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference to run 1, overall")),
@@ -38,7 +39,7 @@ def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str
 def _rows(sides: list[Side], metric: str) -> list[list[str]]:
     rows = []
     for number, side in enumerate(sides, start=1):
-        figures = (side.retriever[metric], side.letters[metric], side.ranker[metric])
+        figures = (side.retriever[metric], side.titles[metric], side.letters[metric], side.ranker[metric])
         difference = side.differences.get(metric)
         shown = ["", ""]
         if difference is not None:

@@ -131,6 +131,11 @@ def _status(run: RunFacts) -> str:
         return f"Running: step {run.step:,}{of}, as far as is logged"
     if run.experiment is None:
         return f"Step {run.step:,}{of}"
+    if run.is_tested and (run.metrics or {}).get("stopped_early"):
+        return (
+            f"Stopped early at step {run.step:,}{of}: the metric did not get better for --early_stopping_patience "
+            "validations"
+        )
     if run.is_tested:
         return f"Finished at step {run.step:,}{of}"
     if run.max_steps and run.step >= run.max_steps:

@@ -13,8 +13,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamarec.assets import sha256_of
 from llamarec.data.prepared import PreparedData
+from llamarec.errors import ArtifactError
 from llamarec.evaluation.metrics import ndcg_at, recall_at
+from llamarec.files import read_json
 from llamarec.hardware import has_fast_bfloat16
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
@@ -24,6 +27,7 @@ from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 from llamarec.retriever.titles import title_vectors
+from llamarec.vocabulary import Experiment
 
 _TOKENS_MULTIPLE: Final = 64
 
@@ -73,6 +77,8 @@ class RetrieverTrainer:
             return
         changed = differences(earlier.identity, self.state.identity)
         if changed:
+            if earlier.identity.get("data") == self.state.identity["data"]:
+                self._refuse_to_replace(changed)
             self._console.print(f"an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True)
             return
         self.state = earlier
@@ -81,6 +87,19 @@ class RetrieverTrainer:
         what = "is finished" if self.is_finished else "goes on"
         more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if self.is_finished else ""
         self._console.print(f"the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
+
+    def _refuse_to_replace(self, changed: list[str]) -> None:
+        """A ranker's questions and its fusion are of this very retriever: without it nothing of it can be resumed."""
+        experiment = Experiment(self._folder.parent.parent, self._folder.name)
+        ranker, weights = experiment.ranker, experiment.retriever_weights
+        then = (read_json(ranker / "ranker.json") or {}).get("retriever_digest")
+        if not then or not weights.is_file() or sha256_of(weights) != then:
+            return
+        raise ArtifactError(
+            f"{self._folder}: this retriever was trained with other options, and a ranker was trained on it",
+            found=f"{'; '.join(changed)}; the ranker in {ranker}",
+            hint="another --experiment_root for a second retriever; or --restart, and the ranker is to be trained anew",
+        )
 
     def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch

@@ -194,8 +194,15 @@ def test_an_early_stop_between_two_saves_is_saved(tmp_path: Path, capsys: pytest
     stop = trainer.state.global_step
     assert stop % 10
     assert order_of_saves(RunFolder(tmp_path))[0].name == f"checkpoint-{stop}"
-    capsys.readouterr()
+    best = trainer.state.best_global_step
+    assert f"stopped early at step {stop} of 52: no better loss since step {best}." in capsys.readouterr().out
     again = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
     again.train("latest")
     assert again.state.global_step == stop
+    assert "it had stopped early" in capsys.readouterr().out
+    # What a program takes over from the checkpoint by itself is no wish to go on.
+    taken_over = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
+    taken_over._defaults = {"early_stopping_patience": 20}
+    taken_over.train("latest")
+    assert taken_over.state.global_step == stop
     assert "it had stopped early" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import train_retriever
+from llamarec.assets import sha256_of
 from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE
 from llamarec.ranker.arguments import parse
@@ -98,3 +99,24 @@ def test_a_ranker_of_other_data_is_to_be_trained_anew_with_its_base_model(
     (ranker / "ranker.json").write_text(json.dumps(content), encoding="utf-8")
     assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
     assert _next(capsys.readouterr().out)[-3:] == ["--llm_base_model", "tiny", "--restart"]
+
+
+def test_a_retriever_on_which_a_ranker_was_trained_is_not_replaced_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    assert _run(tmp_path, monkeypatch, "--seed", "5") == EXIT_FINISHED, "nothing depends on it"
+    weights = next((tmp_path / "(e) 1" / "lru" / "my shop").glob("*.safetensors"))
+    ranker = tmp_path / "(e) 1" / "llm" / "my shop"
+    ranker.mkdir(parents=True)
+    (ranker / "ranker.json").write_text(json.dumps({"retriever_digest": sha256_of(weights)}), encoding="utf-8")
+    before = weights.read_bytes()
+    capsys.readouterr()
+    assert _run(tmp_path, monkeypatch, "--seed", "7") == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "a ranker was trained on it" in said
+    assert "seed 5 -> 7" in said
+    assert weights.read_bytes() == before
+    assert _run(tmp_path, monkeypatch, "--seed", "7", "--restart") == EXIT_FINISHED
+    assert weights.read_bytes() != before
