@@ -13,6 +13,7 @@ from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.orders import OrderReport
 from llamarec.evaluation.outcome import Outcome
 
+_FEW = 100  # validation prompts
 _WITHOUT_TITLES = "Without titles: --title_similarity false."
 
 
@@ -49,6 +50,8 @@ def first_stage_name(fusion: Fusion) -> str:
 def fusion_text(fusion: Fusion) -> str:
     """What the ranker's score is made of."""
     fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
+    if fusion.letters and fusion.num_prompts < _FEW:
+        fitted += ", which is few: chance may have a say; more by --max_eval_users"
     fitted += f", letters being the mean of {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
     titles = f" + {fusion.title_weight:.2f} x title similarity" if fusion.title_weight else ""
     if not fusion.letters:
