@@ -182,6 +182,8 @@ def decide(choice: Choice, now: Now) -> Resume:
     schedule = _schedule(old_map, step, steps_to_go, before.batch, now)
     if step >= old_map.end and steps_to_go and not now.has_own_scheduler:
         changes = [_why_of_finished(change) for change in changes]
+    if not steps_to_go:
+        changes = [_why_of_nothing_left(change) for change in changes]
     changes = [_why_of_own(change, now) for change in changes]
     resets = "per_device_train_batch_size" in {change.name for change in changes}
     progress = Progress(
@@ -258,6 +260,12 @@ def _batch_before(choice: Choice, before: Progress, now: Now) -> int:
     """How many micro-batches a plain Trainer added up stands in its program only."""
     is_unknown = choice.verdict.manifest is None and now.num_samples is None
     return now.batch if is_unknown else before.batch
+
+
+def _why_of_nothing_left(change: Change) -> Change:
+    """Where no step is left there is nothing to stretch."""
+    is_length = change.decision == "applied" and change.name in _LENGTHS
+    return replace(change, why="that many are done already") if is_length else change
 
 
 def _why_of_own(change: Change, now: Now) -> Change:

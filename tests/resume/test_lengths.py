@@ -123,3 +123,13 @@ def test_running_means_go_back_with_a_step_that_is_given_up(tmp_path: Path) -> N
     resumed.train("latest")
     ends = [{name: digest(value) for name, value in t.model.state_dict().items()} for t in (resumed, whole)]
     assert ends[0] == ends[1]
+
+
+def test_a_length_that_is_done_already_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped(quiet_trainer(tmp_path), 6)
+    capsys.readouterr()
+    trainer = quiet_trainer(tmp_path, max_steps=4)
+    trainer.train("latest")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "max_steps -1 -> 4 (that many are done already)" in said
+    assert trainer.state.global_step == 6
