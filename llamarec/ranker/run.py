@@ -20,7 +20,7 @@ from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.outcome import Outcome
-from llamarec.files import write_json
+from llamarec.files import read_json, write_json
 from llamarec.planning.plan import Plan
 from llamarec.ranker.arguments import Parsed
 from llamarec.ranker.base_models import base_model_source, load_letter_model, load_tokenizer, pad_token_of
@@ -299,6 +299,11 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, out
         "best_validation": state.best_metric,
         "max_steps": state.max_steps,
         "stopped_early": ranker.trainer.stopped_early,
+        "seed": ranker.trainer.args.seed,
+        "learning_rate": ranker.trainer.args.learning_rate,
+        "config": asdict(config),
+        "retriever_config": (read_json(ranker.experiment.retriever / "metrics.json") or {}).get("config"),
+        "versions": {name: version(name) for name in _PACKAGES},
         **outcome.as_dict(),
     }
     write_json(ranker.experiment.ranker / "metrics.json", content)

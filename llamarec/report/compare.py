@@ -163,6 +163,8 @@ def _differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def _options(run: RunFacts) -> dict[str, Any]:
+    of_retriever = (run.metrics or {}).get("retriever_config") or {}
+    known = {f"retriever: {name}": value for name, value in of_retriever.items() if name != "restart"}
     if run.manifest is not None:
-        return dict(run.manifest.hyperparameters)
-    return dict((run.ranker or {}).get("config", {}))
+        return {**run.manifest.hyperparameters, **known}
+    return {**(run.ranker or {}).get("config", {}), **known}

@@ -190,6 +190,15 @@ def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
     assert path.read_text(encoding="utf-8") == json.dumps(content, indent=2) + "\n"
 
 
+def test_metrics_say_what_was_done(folder: Path) -> None:
+    _run(folder, "--seed", "5")
+    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["seed"] == 5
+    assert metrics["config"]["llm_base_model"] == "tiny"
+    assert metrics["retriever_config"]["seed"] == RetrieverConfig().seed
+    assert set(metrics["versions"]) >= {"llamarec", "torch", "transformers"}
+
+
 def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
