@@ -230,21 +230,13 @@ def not_found(run: RunFolder, path: Path) -> CheckpointError:
     verdicts = inspect(beside, deep=True) or inspect(run, deep=True)
     word = difflib.get_close_matches(str(path), (LATEST, BEST), n=1)
     near = nearest(verdicts, path)
-    if word and near:
-        retry = (_FLAG, word[0])
-        return CheckpointError(
-            f"checkpoint not found: {path}",
-            expected=f"{LATEST}, {BEST}, or a folder checkpoint-{{step}}",
-            found=_listed(verdicts),
-            hint=" ".join(retry),
-            retry_with=retry,
-        )
+    retry = (_FLAG, word[0] if word else str(near.path)) if near else ()
     return CheckpointError(
         f"checkpoint not found: {path}",
         expected=f"a folder checkpoint-{{step}}, {LATEST} or {BEST}",
         found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
-        hint=f"{_FLAG} {near.path}" if near else f"start without {_FLAG}",
-        retry_with=(_FLAG, str(near.path)) if near else (),
+        hint=" ".join(retry) or f"start without {_FLAG}",
+        retry_with=retry,
     )
 
 

@@ -22,9 +22,9 @@ class Feeding(Parts):
     """Mixin before `Trainer`: its training data."""
 
     samples_by_epoch = False
-    # Fingerprints that no flag of a command decides: where they differ, to resume is no advice.
-    beyond_flags: tuple[str, ...] = ()
     """The training data set is asked for (epoch, index) instead of for the index."""
+    beyond_flags: tuple[str, ...] = ()
+    """Fingerprints that no flag of a command decides: where they differ, to resume is no advice."""
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.

@@ -19,6 +19,7 @@ from llamarec.checkpoints import memory, randomness
 from llamarec.checkpoints.data import SliceSampler
 from llamarec.checkpoints.evaluating import Evaluating, StopNowError
 from llamarec.checkpoints.position import Position, step_slices
+from llamarec.checkpoints.resuming import goes_by_metrics
 from llamarec.checkpoints.together import Together
 
 
@@ -184,7 +185,7 @@ class StepLoop(Evaluating, Together):
         self._torn = True
         self._progress.grad_norm = grad_norm
         self._progress.learning_rate = self._get_learning_rate()
-        if not self.accelerator.optimizer_step_was_skipped and self._steps_scheduler():
+        if not self.accelerator.optimizer_step_was_skipped and not goes_by_metrics(self.lr_scheduler):
             self.lr_scheduler.step()
         model.zero_grad()
 
@@ -205,11 +206,6 @@ class StepLoop(Evaluating, Together):
                 if not memory.is_out_of_memory(error):
                     raise
         raise memory.optimizer_does_not_fit(memory.measure(self.args.device), self._last_good_path())
-
-    def _steps_scheduler(self) -> bool:
-        from transformers.optimization import GreedyLR
-
-        return not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
 
     def _count(
         self, losses: list[torch.Tensor], pieces: list[tuple[Any, int]], position: Position, num_samples: int

@@ -180,11 +180,7 @@ def decide(choice: Choice, now: Now) -> Resume:
         steps_to_go = _steps_to_go(geometry, before, step, now.args)
     old_map = before.schedule or ScheduleMap(step + steps_to_go, step + steps_to_go)
     schedule = _schedule(old_map, step, steps_to_go, before.batch, now)
-    if step >= old_map.end and steps_to_go and not now.has_own_scheduler:
-        changes = [_why_of_finished(change) for change in changes]
-    if not steps_to_go:
-        changes = [_why_of_nothing_left(change) for change in changes]
-    changes = [_why_of_own(change, now) for change in changes]
+    changes = [_explained(change, now, was_finished=step >= old_map.end, steps_to_go=steps_to_go) for change in changes]
     resets = "per_device_train_batch_size" in {change.name for change in changes}
     progress = Progress(
         position=before.position,
@@ -251,30 +247,26 @@ def _is_same_length(choice: Choice, changes: list[Change], before: Progress, geo
     return choice.verdict.manifest is not None and same and not names & (_LENGTHS | _CUTS)
 
 
-def _why_of_finished(change: Change) -> Change:
-    """The curve of a finished run is used up, so more epochs do not merely stretch it."""
-    return replace(change, why="the run was finished: see the note") if change.name in _LENGTHS else change
-
-
 def _batch_before(choice: Choice, before: Progress, now: Now) -> int:
     """How many micro-batches a plain Trainer added up stands in its program only."""
     is_unknown = choice.verdict.manifest is None and now.num_samples is None
     return now.batch if is_unknown else before.batch
 
 
-def _why_of_nothing_left(change: Change) -> Change:
-    """Where no step is left there is nothing to stretch."""
-    is_length = change.decision == "applied" and change.name in _LENGTHS
-    return replace(change, why="that many are done already") if is_length else change
-
-
-def _why_of_own(change: Change, now: Now) -> Change:
-    """What the program's own optimizer and scheduler make of a change is not ours to say."""
+def _explained(change: Change, now: Now, *, was_finished: bool, steps_to_go: int) -> Change:
+    """Why it is so in this run, where that is not what is true in general."""
+    is_length, why = change.name in _LENGTHS, change.why
     if change.decision == "applied" and now.has_own_optimizer and change.name in _GROUP_KEYS:
-        return replace(change, why="as far as your own optimizer was made with it")
-    if change.decision == "applied" and now.has_own_scheduler and change.name in _LENGTHS | {"learning_rate"}:
-        return replace(change, why="your own scheduler goes by optimizer steps as you made it; nothing is stretched")
-    return change
+        # What the program's own optimizer and scheduler make of a change is not ours to say.
+        why = "as far as your own optimizer was made with it"
+    elif change.decision == "applied" and now.has_own_scheduler and (is_length or change.name == "learning_rate"):
+        why = "your own scheduler goes by optimizer steps as you made it; nothing is stretched"
+    elif change.decision == "applied" and is_length and not steps_to_go:
+        why = "that many are done already"
+    elif is_length and was_finished and steps_to_go and not now.has_own_scheduler:
+        # The curve of a finished run is used up, so more epochs do not merely stretch it.
+        why = "the run was finished: see the note"
+    return replace(change, why=why)
 
 
 def _is_new_optimizer(change: Change) -> bool:

@@ -177,13 +177,12 @@ class Resuming(Parts):
         base_rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         scheduler = self.lr_scheduler
         is_function = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        starts_anew = SCHEDULER in resume.choice.verdict.missing or resume.new_scheduler
+        is_saved = SCHEDULER not in resume.choice.verdict.missing and not resume.new_scheduler
         # In its state the program's own has its length too (T_max, total_steps, ...), which is another one now.
-        starts_anew |= resume.has_own_scheduler and resume.is_of_another_length and not is_function
-        if not starts_anew or _goes_by_metrics(scheduler):
-            if SCHEDULER not in resume.choice.verdict.missing and not resume.new_scheduler:
-                scheduler.load_state_dict(load_pickled(path))
-            starts_anew &= not _goes_by_metrics(scheduler)
+        is_too_short = resume.has_own_scheduler and resume.is_of_another_length and not is_function
+        starts_anew = (not is_saved or is_too_short) and not goes_by_metrics(scheduler)
+        if is_saved and not starts_anew:
+            scheduler.load_state_dict(load_pickled(path))
         if not is_function:
             if starts_anew:
                 self._advance(resume.step)
@@ -306,7 +305,7 @@ def _is_overridden(cls: type, name: str) -> bool:
     return any(name in vars(one) for one in cls.__mro__ if one not in (Resuming, Trainer))
 
 
-def _goes_by_metrics(scheduler: Any) -> bool:
+def goes_by_metrics(scheduler: Any) -> bool:
     """What validations have reduced is no function of the step, and has no length."""
     return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
 

@@ -281,9 +281,13 @@ def _write_description(
             "letter_ids": encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
             "retriever_digest": sha256_of(weights) if weights.is_file() else "",
-            "versions": {name: version(name) for name in _PACKAGES},
+            "versions": _versions(),
         },
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, outcome: Outcome) -> None:
@@ -303,7 +307,7 @@ def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, out
         "learning_rate": ranker.trainer.args.learning_rate,
         "config": asdict(config),
         "retriever_config": (read_json(ranker.experiment.retriever / "metrics.json") or {}).get("config"),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
         **outcome.as_dict(),
     }
     write_json(ranker.experiment.ranker / "metrics.json", content)

@@ -45,9 +45,6 @@ class Catalogue:
     def __init__(self, data: PreparedData) -> None:
         self._data = data
         self._by_key = {key: item for item, key in enumerate(data.items) if item}
-        # Where two keys differ in their case only, the case counts.
-        plain_keys = Counter(plain(key) for key in self._by_key)
-        self._by_plain_key = {plain(key): item for key, item in self._by_key.items() if plain_keys[plain(key)] == 1}
         self._by_title: dict[str, int] = {}
         # Of several items with one title the one that most people took.
         for item in np.argsort(-self._counts, kind="stable").tolist():
@@ -123,6 +120,12 @@ class Catalogue:
             return ", or none who took an item of it"
         kept = self._data.manifest.get("options", {}).get("min_user_interactions")
         return f" (of users with fewer than {kept} interactions none was kept when it was prepared)"
+
+    @cached_property
+    def _by_plain_key(self) -> dict[str, int]:
+        """Where two keys differ in their case only, the case counts."""
+        times = Counter(plain(key) for key in self._by_key)
+        return {plain(key): item for key, item in self._by_key.items() if times[plain(key)] == 1}
 
     @cached_property
     def _users(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from llamarec.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_b
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.retention import protected
 from llamarec.checkpoints.space import readable
-from llamarec.cli.checkpoints.names import name_of, runs_meant, runs_under
+from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,
     add_verb,
@@ -52,7 +52,7 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints one table a run."""
     root = arguments.experiment_root
-    runs = runs_meant(arguments.run_name, root) if arguments.run_name else runs_under(root)
+    runs = runs_in(find_run(arguments.run_name, root)) if arguments.run_name else runs_under(root)
     gathered = [(run, gather(run, deep=arguments.verify)) for run in runs]
     if arguments.json:
         how = "hashes" if arguments.verify else "names and sizes"

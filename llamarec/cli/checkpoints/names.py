@@ -47,13 +47,8 @@ def _has_steps(path: Path) -> bool:
         return False
 
 
-def runs_meant(text: str, root: Path) -> list[RunFolder]:
-    """The run that the text means, or all that lie in a folder that is none itself.
-
-    Raises:
-        CheckpointError: there is no such run.
-    """
-    run = find_run(text, root)
+def runs_in(run: RunFolder) -> list[RunFolder]:
+    """The run itself, or all that lie in a folder that is none."""
     return [run] if _has_steps(run.path) else runs_under(run.path) or [run]
 
 

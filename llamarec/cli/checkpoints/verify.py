@@ -9,7 +9,7 @@ from typing import Any, Final
 from llamarec.checkpoints.integrity import Verdict, verify, verify_best
 from llamarec.checkpoints.layout import BEST_MANIFEST, RunFolder
 from llamarec.checkpoints.space import folder_bytes, readable
-from llamarec.cli.checkpoints.names import find_either, name_of, runs_meant, runs_under
+from llamarec.cli.checkpoints.names import find_either, name_of, runs_in, runs_under
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import CheckpointError
 
@@ -66,7 +66,7 @@ def _targets(what: str | None, root: Path) -> list[Path]:
         found = find_either(what, root)
         if isinstance(found, Path):
             return [found]
-        runs = runs_meant(what, root)
+        runs = runs_in(found)
     targets = [path for run in runs for path in _of_run(run)]
     if not targets:
         names = ", ".join(name_of(run, root) for run in runs)
