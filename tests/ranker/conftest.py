@@ -12,7 +12,10 @@ from llamarec.data.prepared import PreparedData
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.prompt import PromptTemplate
 from llamarec.ranker.tiny import tiny_model
+from tests.ranker.shop import folder, shop
 from tests.samples import make_data
+
+__all__ = ["folder", "shop"]
 
 
 @pytest.fixture(scope="session")
