@@ -51,7 +51,7 @@ def fusion_text(fusion: Fusion) -> str:
     """What the ranker's score is made of."""
     fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
     if fusion.letters and fusion.num_prompts < _FEW:
-        fitted += ", which is few: chance may have a say; more by --max_eval_users"
+        fitted += ", which is few: chance may have a say; more by --max_fusion_users"
     fitted += f", letters being the mean of {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
     titles = f" + {fusion.title_weight:.2f} x title similarity" if fusion.title_weight else ""
     if not fusion.letters:
@@ -92,7 +92,7 @@ def _judged(row: Row, users: int, letters: float) -> str:
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:
-        instead = "More of them (--max_eval_users), or serve the retriever's order." if letters else _WITHOUT_TITLES
+        instead = "More of them (--max_fusion_users), or serve the retriever's order." if letters else _WITHOUT_TITLES
         return (
             f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): the validation users "
             f"promised otherwise. {instead}"

@@ -84,6 +84,14 @@ class RankerConfig:
             "the retriever missed count as zero and cost no prompt."
         },
     )
+    max_fusion_users: int = field(
+        default=5000,
+        metadata={
+            "help": "After training the weights of letters and retriever are fitted again on a fixed random part of "
+            "this many validation users (0 = all): to say what letters are worth takes more users than to choose "
+            "an adapter. With no more than --max_eval_users they stay as that validation fitted them."
+        },
+    )
     max_test_users: int = field(
         default=0,
         metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
@@ -148,6 +156,7 @@ class RankerConfig:
             ),
             (self.order_prompts >= 0, f"--order_prompts {self.order_prompts}: 0 (none) or more"),
             (self.max_eval_users >= 0, f"--max_eval_users {self.max_eval_users}: 0 (all) or more"),
+            (self.max_fusion_users >= 0, f"--max_fusion_users {self.max_fusion_users}: 0 (all) or more"),
             (self.max_test_users >= 0, f"--max_test_users {self.max_test_users}: 0 (all) or more"),
             (
                 self.early_stopping_patience >= 0,

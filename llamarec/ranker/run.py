@@ -52,6 +52,7 @@ class Ranker:
     trainer: RankerTrainer
     train: TrainingSamples
     validation: EvaluationSamples
+    weighed: EvaluationSamples
     test: EvaluationSamples
     num_trainable: int
 
@@ -111,10 +112,10 @@ def build_ranker(
     use_titles = config.title_similarity
     first_stage = fit_first_stage(data, candidates["validation"], encoder.num_candidates) if use_titles else None
     validation = _evaluated(data, candidates, encoder, "validation", config, first_stage)
+    weighed = _weighed(data, candidates, encoder, config, validation)
     test = _evaluated(data, candidates, encoder, "test", config, first_stage)
-    parsed = planned(
-        parsed, source, train, console, validation_prompts=len(validation), test_prompts=_num_asked(test, config)
-    )
+    num_asked = _num_asked(test, validation, weighed, config)
+    parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=num_asked)
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     trainer = RankerTrainer(
@@ -124,6 +125,7 @@ def build_ranker(
         checkpoint_config=parsed.checkpoints,
         train=train,
         validation=validation,
+        weighed=weighed,
         pad_token_id=pad_token_of(tokenizer),
         fingerprints=_fingerprints(data, template, encoder, validation),
         own_options=own_options(parsed),
@@ -133,7 +135,7 @@ def build_ranker(
     if args.process_index == 0:
         _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
-    return Ranker(experiment, encoder, trainer, train, validation, test, num_trainable)
+    return Ranker(experiment, encoder, trainer, train, validation, weighed, test, num_trainable)
 
 
 def _log_into(folder: str) -> None:
@@ -161,8 +163,10 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
         return plan_run(parsed, source, train, validation_prompts=0, test_prompts=None)
     candidates = _candidates(parsed.data, data, config)
     validation = _evaluated(data, candidates, encoder, "validation", config)
+    weighed = _weighed(data, candidates, encoder, config, validation)
     test = _evaluated(data, candidates, encoder, "test", config)
-    return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=_num_asked(test, config))
+    num_asked = _num_asked(test, validation, weighed, config)
+    return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=num_asked)
 
 
 def own_options(parsed: Parsed) -> dict[str, Any]:
@@ -207,9 +211,13 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     return candidates
 
 
-def _num_asked(test: EvaluationSamples, config: RankerConfig) -> int:
-    """Prompts of the test, and those asked again in other orders."""
-    return config.test_shuffles * len(test) + len(ASKED_ORDERS) * min(config.order_prompts, len(test))
+def _num_asked(
+    test: EvaluationSamples, validation: EvaluationSamples, weighed: EvaluationSamples, config: RankerConfig
+) -> int:
+    """Prompts after training: of the last fit of the weights, of the test, and those asked again in other orders."""
+    shuffles = config.test_shuffles
+    fitted = 0 if weighed is validation and shuffles == 1 else shuffles * len(weighed)
+    return fitted + shuffles * len(test) + len(ASKED_ORDERS) * min(config.order_prompts, len(test))
 
 
 def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:
@@ -249,13 +257,38 @@ def _evaluated(
     return samples
 
 
+def _weighed(
+    data: PreparedData,
+    candidates: dict[Split, Candidates],
+    encoder: PromptEncoder,
+    config: RankerConfig,
+    validation: EvaluationSamples,
+) -> EvaluationSamples:
+    """Validation prompts for the weights of the final score: more than an adapter is chosen on, or the same."""
+    wanted, there = config.max_fusion_users, len(candidates["validation"].user_ids)
+    if min(wanted or there, there) <= len(validation.user_ids):
+        return validation
+    return EvaluationSamples(
+        data,
+        candidates["validation"],
+        encoder,
+        "validation",
+        max_users=wanted,
+        first_stage=validation.first_stage,
+        order=config.order,
+    )
+
+
 def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
     args = ranker.trainer.args
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
-    for name, samples in (("validation", ranker.validation), ("test", ranker.test)):
-        console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts")
+    parts = [("validation", ranker.validation, ""), ("test", ranker.test, "")]
+    if ranker.weighed is not ranker.validation:
+        parts.insert(1, ("weights", ranker.weighed, ", of validation, once after training"))
+    for name, samples, what in parts:
+        console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts{what}", soft_wrap=True)
     if config.title_similarity:
         console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)

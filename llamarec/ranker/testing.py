@@ -19,6 +19,7 @@ from llamarec.evaluation.orders import Asked, OrderReport, mean_by_place, order_
 from llamarec.evaluation.outcome import Outcome
 from llamarec.files import replacing
 from llamarec.ranker.evaluation_samples import EvaluationSamples, Order
+from llamarec.ranker.fitting import fusion_of_corrected
 from llamarec.ranker.trainer import RankerTrainer
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
@@ -90,9 +91,11 @@ def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -
     if shuffles == 1:
         fusion = trainer.fusion()
         return Answers(samples, fusion.corrected(trainer.predict_letters(samples)), fusion)
-    of_validation = _in_shuffles(trainer, trainer.validation, shuffles)
+    weighed = trainer.weighed
+    of_validation = _in_shuffles(trainer, weighed, shuffles)
     prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
-    fusion = trainer.fit(_mean(of_validation, trainer.validation, prior_C), prior_C, shuffles)
+    mean_PC = _mean(of_validation, weighed, prior_C)
+    fusion = fusion_of_corrected(mean_PC, weighed, prior_C, step=trainer.tested_step, shuffles=shuffles)
     return Answers(samples, _mean(_in_shuffles(trainer, samples, shuffles), samples, prior_C), fusion)
 
 

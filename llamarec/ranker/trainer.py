@@ -19,11 +19,11 @@ from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
 from llamarec.errors import LlamarecError
-from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
-from llamarec.evaluation.logit import log_softmax
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
+from llamarec.ranker.fitting import fusion_of
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import TrainingSamples, epoch_order
 
@@ -38,6 +38,7 @@ class RankerTrainer(ResumableTrainer):
         checkpoint_config: Options of checkpoints.
         train: Training samples.
         validation: The part of the users on which the best adapter is chosen.
+        weighed: Those on which the weights of the final score are fitted after training; None: the same.
         pad_token_id: Any token; padding is never attended to.
         fingerprints: What identifies the run beside base model, adapter and samples.
         own_options: The program's hyperparameters, compared on resume.
@@ -57,6 +58,7 @@ class RankerTrainer(ResumableTrainer):
         checkpoint_config: CheckpointConfig,
         train: TrainingSamples,
         validation: EvaluationSamples,
+        weighed: EvaluationSamples | None = None,
         pad_token_id: int,
         fingerprints: Mapping[str, Any],
         own_options: Mapping[str, Any],
@@ -64,8 +66,10 @@ class RankerTrainer(ResumableTrainer):
         defaults: Mapping[str, Any],
     ) -> None:
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
-        self.validation = validation
+        self.validation, self.weighed = validation, weighed or validation
+        # Of the model as it is now on `validation`, and of the one after training on `weighed`.
         self._fusion: Fusion | None = None
+        self._final: Fusion | None = None
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
@@ -96,10 +100,16 @@ class RankerTrainer(ResumableTrainer):
         return int(best or self.state.global_step)
 
     def fusion(self) -> Fusion:
-        """Of the model after training: stored beside the best adapter, or else fitted on the validation users now."""
-        if self._fusion is None or self._fusion.step != self.tested_step:
-            self._fusion = self._stored() or self._fit(self.predict_letters(self.validation), self.tested_step)
-        return self._fusion
+        """Of the model after training: stored beside the best adapter, or else fitted on the `weighed` users now."""
+        if self._final is None:
+            known = self._known() if self.weighed is self.validation else None
+            self._final = known or fusion_of(self.predict_letters(self.weighed), self.weighed, step=self.tested_step)
+        return self._final
+
+    def _known(self) -> Fusion | None:
+        """Fitted by the validation of this model."""
+        last = self._fusion
+        return last if last is not None and last.step == self.tested_step else self._stored()
 
     def _stored(self) -> Fusion | None:
         if not self.args.load_best_model_at_end:
@@ -129,46 +139,14 @@ class RankerTrainer(ResumableTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's."""
         # Another training of the same object has other weights at the same step.
-        self._fusion = None
+        self._fusion = self._final = None
         return super().train(*args, **kwargs)
 
     def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the letters alone and of the final order."""
         logits = np.asarray(prediction.predictions)
-        self._fusion = self._fit(logits, self.state.global_step)
+        self._fusion = fusion_of(logits, self.validation, step=self.state.global_step)
         return ranking_metrics(self.validation, logits, self._fusion)
-
-    def _fit(self, logits_PC: NDArray[np.float32], step: int) -> Fusion:
-        prior_C = prior_of(logits_PC) if self.validation.order == "shuffled" else np.zeros(logits_PC.shape[1])
-        return self.fit(log_softmax(logits_PC) - prior_C, prior_C, step=step)
-
-    def fit(
-        self,
-        corrected_PC: NDArray[np.float64],
-        prior_C: NDArray[np.float64],
-        shuffles: int = 1,
-        *,
-        step: int | None = None,
-    ) -> Fusion:
-        """A fusion from what the model said to the validation prompts.
-
-        Args:
-            corrected_PC: The letters' log-probabilities less their prior.
-            prior_C: That was taken off.
-            shuffles: That the log-probabilities are a mean over.
-            step: Of the model; default: of the one after training.
-        """
-        samples = self.validation
-        return fit_fusion(
-            corrected_PC,
-            samples.first_stage_PC,
-            samples.labels_P,
-            prior_C=prior_C,
-            num_users=len(samples.user_ids),
-            step=self.tested_step if step is None else step,
-            shuffles=shuffles,
-            title_weight=samples.first_stage.title_weight,
-        )
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """A permutation drawn from (seed, epoch)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from llamarec.checkpoints.publish import read_best
 from llamarec.errors import ArtifactError, ConfigError
-from llamarec.evaluation.fusion import read_fusion
+from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.first_stage import FirstStage
@@ -21,10 +22,14 @@ from llamarec.vocabulary import Experiment
 from tests.ranker.shop import NUM_USERS, argv_of, checkpoints_of, run_shop
 
 
+def _metrics(run: Path) -> Any:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
 def test_every_test_user_is_written_down(folder: Path) -> None:
     run_shop(folder)
     run = folder / "experiments" / "llm" / "shop"
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(run)
     users = pl.read_parquet(run / "test.parquet")
     assert len(users) == NUM_USERS
     for column, table in (("final_rank", metrics), ("letters_rank", metrics["letters"])):
@@ -42,7 +47,7 @@ def test_every_test_user_is_written_down(folder: Path) -> None:
 
 def test_the_fusion_lies_beside_the_best_adapter_and_is_used(folder: Path) -> None:
     run_shop(folder)
-    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(folder / "experiments" / "llm" / "shop")
     fusion, best = read_fusion(checkpoints_of(folder)), read_best(checkpoints_of(folder))
     assert fusion is not None
     assert best is not None
@@ -64,12 +69,33 @@ def test_without_a_stored_fusion_it_is_fitted_again(folder: Path) -> None:
     assert without.num_users == NUM_USERS
 
 
+def test_the_weights_are_fitted_on_more_users_than_the_adapter_is_chosen_on(folder: Path) -> None:
+    few, run = ("--max_eval_users", "10"), folder / "experiments" / "llm" / "shop"
+    first = run_shop(folder, *few)
+    fusion = _metrics(run)["fusion"]
+    beside_best = read_fusion(checkpoints_of(folder))
+    assert beside_best is not None
+    # What each validation fits is of its own users.
+    assert (fusion["num_users"], beside_best.num_users) == (NUM_USERS, 10)
+    assert fusion["num_prompts"] > beside_best.num_prompts
+    assert fusion["step"] == beside_best.step == _metrics(run)["tested_step"]
+    # A run that was killed in its test comes to the same.
+    (run / "metrics.json").unlink()
+    assert run_shop(folder, "--resume_from_checkpoint") == first
+    assert _metrics(run)["fusion"] == fusion
+    recommender = Recommender.load(run, device="cpu")
+    assert recommender.ranker.fusion == Fusion.from_stored(fusion)
+    # Of all the validation's users there are no more to ask.
+    run_shop(folder, "--resume_from_checkpoint", "--max_fusion_users", "10")
+    assert _metrics(run)["fusion"] == json.loads(beside_best.as_bytes())
+
+
 def test_the_published_recipe_by_flags(folder: Path) -> None:
     (folder / "experiments" / "lru" / "shop" / "hard_negatives.parquet").unlink()
     with pytest.raises(ArtifactError, match=r"hard_negatives\.parquet: .*missing"):
         run_shop(folder)
     run_shop(folder, "--hard_negatives", "0", "--candidate_order", "retriever", "--order_prompts", "0")
-    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(folder / "experiments" / "llm" / "shop")
     assert set(metrics["fusion"]["letter_prior"]) == {0.0}
     assert metrics["orders"] is None
 
@@ -91,7 +117,7 @@ def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
 
 def test_metrics_say_what_was_done(folder: Path) -> None:
     run_shop(folder, "--seed", "5")
-    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(folder / "experiments" / "llm" / "shop")
     assert metrics["seed"] == 5
     assert metrics["config"]["llm_base_model"] == "tiny"
     assert metrics["retriever_config"]["seed"] == RetrieverConfig().seed
@@ -116,7 +142,7 @@ def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
 
 def test_a_test_in_shuffles(folder: Path) -> None:
     run_shop(folder, "--test_shuffles", "3", "--max_steps", "4")
-    metrics = json.loads((folder / "experiments" / "llm" / "shop" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _metrics(folder / "experiments" / "llm" / "shop")
     assert metrics["fusion"]["shuffles"] == 3
     with pytest.raises(ConfigError, match="--test_shuffles 3 with --candidate_order retriever"):
         parse(argv_of(folder, "--test_shuffles", "3", "--candidate_order", "retriever"))

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
-from llamarec.evaluation.fusion import Fusion, fit_fusion, prior_of
+from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import EvaluationSamples
+from llamarec.ranker.fitting import fusion_of
 from llamarec.ranker.testing import ask, ask_in_orders, assess
 from tests.samples import make_candidates
 
@@ -23,7 +24,7 @@ class _KnownTrainer:
 
     def __init__(self, validation: EvaluationSamples, num_items: int, liking: float, noise: float) -> None:
         rng = np.random.default_rng(0)
-        self.validation, self._noise, self.asked = validation, noise, 0
+        self.weighed, self.tested_step, self._noise, self.asked = validation, 1, noise, 0
         self._opinion_N = rng.normal(size=num_items + 1)
         self._liking_C = liking * np.linspace(1, -1, 20)
 
@@ -36,14 +37,8 @@ class _KnownTrainer:
         logits = self._opinion_N[samples.candidates_PC] + self._liking_C + self._noise * noise
         return np.asarray(logits, dtype=np.float32)
 
-    def fit(self, corrected_PC: Any, prior_C: Any, shuffles: int = 1) -> Fusion:
-        one = self.validation
-        return fit_fusion(corrected_PC, one.scores_PC, one.labels_P, prior_C=prior_C, shuffles=shuffles)
-
     def fusion(self) -> Fusion:
-        logits_PC = self.predict_letters(self.validation)
-        prior_C = prior_of(logits_PC)
-        return self.fit(log_softmax(logits_PC) - prior_C, prior_C)
+        return fusion_of(self.predict_letters(self.weighed), self.weighed, step=self.tested_step)
 
 
 def _trainer(data: PreparedData, encoder: PromptEncoder, *, liking: float = 0.0, noise: float = 0.0) -> Any:
@@ -80,7 +75,7 @@ def test_a_mean_is_nearer_to_the_opinion_than_one_shuffle(
     for shuffles in (1, 8):
         trainer = _trainer(data, encoder, liking=2.0, noise=1.0)
         answers = ask(trainer, test_samples, shuffles)
-        assert trainer.asked == shuffles * (len(test_samples) + len(trainer.validation))
+        assert trainer.asked == shuffles * (len(test_samples) + len(trainer.weighed))
         errors.append(float(np.abs(_corrected(answers) - opinion).mean()))
     assert errors[1] < 0.6 * errors[0]
 
