@@ -40,6 +40,13 @@ class RankerConfig:
         default="q_proj,v_proj",
         metadata={"help": "Names of the linear layers that get LoRA, comma-separated."},
     )
+    init_adapter: str = field(
+        default="",
+        metadata={
+            "help": "Begin with the LoRA weights of another run (its folder, a checkpoint, or an exported adapter), "
+            "for example when the data have grown; a resume has its own. Empty = fresh ones."
+        },
+    )
     prompt_template: str = field(
         default="",
         metadata={"help": "JSON file with a prompt of your own; empty = the recipe's. See docs/prompt.md."},

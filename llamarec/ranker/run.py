@@ -28,6 +28,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
+from llamarec.ranker.initial import read_initial
 from llamarec.ranker.places import DESCRIPTION, refuse_results_of_another
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import PromptTemplate, load_template
@@ -105,6 +106,8 @@ def build_ranker(
     name = config.llm_base_model
     with args.main_process_first(local=False):
         source = base_model_source(name, data, experiment.ranker)
+    # A resume has the checkpoint's weights; the other run may be gone by then.
+    initial = read_initial(config) if config.init_adapter and not parsed.kept else None
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
     encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
@@ -118,6 +121,9 @@ def build_ranker(
     parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=num_asked)
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
+    if initial is not None:
+        initial.put_into(model)
+        console.print(f"adapter      begins as {initial.folder}, trained on {initial.base_model}", soft_wrap=True)
     trainer = RankerTrainer(
         model,
         args,
