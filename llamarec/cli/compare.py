@@ -22,7 +22,8 @@ SUMMARY = "Compare runs on the users that all of them tested, with intervals, an
 _EPILOG = """\
 RUN is a data set code or a folder; all are of one data set.
 The first is what the others are compared with. Intervals are
-of the difference (95%, paired bootstrap over users).
+of the difference (95%, paired bootstrap over users). Runs that
+differ in their seeds only are also taken together.
 
   llamarec compare first/llm/beauty second/llm/beauty
   llamarec compare first/llm/beauty second/llm/beauty --output both.html
@@ -85,11 +86,27 @@ def _print(comparison: Any) -> None:
             shown = ("", "") if difference is None else _shown(*difference)
             rows.append((str(number), *(f"{value:.4f}" for value in figures), *shown))
         print_table(("run", "retriever", "titles", "letters", "ranker", "to run 1", "95% interval"), rows)
+    for group in comparison.groups:
+        _print_group(group)
     if not comparison.hyperparameters:
         print("no option differs")
         return
     pairs = {name: "  |  ".join(map(str, values)) for name, values in comparison.hyperparameters.items()}
     print_pairs("options that differ (run 1 | run 2 ...)", pairs)
+
+
+def _print_group(group: Any) -> None:
+    runs = ", ".join(map(str, group.runs))
+    print_wrapped(
+        f"runs {runs} differ in their seeds only: mean over them, standard deviation, and the ranker's difference "
+        "to the retriever"
+    )
+    rows = []
+    for metric, gain in group.gains.items():
+        means, deviations = zip(*(column[metric] for column in group.columns.values()), strict=True)
+        rows.append((metric, *(f"{mean:.4f}" for mean in means), *_shown(*gain)))
+        rows.append(("", *(f"+-{deviation:.4f}" for deviation in deviations), "", ""))
+    print_table(("", *group.columns, "difference", "95% interval"), rows)
 
 
 def _shown(difference: float, low: float, high: float) -> tuple[str, str]:

@@ -117,3 +117,10 @@ def _rows(retriever_ranks: Ranks, ranker_ranks: Ranks, seed: int) -> list[Row]:
         Row(name, float(old[i]), float(new[i]), float(new[i] - old[i]), float(low[i]), float(high[i]))
         for i, name in enumerate(COMPARED)
     ]
+
+
+def mean_with_interval(values_N: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of a value per user, and its 95% interval over users (`paired_bootstrap`)."""
+    distinct, counts = np.unique(values_N, return_counts=True)
+    low, high = paired_bootstrap(distinct[:, None], counts)
+    return float(values_N.mean()), float(low[0]), float(high[0])

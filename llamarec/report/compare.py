@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from llamarec.checkpoints.compatibility import UNTRACKED
 from llamarec.errors import ArtifactError
-from llamarec.evaluation.comparison import paired_bootstrap
+from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import metric_values
 from llamarec.report.run import RunFacts
+from llamarec.report.seeds import SeedGroup, groups_by_seed
 from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
@@ -50,6 +50,11 @@ class Side:
     tested_step: int | None
     uses_letters: bool
 
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """By column and metric."""
+        return {"retriever": self.retriever, "titles": self.titles, "letters": self.letters, "ranker": self.ranker}
+
 
 @dataclass(frozen=True)
 class ComparedRuns:
@@ -58,12 +63,14 @@ class ComparedRuns:
     same_candidates: All had the same retriever's proposals to order.
     sides: In the order of the command.
     hyperparameters: By name, one value a run, where not all are equal.
+    groups: Of runs that differ in their seeds only.
     """
 
     num_users: int
     same_candidates: bool
     sides: list[Side]
     hyperparameters: dict[str, list[Any]]
+    groups: list[SeedGroup]
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -98,7 +105,9 @@ def compare_runs(runs: Mapping[str, RunFacts]) -> ComparedRuns:
     sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
     # Of the covered users of the first run the retriever's rank tells whether it is the same retriever.
     ranks = [test[RETRIEVER_RANK].to_list() for test in paired]
-    return ComparedRuns(len(users), all(one == ranks[0] for one in ranks), sides, _differing(list(runs.values())))
+    options = _options(list(runs.values()))
+    groups = groups_by_seed([side.figures for side in sides], paired, options)
+    return ComparedRuns(len(users), all(one == ranks[0] for one in ranks), sides, _differing(options), groups)
 
 
 def _tested(name: str, run: RunFacts) -> pl.DataFrame:
@@ -148,21 +157,23 @@ def _means(test: pl.DataFrame, column: str) -> dict[str, float]:
 
 
 def _difference(metric: str, test: pl.DataFrame, first: pl.DataFrame) -> tuple[float, float, float]:
-    values = [metric_values(metric, one[FINAL_RANK].to_numpy()) for one in (test, first)]
-    distinct, counts = np.unique(values[0] - values[1], return_counts=True)
-    low, high = paired_bootstrap(distinct[:, None], counts)
-    return float((values[0] - values[1]).mean()), float(low[0]), float(high[0])
+    ours, theirs = (metric_values(metric, one[FINAL_RANK].to_numpy()) for one in (test, first))
+    return mean_with_interval(ours - theirs)
 
 
-def _differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    options = [_options(run) for run in runs]
-    # What only one of them knows of (a version, a run without checkpoints) is no difference.
-    names = sorted(set.intersection(*(set(one) for one in options)) - set(_PLACES) - UNTRACKED)
-    values = {name: [one[name] for one in options] for name in names}
+def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    values = {name: [one[name] for one in options] for name in options[0]}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
-def _options(run: RunFacts) -> dict[str, Any]:
+def _options(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    """Of each run, those that all know of: a version, or a run without checkpoints, is no difference."""
+    options = [_options_of(run) for run in runs]
+    names = sorted(set.intersection(*(set(one) for one in options)) - set(_PLACES) - UNTRACKED)
+    return [{name: one[name] for name in names} for one in options]
+
+
+def _options_of(run: RunFacts) -> dict[str, Any]:
     of_retriever = (run.metrics or {}).get("retriever_config") or {}
     known = {f"retriever: {name}": value for name, value in of_retriever.items() if name != "restart"}
     if run.manifest is not None:

@@ -12,6 +12,7 @@ from llamarec.report.compare import METRICS, ComparedRuns, Side, without_letters
 from llamarec.report.figures import curves_figure, intervals_figure
 from llamarec.report.page import filled, write_page
 from llamarec.report.run import RunFacts
+from llamarec.report.seeds import SeedGroup
 
 
 def write_comparison(comparison: ComparedRuns, runs: Mapping[str, RunFacts], target: Path) -> None:
@@ -30,6 +31,7 @@ def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str
         "without_letters": without_letters(comparison.sides),
         "sides": comparison.sides,
         "metrics": [{"name": metric, "rows": _rows(comparison.sides, metric)} for metric in METRICS],
+        "groups": [_group(group) for group in comparison.groups],
         "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference to run 1, overall")),
         "curves": Markup(figure) if figure else None,
         "options": {name: list(map(str, values)) for name, values in comparison.hyperparameters.items()},
@@ -46,6 +48,22 @@ def _rows(sides: list[Side], metric: str) -> list[list[str]]:
             shown = [f"{difference[0]:+.4f}", f"{difference[1]:+.4f} to {difference[2]:+.4f}"]
         rows.append([str(number), *(f"{value:.4f}" for value in figures), *shown])
     return rows
+
+
+def _group(group: SeedGroup) -> dict[str, Any]:
+    rows = [
+        [
+            metric,
+            *(
+                f"{mean:.4f} \u00b1 {deviation:.4f}"
+                for mean, deviation in (one[metric] for one in group.columns.values())
+            ),
+            f"{gain[0]:+.4f}",
+            f"{gain[1]:+.4f} to {gain[2]:+.4f}",
+        ]
+        for metric, gain in group.gains.items()
+    ]
+    return {"runs": ", ".join(map(str, group.runs)), "rows": rows}
 
 
 def _differences(sides: list[Side]) -> tuple[list[str], list[tuple[float, float, float]]]:

@@ -13,12 +13,14 @@ import polars as pl
 import pytest
 
 from llamarec.checkpoints.layout import RunFolder
+from llamarec.cli.compare import _print
 from llamarec.cli.main import main
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.metrics import ndcg_values
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
 from llamarec.report.compare import compare_runs
+from llamarec.report.compare_page import write_comparison
 from llamarec.report.run import RunFacts, read_run
 from llamarec.vocabulary import Experiment
 from tests.report.conftest import QUIET, argv
@@ -86,12 +88,47 @@ def test_the_command_prints_a_table_for_60_columns_and_a_page(
     assert [side["name"] for side in content["sides"]] == runs
 
 
+def test_runs_of_other_seeds_are_taken_together(
+    experiment: Experiment,
+    second: Experiment,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = _read(experiment), _read(second)
+    assert one.manifest is not None
+    assert one.test is not None
+    assert one.metrics is not None
+    # The same run under another seed, with other ranks.
+    manifest = replace(one.manifest, hyperparameters={**one.manifest.hyperparameters, "seed": 7})
+    test = one.test.with_columns(final_rank=pl.col("retriever_rank"), letters_rank=pl.col("retriever_rank"))
+    again = replace(one, manifest=manifest, test=test)
+    found = compare_runs({"a": one, "b": other, "c": again})
+    (group,) = found.groups
+    assert group.runs == [1, 3]
+    for column in ("retriever", "ranker"):
+        values = [found.sides[run - 1].figures[column]["ndcg@10"] for run in group.runs]
+        assert group.columns[column]["ndcg@10"] == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    gain, low, high = group.gains["ndcg@10"]
+    # The second run of the two is the retriever's order.
+    assert gain == pytest.approx((found.sides[0].ranker["ndcg@10"] - found.sides[0].retriever["ndcg@10"]) / 2)
+    assert low <= gain <= high
+    monkeypatch.setenv("COLUMNS", "60")
+    _print(found)
+    said = capsys.readouterr().out
+    assert "runs 1, 3 differ in their seeds only" in said
+    assert re.search(r"(?m)^ndcg@10( \d\.\d{4}){4}", re.sub(r" +", " ", said))
+    write_comparison(found, {"a": one, "b": other, "c": again}, tmp_path / "page.html")
+    assert "Runs 1, 3: nothing but their seeds differs" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_equal_runs_do_not_differ(experiment: Experiment, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.copytree(experiment.ranker, tmp_path / "llm" / "shop")
     other = str(tmp_path / "llm" / "shop")
     assert main(["compare", str(experiment.ranker), other]) == 0
     said = capsys.readouterr().out
     assert "no option differs" in said
+    assert "seeds only" not in said
     assert "+0.0000 +0.0000" in said
 
 
