@@ -14,6 +14,7 @@ from llamarec.evaluation.fusion import FUSION_FILE, Fusion
 from llamarec.evaluation.tables import first_stage_name, without_model
 from llamarec.ranker.trained import Trained
 from llamarec.report.run import RunFacts
+from llamarec.report.sessions import interrupted
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@1")
 _HYPERPARAMETERS = (
@@ -67,6 +68,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "is_best": trained.adapter.is_best,
         "metrics": _metrics(metrics),
         "hyperparameters": [(name, values[name]) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")],
+        "num_interruptions": len(interrupted(run.interruptions)),
         "interruptions": [_interruption(one) for one in run.interruptions],
         "num_candidates": trained.config.num_candidates,
         "prompt": trained.encoder.text(history, list(range(1, count + 1))),
@@ -108,4 +110,5 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 def _interruption(one: Any) -> str:
     lost = "" if one.steps_lost is None else f", {one.steps_lost:,} steps or more trained twice (as far as logged)"
     changed = f"; changed: {', '.join(one.changes)}" if one.changes else ""
-    return f"resumed from step {one.from_step:,}{lost}{changed}"
+    how = "finished, and extended" if one.was_finished else "resumed"
+    return f"{how} from step {one.from_step:,}{lost}{changed}"

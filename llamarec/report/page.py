@@ -16,6 +16,7 @@ from llamarec.files import write_text
 from llamarec.report import tested, trained
 from llamarec.report.examples import examples
 from llamarec.report.run import RunFacts, read_run
+from llamarec.report.sessions import interrupted
 from llamarec.report.words import duration, total
 from llamarec.vocabulary import Experiment
 
@@ -159,7 +160,7 @@ def _cards(run: RunFacts) -> list[dict[str, str]]:
         cards.append(("training so far, saves and validations included", duration(run.step * run.seconds_a_step)))
     if run.best_step:
         cards.append(("best step, by validation", f"{run.best_step:,}"))
-    cards.append(("interruptions", f"{len(run.interruptions):,}"))
+    cards.append(("interruptions", f"{len(interrupted(run.interruptions)):,}"))
     saved = total(one.seconds_saved for one in run.interruptions)
     if saved:
         cards.append(("training saved by checkpoints", duration(saved)))

@@ -24,6 +24,7 @@ class Interruption:
         seconds_a_step: Of this run; None where nothing tells.
         host: Where it went on.
         changes: Hyperparameters that the resume changed.
+        was_finished: The ended one had come to its end, and the next one goes on from there: no interruption.
     """
 
     resumed: datetime | None
@@ -32,6 +33,7 @@ class Interruption:
     seconds_a_step: float | None
     host: str
     changes: tuple[str, ...]
+    was_finished: bool = False
 
     @property
     def steps_lost(self) -> int | None:
@@ -65,6 +67,7 @@ def interruptions(
                 seconds,
                 session.host,
                 session.changes,
+                was_finished=_was_finished(begun, resumed, session.from_step, curves),
             )
         )
     return found
@@ -82,6 +85,19 @@ def seconds_a_step(sessions: Sequence[Session], facts: Sequence[Facts], curves: 
         if there > here and not any(earlier < start <= later for start in starts)
     ]
     return statistics.median(rates) if rates else None
+
+
+def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
+    """Those that were not the extension of a finished training."""
+    return [one for one in found if not one.was_finished]
+
+
+def _was_finished(begun: datetime | None, ended: datetime | None, step: int, curves: Curves) -> bool:
+    """The Trainer logs its running time when training is over, and at no other moment."""
+    if begun is None or ended is None:
+        return False
+    ends = (event for event in curves.events if event.name == "train_runtime" and begun <= event.time < ended)
+    return any(event.step == step for event in ends)
 
 
 def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:

@@ -11,7 +11,7 @@ from llamarec.checkpoints.space import readable
 from llamarec.command import typed
 from llamarec.report.figures import training_figure
 from llamarec.report.run import RunFacts
-from llamarec.report.sessions import Interruption
+from llamarec.report.sessions import Interruption, interrupted
 from llamarec.report.words import duration, time_text, total
 
 
@@ -19,13 +19,14 @@ def training(run: RunFacts) -> dict[str, Any]:
     """Curves, and what marks in them mean."""
     resumes = [one.from_step for one in run.interruptions]
     figure = training_figure(run.curves, resumes, run.best_step)
-    note = "Dashed: resumed after an interruption. " if resumes else ""
+    note = "Dashed: where a resume went on. " if resumes else ""
     note += f"Dotted: the best step, {run.best_step:,}. " if run.best_step else ""
     return {"figure": Markup(figure) if figure else None, "note": note}
 
 
 def interruption(one: Interruption) -> dict[str, str]:
     """A row of the table of interruptions."""
+    changes = ["it was finished, and was extended"] if one.was_finished else []
     return {
         "resumed": time_text(one.resumed),
         "from_step": f"{one.from_step:,}",
@@ -33,14 +34,14 @@ def interruption(one: Interruption) -> dict[str, str]:
         "time_lost": duration(one.seconds_lost),
         "time_saved": duration(one.seconds_saved),
         "host": one.host,
-        "changes": "; ".join(one.changes),
+        "changes": "; ".join([*changes, *one.changes]),
     }
 
 
 def interruptions_text(found: list[Interruption]) -> str:
     """What they cost and what checkpoints saved, together."""
     lost, saved = total(one.seconds_lost for one in found), total(one.seconds_saved for one in found)
-    text = f"{len(found)}. Trained twice: {duration(lost)}; not trained again thanks to checkpoints: "
+    text = f"{len(interrupted(found))}. Trained twice: {duration(lost)}; not trained again thanks to checkpoints: "
     return f"{text}{duration(saved)}. Lost steps are those logged after the checkpoint; at a save nothing is lost."
 
 

@@ -32,7 +32,7 @@ from llamarec.report.curves import Curves, Event, curves_of
 from llamarec.report.examples import examples
 from llamarec.report.page import render, write_report
 from llamarec.report.run import RunFacts, read_run
-from llamarec.report.sessions import Interruption
+from llamarec.report.sessions import Interruption, interrupted
 from llamarec.vocabulary import Experiment
 from tests.report.conftest import QUIET, argv
 
@@ -130,6 +130,18 @@ def test_an_interruption_is_told_with_its_cost(run: RunFacts, page: str) -> None
     assert one.seconds_saved == pytest.approx(4 * one.seconds_a_step)
     assert any("learning_rate" in change for change in one.changes)
     assert "learning_rate" in page
+
+
+def test_a_finished_training_that_is_extended_is_no_interruption(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "extended"))
+    train_ranker(parse(argv(folder, "--resume_from_checkpoint", "--max_steps", "16")), QUIET)
+    experiment = Experiment(folder / "experiments", "shop")
+    run = read_run(RunFolder(experiment.checkpoints), experiment)
+    assert [(one.from_step, one.was_finished) for one in run.interruptions] == [(4, False), (12, True)]
+    assert interrupted(run.interruptions) == run.interruptions[:1]
+    text = _Page(render(run)).text
+    assert re.search(r"it was finished, and was extended; .*max_steps: 12 -> 16", text)
+    assert "1. Trained twice" in text
 
 
 def test_curves_are_of_the_last_training_of_each_step(run: RunFacts) -> None:
