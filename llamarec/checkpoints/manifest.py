@@ -36,6 +36,7 @@ class Session:
         resumed_from: Name of that checkpoint, or None.
         host: Machine.
         changes: `name: old -> new` of the hyperparameters that it changed.
+        extends: The training had come to its end there, and got a later one: no interruption.
     """
 
     started: str
@@ -43,6 +44,7 @@ class Session:
     resumed_from: str | None = None
     host: str = ""
     changes: tuple[str, ...] = ()
+    extends: bool = False
 
 
 @dataclass(frozen=True)

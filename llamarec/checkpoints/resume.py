@@ -132,6 +132,11 @@ class Resume:
         return self.plan.steps_to_go_before != self.steps_to_go
 
     @property
+    def was_finished(self) -> bool:
+        """Whether the checkpoint is the end of a training, as far as that was to go."""
+        return not self.plan.steps_to_go_before or _stopped_early(self.trainer_state)
+
+    @property
     def step(self) -> int:
         """Optimizer steps done."""
         return self.plan.step

@@ -288,6 +288,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             resumed_from=resume.choice.verdict.path.name if resume is not None else None,
             host=os.environ.get("COMPUTERNAME") or _host(),
             changes=tuple(changes),
+            extends=resume is not None and resume.was_finished,
         )
         self._sessions = _capped((*(manifest.sessions if manifest is not None else ()), session))
         if manifest is not None:

@@ -97,16 +97,15 @@ def _print(comparison: Any) -> None:
 
 def _print_group(group: Any) -> None:
     runs = ", ".join(map(str, group.runs))
-    print_wrapped(
-        f"runs {runs} differ in their seeds only: mean over them, standard deviation, and the ranker's difference "
-        "to the retriever"
-    )
+    print_wrapped(f"runs {runs} differ in their seeds only: mean over them, and standard deviation")
     rows = []
-    for metric, gain in group.gains.items():
+    for metric in group.gains:
         means, deviations = zip(*(column[metric] for column in group.columns.values()), strict=True)
-        rows.append((metric, *(f"{mean:.4f}" for mean in means), *_shown(*gain)))
-        rows.append(("", *(f"+-{deviation:.4f}" for deviation in deviations), "", ""))
-    print_table(("", *group.columns, "difference", "95% interval"), rows)
+        rows.append((metric, *(f"{mean:.4f}" for mean in means)))
+        rows.append(("", *(f"+-{deviation:.4f}" for deviation in deviations)))
+    print_table(("", *group.columns), rows, left=("",))
+    rows = [(metric, *_shown(*gain)) for metric, gain in group.gains.items()]
+    print_table(("ranker - retriever", "mean", "95% interval"), rows, left=("ranker - retriever",))
 
 
 def _shown(difference: float, low: float, high: float) -> tuple[str, str]:

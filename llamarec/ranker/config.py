@@ -107,7 +107,7 @@ class RankerConfig:
         default=1,
         metadata={
             "help": "The test asks every prompt in this many shuffles of its candidates and takes the mean of what the "
-            "letters say; it costs as many times the prompts of the test and of one validation."
+            "letters say; it costs as many times the prompts of the test and of --max_fusion_users."
         },
     )
     order_prompts: int = field(

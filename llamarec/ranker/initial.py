@@ -9,17 +9,28 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple
 
+from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
-from llamarec.checkpoints.integrity import verify, verify_best
-from llamarec.checkpoints.layout import BEST_MANIFEST, MANIFEST
-from llamarec.checkpoints.loading import load_json, load_weights
+from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.layout import ADAPTER_CONFIG, MANIFEST, RunFolder
+from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.weights import put_weights
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.places import experiment_at, folder_of
+from llamarec.ranker.trained import adapter_in
 from llamarec.vocabulary import CHECKPOINTS
 
-_CONFIGURATION: Final = "adapter_config.json"
+# What the ranker's own LoRA layers never have; each changes what the same weights mean.
+_OTHERWISE: Final = (
+    "use_rslora",
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "layers_to_transform",
+)
 
 
 class InitialAdapter(NamedTuple):
@@ -41,7 +52,26 @@ class InitialAdapter(NamedTuple):
         Raises:
             CheckpointError: they are those of another base model.
         """
-        put_weights(model, self.weights, self.folder, "default")
+        try:
+            put_weights(model, self.weights, self.folder, "default")
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"--init_adapter: {error.problem}",
+                expected=f"the base model that it was trained on ({self.base_model})",
+                found=error.found,
+                hint="name that one (--llm_base_model), or leave --init_adapter out",
+            ) from error
+
+    def said(self, source: str) -> str:
+        """Where they are from, in one line.
+
+        Args:
+            source: Of the base model that they are put into.
+        """
+        other = _last_part(source)
+        trained_on = f"trained on {self.base_model or 'a base model that it does not name'}"
+        is_other = self.base_model and self.base_model != other
+        return f"begins as {self.folder}, {trained_on}" + (f" (WARNING: this run has {other})" if is_other else "")
 
 
 def read_initial(config: RankerConfig) -> InitialAdapter:
@@ -55,40 +85,71 @@ def read_initial(config: RankerConfig) -> InitialAdapter:
         CheckpointError: its weights are damaged or hostile.
     """
     folder = _folder(config.init_adapter)
-    theirs = load_json(folder / _CONFIGURATION)
+    theirs = _options_in(folder)
     _check_options(folder, theirs, config)
-    _check_health(folder)
     weights = load_weights(folder)
     if weights is None:
         raise ConfigError(
             f"--init_adapter {config.init_adapter}: there are no weights in {folder}",
             expected="adapter_model.bin or adapter_model.safetensors",
         )
-    base_model = str(theirs.get("base_model_name_or_path") or "a base model that it does not name")
-    return InitialAdapter(folder, weights, PurePath(base_model.replace("\\", "/")).name)
+    return InitialAdapter(folder, weights, _last_part(str(theirs.base_model_name_or_path or "")))
 
 
 def _folder(given: str) -> Path:
+    """The best adapter of a run, or the very folder that was given."""
     path = Path(given)
-    for folder in (path, path / CHECKPOINTS):
-        if (folder / _CONFIGURATION).is_file():
-            return folder
-    raise ConfigError(
-        f"--init_adapter {given}: there is no adapter",
-        expected=f"a folder with {_CONFIGURATION} and weights: a run's folder with its best adapter "
-        "(experiments/llm/NAME), a checkpoint, or what llamarec export wrote",
-        found="a folder without it" if path.is_dir() else "no such folder",
-    )
+    experiment = experiment_at(path) if path.is_dir() else None
+    for run in (folder_of(experiment) if experiment is not None else RunFolder(path), RunFolder(path / CHECKPOINTS)):
+        found = adapter_in(run)
+        if found is not None:
+            return found.folder
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise ConfigError(
+            f"--init_adapter {given}: there is no adapter",
+            expected=f"a folder with {ADAPTER_CONFIG} and weights: a run's folder (experiments/llm/NAME), a "
+            "checkpoint, or what llamarec export wrote",
+            found="a folder without it" if path.is_dir() else "no such folder (nothing is fetched from the hub here)",
+        )
+    verdict = verify(path) if (path / MANIFEST).is_file() else None
+    if verdict is not None and verdict.health == "damaged":
+        raise CheckpointError(
+            f"--init_adapter: the adapter in {path} is not as it was saved",
+            found=verdict.reason,
+            hint=f"llamarec checkpoints verify {path}",
+        )
+    return path
 
 
-def _check_options(folder: Path, theirs: dict[str, Any], config: RankerConfig) -> None:
+def _options_in(folder: Path) -> LoraConfig:
+    try:
+        found = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / ADAPTER_CONFIG}: cannot be read", found=str(error).partition("\n")[0]) from error
+    if not isinstance(found, LoraConfig):
+        raise ConfigError(
+            f"--init_adapter: the adapter in {folder} is not one of LoRA",
+            found=str(getattr(found.peft_type, "value", found.peft_type)),
+        )
+    return found
+
+
+def _check_options(folder: Path, theirs: LoraConfig, config: RankerConfig) -> None:
     """All that differs at once, as flags that can be typed."""
-    targets = theirs.get("target_modules")
-    pairs = [("r", config.lora_r), ("lora_alpha", config.lora_alpha)]
-    flags = [(f"--lora_{name.removeprefix('lora_')}", str(theirs.get(name)), str(ours)) for name, ours in pairs]
-    if isinstance(targets, list) and set(targets) != set(config.target_modules):
-        flags.append(("--lora_target_modules", ",".join(sorted(targets)), config.lora_target_modules))
-    other = [(flag, then, now) for flag, then, now in flags if then != now]
+    strange = [name for name in _OTHERWISE if getattr(theirs, name, None)]
+    if strange or isinstance(theirs.target_modules, str):
+        raise ConfigError(
+            f"--init_adapter: the adapter in {folder} is of a form that the ranker does not train",
+            expected="plain LoRA of one rank, on layers by their names",
+            found=", ".join(f"{name}={getattr(theirs, name)}" for name in strange) or f"'{theirs.target_modules}'",
+        )
+    targets = sorted(theirs.target_modules or [])
+    pairs = [
+        ("--lora_r", str(theirs.r), str(config.lora_r)),
+        ("--lora_alpha", f"{theirs.lora_alpha:g}", str(config.lora_alpha)),
+        ("--lora_target_modules", ",".join(targets), ",".join(sorted(config.target_modules))),
+    ]
+    other = [(flag, then, now) for flag, then, now in pairs if then != now]
     if other:
         raise ConfigError(
             f"--init_adapter {config.init_adapter}: the adapter in {folder} has other LoRA options than this run",
@@ -98,17 +159,6 @@ def _check_options(folder: Path, theirs: dict[str, Any], config: RankerConfig) -
         )
 
 
-def _check_health(folder: Path) -> None:
-    """What was saved with hashes has to match them."""
-    if (folder / BEST_MANIFEST).is_file():
-        verdict = verify_best(folder)
-    elif (folder / MANIFEST).is_file():
-        verdict = verify(folder)
-    else:
-        return
-    if verdict.health == "damaged":
-        raise CheckpointError(
-            f"--init_adapter: the adapter in {folder} is not as it was saved",
-            found=verdict.reason,
-            hint=f"llamarec checkpoints verify {folder}",
-        )
+def _last_part(name: str) -> str:
+    """Of a hub name or a folder of either system."""
+    return PurePath(name.replace("\\", "/")).name

@@ -60,6 +60,8 @@ _BEFORE_FLAGS: Final[dict[str, Any]] = {
     "hard_negatives": 0.0,
     "candidate_order": "retriever",
     "title_similarity": False,
+    # No more than the validation's: its weights were the final ones.
+    "max_fusion_users": 1,
 }
 
 

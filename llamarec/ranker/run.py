@@ -53,7 +53,7 @@ class Ranker:
     trainer: RankerTrainer
     train: TrainingSamples
     validation: EvaluationSamples
-    weighed: EvaluationSamples
+    fusion_samples: EvaluationSamples
     test: EvaluationSamples
     num_trainable: int
 
@@ -115,15 +115,15 @@ def build_ranker(
     use_titles = config.title_similarity
     first_stage = fit_first_stage(data, candidates["validation"], encoder.num_candidates) if use_titles else None
     validation = _evaluated(data, candidates, encoder, "validation", config, first_stage)
-    weighed = _weighed(data, candidates, encoder, config, validation)
+    fusion_samples = _fusion_samples(data, candidates, encoder, config, validation)
     test = _evaluated(data, candidates, encoder, "test", config, first_stage)
-    num_asked = _num_asked(test, validation, weighed, config)
+    num_asked = _num_asked(test, validation, fusion_samples, config)
     parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=num_asked)
     config = parsed.ranker
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     if initial is not None:
         initial.put_into(model)
-        console.print(f"adapter      begins as {initial.folder}, trained on {initial.base_model}", soft_wrap=True)
+        console.print(f"adapter      {initial.said(source)}", soft_wrap=True)
     trainer = RankerTrainer(
         model,
         args,
@@ -131,7 +131,7 @@ def build_ranker(
         checkpoint_config=parsed.checkpoints,
         train=train,
         validation=validation,
-        weighed=weighed,
+        fusion_samples=fusion_samples,
         pad_token_id=pad_token_of(tokenizer),
         fingerprints=_fingerprints(data, template, encoder, validation),
         own_options=own_options(parsed),
@@ -141,7 +141,7 @@ def build_ranker(
     if args.process_index == 0:
         _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
-    return Ranker(experiment, encoder, trainer, train, validation, weighed, test, num_trainable)
+    return Ranker(experiment, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
 
 
 def _log_into(folder: str) -> None:
@@ -169,9 +169,9 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
         return plan_run(parsed, source, train, validation_prompts=0, test_prompts=None)
     candidates = _candidates(parsed.data, data, config)
     validation = _evaluated(data, candidates, encoder, "validation", config)
-    weighed = _weighed(data, candidates, encoder, config, validation)
+    fusion_samples = _fusion_samples(data, candidates, encoder, config, validation)
     test = _evaluated(data, candidates, encoder, "test", config)
-    num_asked = _num_asked(test, validation, weighed, config)
+    num_asked = _num_asked(test, validation, fusion_samples, config)
     return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=num_asked)
 
 
@@ -218,11 +218,11 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
 
 
 def _num_asked(
-    test: EvaluationSamples, validation: EvaluationSamples, weighed: EvaluationSamples, config: RankerConfig
+    test: EvaluationSamples, validation: EvaluationSamples, fusion_samples: EvaluationSamples, config: RankerConfig
 ) -> int:
     """Prompts after training: of the last fit of the weights, of the test, and those asked again in other orders."""
     shuffles = config.test_shuffles
-    fitted = 0 if weighed is validation and shuffles == 1 else shuffles * len(weighed)
+    fitted = 0 if fusion_samples is validation and shuffles == 1 else shuffles * len(fusion_samples)
     return fitted + shuffles * len(test) + len(ASKED_ORDERS) * min(config.order_prompts, len(test))
 
 
@@ -263,7 +263,7 @@ def _evaluated(
     return samples
 
 
-def _weighed(
+def _fusion_samples(
     data: PreparedData,
     candidates: dict[Split, Candidates],
     encoder: PromptEncoder,
@@ -291,8 +291,8 @@ def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
     parts = [("validation", ranker.validation, ""), ("test", ranker.test, "")]
-    if ranker.weighed is not ranker.validation:
-        parts.insert(1, ("weights", ranker.weighed, ", of validation, once after training"))
+    if ranker.fusion_samples is not ranker.validation:
+        parts.insert(1, ("fusion", ranker.fusion_samples, ", of validation, once after training"))
     for name, samples, what in parts:
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts{what}", soft_wrap=True)
     if config.title_similarity:

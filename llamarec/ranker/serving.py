@@ -20,13 +20,14 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.logit import log_softmax
-from llamarec.files import read_json
 from llamarec.hardware import has_accelerator, has_bfloat16
 from llamarec.ranker.base_models import TINY, load_letter_model, pad_token_of
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Order, presented
+from llamarec.ranker.final_fusion import adapter_digest, read_final
 from llamarec.ranker.first_stage import FirstStage, stored_first_stage
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate
+from llamarec.ranker.places import folder_of
 from llamarec.ranker.trained import Adapter, read_trained
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
@@ -199,17 +200,9 @@ def _refuse_other_retriever(experiment: Experiment, then: str, now: str) -> None
 
 
 def stored_fusion(experiment: Experiment, adapter: Adapter) -> Fusion | None:
-    """What the test used, and else what was stored with the adapter; None where it was never validated."""
-    return _of_test(experiment, adapter) or read_fusion(adapter.folder)
-
-
-def _of_test(experiment: Experiment, adapter: Adapter) -> Fusion | None:
-    """What the test fitted, where it was of this very model and of one shuffle."""
-    metrics = read_json(experiment.ranker / "metrics.json") or {}
-    fusion = metrics.get("fusion") or {}
-    if metrics.get("tested_step") != adapter.step or fusion.get("step") != adapter.step or fusion.get("shuffles") != 1:
-        return None
-    return Fusion.from_stored(fusion)
+    """What was fitted after training, and else what was stored with the adapter; None where it was never validated."""
+    final = read_final(folder_of(experiment).path, adapter_digest(adapter.folder))
+    return final or read_fusion(adapter.folder)
 
 
 def _device(name: str) -> torch.device:

@@ -91,20 +91,25 @@ def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -
     if shuffles == 1:
         fusion = trainer.fusion()
         return Answers(samples, fusion.corrected(trainer.predict_letters(samples)), fusion)
-    weighed = trainer.weighed
-    of_validation = _in_shuffles(trainer, weighed, shuffles)
+    fusion_samples = trainer.fusion_samples
+    of_validation = _in_shuffles(trainer, fusion_samples, shuffles, trainer.fusion_logits())
     prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
-    mean_PC = _mean(of_validation, weighed, prior_C)
-    fusion = fusion_of_corrected(mean_PC, weighed, prior_C, step=trainer.tested_step, shuffles=shuffles)
-    return Answers(samples, _mean(_in_shuffles(trainer, samples, shuffles), samples, prior_C), fusion)
+    mean_PC = _mean(of_validation, fusion_samples, prior_C)
+    fusion = fusion_of_corrected(mean_PC, fusion_samples, prior_C, step=trainer.tested_step, shuffles=shuffles)
+    of_test = _in_shuffles(trainer, samples, shuffles, trainer.predict_letters(samples))
+    return Answers(samples, _mean(of_test, samples, prior_C), fusion)
 
 
-def _in_shuffles(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int) -> list[Asked]:
-    return [_asked(trainer, samples.reordered("shuffled", draw), f"shuffled {draw + 1}") for draw in range(shuffles)]
+def _in_shuffles(
+    trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int, first_PC: NDArray[np.float32]
+) -> list[Asked]:
+    """In several shuffles; what is said in the first one, which is that of `samples`, is known."""
+    others = [samples.reordered("shuffled", draw) for draw in range(1, shuffles)]
+    asked = [_said(one, trainer.predict_letters(one), f"shuffled {draw}") for draw, one in enumerate(others, start=2)]
+    return [_said(samples, first_PC, "shuffled 1"), *asked]
 
 
-def _asked(trainer: RankerTrainer, samples: EvaluationSamples, name: str) -> Asked:
-    logits_PC = trainer.predict_letters(samples)
+def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str) -> Asked:
     # Prompts lie by length, which may differ by order; by user they are the same.
     by_user = np.argsort(samples.rows)
     return Asked(
@@ -146,9 +151,10 @@ def ask_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompt
     """Some of the prompts with other letters, each order by itself; None where none are wanted."""
     if not num_prompts:
         return None
+    reordered = [samples.reordered(order, draw, max_prompts=num_prompts) for _, order, draw in ASKED_ORDERS]
     asked = [
-        _asked(trainer, samples.reordered(order, draw, max_prompts=num_prompts), name)
-        for name, order, draw in ASKED_ORDERS
+        _said(one, trainer.predict_letters(one), name)
+        for (name, _, _), one in zip(ASKED_ORDERS, reordered, strict=True)
     ]
     return order_report(asked, trainer.fusion())
 

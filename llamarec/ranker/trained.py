@@ -90,19 +90,27 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     return ranker
 
 
-def _adapter(run: RunFolder) -> Adapter:
+def adapter_in(run: RunFolder) -> Adapter | None:
+    """The best adapter of a run, or else that of its newest checkpoint, verified; None where there is none yet."""
     best = best_in(run) if run.path.is_dir() else None
     folder = folder_of_best(run, best.step) if best is not None else None
     if best is not None and folder is not None:
         return Adapter(folder, best.step, is_best=True)
     newest = latest(run) if run.path.is_dir() else None
     if newest is None or newest.verdict.manifest is None:
+        return None
+    return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
+
+
+def _adapter(run: RunFolder) -> Adapter:
+    found = adapter_in(run)
+    if found is None:
         raise ArtifactError(
             f"{run.path}: there is no trained adapter",
             expected="the best adapter, or a checkpoint",
             hint="wait for the first checkpoint of the training, or resume it",
         )
-    return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
+    return found
 
 
 def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: PromptEncoder, name: str) -> None:

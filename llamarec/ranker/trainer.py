@@ -15,6 +15,8 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.discovery import best_in
+from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
@@ -23,6 +25,7 @@ from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
+from llamarec.ranker.final_fusion import adapter_digest, read_final, write_final
 from llamarec.ranker.fitting import fusion_of
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import TrainingSamples, epoch_order
@@ -38,7 +41,7 @@ class RankerTrainer(ResumableTrainer):
         checkpoint_config: Options of checkpoints.
         train: Training samples.
         validation: The part of the users on which the best adapter is chosen.
-        weighed: Those on which the weights of the final score are fitted after training; None: the same.
+        fusion_samples: Those on which the weights of the final score are fitted after training; None: the same.
         pad_token_id: Any token; padding is never attended to.
         fingerprints: What identifies the run beside base model, adapter and samples.
         own_options: The program's hyperparameters, compared on resume.
@@ -58,7 +61,7 @@ class RankerTrainer(ResumableTrainer):
         checkpoint_config: CheckpointConfig,
         train: TrainingSamples,
         validation: EvaluationSamples,
-        weighed: EvaluationSamples | None = None,
+        fusion_samples: EvaluationSamples | None = None,
         pad_token_id: int,
         fingerprints: Mapping[str, Any],
         own_options: Mapping[str, Any],
@@ -66,10 +69,11 @@ class RankerTrainer(ResumableTrainer):
         defaults: Mapping[str, Any],
     ) -> None:
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
-        self.validation, self.weighed = validation, weighed or validation
-        # Of the model as it is now on `validation`, and of the one after training on `weighed`.
+        self.validation, self.fusion_samples = validation, fusion_samples or validation
+        # Of the model as it is now on `validation`, and of the one after training on `fusion_samples`.
         self._fusion: Fusion | None = None
         self._final: Fusion | None = None
+        self._logits: NDArray[np.float32] | None = None
         stops = config.early_stopping_patience and args.load_best_model_at_end
         super().__init__(
             model=model,
@@ -100,16 +104,40 @@ class RankerTrainer(ResumableTrainer):
         return int(best or self.state.global_step)
 
     def fusion(self) -> Fusion:
-        """Of the model after training: stored beside the best adapter, or else fitted on the `weighed` users now."""
+        """Of the model after training, on `fusion_samples`: as it is stored, or else fitted now."""
         if self._final is None:
-            known = self._known() if self.weighed is self.validation else None
-            self._final = known or fusion_of(self.predict_letters(self.weighed), self.weighed, step=self.tested_step)
+            digest, run = adapter_digest(self._tested_folder()), Path(self.args.output_dir)
+            self._final = self._known(run, digest) or self._fitted()
+            if digest and self.args.process_index == 0:
+                write_final(run, self._final, digest)
         return self._final
 
-    def _known(self) -> Fusion | None:
-        """Fitted by the validation of this model."""
-        last = self._fusion
+    def fusion_logits(self) -> NDArray[np.float32]:
+        """Of the model after training: [P, C] logits of `fusion_samples`; asked for once."""
+        if self._logits is None:
+            self._logits = self.predict_letters(self.fusion_samples)
+        return self._logits
+
+    def _fitted(self) -> Fusion:
+        return fusion_of(self.fusion_logits(), self.fusion_samples, step=self.tested_step)
+
+    def _known(self, run: Path, digest: str) -> Fusion | None:
+        """Fitted earlier on the same users beside the same first stage."""
+        final, last, samples = read_final(run, digest), self._fusion, self.fusion_samples
+        if final is not None and final.num_users == len(samples.user_ids) and self._is_of_this_stage(final):
+            return final
+        if samples is not self.validation:
+            return None
         return last if last is not None and last.step == self.tested_step else self._stored()
+
+    def _tested_folder(self) -> Path:
+        """Where the adapter lies that the Trainer holds after training."""
+        run, step = Path(self.args.output_dir), self.tested_step
+        best = best_in(RunFolder(run)) if self.args.load_best_model_at_end else None
+        return run if best is not None and best.step == step else run / f"checkpoint-{step}"
+
+    def _is_of_this_stage(self, fusion: Fusion) -> bool:
+        return math.isclose(fusion.title_weight, self.validation.first_stage.title_weight, rel_tol=1e-6)
 
     def _stored(self) -> Fusion | None:
         if not self.args.load_best_model_at_end:
@@ -122,7 +150,7 @@ class RankerTrainer(ResumableTrainer):
             return None
         if stored is None or stored.step != self.tested_step:
             return None
-        if not math.isclose(stored.title_weight, self.validation.first_stage.title_weight, rel_tol=1e-6):
+        if not self._is_of_this_stage(stored):
             # It was fitted beside another first stage (--title_similarity).
             return None
         entry = best.files.get(FUSION_FILE) if best is not None else None
@@ -139,7 +167,7 @@ class RankerTrainer(ResumableTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's."""
         # Another training of the same object has other weights at the same step.
-        self._fusion = self._final = None
+        self._fusion = self._final = self._logits = None
         return super().train(*args, **kwargs)
 
     def _validated(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -105,8 +105,10 @@ def compare_runs(runs: Mapping[str, RunFacts]) -> ComparedRuns:
     sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
     # Of the covered users of the first run the retriever's rank tells whether it is the same retriever.
     ranks = [test[RETRIEVER_RANK].to_list() for test in paired]
-    options = _options(list(runs.values()))
-    groups = groups_by_seed([side.figures for side in sides], paired, options)
+    options = [_options(run) for run in runs.values()]
+    # Without a checkpoint nobody knows how long a run was trained, and at what rate.
+    whole = [one if run.manifest is not None else {} for one, run in zip(options, runs.values(), strict=True)]
+    groups = groups_by_seed([side.figures for side in sides], paired, whole)
     return ComparedRuns(len(users), all(one == ranks[0] for one in ranks), sides, _differing(options), groups)
 
 
@@ -162,18 +164,18 @@ def _difference(metric: str, test: pl.DataFrame, first: pl.DataFrame) -> tuple[f
 
 
 def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    values = {name: [one[name] for one in options] for name in options[0]}
+    # What only one of them knows of (a version, a run without checkpoints) is no difference.
+    names = sorted(set.intersection(*(set(one) for one in options)))
+    values = {name: [one[name] for one in options] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
-def _options(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
-    """Of each run, those that all know of: a version, or a run without checkpoints, is no difference."""
-    options = [_options_of(run) for run in runs]
-    names = sorted(set.intersection(*(set(one) for one in options)) - set(_PLACES) - UNTRACKED)
-    return [{name: one[name] for name in names} for one in options]
+def _options(run: RunFacts) -> dict[str, Any]:
+    """Hyperparameters of both stages, but for places."""
+    return {name: value for name, value in _all_options(run).items() if name not in UNTRACKED.union(_PLACES)}
 
 
-def _options_of(run: RunFacts) -> dict[str, Any]:
+def _all_options(run: RunFacts) -> dict[str, Any]:
     of_retriever = (run.metrics or {}).get("retriever_config") or {}
     known = {f"retriever: {name}": value for name, value in of_retriever.items() if name != "restart"}
     if run.manifest is not None:

@@ -41,15 +41,25 @@ def groups_by_seed(
     Args:
         figures: Of each run, by column and metric.
         tests: Of each run, with the same users in the same rows.
-        options: Of each run, without those that say only where things lie.
+        options: Of each run all that it was trained with, but for places; empty where that is not known.
     """
-    seeds = [[one.get(name) for name in sorted(_SEEDS)] for one in options]
-    settings = [{name: value for name, value in one.items() if name not in _SEEDS} for one in options]
-    first_like = [settings.index(one) for one in settings]
-    groups = [[run for run, first in enumerate(first_like) if first == start] for start in sorted(set(first_like))]
-    # A copy of a run is no other seed.
-    several = [runs for runs in groups if any(seeds[run] != seeds[runs[0]] for run in runs)]
-    return [_group(runs, figures, tests) for runs in several]
+    groups: list[list[int]] = []
+    for run, one in enumerate(options):
+        alike = next((runs for runs in groups if _setting(options[runs[0]]) == _setting(one)), None)
+        if alike is None:
+            groups.append([run])
+        elif _seeds(one) not in [_seeds(options[other]) for other in alike]:
+            # A copy of a run is no other seed.
+            alike.append(run)
+    return [_group(runs, figures, tests) for runs in groups if len(runs) > 1 and options[runs[0]]]
+
+
+def _setting(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _SEEDS}
+
+
+def _seeds(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in _SEEDS}
 
 
 def _group(

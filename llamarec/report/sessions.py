@@ -59,15 +59,17 @@ def interruptions(
     found = []
     for earlier, session in pairwise(sessions):
         begun, resumed = parse_time(earlier.started), parse_time(session.started)
+        reached = _reached(begun, resumed, facts, curves)
         found.append(
             Interruption(
                 resumed,
                 session.from_step,
-                _reached(begun, resumed, facts, curves),
+                reached,
                 seconds,
                 session.host,
                 session.changes,
-                was_finished=_was_finished(begun, resumed, session.from_step, curves),
+                # Where steps were lost, another extension had begun and was killed.
+                was_finished=session.extends and reached in (None, session.from_step),
             )
         )
     return found
@@ -90,14 +92,6 @@ def seconds_a_step(sessions: Sequence[Session], facts: Sequence[Facts], curves: 
 def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
     """Those that were not the extension of a finished training."""
     return [one for one in found if not one.was_finished]
-
-
-def _was_finished(begun: datetime | None, ended: datetime | None, step: int, curves: Curves) -> bool:
-    """The Trainer logs its running time when training is over, and at no other moment."""
-    if begun is None or ended is None:
-        return False
-    ends = (event for event in curves.events if event.name == "train_runtime" and begun <= event.time < ended)
-    return any(event.step == step for event in ends)
 
 
 def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:

@@ -14,6 +14,7 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at
 from llamarec.ranker.arguments import parse
+from llamarec.ranker.final_fusion import FINAL_FUSION
 from llamarec.ranker.first_stage import FirstStage
 from llamarec.recommend.recommender import Recommender
 from llamarec.retriever.config import RetrieverConfig
@@ -79,15 +80,39 @@ def test_the_weights_are_fitted_on_more_users_than_the_adapter_is_chosen_on(fold
     assert (fusion["num_users"], beside_best.num_users) == (NUM_USERS, 10)
     assert fusion["num_prompts"] > beside_best.num_prompts
     assert fusion["step"] == beside_best.step == _metrics(run)["tested_step"]
-    # A run that was killed in its test comes to the same.
+    # A run that was killed in its test, or before, comes to the same.
     (run / "metrics.json").unlink()
+    assert run_shop(folder, "--resume_from_checkpoint") == first
+    (checkpoints_of(folder) / FINAL_FUSION).unlink()
     assert run_shop(folder, "--resume_from_checkpoint") == first
     assert _metrics(run)["fusion"] == fusion
     recommender = Recommender.load(run, device="cpu")
     assert recommender.ranker.fusion == Fusion.from_stored(fusion)
-    # Of all the validation's users there are no more to ask.
+    # No more users than the validation had: then it stays as that fitted it.
     run_shop(folder, "--resume_from_checkpoint", "--max_fusion_users", "10")
     assert _metrics(run)["fusion"] == json.loads(beside_best.as_bytes())
+
+
+def test_what_was_fitted_after_training_is_served_also_when_the_test_was_in_shuffles(folder: Path) -> None:
+    run_shop(folder, "--max_eval_users", "10", "--test_shuffles", "2", "--order_prompts", "4")
+    run = folder / "experiments" / "llm" / "shop"
+    assert _metrics(run)["fusion"]["shuffles"] == 2
+    served = Recommender.load(run, device="cpu").ranker.fusion
+    assert (served.num_users, served.shuffles) == (NUM_USERS, 1)
+
+
+def test_another_adapter_of_the_same_step_is_not_given_the_weights_of_the_one_before(folder: Path) -> None:
+    few, run = ("--max_eval_users", "10"), folder / "experiments" / "llm" / "shop"
+    run_shop(folder, *few)
+    final = (checkpoints_of(folder) / FINAL_FUSION).read_bytes()
+    run_shop(folder, *few, "--restart", "--learning_rate", "1e-4", "--seed", "3")
+    # Killed before its test.
+    (checkpoints_of(folder) / FINAL_FUSION).write_bytes(final)
+    best = read_best(checkpoints_of(folder))
+    assert best is not None
+    served = Recommender.load(run, device="cpu").ranker.fusion
+    assert served == read_fusion(checkpoints_of(folder))
+    assert (served.step, served.num_users) == (best.step, 10)
 
 
 def test_the_published_recipe_by_flags(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,16 +43,24 @@ def test_a_resume_goes_on_with_its_own_weights_also_when_the_other_run_is_gone(f
     assert tensors(newest(folder) / _WEIGHTS) == tensors(newest(whole) / _WEIGHTS)
 
 
-@pytest.mark.parametrize("what", ["a run", "a checkpoint", "the best adapter"])
+@pytest.mark.parametrize("what", ["a run", "a checkpoint", "the best adapter", "a run without a best one"])
 def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     best = read_best(other)
     assert best is not None
-    place = {"a run": other.parent, "a checkpoint": other / f"checkpoint-{best.step}", "the best adapter": other}[what]
+    if what == "a run without a best one":
+        (other / "best.json").unlink()
+    # Not the best one, so that the two can be told apart.
+    last = 12 if best.step != 12 else 8
+    place = {"a checkpoint": other / f"checkpoint-{last}", "the best adapter": other}.get(what, other.parent)
+    wanted = other / f"checkpoint-{last}" if what == "a checkpoint" else other
+    wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
     initial = read_initial(RankerConfig(init_adapter=str(place)))
     assert initial.base_model == "tiny"
-    assert {name: tensor.shape for name, tensor in initial.weights.items()} == {
-        name: tensor.shape for name, tensor in torch.load(other / _WEIGHTS, weights_only=True).items()
-    }
+    assert initial.said("/somewhere/tiny") == f"begins as {wanted}, trained on tiny"
+    assert initial.said("someone/small").endswith("(WARNING: this run has small)")
+    stored = torch.load(wanted / _WEIGHTS, weights_only=True)
+    assert initial.weights.keys() == stored.keys()
+    assert all(torch.equal(initial.weights[name], stored[name]) for name in stored)
 
 
 def test_other_lora_options_are_said_as_flags(other: Path) -> None:
@@ -59,6 +69,29 @@ def test_other_lora_options_are_said_as_flags(other: Path) -> None:
     assert caught.value.expected == "--lora_r 8 --lora_target_modules q_proj,v_proj"
     assert caught.value.found == "--lora_r 4 --lora_target_modules q_proj"
     assert caught.value.retry_with == ("--lora_r", "8", "--lora_target_modules", "q_proj,v_proj")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"use_rslora": True}, "found:    use_rslora=True"),
+        ({"modules_to_save": ["lm_head"]}, r"found:    modules_to_save=\['lm_head'\]"),
+        ({"target_modules": ".*_proj"}, r"found:    '\.\*_proj'"),
+        ({"peft_type": "IA3"}, "is not one of LoRA\n  found:    IA3"),
+    ],
+)
+def test_what_the_same_weights_would_mean_something_else_in_is_refused(
+    other: Path, changes: dict[str, Any], said: str
+) -> None:
+    checkpoint = other / "checkpoint-12"
+    (checkpoint / "manifest.json").unlink()
+    path = checkpoint / "adapter_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if changes.get("peft_type"):
+        content = {"base_model_name_or_path": "tiny"}
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        read_initial(RankerConfig(init_adapter=str(checkpoint)))
 
 
 def test_what_is_no_adapter_is_refused_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
@@ -70,17 +103,29 @@ def test_what_is_no_adapter_is_refused_before_a_model_is_loaded(folder: Path, tm
 
 
 def test_damaged_weights_are_refused(other: Path) -> None:
-    path = other / _WEIGHTS
+    checkpoint = other / "checkpoint-12"
+    path = checkpoint / _WEIGHTS
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not as it was saved"):
-        read_initial(RankerConfig(init_adapter=str(other)))
+        read_initial(RankerConfig(init_adapter=str(checkpoint)))
+
+
+def test_of_a_damaged_best_adapter_its_checkpoint_is_taken(other: Path) -> None:
+    best = read_best(other)
+    assert best is not None
+    (other / _WEIGHTS).write_bytes(b"nothing")
+    initial = read_initial(RankerConfig(init_adapter=str(other)))
+    assert initial.folder == other / f"checkpoint-{best.step}"
 
 
 def test_weights_of_another_shape_are_refused(folder: Path, other: Path) -> None:
-    weights = torch.load(other / _WEIGHTS, weights_only=True)
-    (other / "best.json").unlink()
-    torch.save({name: tensor[..., :-1].clone() for name, tensor in weights.items()}, other / _WEIGHTS)
-    with pytest.raises(CheckpointError, match="have another shape than this model's"):
-        run_shop(folder, "--init_adapter", str(other))
+    checkpoint = other / "checkpoint-12"
+    (checkpoint / "manifest.json").unlink()
+    weights = torch.load(checkpoint / _WEIGHTS, weights_only=True)
+    torch.save({name: tensor[..., :-1].clone() for name, tensor in weights.items()}, checkpoint / _WEIGHTS)
+    with pytest.raises(
+        CheckpointError, match=r"(?s)another shape than this model's.*trained on \(tiny\).*--llm_base_model"
+    ):
+        run_shop(folder, "--init_adapter", str(checkpoint))

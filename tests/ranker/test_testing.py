@@ -24,7 +24,7 @@ class _KnownTrainer:
 
     def __init__(self, validation: EvaluationSamples, num_items: int, liking: float, noise: float) -> None:
         rng = np.random.default_rng(0)
-        self.weighed, self.tested_step, self._noise, self.asked = validation, 1, noise, 0
+        self.fusion_samples, self.tested_step, self._noise, self.asked = validation, 1, noise, 0
         self._opinion_N = rng.normal(size=num_items + 1)
         self._liking_C = liking * np.linspace(1, -1, 20)
 
@@ -37,8 +37,11 @@ class _KnownTrainer:
         logits = self._opinion_N[samples.candidates_PC] + self._liking_C + self._noise * noise
         return np.asarray(logits, dtype=np.float32)
 
+    def fusion_logits(self) -> NDArray[np.float32]:
+        return self.predict_letters(self.fusion_samples)
+
     def fusion(self) -> Fusion:
-        return fusion_of(self.predict_letters(self.weighed), self.weighed, step=self.tested_step)
+        return fusion_of(self.fusion_logits(), self.fusion_samples, step=self.tested_step)
 
 
 def _trainer(data: PreparedData, encoder: PromptEncoder, *, liking: float = 0.0, noise: float = 0.0) -> Any:
@@ -75,7 +78,7 @@ def test_a_mean_is_nearer_to_the_opinion_than_one_shuffle(
     for shuffles in (1, 8):
         trainer = _trainer(data, encoder, liking=2.0, noise=1.0)
         answers = ask(trainer, test_samples, shuffles)
-        assert trainer.asked == shuffles * (len(test_samples) + len(trainer.weighed))
+        assert trainer.asked == shuffles * (len(test_samples) + len(trainer.fusion_samples))
         errors.append(float(np.abs(_corrected(answers) - opinion).mean()))
     assert errors[1] < 0.6 * errors[0]
 

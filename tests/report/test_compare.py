@@ -103,7 +103,9 @@ def test_runs_of_other_seeds_are_taken_together(
     manifest = replace(one.manifest, hyperparameters={**one.manifest.hyperparameters, "seed": 7})
     test = one.test.with_columns(final_rank=pl.col("retriever_rank"), letters_rank=pl.col("retriever_rank"))
     again = replace(one, manifest=manifest, test=test)
-    found = compare_runs({"a": one, "b": other, "c": again})
+    # A copy of a run counts once, and of a run without checkpoints nobody knows the rate.
+    unknown = replace(again, manifest=None)
+    found = compare_runs({"a": one, "b": other, "c": again, "d": one, "e": unknown})
     (group,) = found.groups
     assert group.runs == [1, 3]
     for column in ("retriever", "ranker"):
@@ -117,8 +119,10 @@ def test_runs_of_other_seeds_are_taken_together(
     _print(found)
     said = capsys.readouterr().out
     assert "runs 1, 3 differ in their seeds only" in said
+    assert "\u2026" not in said
     assert re.search(r"(?m)^ndcg@10( \d\.\d{4}){4}", re.sub(r" +", " ", said))
-    write_comparison(found, {"a": one, "b": other, "c": again}, tmp_path / "page.html")
+    runs = {"a": one, "b": other, "c": again, "d": one, "e": unknown}
+    write_comparison(found, runs, tmp_path / "page.html")
     assert "Runs 1, 3: nothing but their seeds differs" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 

@@ -106,14 +106,17 @@ def _print_manifest(manifest: Manifest) -> None:
 
 
 def history(sessions: tuple[Session, ...]) -> list[str]:
-    """A line for every process that trained; each but the first is a resume after an interruption."""
+    """A line for every process that trained; each but the first is a resume."""
     lines = []
-    for number, session in enumerate(sessions):
+    number = 0
+    for place, session in enumerate(sessions):
+        number += place > 0 and not session.extends
         started = parse_time(session.started)
         when = f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else session.started
         source = session.resumed_from or f"step {session.from_step}"
-        what = f"interruption {number}: resumed from {source} (step {session.from_step})" if number else "started"
-        if number == 0 and session.resumed_from:
+        how = "finished before, and extended" if session.extends else f"interruption {number}: resumed"
+        what = f"{how} from {source} (step {session.from_step})" if place else "started"
+        if place == 0 and session.resumed_from:
             what = f"started from {session.resumed_from} (step {session.from_step})"
         lines.append(f"{when}  {what}" + (f" on {session.host}" if session.host else ""))
         lines += [f"  changed {change}" for change in session.changes]
@@ -152,7 +155,7 @@ def _as_dict(verdict: Verdict) -> dict[str, Any]:
         "missing": verdict.missing,
         "seconds": verdict.seconds,
         "sizes": _files(path),
-        "interruptions": max(len(manifest.sessions) - 1, 0) if manifest else None,
+        "interruptions": sum(not one.extends for one in manifest.sessions[1:]) if manifest else None,
         "manifest": manifest,
     }
     if manifest is None:
