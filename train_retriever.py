@@ -53,7 +53,8 @@ def main() -> int:
     step = next_step(report, data_config)
     console.print(f"next        {step}", soft_wrap=True, markup=False, highlight=False)
     if step.startswith("python") and "--llm_base_model" not in step and not has_accelerator():
-        console.print("            (without a GPU: --llm_base_model smollm2-135m, or tiny to see how it goes)")
+        small = "--llm_base_model smollm2-135m --prompt_template letter_last"
+        console.print(f"            (without a GPU: {small}; to see how it goes: --llm_base_model tiny)")
     return 0
 
 

@@ -49,7 +49,10 @@ class RankerConfig:
     )
     prompt_template: str = field(
         default="",
-        metadata={"help": "JSON file with a prompt of your own; empty = the recipe's. See docs/prompt.md."},
+        metadata={
+            "help": "'letter_last' (letters behind the titles: what a small model can learn), or a JSON file with a "
+            "prompt of your own; empty = the recipe's. See docs/prompt.md."
+        },
     )
     max_history: int = field(default=20, metadata={"help": "The prompt shows at most this many last items."})
     num_candidates: int = field(default=20, metadata={"help": "Candidates per prompt, one letter each (2 to 26)."})

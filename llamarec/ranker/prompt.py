@@ -7,11 +7,13 @@ candidates by title, the candidates behind letters, and the answer's letter on a
 
 from __future__ import annotations
 
+import difflib
 import json
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from llamarec.errors import ConfigError
 from llamarec.ranker.config import MAX_CANDIDATES
@@ -124,17 +126,25 @@ class PromptTemplate:
 
 
 def load_template(path: str) -> PromptTemplate:
-    """The template in a JSON file with the fields of `PromptTemplate`; the default for an empty path.
+    """The template of a name (`TEMPLATES`), or in a JSON file with the fields of `PromptTemplate`.
+
+    Args:
+        path: Name or file; empty: the recipe's.
 
     Raises:
         ConfigError: the file is absent, not JSON, or its fields or placeholders do not fit.
     """
-    if not path:
-        return PromptTemplate()
+    if not path or path in TEMPLATES:
+        return TEMPLATES[path or "recipe"]
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"--prompt_template {path}: there is no such file") from None
+        near = difflib.get_close_matches(path, TEMPLATES, n=1)
+        raise ConfigError(
+            f"--prompt_template {path}: there is no such file",
+            expected=f"a JSON file (docs/prompt.md), or one of {', '.join(TEMPLATES)}",
+            hint=f"--prompt_template {near[0]}" if near else None,
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"--prompt_template {path}: cannot be read as JSON", found=str(error)) from error
     names = {item.name for item in fields(PromptTemplate)}
@@ -161,3 +171,17 @@ def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[st
         return []
     expected = " or ".join(str(names) if names else "none" for names in allowed)
     return [f"{where}: expected the placeholders {expected} once each and in this order, found {found}"]
+
+
+# Here, because a template checks itself with the functions above.
+LETTER_LAST: Final = "letter_last"
+"""Name of the template that small models can learn (docs/decisions/0009-ranker-quality.md)."""
+TEMPLATES: Final = {
+    "recipe": PromptTemplate(),
+    LETTER_LAST: PromptTemplate(
+        text="A customer bought these products:\n{history}Products for sale:\n{candidates}"
+        "The next product that the customer buys is (",
+        history_line="-",
+        candidate_line="- {title} ({letter})",
+    ),
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llamarec.errors import ConfigError
-from llamarec.ranker.prompt import PromptTemplate, load_template
+from llamarec.ranker.prompt import LETTER_LAST, PromptTemplate, load_template
 
 
 def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
@@ -74,3 +74,20 @@ def test_a_file_that_is_no_template_is_named(tmp_path: Path, content: str) -> No
 def test_an_absent_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"--prompt_template nowhere\.json"):
         load_template("nowhere.json")
+    with pytest.raises(
+        ConfigError, match=r"(?s)letter-last.*one of recipe, letter_last.*--prompt_template letter_last"
+    ):
+        load_template("letter-last")
+
+
+def test_templates_have_names() -> None:
+    assert load_template("recipe") == load_template("") == PromptTemplate()
+    said = load_template(LETTER_LAST).render(["Heat"], ["Alien", "Brazil"])
+    assert said.splitlines() == [
+        "A customer bought these products:",
+        "- Heat",
+        "Products for sale:",
+        "- Alien (A)",
+        "- Brazil (B)",
+        "The next product that the customer buys is (",
+    ]
