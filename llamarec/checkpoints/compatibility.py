@@ -55,7 +55,6 @@ _WHY: Final[dict[str, str]] = {
     "lr_scheduler_type": "the new curve, at the share of the training that is done",
     "warmup_steps": "counts from the start of training",
     "dataloader_num_workers": "changes no sample",
-    "init_adapter": "changes nothing: the weights are the checkpoint's",
     "early_stopping_patience": "the count of validations without a gain goes on",
 }
 # These decide which samples come in which order; changing them in mid-training is another training.

@@ -24,12 +24,14 @@ class Evidence(NamedTuple):
 
     new: their weight, and known: that of the others, each for a unit of the raw scores. gain: what the new ones add to
     the log-likelihood of a prompt that the fit has not seen, in nats. counts: they add more than a standard error.
+    is_contrary: they do, but with a negative weight.
     """
 
     new: float
     known: float
     gain: float
     counts: bool
+    is_contrary: bool = False
 
 
 def weigh(new_PC: NDArray[Any], known_PC: NDArray[Any], labels_P: NDArray[np.int64]) -> Evidence:
@@ -47,8 +49,9 @@ def weigh(new_PC: NDArray[Any], known_PC: NDArray[Any], labels_P: NDArray[np.int
     weights, gains_P = _conditional_logit(features_PCF, labels_P), _gains(features_PCF, labels_P)
     gain, error = float(gains_P.mean()), float(gains_P.std() / np.sqrt(len(gains_P)))
     # By one standard error, as for any model that is to be preferred to a simpler one (Breiman et al. 1984, 3.4.3).
-    counts = bool(weights[0] > 0 and gain > error)
-    return Evidence(float(weights[0] / units[0]), float(weights[1] / units[1]), gain, counts)
+    is_told = gain > error
+    new, known = float(weights[0] / units[0]), float(weights[1] / units[1])
+    return Evidence(new, known, gain, is_told and new > 0, is_told and new < 0)
 
 
 def log_softmax(scores_PC: NDArray[Any]) -> Matrix:

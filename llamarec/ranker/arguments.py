@@ -99,6 +99,10 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
     _check_metric(training)
+    if kept and "init_adapter" in flags:
+        # What a run began with is settled, and stays on the record.
+        ranker = replace(ranker, init_adapter=parser.get_default("init_adapter"))
+        flags -= {"init_adapter"}
     # Tokens stay out of checkpoints and reports.
     values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)

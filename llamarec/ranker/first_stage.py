@@ -35,12 +35,14 @@ class FirstStage:
         title_weight: Of the similarity.
         gain: Log-likelihood a prompt that the titles added on users not fitted on, in nats.
         num_prompts: That it was fitted on.
+        is_contrary: The likeliest weight is negative: who took one item takes one of another title next.
     """
 
     similarity: TitleSimilarity | None = None
     title_weight: float = 0.0
     gain: float = 0.0
     num_prompts: int = 0
+    is_contrary: bool = False
 
     def similarities(self, history: NDArray[np.integer], candidates: NDArray[np.integer]) -> NDArray[np.float64]:
         """[C] of the candidates' titles; 0 where titles are not used."""
@@ -82,12 +84,15 @@ def fit_first_stage(data: PreparedData, validation: Candidates, num_candidates: 
     labels_P = validation.label_ranks[covered].astype(np.int64) - 1
     titles = weigh(similarities_PC, validation.scores[covered, :num_candidates], labels_P)
     is_used = titles.counts and titles.known > 0
-    return FirstStage(similarity, titles.new / titles.known if is_used else 0.0, titles.gain, len(covered))
+    weight = titles.new / titles.known if is_used else 0.0
+    return FirstStage(similarity, weight, titles.gain, len(covered), is_contrary=titles.is_contrary)
 
 
 def first_stage_text(first_stage: FirstStage) -> str:
     """Whether titles count, in one line."""
     measured = f"{first_stage.gain:+.3f} nats a user, {first_stage.num_prompts:,} validation users"
+    if first_stage.is_contrary:
+        return f"not used: here the next item is rather one of another title ({measured}, with a negative weight)"
     if not first_stage.title_weight:
         return f"not used: they add no more than a standard error to the retriever's score ({measured})"
     return f"retriever's score + {first_stage.title_weight:.2f} x similarity to the history ({measured})"

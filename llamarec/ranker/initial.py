@@ -17,8 +17,10 @@ from llamarec.checkpoints.layout import ADAPTER_CONFIG, MANIFEST, RunFolder
 from llamarec.checkpoints.loading import load_weights
 from llamarec.checkpoints.weights import put_weights
 from llamarec.errors import CheckpointError, ConfigError
+from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.places import experiment_at, folder_of
+from llamarec.ranker.places import DESCRIPTION, experiment_at, experiment_of, folder_of
+from llamarec.ranker.prompt import PromptTemplate
 from llamarec.ranker.trained import adapter_in
 from llamarec.vocabulary import CHECKPOINTS
 
@@ -40,11 +42,13 @@ class InitialAdapter(NamedTuple):
         folder: Where they lie.
         weights: By name.
         base_model: That they were trained on, as far as they say.
+        prompt: That they were trained with (`PromptTemplate.as_dict`), where that is known.
     """
 
     folder: Path
     weights: dict[str, Tensor]
     base_model: str
+    prompt: dict[str, str] | None = None
 
     def put_into(self, model: Any) -> None:
         """In the place of fresh LoRA layers.
@@ -62,16 +66,19 @@ class InitialAdapter(NamedTuple):
                 hint="name that one (--llm_base_model), or leave --init_adapter out",
             ) from error
 
-    def said(self, source: str) -> str:
-        """Where they are from, in one line.
+    def said(self, source: str, prompt: PromptTemplate) -> str:
+        """Where they are from, in one line, and what may make them useless.
 
         Args:
             source: Of the base model that they are put into.
+            prompt: Of this run.
         """
         other = _last_part(source)
-        trained_on = f"trained on {self.base_model or 'a base model that it does not name'}"
-        is_other = self.base_model and self.base_model != other
-        return f"begins as {self.folder}, {trained_on}" + (f" (WARNING: this run has {other})" if is_other else "")
+        warnings = [f"this run has {other}"] if self.base_model and self.base_model != other else []
+        # What a letter stands for is learned in one form of prompt.
+        warnings += ["with another prompt"] if self.prompt not in (None, prompt.as_dict()) else []
+        text = f"begins as {self.folder}, trained on {self.base_model or 'a base model that it does not name'}"
+        return text + (f" (WARNING: {', '.join(warnings)})" if warnings else "")
 
 
 def read_initial(config: RankerConfig) -> InitialAdapter:
@@ -93,7 +100,8 @@ def read_initial(config: RankerConfig) -> InitialAdapter:
             f"--init_adapter {config.init_adapter}: there are no weights in {folder}",
             expected="adapter_model.bin or adapter_model.safetensors",
         )
-    return InitialAdapter(folder, weights, _last_part(str(theirs.base_model_name_or_path or "")))
+    base_model = _last_part(str(theirs.base_model_name_or_path or ""))
+    return InitialAdapter(folder, weights, base_model, _prompt_of(folder))
 
 
 def _folder(given: str) -> Path:
@@ -109,7 +117,11 @@ def _folder(given: str) -> Path:
             f"--init_adapter {given}: there is no adapter",
             expected=f"a folder with {ADAPTER_CONFIG} and weights: a run's folder (experiments/llm/NAME), a "
             "checkpoint, or what llamarec export wrote",
-            found="a folder without it" if path.is_dir() else "no such folder (nothing is fetched from the hub here)",
+            found="a folder without it"
+            if path.is_dir()
+            else "a file"
+            if path.exists()
+            else "no such folder (nothing is fetched from the hub, and a data set's code is no folder)",
         )
     verdict = verify(path) if (path / MANIFEST).is_file() else None
     if verdict is not None and verdict.health == "damaged":
@@ -119,6 +131,18 @@ def _folder(given: str) -> Path:
             hint=f"llamarec checkpoints verify {path}",
         )
     return path
+
+
+def _prompt_of(folder: Path) -> dict[str, str] | None:
+    """Of the run that a folder of checkpoints, or one of them, belongs to; of an export as that says it."""
+    exported = read_json(folder / "prompt.json")
+    for run in (folder, folder.parent):
+        experiment = experiment_of(RunFolder(run))
+        description = read_json(experiment.ranker / DESCRIPTION) if experiment is not None else None
+        if description is not None:
+            return description.get("prompt")
+    names = PromptTemplate().as_dict().keys()
+    return {name: exported[name] for name in names} if exported is not None and names <= exported.keys() else None
 
 
 def _options_in(folder: Path) -> LoraConfig:

@@ -55,6 +55,8 @@ _FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
     "torch_compile_backend": (frozenset({"torch_compile"}), True),
     "torch_compile_mode": (frozenset({"torch_compile"}), True),
 }
+# Of the beginning alone: a flag that is given now changes nothing.
+_SETTLED: Final = frozenset({"init_adapter"})
 # What runs did before there was a flag for it.
 _BEFORE_FLAGS: Final[dict[str, Any]] = {
     "hard_negatives": 0.0,
@@ -78,7 +80,7 @@ def kept_values(
     """
     old, new = set(given_then), set(given_now)
     then = {**_BEFORE_FLAGS, **then}
-    names = (then.keys() & set(known)) - new - _OF_THE_COMMAND
+    names = (then.keys() & set(known)) - (new - _SETTLED) - _OF_THE_COMMAND
     names -= {name for name in _OF_THE_MACHINE if name not in old}
     if not _BATCH & (old | new):
         names -= _BATCH

@@ -123,7 +123,7 @@ def build_ranker(
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     if initial is not None:
         initial.put_into(model)
-        console.print(f"adapter      {initial.said(source)}", soft_wrap=True)
+        console.print(f"adapter      {initial.said(source, template)}", soft_wrap=True)
     trainer = RankerTrainer(
         model,
         args,
@@ -157,6 +157,8 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
         LlamarecError: something is missing or does not fit.
     """
     experiment, config = parsed.experiment, parsed.ranker
+    if config.init_adapter and not parsed.kept:
+        read_initial(config)
     data = prepare(parsed.data, console)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)

@@ -179,5 +179,7 @@ def _all_options(run: RunFacts) -> dict[str, Any]:
     of_retriever = (run.metrics or {}).get("retriever_config") or {}
     known = {f"retriever: {name}": value for name, value in of_retriever.items() if name != "restart"}
     if run.manifest is not None:
-        return {**run.manifest.hyperparameters, **known}
+        # What a finished run was tested with stands in its metrics: another test saves no checkpoint.
+        tested = (run.metrics or {}).get("config") or {}
+        return {**run.manifest.hyperparameters, **tested, **known}
     return {**(run.ranker or {}).get("config", {}), **known}

@@ -14,6 +14,7 @@ from llamarec.checkpoints.publish import read_best
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.initial import read_initial
+from llamarec.ranker.prompt import PromptTemplate, load_template
 from tests.ranker.shop import checkpoints_of, newest, run_shop, tensors
 
 _WEIGHTS = "adapter_model.bin"
@@ -39,7 +40,11 @@ def test_a_resume_goes_on_with_its_own_weights_also_when_the_other_run_is_gone(f
     for step in (8, 12):
         shutil.rmtree(checkpoints_of(folder) / f"checkpoint-{step}")
     shutil.rmtree(other)
-    run_shop(folder, "--resume_from_checkpoint", str(checkpoints_of(folder) / "checkpoint-4"))
+    # What it began with stays on the record, whatever is said now.
+    resumed = ("--resume_from_checkpoint", str(checkpoints_of(folder) / "checkpoint-4"), "--init_adapter", "nowhere")
+    run_shop(folder, *resumed)
+    metrics = json.loads((checkpoints_of(folder).parent / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["config"]["init_adapter"] == str(other)
     assert tensors(newest(folder) / _WEIGHTS) == tensors(newest(whole) / _WEIGHTS)
 
 
@@ -56,8 +61,9 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
     initial = read_initial(RankerConfig(init_adapter=str(place)))
     assert initial.base_model == "tiny"
-    assert initial.said("/somewhere/tiny") == f"begins as {wanted}, trained on tiny"
-    assert initial.said("someone/small").endswith("(WARNING: this run has small)")
+    assert initial.said("/somewhere/tiny", PromptTemplate()) == f"begins as {wanted}, trained on tiny"
+    said = initial.said("someone/small", load_template("letter_last"))
+    assert said.endswith("(WARNING: this run has small, with another prompt)")
     stored = torch.load(wanted / _WEIGHTS, weights_only=True)
     assert initial.weights.keys() == stored.keys()
     assert all(torch.equal(initial.weights[name], stored[name]) for name in stored)
