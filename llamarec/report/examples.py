@@ -73,7 +73,7 @@ class Example:
 
 
 def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
-    """The user who gains most, one in the middle, one drawn at random, and the one who loses most."""
+    """The user who gains most, one in the middle, one drawn at random, and the one who loses most, if any does."""
     # Where a score is not a number there is no order to show.
     covered = test.filter((pl.col(RETRIEVER_RANK) > 0) & (pl.col(FINAL_RANK) > 0))
     if not len(covered):
@@ -81,12 +81,11 @@ def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
     gains = (covered[RETRIEVER_RANK] - covered[FINAL_RANK]).to_numpy()
     order = np.argsort(gains, kind="stable")
     drawn = int(np.random.default_rng(0).integers(len(covered)))
-    chosen = {
-        "gains most": int(order[-1]),
-        "in the middle": int(order[len(order) // 2]),
-        "drawn at random": drawn,
-        "loses most": int(order[0]),
-    }
+    chosen = {"in the middle": int(order[len(order) // 2]), "drawn at random": drawn}
+    if gains[order[-1]] > 0:
+        chosen = {"gains most": int(order[-1]), **chosen}
+    if gains[order[0]] < 0:
+        chosen["loses most"] = int(order[0])
     # Of few users the same one may be several of these.
     unique = {row: why for why, row in reversed(chosen.items())}
     return [_example(why, covered.row(row, named=True), data) for row, why in reversed(unique.items())]

@@ -167,8 +167,15 @@ def test_examples_are_real_users_with_the_truth_marked(run: RunFacts) -> None:
     assert run.test is not None
     assert run.data is not None
     shown = examples(run.test, run.data)
-    assert shown[0].why == "gains most"
-    for user in shown:
+    # In the retriever's order nobody gains.
+    assert {one.why for one in shown} <= {"in the middle", "drawn at random"}
+    ranks = run.test["letters_rank"]
+    by_letters = run.test.with_columns(final_rank=ranks, final_scores=pl.col("letter_logp"))
+    moved = examples(by_letters, run.data)
+    assert (moved[0].why, moved[-1].why) == ("gains most", "loses most")
+    assert moved[0].final_rank < moved[0].retriever_rank
+    assert moved[-1].final_rank > moved[-1].retriever_rank
+    for user in (*shown, *moved):
         assert [one.final_rank for one in user.candidates] == list(range(1, 21))
         (label,) = [one for one in user.candidates if one.is_label]
         assert (label.title, label.final_rank, label.retriever_rank) == (
