@@ -42,16 +42,8 @@ def main() -> int:
         *common,
         *("--llm_base_model", options.llm_base_model, "--max_steps", str(options.max_steps)),
         *("--save_steps", str(options.max_steps // 3), "--per_device_train_batch_size", "4", "--logging_steps", "2"),
-        *(
-            "--max_eval_users",
-            "100",
-            "--max_fusion_users",
-            "100",
-            "--max_test_users",
-            str(options.test_users),
-            "--order_prompts",
-            "4",
-        ),
+        *("--max_eval_users", "100", "--max_fusion_users", "100", "--max_test_users", str(options.test_users)),
+        *("--order_prompts", "4"),
     ]
     _kill_after(ROOT / run / "checkpoints" / f"checkpoint-{options.max_steps // 3}", *ranker)
 

@@ -81,7 +81,7 @@ def _print(comparison: Any) -> None:
         print(metric)
         rows = []
         for number, side in enumerate(comparison.sides, start=1):
-            figures = (side.retriever[metric], side.titles[metric], side.letters[metric], side.ranker[metric])
+            figures = [column[metric] for column in side.figures.values()]
             difference = side.differences.get(metric)
             shown = ("", "") if difference is None else _shown(*difference)
             rows.append((str(number), *(f"{value:.4f}" for value in figures), *shown))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from llamarec.checkpoints.layout import ADAPTER_CONFIG
 from llamarec.checkpoints.loading import load_json, load_weights
 from llamarec.checkpoints.weights import put_weights
 from llamarec.command import options_from
@@ -20,14 +21,11 @@ from llamarec.export.card import model_card
 from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.ranker.base_models import said_clearly
 from llamarec.ranker.places import folder_of
-from llamarec.ranker.prompt import LETTERS
+from llamarec.ranker.prompt import LETTERS, PROMPT_FILE
 from llamarec.ranker.serving import stored_fusion
 from llamarec.ranker.trained import Trained, read_trained
 from llamarec.report.run import read_run
 from llamarec.vocabulary import Experiment
-
-PROMPT_FILE: Final = "prompt.json"
-_ADAPTER_CONFIG: Final = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -130,15 +128,15 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
         raise ArtifactError(f"{trained.adapter.folder}: there is no adapter in it")
     tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
-    write_json(folder / _ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_model, "inference_mode": True})
+    config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
+    write_json(folder / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_model, "inference_mode": True})
 
 
 def _write_merged(trained: Trained, folder: Path) -> None:
     """Into whole weights, also where training had them in 4 bits: rounded ones would lose what was learned."""
     with said_clearly(trained.config.llm_base_model):
         model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
-    config = load_json(trained.adapter.folder / _ADAPTER_CONFIG)
+    config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
     adapted: Any = get_peft_model(model, options_from(LoraConfig, config))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
     adapted.merge_and_unload().save_pretrained(folder)

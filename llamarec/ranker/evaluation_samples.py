@@ -100,12 +100,21 @@ class EvaluationSamples(Dataset[Sample]):
 
     def reordered(self, order: Order, draw: int = 0, *, max_prompts: int = 0) -> EvaluationSamples:
         """The same users with other letters; of their prompts a fixed random part (0 = all)."""
+        return self._again(max_users=self._max_users, order=order, draw=draw, max_prompts=max_prompts)
+
+    def widened(self, max_users: int) -> EvaluationSamples:
+        """A fixed random part of so many users of the split (0 = all); the same samples where that is no more."""
+        there = len(self._all.user_ids)
+        is_more = min(max_users or there, there) > len(self.user_ids)
+        return self._again(max_users=max_users, order=self.order) if is_more else self
+
+    def _again(self, *, max_users: int, order: Order, draw: int = 0, max_prompts: int = 0) -> EvaluationSamples:
         return EvaluationSamples(
             self._data,
             self._all,
             self._encoder,
             self._split,
-            max_users=self._max_users,
+            max_users=max_users,
             first_stage=self.first_stage,
             order=order,
             draw=draw,

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.layout import WEIGHTS
 from llamarec.checkpoints.manifest import read_manifest
 from llamarec.checkpoints.publish import read_best
 from llamarec.errors import CheckpointError
@@ -19,7 +20,6 @@ from llamarec.evaluation.fusion import Fusion
 from llamarec.files import read_json, write_json
 
 FINAL_FUSION: Final = "final_fusion.json"
-_ADAPTERS: Final = ("adapter_model.bin", "adapter_model.safetensors")
 _ADAPTER: Final = "adapter_sha256"
 
 
@@ -28,7 +28,7 @@ def adapter_digest(folder: Path) -> str:
     with contextlib.suppress(CheckpointError):
         manifest = read_manifest(folder) or read_best(folder)
         files = manifest.files if manifest is not None else {}
-        return next((files[name].sha256 for name in _ADAPTERS if name in files), "")
+        return next((files[name].sha256 for name in WEIGHTS if name in files), "")
     return ""
 
 

@@ -20,7 +20,7 @@ from llamarec.errors import CheckpointError, ConfigError
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.places import DESCRIPTION, experiment_at, experiment_of, folder_of
-from llamarec.ranker.prompt import PromptTemplate
+from llamarec.ranker.prompt import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained import adapter_in
 from llamarec.vocabulary import CHECKPOINTS
 
@@ -113,15 +113,12 @@ def _folder(given: str) -> Path:
         if found is not None:
             return found.folder
     if not (path / ADAPTER_CONFIG).is_file():
+        none = "no such folder (nothing is fetched from the hub, and a data set's code is no folder)"
         raise ConfigError(
             f"--init_adapter {given}: there is no adapter",
             expected=f"a folder with {ADAPTER_CONFIG} and weights: a run's folder (experiments/llm/NAME), a "
             "checkpoint, or what llamarec export wrote",
-            found="a folder without it"
-            if path.is_dir()
-            else "a file"
-            if path.exists()
-            else "no such folder (nothing is fetched from the hub, and a data set's code is no folder)",
+            found="a folder without it" if path.is_dir() else "a file" if path.exists() else none,
         )
     verdict = verify(path) if (path / MANIFEST).is_file() else None
     if verdict is not None and verdict.health == "damaged":
@@ -134,15 +131,13 @@ def _folder(given: str) -> Path:
 
 
 def _prompt_of(folder: Path) -> dict[str, str] | None:
-    """Of the run that a folder of checkpoints, or one of them, belongs to; of an export as that says it."""
-    exported = read_json(folder / "prompt.json")
-    for run in (folder, folder.parent):
-        experiment = experiment_of(RunFolder(run))
-        description = read_json(experiment.ranker / DESCRIPTION) if experiment is not None else None
-        if description is not None:
-            return description.get("prompt")
+    """As an export says it, or else the run that a folder of checkpoints, or one of them, belongs to."""
+    said = read_json(folder / PROMPT_FILE)
+    for experiment in (experiment_of(RunFolder(run)) for run in (folder, folder.parent)):
+        if said is None and experiment is not None:
+            said = (read_json(experiment.ranker / DESCRIPTION) or {}).get("prompt")
     names = PromptTemplate().as_dict().keys()
-    return {name: exported[name] for name in names} if exported is not None and names <= exported.keys() else None
+    return {name: said[name] for name in names} if said is not None and names <= said.keys() else None
 
 
 def _options_in(folder: Path) -> LoraConfig:

@@ -18,6 +18,8 @@ from typing import Final
 from llamarec.errors import ConfigError
 from llamarec.ranker.config import MAX_CANDIDATES
 
+PROMPT_FILE: Final = "prompt.json"
+"""In an export: the template, and all that asking takes besides."""
 LETTERS = string.ascii_uppercase[:MAX_CANDIDATES]
 
 _CANDIDATE_LINES = (["letter"], ["letter", "title"], ["title", "letter"], ["letter", "title", "letter"])

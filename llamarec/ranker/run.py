@@ -115,7 +115,7 @@ def build_ranker(
     use_titles = config.title_similarity
     first_stage = fit_first_stage(data, candidates["validation"], encoder.num_candidates) if use_titles else None
     validation = _evaluated(data, candidates, encoder, "validation", config, first_stage)
-    fusion_samples = _fusion_samples(data, candidates, encoder, config, validation)
+    fusion_samples = validation.widened(config.max_fusion_users)
     test = _evaluated(data, candidates, encoder, "test", config, first_stage)
     num_asked = _num_asked(test, validation, fusion_samples, config)
     parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=num_asked)
@@ -171,7 +171,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
         return plan_run(parsed, source, train, validation_prompts=0, test_prompts=None)
     candidates = _candidates(parsed.data, data, config)
     validation = _evaluated(data, candidates, encoder, "validation", config)
-    fusion_samples = _fusion_samples(data, candidates, encoder, config, validation)
+    fusion_samples = validation.widened(config.max_fusion_users)
     test = _evaluated(data, candidates, encoder, "test", config)
     num_asked = _num_asked(test, validation, fusion_samples, config)
     return plan_run(parsed, source, train, validation_prompts=len(validation), test_prompts=num_asked)
@@ -263,28 +263,6 @@ def _evaluated(
             hint="train a better retriever, or look at more users (--max_eval_users 0 --max_test_users 0)",
         )
     return samples
-
-
-def _fusion_samples(
-    data: PreparedData,
-    candidates: dict[Split, Candidates],
-    encoder: PromptEncoder,
-    config: RankerConfig,
-    validation: EvaluationSamples,
-) -> EvaluationSamples:
-    """Validation prompts for the weights of the final score: more than an adapter is chosen on, or the same."""
-    wanted, there = config.max_fusion_users, len(candidates["validation"].user_ids)
-    if min(wanted or there, there) <= len(validation.user_ids):
-        return validation
-    return EvaluationSamples(
-        data,
-        candidates["validation"],
-        encoder,
-        "validation",
-        max_users=wanted,
-        first_stage=validation.first_stage,
-        order=config.order,
-    )
 
 
 def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:

@@ -15,11 +15,11 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import best_in
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.publish import read_best
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.checkpoints.trainer import ResumableTrainer
+from llamarec.checkpoints.weights import folder_of_best
 from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
@@ -106,10 +106,12 @@ class RankerTrainer(ResumableTrainer):
     def fusion(self) -> Fusion:
         """Of the model after training, on `fusion_samples`: as it is stored, or else fitted now."""
         if self._final is None:
-            digest, run = adapter_digest(self._tested_folder()), Path(self.args.output_dir)
-            self._final = self._known(run, digest) or self._fitted()
+            run = RunFolder(Path(self.args.output_dir))
+            best = folder_of_best(run, self.tested_step) if self.args.load_best_model_at_end else None
+            digest = adapter_digest(best or run.checkpoint(self.tested_step))
+            self._final = self._known(run.path, digest) or self._fitted()
             if digest and self.args.process_index == 0:
-                write_final(run, self._final, digest)
+                write_final(run.path, self._final, digest)
         return self._final
 
     def fusion_logits(self) -> NDArray[np.float32]:
@@ -129,12 +131,6 @@ class RankerTrainer(ResumableTrainer):
         if samples is not self.validation:
             return None
         return last if last is not None and last.step == self.tested_step else self._stored()
-
-    def _tested_folder(self) -> Path:
-        """Where the adapter lies that the Trainer holds after training."""
-        run, step = Path(self.args.output_dir), self.tested_step
-        best = best_in(RunFolder(run)) if self.args.load_best_model_at_end else None
-        return run if best is not None and best.step == step else run / f"checkpoint-{step}"
 
     def _is_of_this_stage(self, fusion: Fusion) -> bool:
         return math.isclose(fusion.title_weight, self.validation.first_stage.title_weight, rel_tol=1e-6)

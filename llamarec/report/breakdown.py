@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
-from llamarec.evaluation.comparison import paired_bootstrap
+from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import ndcg_values
 from llamarec.vocabulary import FINAL_RANK, LABEL_ID, RETRIEVER_RANK, USER_ID
 
@@ -78,6 +78,5 @@ def _binned(covered: pl.DataFrame, values: NDArray[np.int64]) -> list[Bin]:
 def _bin(name: str, users: pl.DataFrame) -> Bin:
     before = ndcg_values(users[RETRIEVER_RANK].to_numpy(), _K)
     after = ndcg_values(users[FINAL_RANK].to_numpy(), _K)
-    distinct, counts = np.unique(after - before, return_counts=True)
-    low, high = paired_bootstrap(distinct[:, None], counts)
-    return Bin(name, len(users), float(before.mean()), float(after.mean()), float(low[0]), float(high[0]))
+    _, low, high = mean_with_interval(after - before)
+    return Bin(name, len(users), float(before.mean()), float(after.mean()), low, high)

@@ -41,7 +41,7 @@ def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str
 def _rows(sides: list[Side], metric: str) -> list[list[str]]:
     rows = []
     for number, side in enumerate(sides, start=1):
-        figures = (side.retriever[metric], side.titles[metric], side.letters[metric], side.ranker[metric])
+        figures = [column[metric] for column in side.figures.values()]
         difference = side.differences.get(metric)
         shown = ["", ""]
         if difference is not None:
@@ -54,10 +54,7 @@ def _group(group: SeedGroup) -> dict[str, Any]:
     rows = [
         [
             metric,
-            *(
-                f"{mean:.4f} \u00b1 {deviation:.4f}"
-                for mean, deviation in (one[metric] for one in group.columns.values())
-            ),
+            *("{:.4f} \u00b1 {:.4f}".format(*column[metric]) for column in group.columns.values()),
             f"{gain[0]:+.4f}",
             f"{gain[1]:+.4f} to {gain[2]:+.4f}",
         ]
