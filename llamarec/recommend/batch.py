@@ -153,6 +153,7 @@ class BatchJob:
         if self._output.exists():
             raise ConfigError(
                 f"--output {self._output}: there is such a file already",
+                found=f"a finished one; one that was stopped is called {self._partial.name}",
                 hint="another name, or --restart to replace it",
             )
 

@@ -56,8 +56,10 @@ def write_page(path: Path, text: str) -> None:
     """Replaces a page.
 
     Raises:
-        ConfigError: it cannot be written there.
+        ConfigError: it cannot be written there, or is to be of another kind.
     """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--output {path}: the page is HTML", expected="a file that ends in .html")
     try:
         write_text(path, text)
     except OSError as error:

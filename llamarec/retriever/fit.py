@@ -64,6 +64,9 @@ class RetrieverTrainer:
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
                     saved = time.monotonic()
+        if self.state.bad_epochs >= self._config.patience:
+            why = f"{self.state.bad_epochs} epochs without a better Recall@10 on validation (--patience)"
+            self._console.print(f"stopped     {why}", soft_wrap=True)
         self.model.load_state_dict(self.state.best_model)
 
     @property

@@ -105,7 +105,7 @@ def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommende
     assert BatchJob(recommender, USERS[1:], output, k=4).run(restart=True).num_before == 0
     assert len(_lines(output)) == 19
     before = output.read_bytes()
-    with pytest.raises(ConfigError, match="there is such a file already"):
+    with pytest.raises(ConfigError, match=r"(?s)there is such a file already.*a finished one.*a\.jsonl\.partial"):
         BatchJob(recommender, USERS, output, k=3).run()
     assert output.read_bytes() == before
     assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_requests == 20

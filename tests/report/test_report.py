@@ -314,9 +314,19 @@ def test_secrets_are_not_shown(run: RunFacts) -> None:
 def test_an_output_that_is_no_file_is_refused(
     experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(experiment.ranker), "--output", str(tmp_path)]) == 2
+    folder = tmp_path / "page.html"
+    folder.mkdir()
+    assert main(["report", str(experiment.ranker), "--output", str(folder)]) == 2
     assert "--output FILE" in capsys.readouterr().err
-    assert list(tmp_path.parent.glob("*.tmp")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_is_never_called_a_pdf(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(experiment.ranker), "--output", str(tmp_path / "page.pdf")]) == 2
+    assert "ends in .html" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_files_are_left_out(experiment: Experiment, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -160,9 +161,11 @@ def test_a_damaged_state_is_named(data: PreparedData, tmp_path: Path) -> None:
 
 def test_early_stopping_ends_after_patience(data: PreparedData, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e-12, patience=3, num_epochs=50)
-    trainer = RetrieverTrainer(data, config, tmp_path, Console(quiet=True))
+    said = StringIO()
+    trainer = RetrieverTrainer(data, config, tmp_path, Console(file=said))
     trainer.fit()
     assert (trainer.state.epoch, trainer.state.best_epoch) == (4, 1)
+    assert "3 epochs without a better Recall@10 on validation (--patience)" in said.getvalue()
 
 
 def test_candidates_survive_the_file_and_refuse_other_data(
