@@ -43,7 +43,7 @@ class RankerConfig:
     init_adapter: str = field(
         default="",
         metadata={
-            "help": "Begin with the LoRA weights of another run (its folder, a checkpoint, or an exported adapter), "
+            "help": "Begin with the LoRA weights of another run (its code or folder, a checkpoint, or an export), "
             "for example when the data have grown; a resume has its own. Empty = fresh ones."
         },
     )

@@ -22,7 +22,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.places import DESCRIPTION, experiment_at, experiment_of, folder_of
 from llamarec.ranker.prompt import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained import adapter_in
-from llamarec.vocabulary import CHECKPOINTS
+from llamarec.vocabulary import CHECKPOINTS, Experiment
 
 # What the ranker's own LoRA layers never have; each changes what the same weights mean.
 _OTHERWISE: Final = (
@@ -81,17 +81,18 @@ class InitialAdapter(NamedTuple):
         return text + (f" (WARNING: {', '.join(warnings)})" if warnings else "")
 
 
-def read_initial(config: RankerConfig) -> InitialAdapter:
+def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
     """The adapter that `config.init_adapter` names; no base model is needed for it.
 
     Args:
         config: Which adapter, and the LoRA options that it has to have.
+        root: The experiment root, in which a data set's code is looked for.
 
     Raises:
         ConfigError: there is no adapter, or it has other LoRA options; says which flags fit it.
         CheckpointError: its weights are damaged or hostile.
     """
-    folder = _folder(config.init_adapter)
+    folder = _folder(config.init_adapter, root)
     theirs = _options_in(folder)
     _check_options(folder, theirs, config)
     weights = load_weights(folder)
@@ -104,22 +105,17 @@ def read_initial(config: RankerConfig) -> InitialAdapter:
     return InitialAdapter(folder, weights, base_model, _prompt_of(folder))
 
 
-def _folder(given: str) -> Path:
+def _folder(given: str, root: Path) -> Path:
     """The best adapter of a run, or the very folder that was given."""
-    path = Path(given)
-    experiment = experiment_at(path) if path.is_dir() else None
+    of_code = experiment_at(Experiment(root, given).ranker)
+    path = of_code.ranker if of_code is not None else Path(given)
+    experiment = of_code or (experiment_at(path) if path.is_dir() else None)
     for run in (folder_of(experiment) if experiment is not None else RunFolder(path), RunFolder(path / CHECKPOINTS)):
         found = adapter_in(run)
         if found is not None:
             return found.folder
     if not (path / ADAPTER_CONFIG).is_file():
-        none = "no such folder (nothing is fetched from the hub, and a data set's code is no folder)"
-        raise ConfigError(
-            f"--init_adapter {given}: there is no adapter",
-            expected=f"a folder with {ADAPTER_CONFIG} and weights: a run's folder (experiments/llm/NAME), a "
-            "checkpoint, or what llamarec export wrote",
-            found="a folder without it" if path.is_dir() else "a file" if path.exists() else none,
-        )
+        raise _no_adapter(given, path, root)
     verdict = verify(path) if (path / MANIFEST).is_file() else None
     if verdict is not None and verdict.health == "damaged":
         raise CheckpointError(
@@ -128,6 +124,19 @@ def _folder(given: str) -> Path:
             hint=f"llamarec checkpoints verify {path}",
         )
     return path
+
+
+def _no_adapter(given: str, path: Path, root: Path) -> ConfigError:
+    none = "a folder without it" if path.is_dir() else "a file" if path.exists() else "no such folder"
+    siblings = [step.name for step in RunFolder(path.parent).checkpoints()] if path.parent.is_dir() else []
+    codes = sorted(place.parent.name for place in root.glob(f"llm/*/{DESCRIPTION}"))
+    there = f"beside it {', '.join(siblings)}" if siblings else f"under {root}: {', '.join(codes) or 'no run'}"
+    return ConfigError(
+        f"--init_adapter {given}: there is no adapter (and nothing is fetched from the hub)",
+        expected=f"the code of a data set that has a run, a run's folder, or one with {ADAPTER_CONFIG} and weights: a "
+        "checkpoint, or what llamarec export wrote",
+        found=f"{none}; {there}",
+    )
 
 
 def _prompt_of(folder: Path) -> dict[str, str] | None:

@@ -107,7 +107,7 @@ def build_ranker(
     with args.main_process_first(local=False):
         source = base_model_source(name, data, experiment.ranker)
     # A resume has the checkpoint's weights; the other run may be gone by then.
-    initial = read_initial(config) if config.init_adapter and not parsed.kept else None
+    initial = read_initial(config, experiment.root) if config.init_adapter and not parsed.kept else None
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
     encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
@@ -158,7 +158,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     """
     experiment, config = parsed.experiment, parsed.ranker
     if config.init_adapter and not parsed.kept:
-        read_initial(config)
+        read_initial(config, experiment.root)
     data = prepare(parsed.data, console)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)

@@ -18,6 +18,7 @@ from llamarec.ranker.prompt import PromptTemplate, load_template
 from tests.ranker.shop import checkpoints_of, newest, run_shop, tensors
 
 _WEIGHTS = "adapter_model.bin"
+_NOWHERE = Path("no experiments")
 
 
 @pytest.fixture(name="other")
@@ -59,7 +60,7 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     place = {"a checkpoint": other / f"checkpoint-{last}", "the best adapter": other}.get(what, other.parent)
     wanted = other / f"checkpoint-{last}" if what == "a checkpoint" else other
     wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
-    initial = read_initial(RankerConfig(init_adapter=str(place)))
+    initial = read_initial(RankerConfig(init_adapter=str(place)), _NOWHERE)
     assert initial.base_model == "tiny"
     assert initial.said("/somewhere/tiny", PromptTemplate()) == f"begins as {wanted}, trained on tiny"
     said = initial.said("someone/small", load_template("letter_last"))
@@ -71,7 +72,7 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
 
 def test_other_lora_options_are_said_as_flags(other: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_initial(RankerConfig(init_adapter=str(other), lora_r=4, lora_target_modules="q_proj"))
+        read_initial(RankerConfig(init_adapter=str(other), lora_r=4, lora_target_modules="q_proj"), _NOWHERE)
     assert caught.value.expected == "--lora_r 8 --lora_target_modules q_proj,v_proj"
     assert caught.value.found == "--lora_r 4 --lora_target_modules q_proj"
     assert caught.value.retry_with == ("--lora_r", "8", "--lora_target_modules", "q_proj,v_proj")
@@ -97,15 +98,28 @@ def test_what_the_same_weights_would_mean_something_else_in_is_refused(
         content = {"base_model_name_or_path": "tiny"}
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
-        read_initial(RankerConfig(init_adapter=str(checkpoint)))
+        read_initial(RankerConfig(init_adapter=str(checkpoint)), _NOWHERE)
 
 
 def test_what_is_no_adapter_is_refused_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--init_adapter .*nowhere: there is no adapter\n.*\n.*no such folder"):
+    with pytest.raises(ConfigError, match=r"--init_adapter .*nowhere: there is no adapter .*\n.*\n.*no such folder"):
         run_shop(folder, "--init_adapter", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="a folder without it"):
-        read_initial(RankerConfig(init_adapter=str(tmp_path)))
+        read_initial(RankerConfig(init_adapter=str(tmp_path)), _NOWHERE)
     assert not checkpoints_of(folder).exists()
+
+
+def test_a_run_of_the_same_root_is_called_by_its_code(folder: Path) -> None:
+    run_shop(folder)
+    root = folder / "experiments"
+    assert read_initial(RankerConfig(init_adapter="shop"), root).folder == checkpoints_of(folder)
+    with pytest.raises(ConfigError, match=r"found:    no such folder; under .*experiments: shop$"):
+        read_initial(RankerConfig(init_adapter="shp"), root)
+
+
+def test_what_lies_beside_a_mistyped_checkpoint_is_said(other: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such folder; beside it checkpoint-4, checkpoint-8, checkpoint-12$"):
+        read_initial(RankerConfig(init_adapter=str(other / "checkpoint-99")), _NOWHERE)
 
 
 def test_damaged_weights_are_refused(other: Path) -> None:
@@ -115,14 +129,14 @@ def test_damaged_weights_are_refused(other: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not as it was saved"):
-        read_initial(RankerConfig(init_adapter=str(checkpoint)))
+        read_initial(RankerConfig(init_adapter=str(checkpoint)), _NOWHERE)
 
 
 def test_of_a_damaged_best_adapter_its_checkpoint_is_taken(other: Path) -> None:
     best = read_best(other)
     assert best is not None
     (other / _WEIGHTS).write_bytes(b"nothing")
-    initial = read_initial(RankerConfig(init_adapter=str(other)))
+    initial = read_initial(RankerConfig(init_adapter=str(other)), _NOWHERE)
     assert initial.folder == other / f"checkpoint-{best.step}"
 
 
