@@ -217,23 +217,25 @@ def _adapters_table(sweep: Sweep, code: str) -> list[str]:
         "| nats on validation | letters beside retriever and titles |",
         "|" + "---|" * 8,
     ]
-    before = sweep.asked(first, code, "shuffled")
-    return [*lines, *(_adapter_row(name, sweep.asked(name, code, "shuffled"), before) for name in sweep.adapters)]
+    asked = {name: sweep.asked(name, code, "shuffled") for name in sweep.adapters}
+    return [*lines, *(_adapter_row(name, one, None if name == first else asked[first]) for name, one in asked.items())]
 
 
-def _adapter_row(name: str, asked: Asked, before: Asked) -> str:
+def _adapter_row(name: str, asked: Asked, first: Asked | None) -> str:
     retriever_U = asked.test.retriever_ranks_U
     alone, fused, titles, everything = (
         ndcg_of_covered(asked.ranks(score), retriever_U) for score in ("calibrated", "fused", "titles", "all")
     )
-    old, nats = ndcg_of_covered(before.ranks("calibrated"), retriever_U), asked.nats()
+    nats, changes = asked.nats(), ["", ""]
+    if first is not None:
+        old = ndcg_of_covered(first.ranks("calibrated"), retriever_U)
+        changes = [str(interval(alone - old)), str(interval(nats - first.nats()))]
     gain, counts = asked.gain("fused")
     cells = [
         name,
         f"{alone.mean():.4f}",
         f"{nats.mean():.4f}",
-        str(interval(alone - old)) if asked is not before else "",
-        str(interval(nats - before.nats())) if asked is not before else "",
+        *changes,
         str(interval(fused - ndcg_of_covered(retriever_U, retriever_U))),
         f"{gain:+.4f}{'' if counts else ', no weight'}",
         str(interval(everything - titles)),
