@@ -46,9 +46,10 @@ _PACKAGES = ("llamarec", "torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class Ranker:
-    """What a run is made of, built before the first step."""
+    """What a run is made of, built before the first step; `config` is as it was planned."""
 
     experiment: Experiment
+    config: RankerConfig
     encoder: PromptEncoder
     trainer: RankerTrainer
     train: TrainingSamples
@@ -85,13 +86,13 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         data = prepare(parsed.data, console)
         candidates = _candidates(parsed.data, data, parsed.ranker)
     ranker = build_ranker(experiment, data, candidates, parsed, console)
-    _announce(ranker, parsed.ranker, console)
+    _announce(ranker, console)
     ranker.trainer.train()
-    answers = ask(ranker.trainer, ranker.test, parsed.ranker.test_shuffles)
-    outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, parsed.ranker.order_prompts))
+    answers = ask(ranker.trainer, ranker.test, ranker.config.test_shuffles)
+    outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, ranker.config.order_prompts))
     if parsed.training.process_index == 0:
         write_test(experiment.test, answers, data)
-        _write_metrics(ranker, data, parsed.ranker, outcome)
+        _write_metrics(ranker, data, outcome)
     return RankerResult(outcome, ranker.trainer.last_save_failed)
 
 
@@ -141,7 +142,7 @@ def build_ranker(
     if args.process_index == 0:
         _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
-    return Ranker(experiment, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
+    return Ranker(experiment, config, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
 
 
 def _log_into(folder: str) -> None:
@@ -265,8 +266,8 @@ def _evaluated(
     return samples
 
 
-def _announce(ranker: Ranker, config: RankerConfig, console: Console) -> None:
-    args = ranker.trainer.args
+def _announce(ranker: Ranker, console: Console) -> None:
+    args, config = ranker.trainer.args, ranker.config
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
@@ -309,8 +310,8 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in _PACKAGES}
 
 
-def _write_metrics(ranker: Ranker, data: PreparedData, config: RankerConfig, outcome: Outcome) -> None:
-    state = ranker.trainer.state
+def _write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None:
+    state, config = ranker.trainer.state, ranker.config
     content = {
         "dataset_code": data.dataset_code,
         "llm_base_model": config.llm_base_model,

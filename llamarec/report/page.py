@@ -85,8 +85,7 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
 
 
 def _content(run: RunFacts) -> dict[str, Any]:
-    manifest = run.manifest
-    given = _without_secrets(manifest.given) if manifest is not None else {}
+    given = _given(run)
     return {
         "title": _title(run),
         "status": _status(run),
@@ -181,6 +180,16 @@ def _command(given: Mapping[str, Any]) -> str:
     return typed(words) if given else ""
 
 
+def _given(run: RunFacts) -> dict[str, Any]:
+    """Flags of the run, with what a finished one was tested with since: another test saves no checkpoint."""
+    if run.manifest is None:
+        return {}
+    then = run.manifest.hyperparameters
+    config = (run.metrics or {}).get("config") or {} if run.is_tested else {}
+    since = {name: value for name, value in config.items() if name in then and then[name] != value}
+    return _without_secrets({**run.manifest.given, **since})
+
+
 def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.endswith("_token")}
 
@@ -193,8 +202,8 @@ def _details(run: RunFacts) -> dict[str, dict[str, str]]:
     manifest, ranker = run.manifest, run.ranker or {}
     found: dict[str, Mapping[str, Any]] = {}
     if manifest is not None:
-        known = _without_secrets(manifest.hyperparameters)
-        others = {name: value for name, value in known.items() if name not in manifest.given}
+        known, given = _without_secrets(manifest.hyperparameters), _given(run)
+        others = {name: value for name, value in known.items() if name not in given}
         found = {
             "All other hyperparameters": others,
             "Environment": manifest.environment,

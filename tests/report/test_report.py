@@ -304,6 +304,17 @@ def test_a_restart_that_saved_nothing_shows_nothing_of_before(experiment: Experi
     assert "These figures are of an earlier end" in text
 
 
+def test_the_command_has_what_a_finished_run_was_tested_with_since(run: RunFacts) -> None:
+    assert run.metrics is not None
+    assert run.manifest is not None
+    assert "max_test_users" not in run.manifest.given
+    assert "--max_test_users" not in render(run)
+    config = {**run.metrics["config"], "max_test_users": 30}
+    text = render(replace(run, metrics={**run.metrics, "config": config}))
+    assert "--max_test_users 30" in text
+    assert "--max_test_users" not in render(replace(run, metrics={**run.metrics, "config": config, "step": 8}))
+
+
 def test_secrets_are_not_shown(run: RunFacts) -> None:
     assert run.manifest is not None
     options = {**run.manifest.hyperparameters, "hub_token": "hf_secret"}
