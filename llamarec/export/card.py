@@ -28,6 +28,7 @@ _HYPERPARAMETERS = (
     "weight_decay",
     "seed",
     "hard_negatives",
+    "hard_negatives_at",
     "quantization",
     "lora_r",
     "lora_alpha",

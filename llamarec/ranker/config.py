@@ -13,6 +13,7 @@ QUANTIZATIONS = ("auto", "nf4", "none")
 LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") for name in LOGGED)
 CANDIDATE_ORDERS = ("shuffled", "retriever")
+HARD_NEGATIVES_AT = ("proposed", "all")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ class RankerConfig:
         metadata={
             "help": "Share of a training prompt's wrong candidates that are the retriever's own proposals for that "
             "place, as at evaluation; the others are drawn uniformly (0 = all of them, as published)."
+        },
+    )
+    hard_negatives_at: str = field(
+        default="proposed",
+        metadata={
+            "help": "In which prompts: 'proposed', those whose right item the retriever would have proposed too, as at "
+            "evaluation (the others have uniform ones); or 'all', where the right one often is the odd one out."
         },
     )
     max_train_prompts: int = field(
@@ -150,6 +158,10 @@ class RankerConfig:
             (self.max_title_tokens >= 1, f"--max_title_tokens {self.max_title_tokens}: at least 1"),
             (self.max_prompt_tokens >= 1, f"--max_prompt_tokens {self.max_prompt_tokens}: at least 1"),
             (0 <= self.hard_negatives <= 1, f"--hard_negatives {self.hard_negatives}: from 0 to 1"),
+            (
+                self.hard_negatives_at in HARD_NEGATIVES_AT,
+                f"--hard_negatives_at {self.hard_negatives_at!r}: one of {', '.join(HARD_NEGATIVES_AT)}",
+            ),
             (self.max_train_prompts >= 0, f"--max_train_prompts {self.max_train_prompts}: 0 (all) or more"),
             (
                 self.candidate_order in CANDIDATE_ORDERS,

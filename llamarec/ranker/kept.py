@@ -60,6 +60,7 @@ _SETTLED: Final = frozenset({"init_adapter"})
 # What runs did before there was a flag for it.
 _BEFORE_FLAGS: Final[dict[str, Any]] = {
     "hard_negatives": 0.0,
+    "hard_negatives_at": "all",
     "candidate_order": "retriever",
     "title_similarity": False,
     # No more than the validation's: its weights were the final ones.

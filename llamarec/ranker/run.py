@@ -234,7 +234,7 @@ def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uni
     if config.hard_negatives and not uniform:
         wanted = encoder.num_candidates - 1
         lists = load_hard_negatives(parsed.data.experiment, data, wanted, flags_of(parsed.data))
-        hard = Negatives(lists, config.hard_negatives)
+        hard = Negatives(lists, config.hard_negatives, everywhere=config.hard_negatives_at == "all")
     return TrainingSamples(
         data,
         encoder,

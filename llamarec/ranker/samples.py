@@ -21,6 +21,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.retriever.candidates import most_candidates
+from llamarec.retriever.hard_negatives import TrainingLists
 from llamarec.vocabulary import PADDING_ITEM
 
 # The purpose of a random draw is part of its key, so that no two purposes share a stream.
@@ -46,20 +47,24 @@ class Prompt:
 class Negatives(NamedTuple):
     """What the wrong candidates of training prompts are drawn from.
 
-    lists_PK: [all places, K] the retriever's own for each place (hard_negatives.parquet).
+    lists: The retriever's own for each place (hard_negatives.parquet).
     share: Of the wrong candidates that come from them, as far as they reach; the others are uniform.
+    everywhere: Also at places whose label the retriever would not have proposed.
     """
 
-    lists_PK: NDArray[np.int32]
+    lists: TrainingLists
     share: float
+    everywhere: bool = False
 
 
 class TrainingSamples(Dataset[Sample]):
     """All (user, position) of the training parts, position 1 and later; asked for by `(epoch, index)`.
 
     Candidates are the label and negatives, shuffled: some of the retriever's own for this place, the others uniformly
-    drawn. As at evaluation, an item of the history is no candidate, except where the data set has repeats. Later items
-    of the user are not excluded: that would tell the model what the user will take.
+    drawn. The retriever's stand only beside a label that it would have proposed too, as at evaluation: beside another
+    one the right item would be that which does not suit the history. As at evaluation, an item of the history is no
+    candidate, except where the data set has repeats. Later items of the user are not excluded: that would tell the
+    model what the user will take.
 
     Args:
         data: Prepared.
@@ -126,13 +131,16 @@ class TrainingSamples(Dataset[Sample]):
 
     def _hard_negatives(self, rng: np.random.Generator, place: int) -> list[int]:
         """Of the retriever's best ones for this place, a random part."""
-        if self._hard is None:
+        if self._hard is None or not self._is_proposed(self._hard, place):
             return []
         wanted = self._encoder.num_candidates - 1
-        proposed = self._hard.lists_PK[place, :wanted]
+        proposed = self._hard.lists.items_PK[place, :wanted]
         proposed = proposed[proposed != PADDING_ITEM]
         size = min(round(self._hard.share * wanted), proposed.size)
         return [int(item) for item in rng.choice(proposed, size=size, replace=False)]
+
+    def _is_proposed(self, hard: Negatives, place: int) -> bool:
+        return hard.everywhere or int(hard.lists.label_places_P[place]) <= self._encoder.num_candidates
 
     def _uniform_negatives(self, rng: np.random.Generator, history: NDArray[np.int32], chosen: list[int]) -> list[int]:
         taken = set(chosen) if self._data.has_repeats else {*chosen, *history.tolist()}

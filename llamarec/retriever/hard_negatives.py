@@ -1,5 +1,5 @@
 """hard_negatives.parquet: what the retriever would propose at each place of the training sequences, but for the item
-that came next there.
+that came next there; and where it would have put that one.
 
 A list is computed from the items before its place alone, as at evaluation: nothing that comes later, the label
 included, is an input. Items of the history are excluded by the same rule as there; later items of the user are not,
@@ -28,8 +28,20 @@ from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import CANDIDATE_IDS, PADDING_ITEM, Experiment
 
 HARD_NEGATIVES_FILE: Final = "hard_negatives.parquet"
+LABEL_PLACE: Final = "label_place"
 _METADATA_KEY: Final = "llamarec"
 _BLOCK_PLACES: Final = 2048
+
+
+class TrainingLists(NamedTuple):
+    """Of every training item but a user's first; P places.
+
+    items_PK: The k best other items as the retriever saw it coming, best first; 0 where there is no further one.
+    label_places_P: Of the item itself among all that could be proposed, 1 = first.
+    """
+
+    items_PK: NDArray[np.int32]
+    label_places_P: NDArray[np.int32]
 
 
 class _Window(NamedTuple):
@@ -44,8 +56,8 @@ class _Window(NamedTuple):
     warm: int
 
 
-def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int, exclude: bool) -> NDArray[np.int32]:
-    """For every training item but a user's first: the k best other items as the retriever saw it coming.
+def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int, exclude: bool) -> TrainingLists:
+    """What a trained retriever proposes, users and places in their order.
 
     Sequences longer than `max_length` are read in windows that overlap by half, so that each place has at least half
     of `max_length` items before it.
@@ -56,16 +68,15 @@ def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int
         k: Items a place.
         max_length: The model reads at most so many items.
         exclude: Whether items of the history are left out.
-
-    Returns:
-        [num_places, k] best first, users and places in their order; 0 where there is no further item.
     """
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        rows = [_of_block(model, block, k, exclude) for block in _blocks(data, max_length)]
+        blocks = [_of_block(model, block, k, exclude) for block in _blocks(data, max_length)]
     model.train(was_training)
-    return np.concatenate(rows) if rows else np.zeros((0, k), dtype=np.int32)
+    if not blocks:
+        return TrainingLists(np.zeros((0, k), dtype=np.int32), np.zeros(0, dtype=np.int32))
+    return TrainingLists(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _blocks(data: PreparedData, max_length: int) -> Iterator[list[_Window]]:
@@ -94,20 +105,23 @@ def _windows(items: NDArray[np.int32], max_length: int) -> Iterator[_Window]:
         done = end
 
 
-def _of_block(model: LRURec, block: list[_Window], k: int, exclude: bool) -> NDArray[np.int32]:
+def _of_block(model: LRURec, block: list[_Window], k: int, exclude: bool) -> TrainingLists:
     packed = pack([window.items for window in block])
     wanted = np.concatenate([np.arange(len(window.items)) >= window.warm for window in block])
     states_PD = model(packed.items_T, packed.positions_T)[torch.from_numpy(wanted)]
     scores_PN = model.scores(states_PD)
     scores_PN[:, PADDING_ITEM] = -torch.inf
-    labels = torch.from_numpy(np.concatenate([window.labels for window in block]).astype(np.int64))
-    scores_PN[torch.arange(len(labels)), labels] = -torch.inf
+    labels_P1 = torch.from_numpy(np.concatenate([window.labels for window in block]).astype(np.int64))[:, None]
+    of_labels_P1 = scores_PN.gather(1, labels_P1)
+    scores_PN.scatter_(1, labels_P1, -torch.inf)
     if exclude:
         rows, columns = _histories(block)
         scores_PN[rows, columns] = -torch.inf
+    places_P = 1 + (scores_PN > of_labels_P1).sum(dim=1)
     best = scores_PN.topk(min(k, scores_PN.shape[1]), dim=1)
     items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
-    return np.pad(items, ((0, 0), (0, k - items.shape[1])))
+    items = np.pad(items, ((0, 0), (0, k - items.shape[1])))
+    return TrainingLists(items, places_P.numpy().astype(np.int32))
 
 
 def _histories(block: list[_Window]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,20 +141,21 @@ def _histories(block: list[_Window]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_hard_negatives(
-    experiment: Experiment, items: NDArray[np.int32], data: PreparedData, made_by: dict[str, Any]
+    experiment: Experiment, lists: TrainingLists, data: PreparedData, made_by: dict[str, Any]
 ) -> None:
     """Writes the lists, with what made them in the file's metadata."""
     target = experiment.retriever / HARD_NEGATIVES_FILE
     metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
-    frame = pl.DataFrame({CANDIDATE_IDS: items}).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
+    columns = {CANDIDATE_IDS: lists.items_PK, LABEL_PLACE: lists.label_places_P}
+    frame = pl.DataFrame(columns).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
     with replacing(target) as staging:
         frame.write_parquet(staging, compression="zstd", metadata=metadata)
 
 
 def load_hard_negatives(
     experiment: Experiment, data: PreparedData, wanted: int, data_flags: Sequence[str] = ()
-) -> NDArray[np.int32]:
-    """What `write_hard_negatives` wrote: [num_places, k].
+) -> TrainingLists:
+    """What `write_hard_negatives` wrote.
 
     Args:
         experiment: Where it lies.
@@ -160,27 +175,33 @@ def load_hard_negatives(
             hint=f"{hint}\n            (or --hard_negatives 0, without them)",
         )
     lists, made_from = _read(path, hint)
-    places = int(data.sequences.num_places().sum())
-    if made_from != data.fingerprint or len(lists) != places:
+    places, (num_lists, k) = int(data.sequences.num_places().sum()), lists.items_PK.shape
+    if made_from != data.fingerprint or num_lists != places:
         raise ArtifactError(
             f"{path}: these lists were made from other data",
             expected=f"{places:,} lists, data fingerprint {data.fingerprint[:12]} ({data.folder})",
-            found=f"{len(lists):,} lists, data fingerprint {made_from[:12]}",
+            found=f"{num_lists:,} lists, data fingerprint {made_from[:12]}",
             hint=hint,
         )
-    if lists.shape[1] < wanted:
+    if k < wanted:
         raise ArtifactError(
-            f"{path}: lists of {lists.shape[1]} items are too short",
+            f"{path}: lists of {k} items are too short",
             expected=f"{wanted} (--num_candidates - 1)",
             hint=f"add --top_k {wanted + 1}; {hint}",
         )
     return lists
 
 
-def _read(path: Path, hint: str) -> tuple[NDArray[np.int32], str]:
+def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
     try:
         made_from = str(json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])["data_fingerprint"])
-        lists = pl.read_parquet(path, glob=False)[CANDIDATE_IDS]
-        return lists.explode().to_numpy().astype(np.int32).reshape(len(lists), -1), made_from
+        frame = pl.read_parquet(path, glob=False)
+        items_PK = frame[CANDIDATE_IDS].explode().to_numpy().astype(np.int32).reshape(len(frame), -1)
+        if LABEL_PLACE not in frame.columns:
+            raise ArtifactError(
+                f"{path}: of an older version, without the place of the right item",
+                hint=f"{hint}\n            (a trained retriever is not trained again)",
+            )
+        return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32)), made_from
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=hint) from error

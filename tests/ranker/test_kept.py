@@ -85,8 +85,9 @@ def test_what_follows_from_another_value(then: str, now: str, name: str, stays: 
 
 
 def test_a_checkpoint_from_before_a_flag_keeps_what_was_done_then() -> None:
-    known = [*KNOWN, "hard_negatives", "candidate_order"]
+    known = [*KNOWN, "hard_negatives", "hard_negatives_at", "candidate_order"]
     kept = kept_values(THEN, [], ["candidate_order"], known)
     assert kept["hard_negatives"] == 0.0
+    assert kept["hard_negatives_at"] == "all"
     assert "candidate_order" not in kept
     assert kept_values({**THEN, "hard_negatives": 0.25}, [], [], known)["hard_negatives"] == 0.25

@@ -10,6 +10,7 @@ from llamarec.errors import ArtifactError
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import ORDERS, EvaluationSamples, Order, presented
 from llamarec.ranker.samples import Negatives, TrainingSamples, epoch_order
+from llamarec.retriever.hard_negatives import TrainingLists
 from tests.samples import make_candidates, make_data
 
 
@@ -98,12 +99,17 @@ def _lists(data: PreparedData) -> np.ndarray[tuple[int, int], np.dtype[np.int32]
     return np.array([rng.permutation(np.setdiff1d(every, items))[:19] for items in known], dtype=np.int32)
 
 
+def _proposed(lists: np.ndarray[tuple[int, int], np.dtype[np.int32]], share: float) -> Negatives:
+    """Every label is the retriever's first."""
+    return Negatives(TrainingLists(lists, np.ones(len(lists), dtype=np.int32)), share)
+
+
 @pytest.mark.parametrize(("share", "from_list"), [(0.5, 10), (1.0, 19), (0.1, 2)])
 def test_a_share_of_the_negatives_is_the_retrievers(
     data: PreparedData, encoder: PromptEncoder, share: float, from_list: int
 ) -> None:
     lists = _lists(data)
-    samples = TrainingSamples(data, encoder, 3, Negatives(lists, share))
+    samples = TrainingSamples(data, encoder, 3, _proposed(lists, share))
     drawn = 0
     for index in range(len(samples)):
         prompt = samples.prompt(0, index)
@@ -117,8 +123,25 @@ def test_a_share_of_the_negatives_is_the_retrievers(
     assert drawn / len(samples) == pytest.approx(from_list + uniform * (19 - from_list) / (65 - from_list), abs=0.5)
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_only_a_label_that_the_retriever_proposes_has_its_other_proposals_beside_it(
+    data: PreparedData, encoder: PromptEncoder, everywhere: bool
+) -> None:
+    lists = _lists(data)
+    label_places = np.arange(len(lists), dtype=np.int32) % 40 + 1
+    hard = Negatives(TrainingLists(lists, label_places), 1.0, everywhere=everywhere)
+    samples, uniform = TrainingSamples(data, encoder, 3, hard), TrainingSamples(data, encoder, 3)
+    for index, place in enumerate(label_places):
+        prompt = samples.prompt(0, index)
+        wrong = set(prompt.candidates) - {prompt.candidates[prompt.label]}
+        if everywhere or place <= 20:
+            assert wrong == set(lists[index].tolist())
+        else:
+            assert prompt == uniform.prompt(0, index)
+
+
 def test_hard_negatives_are_shuffled_like_all_others(data: PreparedData, encoder: PromptEncoder) -> None:
-    samples = TrainingSamples(data, encoder, 3, Negatives(_lists(data), 1.0))
+    samples = TrainingSamples(data, encoder, 3, _proposed(_lists(data), 1.0))
     places = [samples.prompt(epoch, i).label for epoch in range(20) for i in range(len(samples))]
     counts, expected = np.bincount(places, minlength=20), len(places) / 20
     assert ((counts - expected) ** 2 / expected).sum() < 43.8
@@ -128,7 +151,7 @@ def test_hard_negatives_are_shuffled_like_all_others(data: PreparedData, encoder
 def test_a_short_list_is_filled_up(data: PreparedData, encoder: PromptEncoder) -> None:
     lists = _lists(data)
     lists[:, 3:] = 0
-    prompt = TrainingSamples(data, encoder, 3, Negatives(lists, 1.0)).prompt(0, 0)
+    prompt = TrainingSamples(data, encoder, 3, _proposed(lists, 1.0)).prompt(0, 0)
     assert set(lists[0, :3].tolist()) <= set(prompt.candidates)
     assert len(set(prompt.candidates)) == 20
     assert 0 not in prompt.candidates

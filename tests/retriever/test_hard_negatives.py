@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -31,20 +32,23 @@ def model() -> LRURec:
     return LRURec(80, width=8, num_blocks=2, dropout=0.3)
 
 
-def _one_by_one(model: LRURec, data: PreparedData, max_length: int, *, exclude: bool) -> list[list[int]]:
+def _one_by_one(
+    model: LRURec, data: PreparedData, max_length: int, *, exclude: bool
+) -> tuple[list[list[int]], list[int]]:
     """As evaluation scores a user, with the part before each training item as the whole history."""
     model.eval()
-    lists = []
+    lists, places = [], []
     for user in range(data.num_users):
         items = data.sequences.train(user)
         for position in range(1, len(items)):
             packed = pack([items[:position][-max_length:]])
             with torch.no_grad():
                 scores = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])[0]
-            left_out = {0, int(items[position]), *(items[:position].tolist() if exclude else ())}
+            left_out = {0, *(items[:position].tolist() if exclude else ())}
             order = [int(item) for item in scores.argsort(descending=True) if int(item) not in left_out]
-            lists.append(order[:K])
-    return lists
+            places.append(1 + order.index(int(items[position])))
+            lists.append([item for item in order if item != int(items[position])][:K])
+    return lists, places
 
 
 @pytest.mark.parametrize("exclude", [True, False])
@@ -52,13 +56,15 @@ def test_each_list_is_what_evaluation_proposes_but_for_the_label(model: LRURec, 
     data = make_data(has_repeats=not exclude)
     # Sequences are shorter than 50 items.
     found = hard_negatives(model, data, K, max_length=50, exclude=exclude)
-    assert found.tolist() == _one_by_one(model, data, 50, exclude=exclude)
+    lists, places = _one_by_one(model, data, 50, exclude=exclude)
+    assert found.items_PK.tolist() == lists
+    assert found.label_places_P.tolist() == places
 
 
 def test_long_sequences_are_read_in_windows_and_leave_out_all_of_the_history(model: LRURec) -> None:
     data = make_data(num_users=10)
-    found = hard_negatives(model, data, K, max_length=4, exclude=True)
-    whole = _one_by_one(model, data, 4, exclude=True)
+    found = hard_negatives(model, data, K, max_length=4, exclude=True).items_PK
+    whole, _ = _one_by_one(model, data, 4, exclude=True)
     row = 0
     for user in range(data.num_users):
         items = data.sequences.train(user).tolist()
@@ -74,17 +80,17 @@ def test_what_comes_later_changes_nothing(model: LRURec) -> None:
     data = make_data(num_users=1, seed=3)
     items = data.sequences.item_ids.copy()
     end = int(data.sequences.train_ends[0])
-    before = hard_negatives(model, data, K, max_length=50, exclude=True)
+    before, _ = hard_negatives(model, data, K, max_length=50, exclude=True)
     items[end - 1 :] = np.setdiff1d(np.arange(1, 81), items)[: len(items) - end + 1]
     changed = replace(data, sequences=replace(data.sequences, item_ids=items))
-    after = hard_negatives(model, changed, K, max_length=50, exclude=True)
+    after, _ = hard_negatives(model, changed, K, max_length=50, exclude=True)
     # The last training item is the label of the last place, and no input of any.
     assert after[:-1].tolist() == before[:-1].tolist()
 
 
 def test_where_items_run_out_lists_end_in_padding(model: LRURec) -> None:
     data = make_data(num_users=3)
-    found = hard_negatives(model, data, 90, max_length=50, exclude=True)
+    found, _ = hard_negatives(model, data, 90, max_length=50, exclude=True)
     items = data.sequences.train(0)
     assert np.count_nonzero(found[0]) == 80 - 2
     assert np.count_nonzero(found[len(items) - 2]) == 80 - len(items)
@@ -100,7 +106,9 @@ def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
     data, experiment = make_data(), Experiment(tmp_path, "made-up")
     found = hard_negatives(model, data, K, max_length=50, exclude=True)
     write_hard_negatives(experiment, found, data, {})
-    assert load_hard_negatives(experiment, data, K).tolist() == found.tolist()
+    loaded = load_hard_negatives(experiment, data, K)
+    assert loaded.items_PK.tolist() == found.items_PK.tolist()
+    assert loaded.label_places_P.tolist() == found.label_places_P.tolist()
     assert not list(experiment.retriever.glob("*.tmp"))
 
 
@@ -116,6 +124,12 @@ def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: 
         load_hard_negatives(experiment, make_data(num_users=29), K)
     with pytest.raises(ArtifactError, match=r"(?s)lists of 6 items are too short.*--top_k 20"):
         load_hard_negatives(experiment, data, 19)
-    (experiment.retriever / HARD_NEGATIVES_FILE).write_bytes(b"PAR1")
+    path = experiment.retriever / HARD_NEGATIVES_FILE
+    # The file's own metadata are gone with it where polars writes it anew.
+    metadata = pl.read_parquet_metadata(path)
+    pl.read_parquet(path).drop("label_place").write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
+    with pytest.raises(ArtifactError, match=command.format("of an older version") + ".*not trained again"):
+        load_hard_negatives(experiment, data, K)
+    path.write_bytes(b"PAR1")
     with pytest.raises(ArtifactError, match=command.format("cannot be read")):
         load_hard_negatives(experiment, data, K)
