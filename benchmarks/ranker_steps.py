@@ -41,9 +41,10 @@ class Training(NamedTuple):
 TRAININGS: Final[dict[str, Training]] = {
     "published": Training("--hard_negatives 0", has_published_loss=True),
     "uniform": Training("--hard_negatives 0"),
-    "mixed": Training("--hard_negatives 0.5"),
-    "hard": Training("--hard_negatives 1"),
-    "latest": Training("--hard_negatives 0.5 --max_train_prompts 20000 --latest_prompts true"),
+    "mixed": Training("--hard_negatives 0.5 --hard_negatives_at all"),
+    "hard": Training("--hard_negatives 1 --hard_negatives_at all"),
+    "proposed": Training("--hard_negatives 0.5 --hard_negatives_at proposed"),
+    "latest": Training("--hard_negatives 0 --max_train_prompts 20000 --latest_prompts true"),
 }
 
 
