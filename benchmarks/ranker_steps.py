@@ -69,10 +69,11 @@ STEPS: Final = (
     Step("right letter ids", "published", "retriever", "letters"),
     Step("loss over the letters", "uniform", "retriever", "letters"),
     Step("candidates shuffled at evaluation", "uniform", "shuffled", "letters"),
-    Step("half of the negatives hard", "mixed", "shuffled", "letters"),
-    Step("letters less their prior", "mixed", "shuffled", "calibrated"),
-    Step("fused with the retriever", "mixed", "shuffled", "fused"),
-    Step("and with titles", "mixed", "shuffled", "all"),
+    Step("letters less their prior", "uniform", "shuffled", "calibrated"),
+    Step("half of the negatives hard, in all prompts", "mixed", "shuffled", "calibrated"),
+    Step("half of them hard, beside a proposed label", "proposed", "shuffled", "calibrated"),
+    Step("fused with the retriever", "proposed", "shuffled", "fused"),
+    Step("and with titles", "proposed", "shuffled", "all"),
 )
 
 
