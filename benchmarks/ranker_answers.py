@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llamarec.data.prepare import prepare
-from llamarec.evaluation.metrics import by_place, score_ranks
+from llamarec.evaluation.metrics import ranks_of_users
 from llamarec.files import replacing
 from llamarec.ranker.arguments import Parsed, parse
 from llamarec.ranker.base_models import base_model_source, load_tokenizer
@@ -60,10 +60,7 @@ class Answers:
 
     def ranks_by(self, scores_PC: NDArray[Any]) -> NDArray[np.int64]:
         """[U] as `EvaluationSamples.ranks_by`."""
-        ranks = np.zeros(len(self.retriever_ranks_U), dtype=np.int64)
-        labels_P = self.retriever_ranks_U[self.rows_P] - 1
-        ranks[self.rows_P] = score_ranks(by_place(scores_PC, self.places_PC), labels_P)
-        return ranks
+        return ranks_of_users(scores_PC, self.places_PC, self.rows_P, self.retriever_ranks_U)
 
     def by_user(self, values_P: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P] in the order of the users, which is the same whatever the order of the candidates."""

@@ -104,14 +104,15 @@ class Asked:
         validation, test = self._corrected()
         if score == "calibrated":
             return self.test.ranks_by(test)
-        fusion = fit_fusion(validation, self._first_stage(score), self._validated.labels_P, prior_C=self._prior())
-        known_PC = self.test.scores_PC if score == "fused" else self.test.first_stage_PC
-        return self.test.ranks_by(fusion.combined(test, known_PC))
+        fusion = fit_fusion(
+            validation, _first_stage(self._validated, score), self._validated.labels_P, prior_C=self._prior()
+        )
+        return self.test.ranks_by(fusion.combined(test, _first_stage(self.test, score)))
 
     def gain(self, score: Literal["fused", "all"]) -> tuple[float, bool]:
         """What the letters add on validation users that were not fitted on, in nats a prompt, and whether it counts."""
         validation, _ = self._corrected()
-        found = weigh(validation, self._first_stage(score), self._validated.labels_P)
+        found = weigh(validation, _first_stage(self._validated, score), self._validated.labels_P)
         return found.gain, found.counts
 
     def nats(self) -> NDArray[np.float64]:
@@ -136,8 +137,9 @@ class Asked:
         prior_C = self._prior()
         return log_softmax(self._validated.letters_PC) - prior_C, log_softmax(self.test.letters_PC) - prior_C
 
-    def _first_stage(self, score: Score) -> NDArray[np.float64]:
-        return self._validated.scores_PC if score == "fused" else self._validated.first_stage_PC
+
+def _first_stage(answers: Answers, score: Score) -> NDArray[np.float64]:
+    return answers.scores_PC if score == "fused" else answers.first_stage_PC
 
 
 def ndcg_of_covered(ranks_U: NDArray[np.int64], retriever_ranks_U: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ CANDIDATE_IDS: Final = "candidate_ids"  # list of Int32, best first
 SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
 LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
 LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
+LABEL_PLACE: Final = "label_place"  # Int32: of a training place, among all items that could be proposed; 1 = first
 
 RETRIEVER_RANK: Final = "retriever_rank"  # Int32: the label's place by the retriever, 0 = not among the candidates
 LETTERS_RANK: Final = "letters_rank"  # Int32: the same by the ranker's letters alone

@@ -89,6 +89,28 @@ def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) ->
     return ranks
 
 
+def ranks_of_users(
+    scores_PC: NDArray[np.floating],
+    places_PC: NDArray[np.int64],
+    rows_P: NDArray[np.int64],
+    retriever_ranks_U: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Each user's label ordered by scores of the candidates; ties go to the one that the retriever likes better.
+
+    Args:
+        scores_PC: In the order of the letters.
+        places_PC: Of the letters' candidates in the retriever's list, from 0.
+        rows_P: Which user each prompt is of.
+        retriever_ranks_U: Of the label in that list.
+
+    Returns:
+        [num_users] 1 = first, 0 = no prompt, or a score that is not a number.
+    """
+    ranks = np.zeros(len(retriever_ranks_U), dtype=np.int64)
+    ranks[rows_P] = score_ranks(by_place(scores_PC, places_PC), retriever_ranks_U[rows_P] - 1)
+    return ranks
+
+
 def by_place(values_PC: NDArray[Any], places_PC: NDArray[np.int64]) -> NDArray[Any]:
     """From the order of letters to that of the retriever's list.
 

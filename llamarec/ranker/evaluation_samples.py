@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from llamarec.data.prepared import PreparedData
-from llamarec.evaluation.metrics import by_place, score_ranks
+from llamarec.evaluation.metrics import ranks_of_users
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.first_stage import FirstStage
 from llamarec.ranker.samples import Prompt, Sample
@@ -126,9 +126,7 @@ class EvaluationSamples(Dataset[Sample]):
 
         Ties go to the candidate that the retriever likes better.
         """
-        ranks = np.zeros(len(self.user_ids), dtype=np.int64)
-        ranks[self.rows] = score_ranks(by_place(scores_PC, self.places_PC), self.retriever_ranks[self.rows] - 1)
-        return ranks
+        return ranks_of_users(scores_PC, self.places_PC, self.rows, self.retriever_ranks)
 
     def prompt(self, index: int) -> Prompt:
         """Item ids of prompt `index`."""

@@ -19,7 +19,7 @@ from llamarec.checkpoints.weights import put_weights
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.places import DESCRIPTION, experiment_at, experiment_of, folder_of
+from llamarec.ranker.places import DESCRIPTION, codes_under, experiment_at, experiment_of, folder_of
 from llamarec.ranker.prompt import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained import adapter_in
 from llamarec.vocabulary import CHECKPOINTS, Experiment
@@ -129,7 +129,7 @@ def _folder(given: str, root: Path) -> Path:
 def _no_adapter(given: str, path: Path, root: Path) -> ConfigError:
     none = "a folder without it" if path.is_dir() else "a file" if path.exists() else "no such folder"
     siblings = [step.name for step in RunFolder(path.parent).checkpoints()] if path.parent.is_dir() else []
-    codes = sorted(place.parent.name for place in root.glob(f"llm/*/{DESCRIPTION}"))
+    codes = codes_under(root)
     there = f"beside it {', '.join(siblings)}" if siblings else f"under {root}: {', '.join(codes) or 'no run'}"
     return ConfigError(
         f"--init_adapter {given}: there is no adapter (and nothing is fetched from the hub)",

@@ -65,6 +65,11 @@ def folder_of(experiment: Experiment) -> RunFolder:
     return RunFolder(beside if beside.is_dir() or not then.is_dir() else then)
 
 
+def codes_under(root: Path) -> list[str]:
+    """Of the data sets that have a run of the ranker in an experiment root."""
+    return sorted(path.parent.name for path in root.glob(f"llm/*/{DESCRIPTION}"))
+
+
 def find_experiment(run: str | Path, root: Path) -> Experiment:
     """The ranker that a data set code, or else a folder, means.
 
@@ -77,10 +82,9 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         found = experiment_at(place)
         if found is not None:
             return found
-    there = sorted(path.parent.name for path in root.glob(f"llm/*/{DESCRIPTION}"))
     raise ArtifactError(
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",
-        found=f"under {root}: {', '.join(there) or 'none'}",
+        found=f"under {root}: {', '.join(codes_under(root)) or 'none'}",
         hint="one of those, another --experiment_root, or train one: python train_ranker.py --dataset_code ...",
     )

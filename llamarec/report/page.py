@@ -105,7 +105,7 @@ def _content(run: RunFacts) -> dict[str, Any]:
         "command": _command(given) if run.experiment is not None else "",
         "was_changed": any(one.changes for one in run.interruptions),
         "given": _shown(given),
-        "details": _details(run),
+        "details": _details(run, given),
     }
 
 
@@ -198,11 +198,11 @@ def _shown(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(values.items())}
 
 
-def _details(run: RunFacts) -> dict[str, dict[str, str]]:
+def _details(run: RunFacts, given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     manifest, ranker = run.manifest, run.ranker or {}
     found: dict[str, Mapping[str, Any]] = {}
     if manifest is not None:
-        known, given = _without_secrets(manifest.hyperparameters), _given(run)
+        known = _without_secrets(manifest.hyperparameters)
         others = {name: value for name, value in known.items() if name not in given}
         found = {
             "All other hyperparameters": others,

@@ -25,10 +25,9 @@ from llamarec.errors import ArtifactError
 from llamarec.files import replacing
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
-from llamarec.vocabulary import CANDIDATE_IDS, PADDING_ITEM, Experiment
+from llamarec.vocabulary import CANDIDATE_IDS, LABEL_PLACE, PADDING_ITEM, Experiment
 
 HARD_NEGATIVES_FILE: Final = "hard_negatives.parquet"
-LABEL_PLACE: Final = "label_place"
 _METADATA_KEY: Final = "llamarec"
 _BLOCK_PLACES: Final = 2048
 

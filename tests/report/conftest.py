@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llamarec.checkpoints.layout import RunFolder
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
+from llamarec.report.run import RunFacts, read_run
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.train import train_retriever
 from llamarec.vocabulary import Experiment
@@ -54,3 +56,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def experiment(finished: Path) -> Experiment:
     return Experiment(finished / "experiments", "shop")
+
+
+@pytest.fixture(scope="module")
+def run(experiment: Experiment) -> RunFacts:
+    return read_run(RunFolder(experiment.checkpoints), experiment)
