@@ -134,7 +134,7 @@ def build_ranker(
         validation=validation,
         fusion_samples=fusion_samples,
         pad_token_id=pad_token_of(tokenizer),
-        fingerprints=_fingerprints(data, template, encoder, validation),
+        fingerprints=_fingerprints(data, template, encoder, train, validation),
         own_options=own_options(parsed),
         given=parsed.given,
         defaults=parsed.defaults,
@@ -184,7 +184,11 @@ def own_options(parsed: Parsed) -> dict[str, Any]:
 
 
 def _fingerprints(
-    data: PreparedData, template: PromptTemplate, encoder: PromptEncoder, validation: EvaluationSamples
+    data: PreparedData,
+    template: PromptTemplate,
+    encoder: PromptEncoder,
+    train: TrainingSamples,
+    validation: EvaluationSamples,
 ) -> dict[str, Any]:
     """What identifies a run of the ranker, beside base model, LoRA and samples."""
     prompt = json.dumps([template.as_dict(), encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
@@ -197,6 +201,8 @@ def _fingerprints(
         "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
         # Another retriever asks other questions, and its best metric is no measure for this one's.
         "validation_candidates": ranks.hexdigest()[:16],
+        # Other lists are other wrong candidates, which a few samples need not show.
+        **({"training_lists": train.lists.digest[:16]} if train.lists else {}),
     }
 
 

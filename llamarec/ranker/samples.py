@@ -105,6 +105,11 @@ class TrainingSamples(Dataset[Sample]):
                 retry_with=("--num_candidates", str(most)),
             )
 
+    @property
+    def lists(self) -> TrainingLists | None:
+        """The retriever's that prompts draw from."""
+        return self._hard.lists if self._hard else None
+
     def __len__(self) -> int:
         return len(self._places)
 

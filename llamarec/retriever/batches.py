@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,16 +37,19 @@ def pack(sequences: Sequence[NDArray[np.int32]]) -> Packed:
     return Packed(torch.from_numpy(items), torch.from_numpy(positions), torch.from_numpy(ends - 1))
 
 
-def training_windows(sequences: Sequences, max_length: int, stride: int) -> list[NDArray[np.int32]]:
-    """Training parts of all users, each at most max_length + 1 items (the first is only an input, the last a label).
+def training_windows(
+    sequences: Sequences, max_length: int, stride: int, users: Iterable[int] | None = None
+) -> list[NDArray[np.int32]]:
+    """Training parts of users, each at most max_length + 1 items (the first is only an input, the last a label).
 
     Args:
         sequences: Of all users.
         max_length: Inputs per window.
         stride: Longer sequences give windows that end so many items apart, from the last one back; 0: only the last.
+        users: Of these; None: of all.
     """
     windows = []
-    for user in range(len(sequences.train_ends)):
+    for user in range(len(sequences.train_ends)) if users is None else users:
         items = sequences.train(user)
         end = len(items)
         while end >= 2:

@@ -11,7 +11,10 @@ EXCLUDE_HISTORY = ("auto", "always", "never")
 PRODUCTS = ("auto", "float32", "bfloat16")
 
 # What may change between a run and its continuation without making it another run.
-_NOT_IDENTITY: Final = ("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "restart", "save_seconds")
+_NOT_IDENTITY: Final = (
+    *("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "hard_negative_folds", "restart"),
+    "save_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class RetrieverConfig:
             "and test alike, unless people come back in this data set; or always, never."
         },
     )
+    hard_negative_folds: int = field(
+        default=2,
+        metadata={
+            "help": "Users are split into so many parts, and each part's lists for the ranker's training come from a "
+            "further retriever that was trained on the others, so that they look like those of validation and test; "
+            "1: from the retriever itself, which has seen what came next."
+        },
+    )
     save_seconds: float = field(
         default=10.0, metadata={"help": "At an epoch's end the training state is saved if the last save is this old."}
     )
@@ -67,7 +78,10 @@ class RetrieverConfig:
     )
 
     def __post_init__(self) -> None:
-        positive = ("hidden_size", "num_blocks", "max_length", "batch_size", "num_epochs", "patience", "top_k")
+        positive = (
+            *("hidden_size", "num_blocks", "max_length", "batch_size", "num_epochs", "patience", "top_k"),
+            "hard_negative_folds",
+        )
         problems = [f"--{name} {getattr(self, name)}: at least 1" for name in positive if getattr(self, name) < 1]
         rules = [
             (self.window_stride >= 0, f"--window_stride {self.window_stride}: 0 or more"),

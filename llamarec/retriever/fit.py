@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +15,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llamarec.assets import sha256_of
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError
 from llamarec.evaluation.metrics import ndcg_at, recall_at
-from llamarec.files import read_json
 from llamarec.hardware import has_fast_bfloat16
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.config import RetrieverConfig
@@ -27,9 +26,21 @@ from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 from llamarec.retriever.titles import title_vectors
-from llamarec.vocabulary import Experiment
 
 _TOKENS_MULTIPLE: Final = 64
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Of a further training on some users: it has all its epochs, without validation, and the last one's weights.
+
+    Attributes:
+        name: "1 of 2".
+        users: [number of users] user ids that it is trained on.
+    """
+
+    name: str
+    users: NDArray[np.int64]
 
 
 class RetrieverTrainer:
@@ -40,27 +51,41 @@ class RetrieverTrainer:
         config: Options.
         folder: Where the state file lies.
         console: Receives one line about what is done, and the progress.
+        fold: None: all users, with validation.
+        before_replacing: Is told how an earlier run on the same data differs from this one, before it is forgotten.
 
     Raises:
         ArtifactError: the state file is damaged.
     """
 
-    def __init__(self, data: PreparedData, config: RetrieverConfig, folder: Path, console: Console) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        config: RetrieverConfig,
+        folder: Path,
+        console: Console,
+        *,
+        fold: Fold | None = None,
+        before_replacing: Callable[[list[str]], None] = lambda changed: None,
+    ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
+        self._fold, self._before_replacing = fold, before_replacing
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
-        self.state = TrainingState({**config.identity, "data": data.fingerprint})
-        self.windows = training_windows(data.sequences, config.max_length, config.window_stride)
+        of_fold = {"fold": fold.name} if fold else {}
+        self.state = TrainingState({**config.identity, "data": data.fingerprint, **of_fold})
+        users = fold.users.tolist() if fold else None
+        self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
         self._go_on()
 
     def fit(self) -> None:
         """Trains until `num_epochs` or until patience ends; the best weights are then in `model`."""
-        with FitProgress(self._console, self.state, self._config.num_epochs) as progress:
+        with FitProgress(self._console, self.state, self._config.num_epochs, self._prefix) as progress:
             saved = time.monotonic()
             while not self.is_finished:
                 self._epoch(progress)
-                progress.validated(is_last=self.is_finished)
+                progress.epoch_done(is_last=self.is_finished)
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
                     saved = time.monotonic()
@@ -74,6 +99,10 @@ class RetrieverTrainer:
         """Whether there is nothing left to train."""
         return self.state.epoch >= self._config.num_epochs or self.state.bad_epochs >= self._config.patience
 
+    @property
+    def _prefix(self) -> str:
+        return f"part {self._fold.name}, " if self._fold else ""
+
     def _go_on(self) -> None:
         earlier = None if self._config.restart else load_state(self._folder)
         if earlier is None:
@@ -81,42 +110,30 @@ class RetrieverTrainer:
         changed = differences(earlier.identity, self.state.identity)
         if changed:
             if earlier.identity.get("data") == self.state.identity["data"]:
-                self._refuse_to_replace(changed)
-            self._console.print(f"an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True)
+                self._before_replacing(changed)
+            self._console.print(
+                f"{self._prefix}an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True
+            )
             return
         self.state = earlier
         self.model.load_state_dict(earlier.model)
         self._optimizer.load_state_dict(earlier.optimizer)
         what = "is finished" if self.is_finished else "goes on"
-        more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if self.is_finished else ""
-        self._console.print(f"the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
-
-    def _refuse_to_replace(self, changed: list[str]) -> None:
-        """A ranker's questions and its fusion are of this very retriever: without it nothing of it can be resumed."""
-        experiment = Experiment(self._folder.parent.parent, self._folder.name)
-        ranker, weights = experiment.ranker, experiment.retriever_weights
-        then = (read_json(ranker / "ranker.json") or {}).get("retriever_digest")
-        if not then or not weights.is_file() or sha256_of(weights) != then:
-            return
-        raise ArtifactError(
-            f"{self._folder}: this retriever was trained with other options, and a ranker was trained on it",
-            found=f"{'; '.join(changed)}; the ranker in {ranker}",
-            hint="another --experiment_root for a second retriever; or --restart, and the ranker is to be trained anew",
-        )
+        may_go_on = self.is_finished and not self._fold
+        more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if may_go_on else ""
+        self._console.print(f"{self._prefix}the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
 
     def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch
         # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
         self.model.masks.restart(self._config.seed, epoch)
         loss = self._train_epoch(epoch, progress)
-        ranks = label_ranks(
-            self.model,
-            self._data,
-            "validation",
-            max_length=self._config.max_length,
-            exclude=self._config.excludes(self._data.has_repeats),
-        )
-        self._note(loss, recall_at(ranks, 10), ndcg_at(ranks, 10), time.monotonic() - started)
+        self._note(loss, {} if self._fold else self._validation(), time.monotonic() - started)
+
+    def _validation(self) -> dict[str, float]:
+        exclude = self._config.excludes(self._data.has_repeats)
+        ranks = label_ranks(self.model, self._data, "validation", max_length=self._config.max_length, exclude=exclude)
+        return {"recall@10": recall_at(ranks, 10), "ndcg@10": ndcg_at(ranks, 10)}
 
     def _train_epoch(self, epoch: int, progress: FitProgress) -> float:
         self.model.train()
@@ -157,16 +174,16 @@ class RetrieverTrainer:
             states_TD, items_ND, bias_N, labels_T, smoothing=smoothing, product_type=self._product_type
         )
 
-    def _note(self, loss: float, recall: float, ndcg: float, seconds: float) -> None:
+    def _note(self, loss: float, metrics: dict[str, float], seconds: float) -> None:
         state = self.state
         state.epoch += 1
         state.seconds += seconds
-        state.history.append({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
-        if recall > state.best_recall:
-            state.best_recall, state.best_epoch, state.bad_epochs = recall, state.epoch, 0
-            state.best_model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        else:
+        state.history.append({"loss": loss, **metrics})
+        if metrics and metrics["recall@10"] <= state.best_recall:
             state.bad_epochs += 1
+            return
+        state.best_recall, state.best_epoch, state.bad_epochs = metrics.get("recall@10", -1.0), state.epoch, 0
+        state.best_model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def _snapshot(self) -> TrainingState:
         self.state.model, self.state.optimizer = self.model.state_dict(), self._optimizer.state_dict()

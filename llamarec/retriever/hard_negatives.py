@@ -3,14 +3,17 @@ that came next there; and where it would have put that one.
 
 A list is computed from the items before its place alone, as at evaluation: nothing that comes later, the label
 included, is an input. Items of the history are excluded by the same rule as there; later items of the user are not,
-since leaving them out would tell a ranker what the user will take. (The retriever's weights know the training items,
-as they do for everything that is trained after it.)
+since leaving them out would tell a ranker what the user will take.
+
+The retriever's weights know the training items, and propose them better than those of evaluation. So the lists come
+from further retrievers that were not trained on the users that they are for (`cross_fitting.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +45,13 @@ class TrainingLists(NamedTuple):
     items_PK: NDArray[np.int32]
     label_places_P: NDArray[np.int32]
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of both, as 32-bit integers, little-endian."""
+        digest = hashlib.sha256(self.items_PK.astype("<i4").tobytes())
+        digest.update(self.label_places_P.astype("<i4").tobytes())
+        return digest.hexdigest()
+
 
 class _Window(NamedTuple):
     """Part of a user's training sequence in which the model reads along.
@@ -55,7 +65,15 @@ class _Window(NamedTuple):
     warm: int
 
 
-def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int, exclude: bool) -> TrainingLists:
+def hard_negatives(
+    model: LRURec,
+    data: PreparedData,
+    k: int,
+    *,
+    max_length: int,
+    exclude: bool,
+    users: Iterable[int] | None = None,
+) -> TrainingLists:
     """What a trained retriever proposes, users and places in their order.
 
     Sequences longer than `max_length` are read in windows that overlap by half, so that each place has at least half
@@ -67,20 +85,21 @@ def hard_negatives(model: LRURec, data: PreparedData, k: int, *, max_length: int
         k: Items a place.
         max_length: The model reads at most so many items.
         exclude: Whether items of the history are left out.
+        users: Of these; None: of all.
     """
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        blocks = [_of_block(model, block, k, exclude) for block in _blocks(data, max_length)]
+        blocks = [_of_block(model, block, k, exclude) for block in _blocks(data, max_length, users)]
     model.train(was_training)
     if not blocks:
         return TrainingLists(np.zeros((0, k), dtype=np.int32), np.zeros(0, dtype=np.int32))
     return TrainingLists(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
-def _blocks(data: PreparedData, max_length: int) -> Iterator[list[_Window]]:
+def _blocks(data: PreparedData, max_length: int, users: Iterable[int] | None) -> Iterator[list[_Window]]:
     block: list[_Window] = []
-    for user in range(data.num_users):
+    for user in range(data.num_users) if users is None else users:
         for window in _windows(data.sequences.train(user), max_length):
             block.append(window)
             if sum(len(one.labels) for one in block) >= _BLOCK_PLACES:
@@ -199,7 +218,8 @@ def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
         if LABEL_PLACE not in frame.columns:
             raise ArtifactError(
                 f"{path}: of an older version, without the place of the right item",
-                hint=f"{hint}\n            (a trained retriever is not trained again)",
+                hint=f"{hint}\n            (a trained retriever is not trained again; --hard_negative_folds 1: the "
+                "same lists as before, for a ranker that was trained on them)",
             )
         return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32)), made_from
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:

@@ -22,15 +22,22 @@ class FitProgress:
         console: Receives the bar or the lines.
         state: Where the training is; read only.
         num_epochs: It ends there, or earlier.
+        prefix: Of lines and bar: which training it is, where there are several.
         clock: Seconds.
     """
 
     def __init__(
-        self, console: Console, state: TrainingState, num_epochs: int, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        state: TrainingState,
+        num_epochs: int,
+        prefix: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console, self._state, self._num_epochs, self._clock = console, state, num_epochs, clock
+        self._prefix = prefix
         self._bar = _bar(console)
-        self._task = self._bar.add_task("LRURec", total=num_epochs, completed=state.epoch, shown="")
+        self._task = self._bar.add_task(f"{prefix}LRURec", total=num_epochs, completed=state.epoch, shown="")
         self._first_epoch, self._started, self._said = state.epoch, clock(), clock()
 
     def __enter__(self) -> Self:
@@ -44,17 +51,17 @@ class FitProgress:
         """After each step of an epoch, counted from 1; `mean_loss` is that of the epoch so far."""
         if self._console.is_terminal or self._clock() - self._said < LINE_SECONDS:
             return
-        epoch = f"epoch {self._state.epoch + 1} of {self._num_epochs}, step {step:,} of {num_steps:,}"
-        best = f"  {_best(self._state)}" if self._state.history else ""
+        epoch = f"{self._prefix}epoch {self._state.epoch + 1} of {self._num_epochs}, step {step:,} of {num_steps:,}"
+        best = f"  {_best(self._state)}" if _is_validated(self._state) else ""
         self._say(f"{epoch}  loss {mean_loss:.3f}{best}  {self._left(self._state.epoch + step / num_steps)}")
 
-    def validated(self, *, is_last: bool) -> None:
-        """After each epoch, when its validation stands in the state."""
-        shown = _validation(self._state)
+    def epoch_done(self, *, is_last: bool) -> None:
+        """After each epoch, when it stands in the state."""
+        shown = _last_epoch(self._state)
         self._bar.update(self._task, completed=self._state.epoch, shown=shown)
         if not self._console.is_terminal:
             left = "" if is_last else f"  {self._left(self._state.epoch)}"
-            self._say(f"epoch {self._state.epoch} of {self._num_epochs}  {shown}{left}")
+            self._say(f"{self._prefix}epoch {self._state.epoch} of {self._num_epochs}  {shown}{left}")
 
     def _left(self, epochs: float) -> str:
         """At the pace of this process; early stopping can only make it less."""
@@ -66,8 +73,14 @@ class FitProgress:
         self._said = self._clock()
 
 
-def _validation(state: TrainingState) -> str:
+def _is_validated(state: TrainingState) -> bool:
+    return bool(state.history) and "recall@10" in state.history[-1]
+
+
+def _last_epoch(state: TrainingState) -> str:
     last = state.history[-1]
+    if not _is_validated(state):
+        return f"loss {last['loss']:.3f}"
     metrics = f"validation Recall@10 {last['recall@10']:.4f} NDCG@10 {last['ndcg@10']:.4f}"
     return f"loss {last['loss']:.3f}  {metrics}  {_best(state)}"
 

@@ -11,16 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from llamarec.assets import sha256_of
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ConfigError, DataError
+from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
-from llamarec.files import replacing, write_json
+from llamarec.files import read_json, replacing, write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.cross_fitting import cross_fitted_lists
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import hard_negatives, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, write_hard_negatives
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -87,12 +89,32 @@ def train_retriever_for(
 def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, console: Console) -> RetrieverReport:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    trainer = RetrieverTrainer(data, config, experiment.retriever, console)
+    trainer = RetrieverTrainer(
+        data,
+        config,
+        experiment.retriever,
+        console,
+        before_replacing=lambda changed: _refuse_to_replace(experiment, changed),
+    )
     trainer.fit()
     report = _report(trainer, data, config)
     candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
-    _write(experiment, trainer, data, config, candidates, report)
+    lists = _training_lists(trainer, data, config, experiment, console)
+    _write(experiment, trainer, data, config, candidates, lists, report)
     return report
+
+
+def _refuse_to_replace(experiment: Experiment, changed: list[str]) -> None:
+    """A ranker's questions and its fusion are of this very retriever: without it nothing of it can be resumed."""
+    ranker, weights = experiment.ranker, experiment.retriever_weights
+    then = (read_json(ranker / "ranker.json") or {}).get("retriever_digest")
+    if not then or not weights.is_file() or sha256_of(weights) != then:
+        return
+    raise ArtifactError(
+        f"{experiment.retriever}: this retriever was trained with other options, and a ranker was trained on it",
+        found=f"{'; '.join(changed)}; the ranker in {ranker}",
+        hint="another --experiment_root for a second retriever; or --restart, and the ranker is to be trained anew",
+    )
 
 
 def print_report(report: RetrieverReport, console: Console) -> None:
@@ -190,20 +212,33 @@ def _candidates(trainer: RetrieverTrainer, data: PreparedData, config: Retriever
     return with_labels(data, split, *found)
 
 
+def _training_lists(
+    trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
+) -> TrainingLists:
+    if config.hard_negative_folds == 1:
+        exclude = config.excludes(data.has_repeats)
+        return hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
+    console.print(
+        f"the ranker's training lists, by {config.hard_negative_folds} retrievers that have not seen their users "
+        "(--hard_negative_folds 1: by this one, which has)",
+        soft_wrap=True,
+    )
+    return cross_fitted_lists(data, config, experiment.retriever, console, num_epochs=trainer.state.best_epoch)
+
+
 def _write(
     experiment: Experiment,
     trainer: RetrieverTrainer,
     data: PreparedData,
     config: RetrieverConfig,
     candidates: dict[Split, Candidates],
+    lists: TrainingLists,
     report: RetrieverReport,
 ) -> None:
     folder = experiment.retriever
     made_by = {"config": asdict(config), "best_epoch": report.best_epoch}
     with replacing(experiment.retriever_weights) as staging:
         save_file(trainer.model.state_dict(), staging)
-    exclude = config.excludes(data.has_repeats)
-    lists = hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
     write_hard_negatives(experiment, lists, data, made_by)
     # Last: where there are candidates, the rest is there too.
     write_candidates(experiment, candidates, data, made_by)

@@ -161,7 +161,7 @@ def test_a_whole_torch_model_has_the_digest_of_nothing() -> None:
 def test_fingerprints_of_the_ranker(project: Project, folder: Path) -> None:
     with small_defaults():
         project.copy("ready", folder)
-        assert run(TRAIN, folder, stop_after=STEPS_UNTIL_STOP).code == 75
+        assert run(f"{TRAIN} --hard_negatives 0.5", folder, stop_after=STEPS_UNTIL_STOP).code == 75
     manifest = read_manifest(next((folder / CHECKPOINTS).glob("checkpoint-*")))
     assert manifest is not None
     prepared = json.loads((folder / "experiments/data/beauty/manifest.json").read_text(encoding="utf-8"))
@@ -172,11 +172,19 @@ def test_fingerprints_of_the_ranker(project: Project, folder: Path) -> None:
     template = {name: ranker["prompt"][name] for name in ("text", "history_line", "candidate_line")}
     config = ranker["config"]
     prompt = json.dumps([template, ranker["letter_ids"], config["max_history"], config["max_prompt_tokens"]])
-    assert {name: manifest.fingerprints[name] for name in ("prepared_data", "prompt", "validation_candidates")} == {
+    names = ("prepared_data", "prompt", "validation_candidates", "training_lists")
+    assert {name: manifest.fingerprints[name] for name in names} == {
         "prepared_data": prepared["fingerprint"][:16],
         "prompt": _digest(prompt.encode()),
         "validation_candidates": _candidates_by_hand(folder, config),
+        "training_lists": _lists_by_hand(folder),
     }
+
+
+def _lists_by_hand(folder: Path) -> str:
+    rows = pl.read_parquet(folder / "experiments/lru/beauty/hard_negatives.parquet")
+    columns = (rows["candidate_ids"].explode(), rows["label_place"])
+    return _digest(*(column.to_numpy().astype("<i4").tobytes() for column in columns))
 
 
 def _candidates_by_hand(folder: Path, config: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from peft import AutoPeftModelForCausalLM
 
@@ -162,6 +163,20 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
         run_shop(folder, "--resume_from_checkpoint", "--seed", "7")
     with pytest.raises(CheckpointError, match=r"(?s)prompt .*--allow_changed"):
         run_shop(folder, "--resume_from_checkpoint", "--max_history", "3")
+
+
+def test_other_lists_for_training_are_refused(folder: Path) -> None:
+    run_shop(folder, "--max_steps", "4", "--hard_negatives", "0.5")
+    path = folder / "experiments" / "lru" / "shop" / "hard_negatives.parquet"
+    lists, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    places = lists["label_place"].to_list()
+    places[len(places) // 2] += 1
+    changed = lists.with_columns(pl.Series("label_place", places, dtype=pl.Int32))
+    changed.write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
+    with pytest.raises(CheckpointError, match=r"(?s)training_lists .*--allow_changed training_lists"):
+        run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6")
+    allowed = ("--allow_changed", "training_lists")
+    run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6", *allowed)
 
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:

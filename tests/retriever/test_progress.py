@@ -30,12 +30,12 @@ def _validate(state: TrainingState, recall: float) -> None:
 
 def test_a_long_epoch_says_where_it_is_every_half_minute() -> None:
     clock, state, file = Clock(), TrainingState({}), io.StringIO()
-    with FitProgress(Console(file=file, width=40), state, 10, clock) as progress:
+    with FitProgress(Console(file=file, width=40), state, 10, clock=clock) as progress:
         for step in range(1, 101):
             clock.now += 1
             progress.stepped(step, 100, 6.0)
         _validate(state, 0.2)
-        progress.validated(is_last=False)
+        progress.epoch_done(is_last=False)
         clock.now += 31
         progress.stepped(1, 2, 4.0)
     assert file.getvalue().splitlines() == [
@@ -53,12 +53,12 @@ def test_each_validation_has_a_line_and_the_last_one_no_time_left() -> None:
     clock, state, file = Clock(), TrainingState({}), io.StringIO()
     for recall in (0.1, 0.3):
         _validate(state, recall)
-    with FitProgress(Console(file=file), state, 4, clock) as progress:
+    with FitProgress(Console(file=file), state, 4, clock=clock) as progress:
         for recall, is_last in ((0.2, False), (0.25, True)):
             clock.now += 5
             progress.stepped(1, 1, 6.0)
             _validate(state, recall)
-            progress.validated(is_last=is_last)
+            progress.epoch_done(is_last=is_last)
     assert file.getvalue().splitlines() == [
         # Resumed at epoch 2: the pace is that of this process alone.
         "epoch 3 of 4  loss 5.000  validation Recall@10 0.2000 NDCG@10 0.1000  best 0.3000 at 2  at most 0:00:05 left",
@@ -68,10 +68,10 @@ def test_each_validation_has_a_line_and_the_last_one_no_time_left() -> None:
 
 def test_on_a_terminal_there_is_the_bar_and_no_line() -> None:
     clock, state, file = Clock(), TrainingState({}), io.StringIO()
-    with FitProgress(Console(file=file, force_terminal=True, width=120), state, 1, clock) as progress:
+    with FitProgress(Console(file=file, force_terminal=True, width=120), state, 1, clock=clock) as progress:
         clock.now += 100
         progress.stepped(1, 1, 6.0)
         _validate(state, 0.2)
-        progress.validated(is_last=True)
+        progress.epoch_done(is_last=True)
     assert "epoch 1" not in file.getvalue()
     assert "best 0.2000 at 1" in file.getvalue()

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from rich.console import Console
@@ -257,25 +258,26 @@ def _command(tmp_path: Path, *more: str) -> list[str]:
     return [sys.executable, "train_retriever.py", "--dataset_code", "beauty", *places, *options, *more]
 
 
-def test_the_command_killed_and_typed_again_gives_the_same_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_training_of", [".", "folds/1-of-2"])
+def test_the_command_killed_and_typed_again_gives_the_same_files(tmp_path: Path, in_training_of: str) -> None:
     (tmp_path / "beauty").mkdir()
     WRITERS["beauty"](tmp_path / "beauty")
     environment = {**os.environ, "PYTHONUTF8": "1"}
     folder = tmp_path / "e" / "lru" / "beauty"
     killed = subprocess.Popen(_command(tmp_path), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (folder / "training_state.pt").is_file() and killed.poll() is None and time.monotonic() < deadline:
+    deadline, saved = time.monotonic() + 60, folder / in_training_of / "training_state.pt"
+    while not saved.is_file() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.kill()
     killed.wait()
-    state = load_state(folder)
-    assert state is not None
-    assert state.epoch < 60, "killed before its end"
+    assert load_state(folder / in_training_of) is not None
+    assert not (folder / "candidates.parquet").exists(), "killed before its end"
     results = []
     for restart in ([], ["--restart"]):
         done = subprocess.run(
             _command(tmp_path, *restart), cwd=ROOT, env=environment, check=True, capture_output=True, text=True
         )
         assert "candidates.parquet" in done.stdout
-        results.append((folder / "retriever.safetensors").read_bytes())
+        lists = pl.read_parquet(folder / "hard_negatives.parquet").to_dict(as_series=False)
+        results.append(((folder / "retriever.safetensors").read_bytes(), lists))
     assert results[0] == results[1]

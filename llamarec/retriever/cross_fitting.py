@@ -1,0 +1,69 @@
+"""The ranker's training lists by retrievers that have not seen what is asked there.
+
+A retriever knows the items that it was trained on: asked about its own training places it proposes the right one
+several times as often as for validation and test, and what stands beside the right one there is more alike to the
+history than at evaluation (docs/decisions/0009-ranker-quality.md). So the users are split into parts, and each part's
+lists come from a further retriever, trained on the users of all others: cross-fitting (Chernozhukov et al. 2018,
+"Double/debiased machine learning for treatment and structural parameters", section 3), as stacking does it (Wolpert
+1992, "Stacked generalization").
+
+Each is trained for as many epochs as the retriever's best one: nothing of the part's own users decides anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from llamarec.data.prepared import PreparedData
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.fit import Fold, RetrieverTrainer
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives
+
+FOLDS_FOLDER: Final = "folds"
+# The purpose of a random draw is part of its key; 1: batches.py.
+_PARTS_STREAM: Final = 2
+
+
+def cross_fitted_lists(
+    data: PreparedData, config: RetrieverConfig, folder: Path, console: Console, *, num_epochs: int
+) -> TrainingLists:
+    """Trains a retriever for each part (or goes on) and lists what it proposes to the part's users.
+
+    Args:
+        data: Prepared.
+        config: Of the retriever; `hard_negative_folds` parts.
+        folder: Of the retriever; the folds' training states lie in a folder inside.
+        console: For progress.
+        num_epochs: Of each training.
+    """
+    parts_U = parts_of(data.num_users, config.hard_negative_folds, config.seed)
+    of_places_P = np.repeat(parts_U, data.sequences.num_places())
+    num_places = len(of_places_P)
+    whole = TrainingLists(np.zeros((num_places, config.top_k), np.int32), np.zeros(num_places, np.int32))
+    for part in np.unique(parts_U):
+        fold = Fold(f"{part + 1} of {config.hard_negative_folds}", np.flatnonzero(parts_U != part))
+        own_folder = folder / FOLDS_FOLDER / fold.name.replace(" ", "-")
+        trainer = RetrieverTrainer(data, replace(config, num_epochs=num_epochs), own_folder, console, fold=fold)
+        trainer.fit()
+        of_part = hard_negatives(
+            trainer.model,
+            data,
+            config.top_k,
+            max_length=config.max_length,
+            exclude=config.excludes(data.has_repeats),
+            users=np.flatnonzero(parts_U == part).tolist(),
+        )
+        whole.items_PK[of_places_P == part] = of_part.items_PK
+        whole.label_places_P[of_places_P == part] = of_part.label_places_P
+    return whole
+
+
+def parts_of(num_users: int, num_parts: int, seed: int) -> NDArray[np.int64]:
+    """[num_users] the part of each user, from 0; as equal as can be, and a function of the seed alone."""
+    return np.random.default_rng([seed, _PARTS_STREAM]).permutation(num_users) % num_parts

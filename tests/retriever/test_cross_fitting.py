@@ -1,0 +1,151 @@
+"""Lists for training places by retrievers that have not seen the users that they are for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from llamarec.data.config import DataConfig
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ConfigError
+from llamarec.retriever import train
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.cross_fitting import cross_fitted_lists, parts_of
+from llamarec.retriever.fit import RetrieverTrainer
+from llamarec.retriever.hard_negatives import HARD_NEGATIVES_FILE, TrainingLists, hard_negatives
+from llamarec.vocabulary import Experiment
+from tests.samples import make_data
+
+CONFIG = RetrieverConfig(
+    hidden_size=16,
+    dropout=0.2,
+    batch_size=8,
+    num_epochs=3,
+    max_length=10,
+    top_k=6,
+    products="float32",
+    learning_rate=1e-2,
+)
+QUIET = Console(quiet=True)
+
+
+def _lists(data: PreparedData, folder: Path, config: RetrieverConfig = CONFIG, num_epochs: int = 3) -> TrainingLists:
+    return cross_fitted_lists(data, config, folder, QUIET, num_epochs=num_epochs)
+
+
+def _with_other_item(data: PreparedData, user: int, position: int) -> PreparedData:
+    items = data.sequences.item_ids.copy()
+    items[data.sequences.offsets[user] + position] = 1 + items[data.sequences.offsets[user] + position] % data.num_items
+    return replace(data, sequences=replace(data.sequences, item_ids=items))
+
+
+def _users_of_places(data: PreparedData) -> NDArray[np.int64]:
+    return np.repeat(np.arange(data.num_users), data.sequences.num_places())
+
+
+def test_parts_are_nearly_equal_and_belong_to_the_seed() -> None:
+    parts = parts_of(101, 3, seed=1)
+    assert sorted(np.bincount(parts).tolist()) == [33, 34, 34]
+    assert parts.tolist() == parts_of(101, 3, seed=1).tolist()
+    assert parts.tolist() != parts_of(101, 3, seed=2).tolist()
+
+
+def test_what_a_user_took_decides_nothing_in_the_lists_of_the_users_of_the_same_part(tmp_path: Path) -> None:
+    data = make_data()
+    user, parts = 7, parts_of(data.num_users, 2, CONFIG.seed)
+    last = int(data.sequences.train_ends[user]) - 1
+    before = _lists(data, tmp_path / "a")
+    after = _lists(_with_other_item(data, user, last), tmp_path / "b")
+    users_P = _users_of_places(data)
+    of_part_P = parts[users_P] == parts[user]
+    # The changed item is the label of the user's last place, and the history of none.
+    others_P = of_part_P & (users_P != user)
+    np.testing.assert_array_equal(before.items_PK[others_P], after.items_PK[others_P])
+    np.testing.assert_array_equal(before.label_places_P[others_P], after.label_places_P[others_P])
+    own = np.flatnonzero(users_P == user)
+    np.testing.assert_array_equal(before.items_PK[own[:-1]], after.items_PK[own[:-1]])
+    assert (before.items_PK[~of_part_P] != after.items_PK[~of_part_P]).any(), "the other part is trained on it"
+
+
+def test_each_part_has_the_lists_of_a_retriever_of_the_other_users(tmp_path: Path) -> None:
+    data = make_data(num_users=9)
+    parts = parts_of(9, 3, CONFIG.seed)
+    found = _lists(data, tmp_path / "all", replace(CONFIG, hard_negative_folds=3))
+    for part in range(3):
+        rest = replace(CONFIG, num_epochs=3, patience=50)
+        trainer = RetrieverTrainer(data, rest, tmp_path / f"{part}", QUIET)
+        trainer.windows = [data.sequences.train(u)[-11:] for u in range(9) if parts[u] != part]
+        while trainer.state.epoch < 3:
+            trainer.model.masks.restart(CONFIG.seed, trainer.state.epoch)
+            trainer._train_epoch(trainer.state.epoch, _Silent())  # type: ignore[arg-type]
+            trainer.state.epoch += 1
+        whole = hard_negatives(trainer.model, data, 6, max_length=10, exclude=True)
+        own_P = parts[_users_of_places(data)] == part
+        np.testing.assert_array_equal(found.items_PK[own_P], whole.items_PK[own_P])
+        np.testing.assert_array_equal(found.label_places_P[own_P], whole.label_places_P[own_P])
+
+
+class _Silent:
+    def stepped(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_training_that_was_cut_off_goes_on_to_the_same_lists(tmp_path: Path) -> None:
+    data = make_data()
+    _lists(data, tmp_path / "cut", num_epochs=1)
+    (tmp_path / "cut" / "folds" / "2-of-2" / "training_state.pt").unlink()
+    again, whole = _lists(data, tmp_path / "cut"), _lists(data, tmp_path / "whole")
+    np.testing.assert_array_equal(again.items_PK, whole.items_PK)
+    np.testing.assert_array_equal(again.label_places_P, whole.label_places_P)
+
+
+def test_a_part_says_which_it_is_and_a_finished_one_is_not_trained_again(tmp_path: Path) -> None:
+    data, console = make_data(num_users=12), Console(width=200)
+    with console.capture() as said:
+        cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
+    lines = said.get().splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [
+        f"part {part} of 2, epoch {epoch} of 2" for part in (1, 2) for epoch in (1, 2)
+    ]
+    assert "validation" not in said.get()
+    with console.capture() as said:
+        cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
+    assert said.get().splitlines() == [f"part {part} of 2, the earlier run is finished at epoch 2" for part in (1, 2)]
+
+
+@pytest.mark.parametrize("num_users", [1, 2])
+def test_more_parts_than_users(tmp_path: Path, num_users: int) -> None:
+    data = make_data(num_users=num_users)
+    found = _lists(data, tmp_path, replace(CONFIG, hard_negative_folds=5))
+    assert (found.label_places_P > 0).all()
+    assert (found.items_PK > 0).all()
+
+
+def test_the_lists_of_the_command_are_cross_fitted_unless_it_says_one_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data()
+    monkeypatch.setattr(train, "prepare", lambda *args, **kwargs: data)
+    written = {}
+    for folds in (2, 1):
+        config = replace(CONFIG, hard_negative_folds=folds)
+        train.train_retriever(DataConfig("made-up", experiment_root=str(tmp_path)), config, QUIET)
+        path = Experiment(tmp_path, "made-up").retriever / HARD_NEGATIVES_FILE
+        made_by = json.loads(pl.read_parquet_metadata(path)["llamarec"])
+        assert made_by["config"]["hard_negative_folds"] == folds
+        written[folds] = pl.read_parquet(path)["candidate_ids"].to_list()
+    best = int(made_by["best_epoch"])
+    assert written[2] == _lists(data, tmp_path / "again", num_epochs=best).items_PK.tolist()
+    assert written[1] != written[2]
+
+
+def test_no_fold_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--hard_negative_folds 0: at least 1"):
+        RetrieverConfig(hard_negative_folds=0)
