@@ -116,7 +116,9 @@ def main(argv: list[str]) -> int:
     own, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     options = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as folder:
-        parsed = parse([*flags, "--init_adapter", options.adapter, "--output_dir", str(Path(folder, "checkpoints"))])
+        own_flags = ["--init_adapter", options.adapter, "--output_dir", str(Path(folder, "checkpoints"))]
+        # Nothing is trained: the lists for training need not be there.
+        parsed = parse([*flags, *own_flags, "--hard_negatives", "0"])
         ranker, spaced_ids = _ranker(parsed)
         samples = (ranker.validation if options.split == "validation" else ranker.test).reordered(options.order)
         write(Path(options.output), ask(ranker, samples, spaced_ids))

@@ -44,6 +44,7 @@ TRAININGS: Final[dict[str, Training]] = {
     "mixed": Training("--hard_negatives 0.5 --hard_negatives_at all"),
     "hard": Training("--hard_negatives 1 --hard_negatives_at all"),
     "proposed": Training("--hard_negatives 0.5 --hard_negatives_at proposed"),
+    "proposed_hard": Training("--hard_negatives 1 --hard_negatives_at proposed"),
     "latest": Training("--hard_negatives 0 --max_train_prompts 20000 --latest_prompts true"),
 }
 
