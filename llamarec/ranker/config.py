@@ -62,10 +62,10 @@ class RankerConfig:
         default=1536, metadata={"help": "Longer prompts lose their oldest history items, never a candidate."}
     )
     hard_negatives: float = field(
-        default=0.5,
+        default=1.0,
         metadata={
-            "help": "Share of a training prompt's wrong candidates that are the retriever's own proposals for that "
-            "place, as at evaluation; the others are drawn uniformly (0 = all of them, as published)."
+            "help": "Share of a training prompt's wrong candidates that are a retriever's proposals for that place, as "
+            "at evaluation; the others are drawn uniformly (0 = all of them, as published)."
         },
     )
     hard_negatives_at: str = field(

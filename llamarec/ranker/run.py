@@ -277,6 +277,7 @@ def _announce(ranker: Ranker, console: Console) -> None:
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
+    console.print(f"negatives    {_negatives_text(config, ranker.train)}", soft_wrap=True)
     parts = [("validation", ranker.validation, ""), ("test", ranker.test, "")]
     if ranker.fusion_samples is not ranker.validation:
         parts.insert(1, ("fusion", ranker.fusion_samples, ", of validation, once after training"))
@@ -285,6 +286,19 @@ def _announce(ranker: Ranker, console: Console) -> None:
     if config.title_similarity:
         console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
+
+
+def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
+    if train.lists is None:
+        return "uniform"
+    text = "the retriever's" if config.hard_negatives == 1 else f"{config.hard_negatives:.0%} the retriever's"
+    if config.hard_negatives_at == "all":
+        text = f"{text} in all prompts"
+    else:
+        text = f"{text} in the {train.num_proposed:,} prompts whose right item it proposes too, uniform in the others"
+    if train.lists.num_folds > 1:
+        return text
+    return f"{text}\n             (it was trained on them: train_retriever.py --hard_negative_folds 2 asks others)"
 
 
 def _write_description(

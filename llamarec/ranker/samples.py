@@ -110,6 +110,13 @@ class TrainingSamples(Dataset[Sample]):
         """The retriever's that prompts draw from."""
         return self._hard.lists if self._hard else None
 
+    @property
+    def num_proposed(self) -> int:
+        """Prompts whose label the lists' retriever would have proposed too."""
+        if self._hard is None:
+            return 0
+        return int((self._hard.lists.label_places_P[self._places] <= self._encoder.num_candidates).sum())
+
     def __len__(self) -> int:
         return len(self._places)
 

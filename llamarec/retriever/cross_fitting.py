@@ -45,7 +45,11 @@ def cross_fitted_lists(
     parts_U = parts_of(data.num_users, config.hard_negative_folds, config.seed)
     of_places_P = np.repeat(parts_U, data.sequences.num_places())
     num_places = len(of_places_P)
-    whole = TrainingLists(np.zeros((num_places, config.top_k), np.int32), np.zeros(num_places, np.int32))
+    whole = TrainingLists(
+        np.zeros((num_places, config.top_k), np.int32),
+        np.zeros(num_places, np.int32),
+        num_folds=config.hard_negative_folds,
+    )
     for part in np.unique(parts_U):
         fold = Fold(f"{part + 1} of {config.hard_negative_folds}", np.flatnonzero(parts_U != part))
         own_folder = folder / FOLDS_FOLDER / fold.name.replace(" ", "-")

@@ -40,10 +40,12 @@ class TrainingLists(NamedTuple):
 
     items_PK: The k best other items as the retriever saw it coming, best first; 0 where there is no further one.
     label_places_P: Of the item itself among all that could be proposed, 1 = first.
+    num_folds: 1: by the retriever itself, which was trained on these very items; more: cross-fitted.
     """
 
     items_PK: NDArray[np.int32]
     label_places_P: NDArray[np.int32]
+    num_folds: int = 1
 
     @property
     def digest(self) -> str:
@@ -94,7 +96,8 @@ def hard_negatives(
     model.train(was_training)
     if not blocks:
         return TrainingLists(np.zeros((0, k), dtype=np.int32), np.zeros(0, dtype=np.int32))
-    return TrainingLists(*map(np.concatenate, zip(*blocks, strict=True)))
+    items, places, _ = zip(*blocks, strict=True)
+    return TrainingLists(np.concatenate(items), np.concatenate(places))
 
 
 def _blocks(data: PreparedData, max_length: int, users: Iterable[int] | None) -> Iterator[list[_Window]]:
@@ -163,7 +166,8 @@ def write_hard_negatives(
 ) -> None:
     """Writes the lists, with what made them in the file's metadata."""
     target = experiment.retriever / HARD_NEGATIVES_FILE
-    metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
+    content = {"data_fingerprint": data.fingerprint, "num_folds": lists.num_folds, **made_by}
+    metadata = {_METADATA_KEY: json.dumps(content)}
     columns = {CANDIDATE_IDS: lists.items_PK, LABEL_PLACE: lists.label_places_P}
     frame = pl.DataFrame(columns).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
     with replacing(target) as staging:
@@ -212,7 +216,8 @@ def load_hard_negatives(
 
 def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
     try:
-        made_from = str(json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])["data_fingerprint"])
+        metadata = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
+        made_from, num_folds = str(metadata["data_fingerprint"]), int(metadata.get("num_folds", 1))
         frame = pl.read_parquet(path, glob=False)
         items_PK = frame[CANDIDATE_IDS].explode().to_numpy().astype(np.int32).reshape(len(frame), -1)
         if LABEL_PLACE not in frame.columns:
@@ -221,6 +226,6 @@ def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
                 hint=f"{hint}\n            (a trained retriever is not trained again; --hard_negative_folds 1: the "
                 "same lists as before, for a ranker that was trained on them)",
             )
-        return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32)), made_from
+        return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32), num_folds), made_from
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=hint) from error

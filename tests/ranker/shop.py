@@ -24,6 +24,7 @@ QUIET = Console(quiet=True)
 
 
 NUM_USERS, NUM_ITEMS = 40, 60
+SHOP_RETRIEVER = RetrieverConfig(hidden_size=16, num_epochs=30, dropout=0.1, batch_size=8, learning_rate=3e-3)
 
 
 def _write_table(path: Path) -> None:
@@ -43,8 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     _write_table(folder / "shop.csv")
     data, *_ = parse(argv_of(folder))
-    config = RetrieverConfig(hidden_size=16, num_epochs=30, dropout=0.1, batch_size=8, learning_rate=3e-3)
-    train_retriever(data, config, QUIET)
+    train_retriever(data, SHOP_RETRIEVER, QUIET)
     return folder
 
 

@@ -6,18 +6,21 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from peft import AutoPeftModelForCausalLM
+from rich.console import Console
 
 from llamarec.command import typed
 from llamarec.errors import ArtifactError, CheckpointError, ConfigError, ModelError
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
-from tests.ranker.shop import NUM_USERS, QUIET, argv_of, checkpoints_of, newest, run_shop, tensors
+from llamarec.retriever.train import train_retriever
+from tests.ranker.shop import NUM_USERS, QUIET, SHOP_RETRIEVER, argv_of, checkpoints_of, newest, run_shop, tensors
 
 
 def test_a_run_leaves_what_was_promised(folder: Path) -> None:
@@ -165,8 +168,38 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
         run_shop(folder, "--resume_from_checkpoint", "--max_history", "3")
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            (),
+            r"negatives +the retriever's in the \d+ prompts whose right item it proposes too, uniform in the others\n",
+        ),
+        (
+            ("--hard_negatives", "0.5", "--hard_negatives_at", "all"),
+            r"negatives +50% the retriever's in all prompts\n",
+        ),
+        (("--hard_negatives", "0"), r"negatives +uniform\n"),
+    ],
+)
+def test_it_says_what_the_wrong_candidates_are(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    train_ranker(parse(argv_of(folder, "--max_steps", "1", *flags)), Console(width=80))
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_lists_of_a_retriever_that_was_trained_on_their_users_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, *_ = parse(argv_of(folder))
+    train_retriever(data, replace(SHOP_RETRIEVER, hard_negative_folds=1), QUIET)
+    train_ranker(parse(argv_of(folder, "--max_steps", "1")), Console(width=80))
+    assert "it was trained on them: train_retriever.py --hard_negative_folds 2" in capsys.readouterr().out
+
+
 def test_other_lists_for_training_are_refused(folder: Path) -> None:
-    run_shop(folder, "--max_steps", "4", "--hard_negatives", "0.5")
+    run_shop(folder, "--max_steps", "4")
     path = folder / "experiments" / "lru" / "shop" / "hard_negatives.parquet"
     lists, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
     places = lists["label_place"].to_list()

@@ -131,6 +131,7 @@ def test_only_a_label_that_the_retriever_proposes_has_its_other_proposals_beside
     label_places = np.arange(len(lists), dtype=np.int32) % 40 + 1
     hard = Negatives(TrainingLists(lists, label_places), 1.0, everywhere=everywhere)
     samples, uniform = TrainingSamples(data, encoder, 3, hard), TrainingSamples(data, encoder, 3)
+    assert (samples.num_proposed, uniform.num_proposed) == (int((label_places <= 20).sum()), 0)
     for index, place in enumerate(label_places):
         prompt = samples.prompt(0, index)
         wrong = set(prompt.candidates) - {prompt.candidates[prompt.label]}

@@ -80,17 +80,17 @@ def test_what_comes_later_changes_nothing(model: LRURec) -> None:
     data = make_data(num_users=1, seed=3)
     items = data.sequences.item_ids.copy()
     end = int(data.sequences.train_ends[0])
-    before, _ = hard_negatives(model, data, K, max_length=50, exclude=True)
+    before = hard_negatives(model, data, K, max_length=50, exclude=True).items_PK
     items[end - 1 :] = np.setdiff1d(np.arange(1, 81), items)[: len(items) - end + 1]
     changed = replace(data, sequences=replace(data.sequences, item_ids=items))
-    after, _ = hard_negatives(model, changed, K, max_length=50, exclude=True)
+    after = hard_negatives(model, changed, K, max_length=50, exclude=True).items_PK
     # The last training item is the label of the last place, and no input of any.
     assert after[:-1].tolist() == before[:-1].tolist()
 
 
 def test_where_items_run_out_lists_end_in_padding(model: LRURec) -> None:
     data = make_data(num_users=3)
-    found, _ = hard_negatives(model, data, 90, max_length=50, exclude=True)
+    found = hard_negatives(model, data, 90, max_length=50, exclude=True).items_PK
     items = data.sequences.train(0)
     assert np.count_nonzero(found[0]) == 80 - 2
     assert np.count_nonzero(found[len(items) - 2]) == 80 - len(items)
@@ -105,8 +105,9 @@ def test_training_goes_on_as_before(model: LRURec) -> None:
 def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
     data, experiment = make_data(), Experiment(tmp_path, "made-up")
     found = hard_negatives(model, data, K, max_length=50, exclude=True)
-    write_hard_negatives(experiment, found, data, {})
+    write_hard_negatives(experiment, found._replace(num_folds=3), data, {})
     loaded = load_hard_negatives(experiment, data, K)
+    assert loaded.num_folds == 3
     assert loaded.items_PK.tolist() == found.items_PK.tolist()
     assert loaded.label_places_P.tolist() == found.label_places_P.tolist()
     assert not list(experiment.retriever.glob("*.tmp"))
