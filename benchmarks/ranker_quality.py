@@ -121,7 +121,8 @@ def _training(sweep: Sweep, name: str, code: str) -> list[str]:
     if (folder / "llm" / code / "metrics.json").is_file():
         return []
     for part in ("data", "lru"):
-        shutil.copytree(sweep.experiment("retriever") / part / code, folder / part / code, dirs_exist_ok=True)
+        source, only_training = sweep.experiment("retriever"), shutil.ignore_patterns("folds", "training_state.pt")
+        shutil.copytree(source / part / code, folder / part / code, ignore=only_training, dirs_exist_ok=True)
     return [*command_of(name), *_where(sweep, name, code), *sweep.flags, *shlex.split(_LITTLE_TEST)]
 
 

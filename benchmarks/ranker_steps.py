@@ -71,10 +71,9 @@ STEPS: Final = (
     Step("loss over the letters", "uniform", "retriever", "letters"),
     Step("candidates shuffled at evaluation", "uniform", "shuffled", "letters"),
     Step("letters less their prior", "uniform", "shuffled", "calibrated"),
-    Step("half of the negatives hard, in all prompts", "mixed", "shuffled", "calibrated"),
-    Step("half of them hard, beside a proposed label", "proposed", "shuffled", "calibrated"),
-    Step("fused with the retriever", "proposed", "shuffled", "fused"),
-    Step("and with titles", "proposed", "shuffled", "all"),
+    Step("hard negatives beside a proposed label", "proposed_hard", "shuffled", "calibrated"),
+    Step("fused with the retriever", "proposed_hard", "shuffled", "fused"),
+    Step("and with titles", "proposed_hard", "shuffled", "all"),
 )
 
 

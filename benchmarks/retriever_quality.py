@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
 def _train(options: argparse.Namespace, code: str, seed: int) -> Run:
     root = Path(options.experiment_root) / f"seed-{seed}"
     command = [sys.executable, "train_retriever.py", "--dataset_code", code, "--data_root", options.data_root]
-    command += ["--experiment_root", str(root), "--seed", str(seed), "--num_threads", "1"]
+    command += ["--experiment_root", str(root), "--seed", str(seed), "--num_threads", "1", "--hard_negative_folds", "1"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     content = json.loads((ROOT / root / "lru" / code / "metrics.json").read_text(encoding="utf-8"))
     run = Run(code, seed, content)

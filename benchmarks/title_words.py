@@ -36,7 +36,8 @@ def main() -> None:
         config = DataConfig(code, data_root=options.data_root, experiment_root=options.experiment_root)
         if not (config.experiment.retriever / "candidates.parquet").is_file():
             where = ["--data_root", options.data_root, "--experiment_root", options.experiment_root]
-            subprocess.run([sys.executable, "train_retriever.py", "--dataset_code", code, *where], cwd=ROOT, check=True)
+            command = ["train_retriever.py", "--dataset_code", code, *where, "--hard_negative_folds", "1"]
+            subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         data = prepare(config, Console(quiet=True))
         lines.append(_row(code, *measure(data, load_candidates(config.experiment, data))))
         print(lines[-1], flush=True)

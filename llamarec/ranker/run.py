@@ -86,7 +86,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         data = prepare(parsed.data, console)
         candidates = _candidates(parsed.data, data, parsed.ranker)
     ranker = build_ranker(experiment, data, candidates, parsed, console)
-    _announce(ranker, console)
+    _announce(ranker, parsed, console)
     ranker.trainer.train()
     answers = ask(ranker.trainer, ranker.test, ranker.config.test_shuffles)
     outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, ranker.config.order_prompts))
@@ -202,7 +202,7 @@ def _fingerprints(
         # Another retriever asks other questions, and its best metric is no measure for this one's.
         "validation_candidates": ranks.hexdigest()[:16],
         # Other lists are other wrong candidates, which a few samples need not show.
-        **({"training_lists": train.lists.digest[:16]} if train.lists else {}),
+        **({"training_lists": train.lists.digest(encoder.num_candidates - 1)[:16]} if train.lists else {}),
     }
 
 
@@ -210,7 +210,9 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
         from llamarec.retriever.train import train_retriever_for
 
-        train_retriever_for(config.num_candidates, data, data_config, Console(markup=False, emoji=False))
+        has_lists = config.hard_negatives > 0
+        console = Console(markup=False, emoji=False)
+        train_retriever_for(config.num_candidates, data, data_config, console, has_lists=has_lists)
     flags = flags_of(data_config)
     candidates = load_candidates(data_config.experiment, data, flags)
     for split, of_split in candidates.items():
@@ -272,12 +274,20 @@ def _evaluated(
     return samples
 
 
-def _announce(ranker: Ranker, console: Console) -> None:
+def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
     args, config = ranker.trainer.args, ranker.config
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
     console.print(f"negatives    {_negatives_text(config, ranker.train)}", soft_wrap=True)
+    lists = ranker.train.lists
+    if lists and lists.num_folds == 1 and not parsed.kept:
+        better = typed(["python", "train_retriever.py", *flags_of(parsed.data), "--hard_negative_folds", "2"])
+        console.print(
+            "             (by the retriever that was trained on these very items; by others, with the flags that the "
+            f"retriever had:\n             {better})",
+            soft_wrap=True,
+        )
     parts = [("validation", ranker.validation, ""), ("test", ranker.test, "")]
     if ranker.fusion_samples is not ranker.validation:
         parts.insert(1, ("fusion", ranker.fusion_samples, ", of validation, once after training"))
@@ -291,14 +301,10 @@ def _announce(ranker: Ranker, console: Console) -> None:
 def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
     if train.lists is None:
         return "uniform"
-    text = "the retriever's" if config.hard_negatives == 1 else f"{config.hard_negatives:.0%} the retriever's"
+    text = "a retriever's" if config.hard_negatives == 1 else f"{config.hard_negatives:.0%} a retriever's"
     if config.hard_negatives_at == "all":
-        text = f"{text} in all prompts"
-    else:
-        text = f"{text} in the {train.num_proposed:,} prompts whose right item it proposes too, uniform in the others"
-    if train.lists.num_folds > 1:
-        return text
-    return f"{text}\n             (it was trained on them: train_retriever.py --hard_negative_folds 2 asks others)"
+        return f"{text} in all prompts"
+    return f"{text} in the {train.num_proposed:,} prompts whose right item it proposes too, uniform in the others"
 
 
 def _write_description(

@@ -47,7 +47,7 @@ class Prompt:
 class Negatives(NamedTuple):
     """What the wrong candidates of training prompts are drawn from.
 
-    lists: The retriever's own for each place (hard_negatives.parquet).
+    lists: A retriever's for each place (hard_negatives.parquet).
     share: Of the wrong candidates that come from them, as far as they reach; the others are uniform.
     everywhere: Also at places whose label the retriever would not have proposed.
     """
@@ -60,7 +60,7 @@ class Negatives(NamedTuple):
 class TrainingSamples(Dataset[Sample]):
     """All (user, position) of the training parts, position 1 and later; asked for by `(epoch, index)`.
 
-    Candidates are the label and negatives, shuffled: some of the retriever's own for this place, the others uniformly
+    Candidates are the label and negatives, shuffled: some of a retriever's for this place, the others uniformly
     drawn. The retriever's stand only beside a label that it would have proposed too, as at evaluation: beside another
     one the right item would be that which does not suit the history. As at evaluation, an item of the history is no
     candidate, except where the data set has repeats. Later items of the user are not excluded: that would tell the

@@ -45,7 +45,7 @@ class RetrieverConfig:
     patience: int = field(
         default=10, metadata={"help": "Stop after so many epochs without a better Recall@10 on validation."}
     )
-    seed: int = field(default=42, metadata={"help": "Of first weights, order and dropout."})
+    seed: int = field(default=42, metadata={"help": "Of first weights, order, dropout and the folds of users."})
     top_k: int = field(default=20, metadata={"help": "Candidates per user."})
     exclude_history: str = field(
         default="auto",
@@ -59,7 +59,7 @@ class RetrieverConfig:
         metadata={
             "help": "Users are split into so many parts, and each part's lists for the ranker's training come from a "
             "further retriever that was trained on the others, so that they look like those of validation and test; "
-            "1: from the retriever itself, which has seen what came next."
+            "1: from the retriever itself, which has seen what came next. Two take about two thirds of its own time."
         },
     )
     save_seconds: float = field(

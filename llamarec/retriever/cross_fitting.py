@@ -7,11 +7,12 @@ lists come from a further retriever, trained on the users of all others: cross-f
 "Double/debiased machine learning for treatment and structural parameters", section 3), as stacking does it (Wolpert
 1992, "Stacked generalization").
 
-Each is trained for as many epochs as the retriever's best one: nothing of the part's own users decides anything.
+Each is trained for as many epochs as the retriever's best one. Nothing else that it is made of knows the part's users.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -65,7 +66,16 @@ def cross_fitted_lists(
         )
         whole.items_PK[of_places_P == part] = of_part.items_PK
         whole.label_places_P[of_places_P == part] = of_part.label_places_P
+        # Before the next model is made.
+        del trainer
     return whole
+
+
+def remove_other_folds(folder: Path, num_folds: int) -> None:
+    """Removes the states of retrievers of another number of parts, once there are lists of this one."""
+    for one in (folder / FOLDS_FOLDER).glob("*-of-*"):
+        if num_folds == 1 or not one.name.endswith(f"-of-{num_folds}"):
+            shutil.rmtree(one)
 
 
 def parts_of(num_users: int, num_parts: int, seed: int) -> NDArray[np.int64]:

@@ -92,7 +92,8 @@ class RetrieverTrainer:
         if self.state.bad_epochs >= self._config.patience:
             why = f"{self.state.bad_epochs} epochs without a better Recall@10 on validation (--patience)"
             self._console.print(f"stopped     {why}", soft_wrap=True)
-        self.model.load_state_dict(self.state.best_model)
+        if not self._fold:
+            self.model.load_state_dict(self.state.best_model)
 
     @property
     def is_finished(self) -> bool:
@@ -101,11 +102,15 @@ class RetrieverTrainer:
 
     @property
     def _prefix(self) -> str:
-        return f"part {self._fold.name}, " if self._fold else ""
+        return f"without part {self._fold.name}, " if self._fold else ""
 
     def _go_on(self) -> None:
-        earlier = None if self._config.restart else load_state(self._folder)
+        hint = "remove the file: only this part is trained again" if self._fold else None
+        earlier = None if self._config.restart else load_state(self._folder, hint)
         if earlier is None:
+            return
+        if self._fold and earlier.epoch > self._config.num_epochs:
+            self._console.print(f"{self._prefix}an earlier run of {earlier.epoch} epochs is replaced", soft_wrap=True)
             return
         changed = differences(earlier.identity, self.state.identity)
         if changed:
@@ -179,10 +184,12 @@ class RetrieverTrainer:
         state.epoch += 1
         state.seconds += seconds
         state.history.append({"loss": loss, **metrics})
-        if metrics and metrics["recall@10"] <= state.best_recall:
+        if not metrics:
+            return
+        if metrics["recall@10"] <= state.best_recall:
             state.bad_epochs += 1
             return
-        state.best_recall, state.best_epoch, state.bad_epochs = metrics.get("recall@10", -1.0), state.epoch, 0
+        state.best_recall, state.best_epoch, state.bad_epochs = metrics["recall@10"], state.epoch, 0
         state.best_model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def _snapshot(self) -> TrainingState:

@@ -5,8 +5,9 @@ A list is computed from the items before its place alone, as at evaluation: noth
 included, is an input. Items of the history are excluded by the same rule as there; later items of the user are not,
 since leaving them out would tell a ranker what the user will take.
 
-The retriever's weights know the training items, and propose them better than those of evaluation. So the lists come
-from further retrievers that were not trained on the users that they are for (`cross_fitting.py`).
+The retriever's weights know the training items, and propose them better than those of evaluation. So, unless the user
+says otherwise, the lists come from further retrievers that were not trained on the users that they are for
+(`cross_fitting.py`).
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ class TrainingLists(NamedTuple):
     label_places_P: NDArray[np.int32]
     num_folds: int = 1
 
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of both, as 32-bit integers, little-endian."""
-        digest = hashlib.sha256(self.items_PK.astype("<i4").tobytes())
+    def digest(self, k: int) -> str:
+        """Hex SHA-256 of the first k items of each list and of the labels' places, 32-bit integers, little-endian."""
+        digest = hashlib.sha256(self.items_PK[:, :k].astype("<i4").tobytes())
         digest.update(self.label_places_P.astype("<i4").tobytes())
         return digest.hexdigest()
 
@@ -174,6 +174,20 @@ def write_hard_negatives(
         frame.write_parquet(staging, compression="zstd", metadata=metadata)
 
 
+def num_folds_of(experiment: Experiment, data: PreparedData) -> int | None:
+    """How many folds the lists that lie there were made with; None: there are none of these data."""
+    try:
+        metadata = _metadata(experiment.retriever / HARD_NEGATIVES_FILE)
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError):
+        return None
+    return metadata["num_folds"] if metadata["data_fingerprint"] == data.fingerprint else None
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    # Before there were folds, lists were the retriever's own.
+    return {"num_folds": 1, **json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])}
+
+
 def load_hard_negatives(
     experiment: Experiment, data: PreparedData, wanted: int, data_flags: Sequence[str] = ()
 ) -> TrainingLists:
@@ -216,15 +230,16 @@ def load_hard_negatives(
 
 def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
     try:
-        metadata = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
-        made_from, num_folds = str(metadata["data_fingerprint"]), int(metadata.get("num_folds", 1))
+        metadata = _metadata(path)
+        made_from, num_folds = str(metadata["data_fingerprint"]), int(metadata["num_folds"])
         frame = pl.read_parquet(path, glob=False)
         items_PK = frame[CANDIDATE_IDS].explode().to_numpy().astype(np.int32).reshape(len(frame), -1)
         if LABEL_PLACE not in frame.columns:
             raise ArtifactError(
                 f"{path}: of an older version, without the place of the right item",
-                hint=f"{hint}\n            (a trained retriever is not trained again; --hard_negative_folds 1: the "
-                "same lists as before, for a ranker that was trained on them)",
+                hint=f"{hint}\n            (a trained retriever is not trained again, two further ones are; with "
+                "--hard_negative_folds 1 none,\n            and the lists are those of before, for a ranker that was "
+                "trained on them)",
             )
         return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32), num_folds), made_from
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:

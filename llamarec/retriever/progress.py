@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamarec.retriever.state import TrainingState
 
-LINE_SECONDS: Final = 30.0  # inside an epoch; each validation has a line of its own
+LINE_SECONDS: Final = 30.0  # inside an epoch; its end has a line of its own
 
 
 class FitProgress:

@@ -31,7 +31,7 @@ class TrainingState:
         best_recall: Recall@10 on validation of the best epoch.
         bad_epochs: Epochs since the best.
         seconds: Time trained, over all its processes.
-        history: Per epoch: loss, recall@10, ndcg@10.
+        history: Per epoch: loss and, where it is validated, recall@10 and ndcg@10.
     """
 
     identity: dict[str, Any]
@@ -60,8 +60,12 @@ def save_state(state: TrainingState, folder: Path) -> None:
     os.replace(staging, target)
 
 
-def load_state(folder: Path) -> TrainingState | None:
+def load_state(folder: Path, hint: str | None = None) -> TrainingState | None:
     """The state of an earlier run, or None where there is none.
+
+    Args:
+        folder: Of the state file.
+        hint: What to do if it is damaged; None: train from the beginning.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -75,7 +79,7 @@ def load_state(folder: Path) -> TrainingState | None:
         raise ArtifactError(
             f"{path}: cannot be read as a training state",
             found=str(error).partition("\n")[0],
-            hint="add --restart to train from the beginning",
+            hint=hint or "add --restart to train from the beginning",
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +20,9 @@ from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
 from llamarec.files import read_json, replacing, write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.retriever.cross_fitting import cross_fitted_lists
+from llamarec.retriever.cross_fitting import cross_fitted_lists, remove_other_folds
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, num_folds_of, write_hard_negatives
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -40,7 +40,7 @@ class RetrieverReport:
         num_covered: By split, users whose label is among so many.
         best_epoch: Counted from 1.
         num_epochs: All that were trained.
-        seconds: Training in all.
+        seconds: Of its training, over all its processes; without the trainings for `hard_negative_folds`.
     """
 
     num_users: dict[str, int]
@@ -73,14 +73,23 @@ def train_retriever(
 
 
 def train_retriever_for(
-    num_candidates: int, data: PreparedData, data_config: DataConfig, console: Console
+    num_candidates: int, data: PreparedData, data_config: DataConfig, console: Console, *, has_lists: bool
 ) -> RetrieverReport:
     """For a ranker with so many candidates, with the options chosen for this data set.
+
+    Args:
+        num_candidates: Of a prompt.
+        data: Prepared.
+        data_config: Which data.
+        console: For progress.
+        has_lists: Whether its training draws from hard_negatives.parquet.
 
     Raises:
         LlamarecError: the data do not fit.
     """
     config = RetrieverConfig(**{**defaults_for(data_config.name), "top_k": num_candidates})
+    if not has_lists:
+        config = replace(config, hard_negative_folds=1)
     check_top_k(data, config, flag="--num_candidates")
     check_histories(data)
     return _train(data, data_config.experiment, config, console)
@@ -89,6 +98,8 @@ def train_retriever_for(
 def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, console: Console) -> RetrieverReport:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    if not config.restart:
+        _refuse_other_lists(experiment, data, config)
     trainer = RetrieverTrainer(
         data,
         config,
@@ -104,15 +115,41 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
     return report
 
 
+def _ranker_on(experiment: Experiment) -> dict[str, Any] | None:
+    """ranker.json of a ranker that was trained on the retriever that lies there, if there is one."""
+    described, weights = read_json(experiment.ranker / "ranker.json") or {}, experiment.retriever_weights
+    then = described.get("retriever_digest")
+    return described if then and weights.is_file() and sha256_of(weights) == then else None
+
+
+def _refuse_other_lists(experiment: Experiment, data: PreparedData, config: RetrieverConfig) -> None:
+    """A ranker that draws its wrong candidates from lists cannot be resumed on others.
+
+    Raises:
+        ArtifactError: these options would replace its lists.
+    """
+    then = num_folds_of(experiment, data)
+    if then is None or then == config.hard_negative_folds:
+        return
+    ranker = _ranker_on(experiment)
+    if ranker is None or not (ranker.get("config") or {}).get("hard_negatives"):
+        return
+    raise ArtifactError(
+        f"{experiment.retriever}: a ranker was trained on the lists that lie there",
+        expected=f"--hard_negative_folds {then}, as they were made",
+        found=f"--hard_negative_folds {config.hard_negative_folds}; the ranker in {experiment.ranker}",
+        hint=f"--hard_negative_folds {then}; or another --experiment_root for a second retriever; or --restart, and "
+        "the ranker is to be trained anew",
+    )
+
+
 def _refuse_to_replace(experiment: Experiment, changed: list[str]) -> None:
     """A ranker's questions and its fusion are of this very retriever: without it nothing of it can be resumed."""
-    ranker, weights = experiment.ranker, experiment.retriever_weights
-    then = (read_json(ranker / "ranker.json") or {}).get("retriever_digest")
-    if not then or not weights.is_file() or sha256_of(weights) != then:
+    if _ranker_on(experiment) is None:
         return
     raise ArtifactError(
         f"{experiment.retriever}: this retriever was trained with other options, and a ranker was trained on it",
-        found=f"{'; '.join(changed)}; the ranker in {ranker}",
+        found=f"{'; '.join(changed)}; the ranker in {experiment.ranker}",
         hint="another --experiment_root for a second retriever; or --restart, and the ranker is to be trained anew",
     )
 
@@ -120,7 +157,7 @@ def _refuse_to_replace(experiment: Experiment, changed: list[str]) -> None:
 def print_report(report: RetrieverReport, console: Console) -> None:
     """A table of both splits."""
     console.print(
-        f"\nbest of {report.num_epochs} epochs: {report.best_epoch}, after {report.seconds:,.0f} s of training in all"
+        f"\nbest of {report.num_epochs} epochs: {report.best_epoch}, after {report.seconds:,.0f} s of training"
     )
     table = Table(title="retriever, all users, whole catalogue", title_justify="left", show_edge=False)
     table.add_column("metric", no_wrap=True)
@@ -220,7 +257,7 @@ def _training_lists(
         return hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
     console.print(
         f"the ranker's training lists, by {config.hard_negative_folds} retrievers that have not seen their users "
-        "(--hard_negative_folds 1: by this one, which has)",
+        "(--hard_negative_folds 1: by this one, which has, and at once)",
         soft_wrap=True,
     )
     return cross_fitted_lists(data, config, experiment.retriever, console, num_epochs=trainer.state.best_epoch)
@@ -240,6 +277,7 @@ def _write(
     with replacing(experiment.retriever_weights) as staging:
         save_file(trainer.model.state_dict(), staging)
     write_hard_negatives(experiment, lists, data, made_by)
+    remove_other_folds(folder, config.hard_negative_folds)
     # Last: where there are candidates, the rest is there too.
     write_candidates(experiment, candidates, data, made_by)
     content: dict[str, Any] = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint, **made_by}

@@ -177,13 +177,13 @@ def test_fingerprints_of_the_ranker(project: Project, folder: Path) -> None:
         "prepared_data": prepared["fingerprint"][:16],
         "prompt": _digest(prompt.encode()),
         "validation_candidates": _candidates_by_hand(folder, config),
-        "training_lists": _lists_by_hand(folder),
+        "training_lists": _lists_by_hand(folder, config),
     }
 
 
-def _lists_by_hand(folder: Path) -> str:
+def _lists_by_hand(folder: Path, config: dict[str, Any]) -> str:
     rows = pl.read_parquet(folder / "experiments/lru/beauty/hard_negatives.parquet")
-    columns = (rows["candidate_ids"].explode(), rows["label_place"])
+    columns = (rows["candidate_ids"].list.head(config["num_candidates"] - 1).explode(), rows["label_place"])
     return _digest(*(column.to_numpy().astype("<i4").tobytes() for column in columns))
 
 

@@ -173,11 +173,11 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
     [
         (
             (),
-            r"negatives +the retriever's in the \d+ prompts whose right item it proposes too, uniform in the others\n",
+            r"negatives +a retriever's in the \d+ prompts whose right item it proposes too, uniform in the others\n",
         ),
         (
             ("--hard_negatives", "0.5", "--hard_negatives_at", "all"),
-            r"negatives +50% the retriever's in all prompts\n",
+            r"negatives +50% a retriever's in all prompts\n",
         ),
         (("--hard_negatives", "0"), r"negatives +uniform\n"),
     ],
@@ -194,12 +194,19 @@ def test_lists_of_a_retriever_that_was_trained_on_their_users_are_said(
 ) -> None:
     data, *_ = parse(argv_of(folder))
     train_retriever(data, replace(SHOP_RETRIEVER, hard_negative_folds=1), QUIET)
-    train_ranker(parse(argv_of(folder, "--max_steps", "1")), Console(width=80))
-    assert "it was trained on them: train_retriever.py --hard_negative_folds 2" in capsys.readouterr().out
+    argv = argv_of(folder, "--max_steps", "1")
+    train_ranker(parse(argv), Console(width=80))
+    said = capsys.readouterr().out
+    assert re.search(r"trained on these very items;.*\n +python train_retriever\.py .*folds 2\)", said)
+    train_ranker(parse([*argv, "--resume_from_checkpoint"]), Console(width=80))
+    assert "very items" not in capsys.readouterr().out
 
 
 def test_other_lists_for_training_are_refused(folder: Path) -> None:
     run_shop(folder, "--max_steps", "4")
+    data, *_ = parse(argv_of(folder))
+    train_retriever(data, replace(SHOP_RETRIEVER, top_k=30), QUIET)  # more than prompts draw from
+    run_shop(folder, "--resume_from_checkpoint", "--max_steps", "5")
     path = folder / "experiments" / "lru" / "shop" / "hard_negatives.parquet"
     lists, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
     places = lists["label_place"].to_list()
@@ -208,8 +215,7 @@ def test_other_lists_for_training_are_refused(folder: Path) -> None:
     changed.write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
     with pytest.raises(CheckpointError, match=r"(?s)training_lists .*--allow_changed training_lists"):
         run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6")
-    allowed = ("--allow_changed", "training_lists")
-    run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6", *allowed)
+    run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6", "--allow_changed", "training_lists")
 
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:

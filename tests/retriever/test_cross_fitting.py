@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from llamarec.assets import sha256_of
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ConfigError
+from llamarec.errors import ArtifactError, ConfigError
+from llamarec.files import write_json
 from llamarec.retriever import train
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.cross_fitting import cross_fitted_lists, parts_of
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import HARD_NEGATIVES_FILE, TrainingLists, hard_negatives
+from llamarec.retriever.hard_negatives import HARD_NEGATIVES_FILE, TrainingLists, hard_negatives, num_folds_of
+from llamarec.retriever.progress import FitProgress
 from llamarec.vocabulary import Experiment
 from tests.samples import make_data
 
@@ -97,13 +101,48 @@ class _Silent:
         """Nothing."""
 
 
-def test_a_training_that_was_cut_off_goes_on_to_the_same_lists(tmp_path: Path) -> None:
-    data = make_data()
-    _lists(data, tmp_path / "cut", num_epochs=1)
-    (tmp_path / "cut" / "folds" / "2-of-2" / "training_state.pt").unlink()
-    again, whole = _lists(data, tmp_path / "cut"), _lists(data, tmp_path / "whole")
+@pytest.mark.parametrize("epochs_before", range(1, 6))
+def test_a_training_that_was_cut_off_goes_on_to_the_same_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_before: int
+) -> None:
+    data, config = make_data(num_users=12), replace(CONFIG, save_seconds=0)
+    whole = _lists(data, tmp_path / "whole", config)
+    trained: list[RetrieverTrainer] = []
+    epoch = RetrieverTrainer._epoch
+
+    def cut_off(trainer: RetrieverTrainer, progress: FitProgress) -> None:
+        if len(trained) == epochs_before:
+            raise KeyboardInterrupt
+        trained.append(trainer)
+        epoch(trainer, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RetrieverTrainer, "_epoch", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            _lists(data, tmp_path / "cut", config)
+    console = Console(width=200)
+    with console.capture() as said:
+        again = cross_fitted_lists(data, config, tmp_path / "cut", console, num_epochs=3)
+    assert said.get().count("loss") == 6 - epochs_before, "no epoch is trained twice"
     np.testing.assert_array_equal(again.items_PK, whole.items_PK)
     np.testing.assert_array_equal(again.label_places_P, whole.label_places_P)
+
+
+def test_a_training_of_more_epochs_than_are_wanted_is_replaced(tmp_path: Path) -> None:
+    data = make_data(num_users=12)
+    _lists(data, tmp_path / "longer", num_epochs=5)
+    np.testing.assert_array_equal(_lists(data, tmp_path / "longer").items_PK, _lists(data, tmp_path / "new").items_PK)
+
+
+def test_a_damaged_state_of_a_part_is_trained_again_alone(tmp_path: Path) -> None:
+    data = make_data(num_users=12)
+    whole = _lists(data, tmp_path)
+    state = tmp_path / "folds" / "2-of-2" / "training_state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=r"(?s)2-of-2.*remove the file: only this part is trained again"):
+        _lists(data, tmp_path)
+    state.unlink()
+    np.testing.assert_array_equal(_lists(data, tmp_path).items_PK, whole.items_PK)
 
 
 def test_a_part_says_which_it_is_and_a_finished_one_is_not_trained_again(tmp_path: Path) -> None:
@@ -112,12 +151,18 @@ def test_a_part_says_which_it_is_and_a_finished_one_is_not_trained_again(tmp_pat
         cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
     lines = said.get().splitlines()
     assert [line.partition("  ")[0] for line in lines] == [
-        f"part {part} of 2, epoch {epoch} of 2" for part in (1, 2) for epoch in (1, 2)
+        f"without part {part} of 2, epoch {epoch} of 2" for part in (1, 2) for epoch in (1, 2)
     ]
     assert "validation" not in said.get()
     with console.capture() as said:
         cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
-    assert said.get().splitlines() == [f"part {part} of 2, the earlier run is finished at epoch 2" for part in (1, 2)]
+    assert said.get().splitlines() == [
+        f"without part {part} of 2, the earlier run is finished at epoch 2" for part in (1, 2)
+    ]
+    with console.capture() as said:
+        cross_fitted_lists(data, replace(CONFIG, restart=True), tmp_path, console, num_epochs=2)
+    assert "finished" not in said.get()
+    assert "epoch 2 of 2" in said.get()
 
 
 @pytest.mark.parametrize("num_users", [1, 2])
@@ -144,6 +189,35 @@ def test_the_lists_of_the_command_are_cross_fitted_unless_it_says_one_fold(
     best = int(made_by["best_epoch"])
     assert written[2] == _lists(data, tmp_path / "again", num_epochs=best).items_PK.tolist()
     assert written[1] != written[2]
+    assert not list((Experiment(tmp_path, "made-up").retriever / "folds").iterdir()), "of another number of folds"
+
+
+def test_lists_that_a_ranker_was_trained_on_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, experiment = make_data(), Experiment(tmp_path, "made-up")
+    monkeypatch.setattr(train, "prepare", lambda *args, **kwargs: data)
+    data_config, one_fold = DataConfig("made-up", experiment_root=str(tmp_path)), replace(CONFIG, hard_negative_folds=1)
+    train.train_retriever(data_config, one_fold, QUIET)
+    lists = (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes()
+    digest = sha256_of(experiment.retriever_weights)
+    ranker: dict[str, Any] = {"retriever_digest": digest, "config": {"hard_negatives": 0.5}}
+    write_json(experiment.ranker / "ranker.json", ranker)
+    with pytest.raises(ArtifactError, match=r"(?s)lists that lie there.*next: +--hard_negative_folds 1; or another"):
+        train.train_retriever(data_config, CONFIG, QUIET)
+    train.train_retriever(data_config, one_fold, QUIET)
+    assert (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes() == lists
+    ranker["config"]["hard_negatives"] = 0.0
+    write_json(experiment.ranker / "ranker.json", ranker)
+    train.train_retriever(data_config, CONFIG, QUIET)
+    assert (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes() != lists
+
+
+@pytest.mark.parametrize("has_lists", [True, False])
+def test_a_ranker_without_lists_costs_no_further_retriever(tmp_path: Path, has_lists: bool) -> None:
+    data_config = DataConfig("made-up", experiment_root=str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "defaults_for", lambda code: {"num_epochs": 1, "hidden_size": 16})
+        train.train_retriever_for(6, make_data(), data_config, QUIET, has_lists=has_lists)
+    assert num_folds_of(Experiment(tmp_path, "made-up"), make_data()) == (2 if has_lists else 1)
 
 
 def test_no_fold_at_all_is_refused() -> None:

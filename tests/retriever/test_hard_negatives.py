@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,10 @@ def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: 
     path = experiment.retriever / HARD_NEGATIVES_FILE
     # The file's own metadata are gone with it where polars writes it anew.
     metadata = pl.read_parquet_metadata(path)
+    content = json.loads(metadata["llamarec"])
+    del content["num_folds"]
+    pl.read_parquet(path).write_parquet(path, metadata={"llamarec": json.dumps(content)})
+    assert load_hard_negatives(experiment, data, K).num_folds == 1, "before there were folds"
     pl.read_parquet(path).drop("label_place").write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
     with pytest.raises(ArtifactError, match=command.format("of an older version") + ".*not trained again"):
         load_hard_negatives(experiment, data, K)
