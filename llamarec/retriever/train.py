@@ -257,7 +257,7 @@ def _training_lists(
         return hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
     console.print(
         f"the ranker's training lists, by {config.hard_negative_folds} retrievers that have not seen their users "
-        "(--hard_negative_folds 1: by this one, which has, and at once)",
+        "(--hard_negative_folds 1: by this one, which has, at once)",
         soft_wrap=True,
     )
     return cross_fitted_lists(data, config, experiment.retriever, console, num_epochs=trainer.state.best_epoch)
