@@ -13,6 +13,7 @@ Each is trained for as many epochs as the retriever's best one. Nothing else tha
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import Fold, RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives
+from llamarec.retriever.model import LRURec
 
 FOLDS_FOLDER: Final = "folds"
 # The purpose of a random draw is part of its key; 1: batches.py.
@@ -56,14 +58,7 @@ def cross_fitted_lists(
         own_folder = folder / FOLDS_FOLDER / fold.name.replace(" ", "-")
         trainer = RetrieverTrainer(data, replace(config, num_epochs=num_epochs), own_folder, console, fold=fold)
         trainer.fit()
-        of_part = hard_negatives(
-            trainer.model,
-            data,
-            config.top_k,
-            max_length=config.max_length,
-            exclude=config.excludes(data.has_repeats),
-            users=np.flatnonzero(parts_U == part).tolist(),
-        )
+        of_part = lists_by(trainer.model, data, config, users=np.flatnonzero(parts_U == part).tolist())
         whole.items_PK[of_places_P == part] = of_part.items_PK
         whole.label_places_P[of_places_P == part] = of_part.label_places_P
         # Before the next model is made.
@@ -71,10 +66,18 @@ def cross_fitted_lists(
     return whole
 
 
+def lists_by(
+    model: LRURec, data: PreparedData, config: RetrieverConfig, users: Iterable[int] | None = None
+) -> TrainingLists:
+    """What a model trained with these options proposes to users (None: to all)."""
+    exclude = config.excludes(data.has_repeats)
+    return hard_negatives(model, data, config.top_k, max_length=config.max_length, exclude=exclude, users=users)
+
+
 def remove_other_folds(folder: Path, num_folds: int) -> None:
     """Removes the states of retrievers of another number of parts, once there are lists of this one."""
     for one in (folder / FOLDS_FOLDER).glob("*-of-*"):
-        if num_folds == 1 or not one.name.endswith(f"-of-{num_folds}"):
+        if not one.name.endswith(f"-of-{num_folds}"):
             shutil.rmtree(one)
 
 

@@ -50,8 +50,8 @@ class TrainingLists(NamedTuple):
 
     def digest(self, k: int) -> str:
         """Hex SHA-256 of the first k items of each list and of the labels' places, 32-bit integers, little-endian."""
-        digest = hashlib.sha256(self.items_PK[:, :k].astype("<i4").tobytes())
-        digest.update(self.label_places_P.astype("<i4").tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.items_PK[:, :k], dtype="<i4").data)
+        digest.update(np.ascontiguousarray(self.label_places_P, dtype="<i4").data)
         return digest.hexdigest()
 
 

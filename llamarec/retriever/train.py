@@ -20,9 +20,9 @@ from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
 from llamarec.files import read_json, replacing, write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.retriever.cross_fitting import cross_fitted_lists, remove_other_folds
+from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_by, remove_other_folds
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, num_folds_of, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, num_folds_of, write_hard_negatives
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -253,8 +253,7 @@ def _training_lists(
     trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
 ) -> TrainingLists:
     if config.hard_negative_folds == 1:
-        exclude = config.excludes(data.has_repeats)
-        return hard_negatives(trainer.model, data, config.top_k, max_length=config.max_length, exclude=exclude)
+        return lists_by(trainer.model, data, config)
     console.print(
         f"the ranker's training lists, by {config.hard_negative_folds} retrievers that have not seen their users "
         "(--hard_negative_folds 1: by this one, which has, at once)",
