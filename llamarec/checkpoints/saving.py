@@ -266,7 +266,7 @@ class Saving(Parts):
             },
             sequence=sequence,
             reason="final" if reason == "scheduled" and ends else reason,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(),
             run_id=self._run_id,
             parent=self._parent,
             metrics=self._metrics(),

@@ -19,7 +19,7 @@ from transformers.integrations.neftune import deactivate_neftune
 
 from llamarec.checkpoints.compatibility import refuse_unknown
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import LATEST, Choice, choose, newest_manifest, next_sequence, of_this_run
+from llamarec.checkpoints.discovery import LATEST, Choice, choose, next_sequence
 from llamarec.checkpoints.feeding import Feeding
 from llamarec.checkpoints.former import is_left_behind, leave_behind, take_up_again
 from llamarec.checkpoints.identity import base_model_of, fingerprints_of
@@ -27,6 +27,7 @@ from llamarec.checkpoints.layout import RunFolder, step_of
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.occupied import refuse_to_begin, refuse_to_go_on
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.publish import recover
 from llamarec.checkpoints.resume import Now, Resume, decide
@@ -211,12 +212,15 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
 
     def _decide(self, wanted: Any) -> Resume | None:
         if wanted is None:
-            self._refuse_to_begin_over_another()
+            if not self._config.restart:
+                beyond = {name: self._fingerprints.get(name) for name in self.beyond_flags}
+                refuse_to_begin(self._run, beyond, self._config.changes_allowed)
             return None
         self._in_first_process(partial(self._take_up, wanted))
         choice: Choice | None = choose(self._run, wanted, allow_partial=self._config.allow_partial_resume)
         if choice is None:
             return None
+        refuse_to_go_on(self._run, choice)
         if self._config.restart:
             self._say_plan(f"note:        restart counts only where nothing is resumed; {choice.verdict.path.name} is")
         refuse_unknown(self._config.changes_allowed, self._fingerprints)
@@ -249,31 +253,6 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         if step is not None and is_here and is_left_behind(self._run, [step])[step]:
             take_up_again(self._run)
 
-    def _refuse_to_begin_over_another(self) -> None:
-        there = of_this_run(self._run)
-        if there and not self._config.restart:
-            self._refuse_another_run(there)
-            raise CheckpointError(
-                f"{self._run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
-                found=", ".join(path.name for path in there),
-                hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
-                "to start anew: --restart, or another --output_dir (or --experiment_root)",
-                retry_with=("--resume_from_checkpoint",),
-            )
-
-    def _refuse_another_run(self, there: list[Path]) -> None:
-        """One that no flag of this command could go on with, so that to resume it is no advice."""
-        manifest = newest_manifest(there)
-        then = manifest.fingerprints if manifest is not None else {}
-        other = [name for name in self.beyond_flags if name in then and then[name] != self._fingerprints.get(name)]
-        if other and not self._config.changes_allowed & {*other, "all"}:
-            raise CheckpointError(
-                f"{self._run.path} holds the checkpoints of another run, of other data ({', '.join(other)})",
-                found=", ".join(path.name for path in there),
-                hint="to start anew: --restart, or another --output_dir (or --experiment_root)\n            "
-                "to see what differs: --resume_from_checkpoint",
-            )
-
     def _begin_session(self, resume: Resume | None) -> None:
         manifest = resume.choice.verdict.manifest if resume is not None else None
         self._run_id = manifest.run_id if manifest is not None else uuid.uuid4().hex[:12]
@@ -283,7 +262,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             [f"{c.name}: {c.old} -> {c.new}" for c in resume.plan.changes if c.decision == "applied"] if resume else []
         )
         session = Session(
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            started=datetime.now(UTC).isoformat(),
             from_step=resume.step if resume is not None else 0,
             resumed_from=resume.choice.verdict.path.name if resume is not None else None,
             host=os.environ.get("COMPUTERNAME") or _host(),

@@ -24,6 +24,7 @@ from llamarec.checkpoints.discovery import choose
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.occupied import refuse_to_go_on
 from llamarec.checkpoints.publish import recover
 from llamarec.command import given_in
 from llamarec.data.config import DataConfig
@@ -149,7 +150,10 @@ def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
         with RunLock(run):
             recover(run)
     choice = choose(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
-    return choice.verdict.manifest if choice is not None else None
+    if choice is None:
+        return None
+    refuse_to_go_on(run, choice)
+    return choice.verdict.manifest
 
 
 def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from transformers import set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from llamarec.assets import sha256_of
+from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.occupied import refuse_to_begin
 from llamarec.command import flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
@@ -84,9 +88,13 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     # Of several processes (torchrun) the first one writes; the others find what it wrote.
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
+        _refuse_to_begin(parsed, data)
         candidates = _candidates(parsed.data, data, parsed.ranker)
     ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed, console)
+    ranker.trainer.add_callback(
+        _OnceItBegins(partial(_write_description, ranker, data, str(parsed.training.output_dir)))
+    )
     ranker.trainer.train()
     answers = ask(ranker.trainer, ranker.test, ranker.config.test_shuffles)
     outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, ranker.config.order_prompts))
@@ -94,6 +102,13 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         write_test(experiment.test, answers, data)
         _write_metrics(ranker, data, outcome)
     return RankerResult(outcome, ranker.trainer.last_save_failed)
+
+
+def _refuse_to_begin(parsed: Parsed, data: PreparedData) -> None:
+    """What the Trainer would say too, after the retriever's training and the base model's loading."""
+    if parsed.training.resume_from_checkpoint is None and not parsed.checkpoints.restart:
+        run, beyond = RunFolder(Path(str(parsed.training.output_dir))), _beyond_flags(data)
+        refuse_to_begin(run, beyond, parsed.checkpoints.changes_allowed)
 
 
 def build_ranker(
@@ -139,8 +154,6 @@ def build_ranker(
         given=parsed.given,
         defaults=parsed.defaults,
     )
-    if args.process_index == 0:
-        _write_description(experiment, data, config, template, encoder, str(args.output_dir))
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, config, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
 
@@ -197,13 +210,17 @@ def _fingerprints(
     # Nothing for the retriever's own order, which was the only one before there was a choice.
     ranks.update(b"" if validation.order == "retriever" else validation.order.encode())
     return {
-        "prepared_data": data.fingerprint[:16],
+        **_beyond_flags(data),
         "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
         # Another retriever asks other questions, and its best metric is no measure for this one's.
         "validation_candidates": ranks.hexdigest()[:16],
         # Other lists are other wrong candidates, which a few samples need not show.
         **({"training_lists": train.lists.digest(encoder.num_candidates - 1)[:16]} if train.lists else {}),
     }
+
+
+def _beyond_flags(data: PreparedData) -> dict[str, Any]:
+    return {"prepared_data": data.fingerprint[:16]}
 
 
 def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
@@ -307,24 +324,29 @@ def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
     return f"{text} in the {train.num_proposed:,} prompts whose right item it proposes too, uniform in the others"
 
 
-def _write_description(
-    experiment: Experiment,
-    data: PreparedData,
-    config: RankerConfig,
-    template: PromptTemplate,
-    encoder: PromptEncoder,
-    output_dir: str,
-) -> None:
+class _OnceItBegins(TrainerCallback):
+    """What the folder says of its run is changed when nothing can refuse the new one any more."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        if args.process_index == 0:
+            self._action()
+
+
+def _write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> None:
+    experiment = ranker.experiment
     weights = experiment.retriever_weights
     write_json(
         experiment.ranker / DESCRIPTION,
         {
-            "config": asdict(config),
+            "config": asdict(ranker.config),
             "dataset_code": data.dataset_code,
             "prepared_data": str(experiment.data.resolve()),
             "checkpoints": str(Path(output_dir).resolve()),
-            "prompt": template.as_dict(),
-            "letter_ids": encoder.letter_ids,
+            "prompt": ranker.encoder.template.as_dict(),
+            "letter_ids": ranker.encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
             "retriever_digest": sha256_of(weights) if weights.is_file() else "",
             "versions": _versions(),

@@ -97,7 +97,6 @@ def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
 def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:
     if begun is None or ended is None:
         return None
-    # Files name seconds, manifests too; what is logged in the second of a start belongs to that start.
     logged = [event.step for event in curves.events if event.name == "loss" and begun <= event.time < ended]
     saved = [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
     return max([*logged, *saved], default=None)

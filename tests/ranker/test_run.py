@@ -121,6 +121,29 @@ def test_a_start_over_an_earlier_run_is_refused(folder: Path) -> None:
     run_shop(folder, "--max_steps", "4", "--restart")
 
 
+def test_what_is_refused_leaves_the_run_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_shop(folder, "--max_steps", "4")
+    description, weights = (
+        folder / "experiments" / name for name in ("llm/shop/ranker.json", "lru/shop/retriever.safetensors")
+    )
+    then = description.read_bytes()
+    # Another retriever: what recommends has to see that the ranker's was another one.
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match="of another run than this command"):
+        run_shop(folder, "--max_history", "3", "--resume_from_checkpoint")
+    other = tmp_path / "other"
+    run_shop(folder, "--max_steps", "4", "--output_dir", str(other))
+    with pytest.raises(CheckpointError, match=r"(?s)holds the checkpoints of another run.*--output_dir .*other"):
+        run_shop(folder, "--resume_from_checkpoint", str(other / "checkpoint-4"))
+    # Without the base model, which may take minutes to load.
+    monkeypatch.setattr("llamarec.ranker.run.load_tokenizer", None)
+    with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run"):
+        run_shop(folder, "--max_history", "3")
+    assert description.read_bytes() == then
+
+
 def test_a_resume_keeps_what_the_first_command_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_shop(folder, "--lora_r", "4", "--weight_decay", "0.02")
     whole = tensors(checkpoints_of(folder) / "checkpoint-12" / "adapter_model.bin")

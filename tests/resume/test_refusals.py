@@ -246,6 +246,34 @@ def test_a_second_run_in_the_same_folder(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-6").is_dir()
 
 
+def test_a_checkpoint_of_another_run_does_not_go_on_over_this_one(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    stopped(_trainer(other), 2)
+    there = sorted(run.rglob("*"))
+    with pytest.raises(CheckpointError) as caught:
+        _trainer(run).train(str(other / "checkpoint-2"))
+    assert f"{run} holds the checkpoints of another run" in str(caught.value)
+    assert f"--output_dir {other} goes on where that checkpoint lies" in str(caught.value)
+    assert caught.value.retry_with == ("--output_dir", str(other))
+    assert sorted(run.rglob("*")) == there
+    _trainer(tmp_path / "new").train(str(other / "checkpoint-2"))
+
+
+def test_a_copy_of_this_run_goes_on_here(run: Path, saved: Path) -> None:
+    _trainer(run).train(str(saved / "checkpoint-4"))
+    # And again, now that there is more.
+    shutil.rmtree(run / "checkpoint-6")
+    _trainer(run).train(str(saved / "checkpoint-4"))
+
+
+def test_what_branched_off_does_not_go_on_over_what_it_came_from(run: Path, tmp_path: Path) -> None:
+    branch = tmp_path / "branch"
+    stopped(_trainer(branch, learning_rate=1e-4), 5, resume=str(run / "checkpoint-4"))
+    _trainer(run).train("latest")
+    with pytest.raises(CheckpointError, match="holds the checkpoints of another run"):
+        _trainer(run).train(str(branch / "checkpoint-5"))
+
+
 def test_starting_anew_over_another_run(run: Path) -> None:
     with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run") as error:
         _trainer(run).train()

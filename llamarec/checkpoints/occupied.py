@@ -1,0 +1,87 @@
+"""Whether a folder is free for a training: the checkpoints of another one are not replaced unasked.
+
+Standard library only; reads, never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llamarec.checkpoints.discovery import Choice, newest_manifest, of_this_run
+from llamarec.checkpoints.layout import RunFolder, step_of
+from llamarec.checkpoints.manifest import Manifest
+from llamarec.errors import CheckpointError
+
+
+def refuse_to_begin(run: RunFolder, beyond_flags: Mapping[str, Any], allowed: frozenset[str] = frozenset()) -> None:
+    """A training that starts at step 0 without --restart needs a folder without checkpoints.
+
+    Args:
+        run: The folder.
+        beyond_flags: Fingerprints that no flag of the command could make those of another run.
+        allowed: Names that may differ.
+
+    Raises:
+        CheckpointError: says how to go on with what is there, if this command could.
+    """
+    there = of_this_run(run)
+    if not there:
+        return
+    manifest, found = newest_manifest(there), ", ".join(path.name for path in there)
+    then = manifest.fingerprints if manifest is not None else {}
+    other = [name for name, value in beyond_flags.items() if name in then and then[name] != value]
+    if other and not allowed & {*other, "all"}:
+        # To resume it is no advice.
+        raise CheckpointError(
+            f"{run.path} holds the checkpoints of another run, of other data ({', '.join(other)})",
+            found=found,
+            hint="to start anew: --restart, or another --output_dir (or --experiment_root)\n            "
+            "to see what differs: --resume_from_checkpoint",
+        )
+    raise CheckpointError(
+        f"{run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
+        found=found,
+        hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
+        "to start anew: --restart, or another --output_dir (or --experiment_root)",
+        retry_with=("--resume_from_checkpoint",),
+    )
+
+
+def refuse_to_go_on(run: RunFolder, choice: Choice) -> None:
+    """A checkpoint from elsewhere must be one of the run whose checkpoints lie in the folder, if there are any.
+
+    Raises:
+        CheckpointError: names the folder that the checkpoint's own run has.
+    """
+    path = choice.verdict.path
+    home = path.resolve().parent
+    there = [] if home == run.path.resolve() else of_this_run(run)
+    if not there or _is_of_that_run(choice, there):
+        return
+    raise CheckpointError(
+        f"{run.path} holds the checkpoints of another run; going on there from {path} would replace them",
+        found=", ".join(one.name for one in there),
+        hint=f"--output_dir {home} goes on where that checkpoint lies; for a run of its own another --output_dir",
+        retry_with=("--output_dir", str(home)),
+    )
+
+
+def _is_of_that_run(choice: Choice, there: list[Path]) -> bool:
+    ours, theirs = choice.verdict.manifest, newest_manifest(there)
+    if ours is None or theirs is None:
+        # Of two checkpoints of a plain Trainer nothing says whether they are of one run.
+        return ours is theirs
+    # What branched off shares the beginning, and has a process of its own.
+    is_older = _last_start(ours) in {session.started for session in theirs.sessions}
+    return ours.run_id == theirs.run_id and (is_older or _goes_beyond(choice, there))
+
+
+def _last_start(manifest: Manifest) -> str:
+    return manifest.sessions[-1].started if manifest.sessions else ""
+
+
+def _goes_beyond(choice: Choice, there: list[Path]) -> bool:
+    """Nothing that is there would be saved again."""
+    return (step_of(choice.verdict.path) or 0) >= max(step_of(path) or 0 for path in there)
