@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
 from llamarec.cli.prepare import add_prepare_again
@@ -51,10 +52,15 @@ def main() -> int:
     console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)
     # Paths may hold what rich reads as markup.
     step = next_step(report, data_config)
+    if step.endswith("--restart"):
+        was = f"the one in {data_config.experiment.ranker} was trained on what lay here before"
+        console.print(f"ranker      {was}: it is to be trained anew", soft_wrap=True)
     console.print(f"next        {step}", soft_wrap=True, markup=False, highlight=False)
     if step.startswith("python") and "--llm_base_model" not in step and not has_accelerator():
         small = "--llm_base_model smollm2-135m --prompt_template letter_last"
-        console.print(f"            (without a GPU: {small}; to see how it goes: --llm_base_model tiny)")
+        console.print(
+            f"            (without a GPU: {small}; to see how it goes: --llm_base_model tiny)", soft_wrap=True
+        )
     return 0
 
 
@@ -74,14 +80,19 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
 
 
 def _of_ranker_before(experiment: Experiment) -> list[str]:
-    """Of a ranker that was trained on other data or candidates, and is to be trained anew: with the same base model."""
-    before, now = (
-        read_json(path) for path in (experiment.ranker / "ranker.json", experiment.retriever / "metrics.json")
-    )
-    if before is None or now is None or before.get("data_fingerprint") == now.get("data_fingerprint"):
+    """Of a ranker that was trained on other data or another retriever, and is to be trained anew: its base model."""
+    before = read_json(experiment.ranker / "ranker.json")
+    if before is None or not _is_outdated(before, experiment):
         return []
     base_model = (before.get("config") or {}).get("llm_base_model", RankerConfig.llm_base_model)
     return [*(["--llm_base_model", base_model] if base_model != RankerConfig.llm_base_model else []), "--restart"]
+
+
+def _is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
+    from llamarec.retriever.in_use import is_of_another
+
+    data = (read_json(experiment.retriever / "metrics.json") or {}).get("data_fingerprint")
+    return data != ranker.get("data_fingerprint") or is_of_another(ranker, experiment)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ def typed(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def flags_of(options: Any) -> list[str]:
-    """Flags for the fields of a dataclass of options that are not at their defaults."""
-    defaults = type(options)()
+def flags_of(options: Any, defaults: Any = None) -> list[str]:
+    """Flags for the fields of a dataclass of options that are not at their defaults (its own, unless given)."""
+    defaults = defaults or type(options)()
     names = [item.name for item in fields(options) if getattr(options, item.name) != getattr(defaults, item.name)]
     return [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
 

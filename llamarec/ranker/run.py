@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from llamarec.assets import sha256_of
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.occupied import refuse_to_begin
-from llamarec.command import flags_of, typed
+from llamarec.command import flags_of
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
@@ -39,8 +39,10 @@ from llamarec.ranker.prompt import PromptTemplate, load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
 from llamarec.ranker.testing import ASKED_ORDERS, ask, ask_in_orders, assess, write_test
 from llamarec.ranker.trainer import RankerTrainer
+from llamarec.retriever.again import METRICS_FILE, command_again
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
+from llamarec.retriever.in_use import ranker_on
 from llamarec.vocabulary import Experiment, Split
 
 _LOGS: Final = "TENSORBOARD_LOGGING_DIR"
@@ -235,11 +237,11 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
     for split, of_split in candidates.items():
         proposed = of_split.item_ids.shape[1]
         if proposed < config.num_candidates:
-            command = typed(["python", "train_retriever.py", *flags, "--top_k", str(config.num_candidates)])
+            command = command_again(data_config.experiment, flags, top_k=config.num_candidates)
             raise ArtifactError(
                 f"the retriever proposed {proposed} items per user for {split}",
                 expected=f"{config.num_candidates} (--num_candidates)",
-                hint=f"--num_candidates {proposed}, or, with the flags that the retriever had:\n            {command}",
+                hint=f"--num_candidates {proposed}, or {command}",
                 retry_with=("--num_candidates", str(proposed)),
             )
     return candidates
@@ -299,12 +301,7 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
     console.print(f"negatives    {_negatives_text(config, ranker.train)}", soft_wrap=True)
     lists = ranker.train.lists
     if lists and lists.num_folds == 1 and not parsed.kept:
-        better = typed(["python", "train_retriever.py", *flags_of(parsed.data), "--hard_negative_folds", "2"])
-        console.print(
-            "             (by the retriever that was trained on these very items; by others, with the flags that the "
-            f"retriever had:\n             {better})",
-            soft_wrap=True,
-        )
+        console.print(f"             ({_of_own_lists(ranker.experiment, parsed)})", soft_wrap=True)
     parts = [("validation", ranker.validation, ""), ("test", ranker.test, "")]
     if ranker.fusion_samples is not ranker.validation:
         parts.insert(1, ("fusion", ranker.fusion_samples, ", of validation, once after training"))
@@ -313,6 +310,14 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
     if config.title_similarity:
         console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
+
+
+def _of_own_lists(experiment: Experiment, parsed: Parsed) -> str:
+    text = "by the retriever that was trained on these very items"
+    if ranker_on(experiment) is not None:
+        # It needs the lists that lie there.
+        return text
+    return f"{text}; by others: {command_again(parsed.experiment, flags_of(parsed.data), hard_negative_folds=2)}"
 
 
 def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
@@ -374,7 +379,7 @@ def _write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None
         "seed": ranker.trainer.args.seed,
         "learning_rate": ranker.trainer.args.learning_rate,
         "config": asdict(config),
-        "retriever_config": (read_json(ranker.experiment.retriever / "metrics.json") or {}).get("config"),
+        "retriever_config": (read_json(ranker.experiment.retriever / METRICS_FILE) or {}).get("config"),
         "versions": _versions(),
         **outcome.as_dict(),
     }

@@ -21,6 +21,7 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.logit import log_softmax
 from llamarec.hardware import has_accelerator, has_bfloat16
+from llamarec.ranker.anew import command_anew
 from llamarec.ranker.base_models import TINY, load_letter_model, pad_token_of
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Order, presented
@@ -195,7 +196,7 @@ def _refuse_other_retriever(experiment: Experiment, then: str, now: str) -> None
             f"{experiment.retriever}: the retriever was trained anew since the ranker was",
             expected=f"weights of SHA-256 {then[:12]}, on whose scores the fusion was fitted",
             found=f"SHA-256 {now[:12]}",
-            hint=f"python train_ranker.py --dataset_code {experiment.dataset_code} --restart",
+            hint=command_anew(experiment),
         )
 
 

@@ -14,6 +14,7 @@ from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
+from llamarec.ranker.anew import command_anew, command_with, named
 from llamarec.ranker.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
@@ -82,10 +83,9 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
 def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     path = experiment.ranker / DESCRIPTION
     ranker = read_json(path)
-    train = f"python train_ranker.py --dataset_code {experiment.dataset_code}"
     if ranker is None:
-        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=train)
-    anew = f"train it anew ({train} --restart), or prepare the data as they were"
+        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=command_with(named(experiment)))
+    anew = f"to train it anew: {command_anew(experiment)}\n            or prepare the data as they were"
     refuse_other_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
     return ranker
 

@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.space import readable
-from llamarec.command import typed
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_text
+from llamarec.ranker.anew import command_with
 from llamarec.report import tested, trained
 from llamarec.report.examples import examples
 from llamarec.report.run import RunFacts, read_run
@@ -22,7 +22,6 @@ from llamarec.vocabulary import Experiment
 
 REPORT_FILE: Final = "report.html"
 # What belongs to one resume, not to the run.
-_NOT_REPRODUCED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume")
 
 
 def write_report(folder: RunFolder, experiment: Experiment | None, target: Path | None = None) -> Path:
@@ -102,7 +101,7 @@ def _content(run: RunFacts) -> dict[str, Any]:
         "breakdown": tested.breakdown(run),
         "orders": tested.orders(run),
         "examples": examples(run.test, run.data) if run.test is not None and run.data is not None else [],
-        "command": _command(given) if run.experiment is not None else "",
+        "command": command_with(given) if run.experiment is not None and given else "",
         "was_changed": any(one.changes for one in run.interruptions),
         "given": _shown(given),
         "details": _details(run, given),
@@ -170,14 +169,6 @@ def _cards(run: RunFacts) -> list[dict[str, str]]:
 
 
 # ---- How it was made ----
-
-
-def _command(given: Mapping[str, Any]) -> str:
-    words = ["python", "train_ranker.py"]
-    for name, value in sorted(given.items(), key=lambda item: (item[0] != "dataset_code", item[0])):
-        if name not in _NOT_REPRODUCED and value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    return typed(words) if given else ""
 
 
 def _given(run: RunFacts) -> dict[str, Any]:

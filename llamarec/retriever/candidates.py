@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llamarec.command import typed
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
+from llamarec.retriever.again import command_again
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
     LABEL_ID,
@@ -111,8 +111,7 @@ def load_candidates(
         ArtifactError: there are none, or they were made from other data; names the command that makes them.
     """
     path = experiment.retriever / CANDIDATES_FILE
-    flags = data_flags or ("--dataset_code", experiment.dataset_code)
-    command = typed(["python", "train_retriever.py", *flags])
+    command = command_again(experiment, data_flags)
     if not path.is_file():
         raise ArtifactError(
             f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",

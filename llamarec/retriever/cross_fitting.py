@@ -12,6 +12,7 @@ Each is trained for as many epochs as the retriever's best one. Nothing else tha
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -79,6 +80,9 @@ def remove_other_folds(folder: Path, num_folds: int) -> None:
     for one in (folder / FOLDS_FOLDER).glob("*-of-*"):
         if not one.name.endswith(f"-of-{num_folds}"):
             shutil.rmtree(one)
+    with contextlib.suppress(OSError):
+        # Empty, or not there.
+        (folder / FOLDS_FOLDER).rmdir()
 
 
 def parts_of(num_users: int, num_parts: int, seed: int) -> NDArray[np.int64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from llamarec.retriever.model import INIT_STD, LRURec
 from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
+from llamarec.retriever.stopping import sigterm_as_ctrl_c
 from llamarec.retriever.titles import title_vectors
 
 _TOKENS_MULTIPLE: Final = 64
@@ -52,7 +54,8 @@ class RetrieverTrainer:
         folder: Where the state file lies.
         console: Receives one line about what is done, and the progress.
         fold: None: all users, with validation.
-        before_replacing: Is told how an earlier run on the same data differs from this one, before it is forgotten.
+        before_replacing: Is told of an earlier run on the same data, before it is forgotten or goes on, and how it
+            differs from this one.
 
     Raises:
         ArtifactError: the state file is damaged.
@@ -66,7 +69,7 @@ class RetrieverTrainer:
         console: Console,
         *,
         fold: Fold | None = None,
-        before_replacing: Callable[[list[str]], None] = lambda changed: None,
+        before_replacing: Callable[[TrainingState, list[str]], None] = lambda state, changed: None,
     ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
         self._fold, self._before_replacing = fold, before_replacing
@@ -78,17 +81,25 @@ class RetrieverTrainer:
         users = fold.users.tolist() if fold else None
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
         self._go_on()
+        self._saved_epochs = self.state.epoch
 
     def fit(self) -> None:
-        """Trains until `num_epochs` or until patience ends; the best weights are then in `model`."""
-        with FitProgress(self._console, self.state, self._config.num_epochs, self._prefix) as progress:
+        """Trains until `num_epochs` or until patience ends; the best weights are then in `model`.
+
+        Raises:
+            KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saying what is saved.
+        """
+        with (
+            self._stopped_clearly(),
+            FitProgress(self._console, self.state, self._config.num_epochs, self._prefix) as progress,
+        ):
             saved = time.monotonic()
             while not self.is_finished:
                 self._epoch(progress)
                 progress.epoch_done(is_last=self.is_finished)
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
-                    saved = time.monotonic()
+                    saved, self._saved_epochs = time.monotonic(), self.state.epoch
         if self.state.bad_epochs >= self._config.patience:
             why = f"{self.state.bad_epochs} epochs without a better Recall@10 on validation (--patience)"
             self._console.print(f"stopped     {why}", soft_wrap=True)
@@ -99,6 +110,18 @@ class RetrieverTrainer:
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.state.epoch >= self._config.num_epochs or self.state.bad_epochs >= self._config.patience
+
+    @contextlib.contextmanager
+    def _stopped_clearly(self) -> Iterator[None]:
+        try:
+            with sigterm_as_ctrl_c():
+                yield
+        except KeyboardInterrupt:
+            what = f"saved up to epoch {self._saved_epochs}; the same command without --restart goes on there"
+            self._console.print(
+                f"{self._prefix}stopped: {what if self._saved_epochs else 'nothing is saved yet'}", soft_wrap=True
+            )
+            raise
 
     @property
     def _prefix(self) -> str:
@@ -115,12 +138,14 @@ class RetrieverTrainer:
         changed = differences(earlier.identity, self.state.identity)
         if changed:
             if earlier.identity.get("data") == self.state.identity["data"]:
-                self._before_replacing(changed)
+                self._before_replacing(earlier, changed)
             self._console.print(
                 f"{self._prefix}an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True
             )
             return
         self.state = earlier
+        if not self.is_finished:
+            self._before_replacing(earlier, [])
         self.model.load_state_dict(earlier.model)
         self._optimizer.load_state_dict(earlier.optimizer)
         what = "is finished" if self.is_finished else "goes on"

@@ -23,10 +23,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from llamarec.command import typed
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
+from llamarec.retriever.again import command_again
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import CANDIDATE_IDS, LABEL_PLACE, PADDING_ITEM, Experiment
@@ -203,8 +203,7 @@ def load_hard_negatives(
         ArtifactError: there is none, or it was made from other data; names the command that makes it.
     """
     path = experiment.retriever / HARD_NEGATIVES_FILE
-    flags = data_flags or ("--dataset_code", experiment.dataset_code)
-    hint = f"with the flags that the retriever had:\n            {typed(['python', 'train_retriever.py', *flags])}"
+    hint = command_again(experiment, data_flags)
     if not path.is_file():
         raise ArtifactError(
             f"{path}: the retriever's lists for training prompts are missing",
@@ -223,7 +222,7 @@ def load_hard_negatives(
         raise ArtifactError(
             f"{path}: lists of {k} items are too short",
             expected=f"{wanted} (--num_candidates - 1)",
-            hint=f"add --top_k {wanted + 1}; {hint}",
+            hint=command_again(experiment, data_flags, top_k=wanted + 1),
         )
     return lists
 

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from llamarec.assets import sha256_of
-from llamarec.command import options_from, typed
+from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
+from llamarec.retriever.again import METRICS_FILE, command_again
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import catalogue_scores
-from llamarec.retriever.train import METRICS_FILE
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BLOCK_HISTORIES = 256
@@ -83,7 +83,7 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
     """
     folder, weights = experiment.retriever, experiment.retriever_weights
-    hint = typed(["python", "train_retriever.py", "--dataset_code", experiment.dataset_code])
+    hint = command_again(experiment)
     made_by = read_json(folder / METRICS_FILE)
     if made_by is None or not (weights).is_file():
         raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,22 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from llamarec.assets import sha256_of
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError, ConfigError, DataError
+from llamarec.errors import ConfigError, DataError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
-from llamarec.files import read_json, replacing, write_json
+from llamarec.files import replacing, write_json
+from llamarec.retriever.again import METRICS_FILE
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_by, remove_other_folds
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import TrainingLists, num_folds_of, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
+from llamarec.retriever.in_use import refuse_other_questions, refuse_to_replace
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
-
-METRICS_FILE: Final = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def train_retriever(
     data = prepare(data_config, console, again=prepare_again)
     check_top_k(data, config)
     check_histories(data)
+    _check_folds(data, config)
     return _train(data, data_config.experiment, config, console)
 
 
@@ -99,13 +101,13 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     if not config.restart:
-        _refuse_other_lists(experiment, data, config)
+        refuse_other_questions(experiment, data, config)
     trainer = RetrieverTrainer(
         data,
         config,
         experiment.retriever,
         console,
-        before_replacing=lambda changed: _refuse_to_replace(experiment, changed),
+        before_replacing=partial(refuse_to_replace, experiment, config),
     )
     trainer.fit()
     report = _report(trainer, data, config)
@@ -113,45 +115,6 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
     lists = _training_lists(trainer, data, config, experiment, console)
     _write(experiment, trainer, data, config, candidates, lists, report)
     return report
-
-
-def _ranker_on(experiment: Experiment) -> dict[str, Any] | None:
-    """ranker.json of a ranker that was trained on the retriever that lies there, if there is one."""
-    described, weights = read_json(experiment.ranker / "ranker.json") or {}, experiment.retriever_weights
-    then = described.get("retriever_digest")
-    return described if then and weights.is_file() and sha256_of(weights) == then else None
-
-
-def _refuse_other_lists(experiment: Experiment, data: PreparedData, config: RetrieverConfig) -> None:
-    """A ranker that draws its wrong candidates from lists cannot be resumed on others.
-
-    Raises:
-        ArtifactError: these options would replace its lists.
-    """
-    then = num_folds_of(experiment, data)
-    if then is None or then == config.hard_negative_folds:
-        return
-    ranker = _ranker_on(experiment)
-    if ranker is None or not (ranker.get("config") or {}).get("hard_negatives"):
-        return
-    raise ArtifactError(
-        f"{experiment.retriever}: a ranker was trained on the lists that lie there",
-        expected=f"--hard_negative_folds {then}, as they were made",
-        found=f"--hard_negative_folds {config.hard_negative_folds}; the ranker in {experiment.ranker}",
-        hint=f"--hard_negative_folds {then}; or another --experiment_root for a second retriever; or --restart, and "
-        "the ranker is to be trained anew",
-    )
-
-
-def _refuse_to_replace(experiment: Experiment, changed: list[str]) -> None:
-    """A ranker's questions and its fusion are of this very retriever: without it nothing of it can be resumed."""
-    if _ranker_on(experiment) is None:
-        return
-    raise ArtifactError(
-        f"{experiment.retriever}: this retriever was trained with other options, and a ranker was trained on it",
-        found=f"{'; '.join(changed)}; the ranker in {experiment.ranker}",
-        hint="another --experiment_root for a second retriever; or --restart, and the ranker is to be trained anew",
-    )
 
 
 def print_report(report: RetrieverReport, console: Console) -> None:
@@ -195,6 +158,17 @@ def check_top_k(data: PreparedData, config: RetrieverConfig, *, flag: str = "--t
             found=f"{data.num_items:,} items, of which the longest history excludes {excluded:,}",
             hint=f"{flag} {most}, or {more_items}" if fits else more_items,
             retry_with=(flag, str(most)) if fits else (),
+        )
+
+
+def _check_folds(data: PreparedData, config: RetrieverConfig) -> None:
+    most = len(data.sequences.users_with_label("validation"))
+    if config.hard_negative_folds > most:
+        raise ConfigError(
+            f"--hard_negative_folds {config.hard_negative_folds}: more parts than there are users to train on",
+            expected=f"at most {most:,}; two will do, each costs a further training on the users of all others",
+            hint=f"--hard_negative_folds {RetrieverConfig.hard_negative_folds}",
+            retry_with=("--hard_negative_folds", str(RetrieverConfig.hard_negative_folds)),
         )
 
 
@@ -254,9 +228,12 @@ def _training_lists(
 ) -> TrainingLists:
     if config.hard_negative_folds == 1:
         return lists_by(trainer.model, data, config)
+    folds, state = config.hard_negative_folds, trainer.state
+    # Each is trained on the users of the other parts, for the epochs up to the best one, without validation.
+    seconds = state.seconds / max(state.epoch, 1) * state.best_epoch * (folds - 1)
     console.print(
-        f"the ranker's training lists, by {config.hard_negative_folds} retrievers that have not seen their users "
-        "(--hard_negative_folds 1: by this one, which has, at once)",
+        f"the ranker's training lists, by {folds} retrievers that have not seen their users: about "
+        f"{timedelta(seconds=round(seconds))} (--hard_negative_folds 1: by this one, which has, at once)",
         soft_wrap=True,
     )
     return cross_fitted_lists(data, config, experiment.retriever, console, num_epochs=trainer.state.best_epoch)

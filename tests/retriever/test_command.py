@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import train_retriever
 from llamarec.assets import sha256_of
 from llamarec.cli.run import run_main
-from llamarec.errors import EXIT_FINISHED, EXIT_USAGE
+from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE
 from llamarec.ranker.arguments import parse
+from llamarec.retriever.progress import FitProgress
 
 NUM_USERS, LENGTH = 12, 8
 
@@ -115,8 +117,70 @@ def test_a_retriever_on_which_a_ranker_was_trained_is_not_replaced_in_silence(
     capsys.readouterr()
     assert _run(tmp_path, monkeypatch, "--seed", "7") == EXIT_USAGE
     said = capsys.readouterr().err
-    assert "a ranker was trained on it" in said
+    assert "a ranker was trained on this retriever" in said
     assert "seed 5 -> 7" in said
+    # What is advised: the options of then, whole.
+    advised = next(line.partition("as it was: ")[2] for line in said.splitlines() if "as it was: " in line)
+    wanted = ["--num_epochs", "3", "--seed", "5"]
+    assert all(word in shlex.split(advised) for word in wanted)
+    for more in (["--num_epochs", "4"], ["--exclude_history", "never"]):
+        assert _run(tmp_path, monkeypatch, "--seed", "5", *more) == EXIT_USAGE
+        assert f"{more[0][2:]} {'3' if more[1] == '4' else 'auto'} -> {more[1]}" in capsys.readouterr().err
     assert weights.read_bytes() == before
+    monkeypatch.setattr(sys, "argv", shlex.split(advised)[1:])
+    assert train_retriever.main() == EXIT_FINISHED
+    assert weights.read_bytes() == before
+    capsys.readouterr()
     assert _run(tmp_path, monkeypatch, "--seed", "7", "--restart") == EXIT_FINISHED
     assert weights.read_bytes() != before
+    said = capsys.readouterr().out
+    assert "was trained on what lay here before: it is to be trained anew" in said
+    assert _next(said)[-1] == "--restart"
+
+
+def test_a_restart_that_was_killed_goes_on_although_a_ranker_was_trained_on_what_it_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    weights = next((tmp_path / "(e) 1" / "lru" / "my shop").glob("*.safetensors"))
+    ranker = tmp_path / "(e) 1" / "llm" / "my shop"
+    ranker.mkdir(parents=True)
+    (ranker / "ranker.json").write_text(json.dumps({"retriever_digest": sha256_of(weights)}), encoding="utf-8")
+    again = ("--seed", "7", "--save_seconds", "0", "--num_epochs", "4")
+    done = FitProgress.epoch_done
+
+    def cut(self: FitProgress, *, is_last: bool) -> None:
+        done(self, is_last=is_last)
+        if self._state.epoch == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(FitProgress, "epoch_done", cut)
+    before = signal.getsignal(signal.SIGTERM)
+    assert _run(tmp_path, monkeypatch, *again, "--restart") == EXIT_KILLED
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(FitProgress, "epoch_done", done)
+    assert _run(tmp_path, monkeypatch, *again) == EXIT_FINISHED
+
+
+@pytest.mark.parametrize(("save_seconds", "said"), [("0", "saved up to epoch 1;"), ("60", "nothing is saved yet")])
+def test_stopped_it_says_what_is_saved(
+    save_seconds: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+
+    def interrupt(self: FitProgress, *_: object) -> None:
+        if self._state.epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FitProgress, "stepped", interrupt)
+    assert _run(tmp_path, monkeypatch, "--save_seconds", save_seconds) == EXIT_KILLED
+    assert f"stopped: {said}" in capsys.readouterr().out
+
+
+def test_more_parts_than_users_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch, "--hard_negative_folds", "13") == EXIT_USAGE
+    assert "expected: at most 12; two will do" in capsys.readouterr().err

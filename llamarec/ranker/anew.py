@@ -1,0 +1,40 @@
+"""The command of a run of the ranker, as its checkpoints remember it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llamarec.checkpoints.discovery import best_in, newest_manifest, order_of_saves
+from llamarec.command import typed
+from llamarec.data.config import DataConfig
+from llamarec.ranker.places import folder_of
+from llamarec.vocabulary import Experiment
+
+# Of one start, not of the run.
+_NOT_REPEATED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume")
+
+
+def command_with(given: Mapping[str, Any], *more: str) -> str:
+    """`train_ranker.py` with flags by name, as a manifest has them; `--dataset_code` first."""
+    words = ["python", "train_ranker.py"]
+    for name, value in sorted(given.items(), key=lambda item: (item[0] != "dataset_code", item[0])):
+        if name not in _NOT_REPEATED and value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return typed([*words, *more])
+
+
+def named(experiment: Experiment) -> dict[str, str]:
+    """The flags that say which experiment is meant."""
+    config = DataConfig(experiment.dataset_code, experiment_root=str(experiment.root))
+    return {"dataset_code": config.dataset_code} | (
+        {"experiment_root": config.experiment_root} if config.experiment_root != DataConfig.experiment_root else {}
+    )
+
+
+def command_anew(experiment: Experiment) -> str:
+    """That trains the ranker there again from the start, with all that it was given."""
+    folder = folder_of(experiment)
+    manifest = newest_manifest(order_of_saves(folder)) or best_in(folder)
+    given = manifest.given if manifest is not None else {}
+    return command_with(given or named(experiment), "--restart")

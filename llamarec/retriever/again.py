@@ -1,0 +1,40 @@
+"""The options that a retriever was trained with, and the command that makes its files again with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from llamarec.command import flags_of, options_from, typed
+from llamarec.data.config import DataConfig
+from llamarec.errors import ConfigError
+from llamarec.files import read_json
+from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.vocabulary import Experiment
+
+METRICS_FILE: Final = "metrics.json"
+"""What the retriever came to, and its options."""
+
+
+def config_of(experiment: Experiment) -> RetrieverConfig | None:
+    """Of the retriever that lies there; None where there is none, or of a later version."""
+    made_by = read_json(experiment.retriever / METRICS_FILE)
+    try:
+        return options_from(RetrieverConfig, made_by.get("config") or {}) if made_by else None
+    except (ConfigError, TypeError):
+        return None
+
+
+def command_again(experiment: Experiment, data_flags: Sequence[str] = (), **changes: Any) -> str:
+    """`train_retriever.py` with the flags that the retriever there had: what was trained is not trained again.
+
+    Args:
+        experiment: Where it lies.
+        data_flags: Of the data set; its code, unless given.
+        changes: Options that are to be others.
+    """
+    flags = data_flags or flags_of(DataConfig(experiment.dataset_code, experiment_root=str(experiment.root)))
+    defaults = RetrieverConfig(**defaults_for(experiment.dataset_code))
+    then = replace(config_of(experiment) or defaults, restart=False)
+    return typed(["python", "train_retriever.py", *flags, *flags_of(replace(then, **changes), defaults)])
