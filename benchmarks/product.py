@@ -40,6 +40,7 @@ def trainer_of(command: Parsed, model: Any, train: Any, validation: Any) -> Rank
         validation=validation,
         pad_token_id=0,
         fingerprints={},
+        advice={},
         own_options={},
         given={},
         defaults={},

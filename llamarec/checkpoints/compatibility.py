@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from llamarec.checkpoints.layout import TRAINING_ARGS
@@ -20,6 +20,8 @@ UNTRACKED: Final = frozenset(
         "allow_partial_resume",
         "restart",
         "output_dir",
+        "experiment_root",
+        "data_root",
         "logging_dir",
         "run_name",
         "local_rank",
@@ -146,8 +148,30 @@ def refuse_unknown(allowed: frozenset[str], fingerprints: Mapping[str, Any]) -> 
         )
 
 
-def refuse(checkpoint: str, changes: list[Change]) -> None:
+@dataclass(frozen=True)
+class Origins:
+    """Where a program's fingerprints come from.
+
+    Attributes:
+        options: By fingerprint, the options that it follows from.
+        advice: By fingerprint, what brings the old one back where no option has changed.
+    """
+
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, option: str) -> list[str]:
+        """Fingerprints that follow from an option."""
+        return [name for name, options in self.options.items() if option in options]
+
+
+def refuse(checkpoint: str, changes: list[Change], origins: Origins | None = None) -> None:
     """Raises for what is refused.
+
+    Args:
+        checkpoint: Its path.
+        changes: All that differs.
+        origins: Of the fingerprints.
 
     Raises:
         CheckpointError: names every refused value, old and new.
@@ -157,15 +181,27 @@ def refuse(checkpoint: str, changes: list[Change]) -> None:
         return
     names = ",".join(change.name for change in refused)
     indent = "\n" + " " * 12
-    anew = "start anew with --restart, or in another --output_dir"
-    # What identifies a run are data, prompts and models, for which there may be no flag to leave out.
-    has_flags = any(change.why != _IDENTIFIES for change in refused)
+    ways = _ways_back(changes, refused, origins or Origins())
+    ways.append("start anew with --restart, or in another --output_dir")
+    ways.append(f"if you know that it fits: --allow_changed {names}")
     raise CheckpointError(
         f"{checkpoint} is of another run than this command",
         expected=indent.join(f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused),
         found=indent.join(f"{change.name} {_shown(change.new, change.old)}" for change in refused),
-        hint=(f"leave the flag out to keep the checkpoint's value, or {anew}" if has_flags else anew)
-        + f"; if you know that it fits: --allow_changed {names}",
+        hint=f"{indent}or ".join(ways),
+    )
+
+
+def _ways_back(changes: list[Change], refused: list[Change], origins: Origins) -> list[str]:
+    ways, names = [], {change.name for change in refused}
+    # What identifies a run are data, prompts and models: the flag to leave out, if there is one, has another name.
+    if any(change.why != _IDENTIFIES for change in refused):
+        ways.append("leave the flag out to keep the checkpoint's value")
+    causes = [change for change in changes if change.decision == "applied" and names & {*origins.of(change.name)}]
+    ways += [f"leave out --{one.name} {one.new}, which was {one.old or 'not given'}" for one in causes]
+    explained = {name for one in causes for name in origins.of(one.name)}
+    return ways + list(
+        dict.fromkeys(origins.advice[name] for name in sorted(names - explained) if name in origins.advice)
     )
 
 

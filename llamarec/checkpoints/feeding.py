@@ -10,6 +10,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from llamarec.checkpoints.compatibility import Origins
 from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry
@@ -25,6 +26,8 @@ class Feeding(Parts):
     """The training data set is asked for (epoch, index) instead of for the index."""
     beyond_flags: tuple[str, ...] = ()
     """Fingerprints that no flag of a command decides: where they differ, to resume is no advice."""
+    origins = Origins()
+    """Of the program's own fingerprints, for what is said where they differ."""
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
         """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.optimization import get_scheduler
 
-from llamarec.checkpoints.compatibility import Change, compare, compare_fingerprints, refuse
+from llamarec.checkpoints.compatibility import Change, Origins, compare, compare_fingerprints, refuse
 from llamarec.checkpoints.discovery import Choice
 from llamarec.checkpoints.integrity import PARTS
 from llamarec.checkpoints.layout import RNG_PATTERN, SCHEDULER, TRAINER_STATE, step_of
@@ -74,6 +74,7 @@ class Now:
         fingerprints: What identifies the run.
         allowed: Names that may differ.
         handed: What the program made itself; its names are among the hyperparameters too.
+        origins: Of the fingerprints.
     """
 
     args: TrainingArguments
@@ -83,6 +84,7 @@ class Now:
     fingerprints: Mapping[str, Any]
     allowed: frozenset[str]
     handed: Handed = Handed()
+    origins: Origins = field(default_factory=Origins)
 
     @property
     def has_own_scheduler(self) -> bool:
@@ -213,7 +215,7 @@ def decide(choice: Choice, now: Now) -> Resume:
         rate=_rates(choice, now, schedule, step, changes) if steps_to_go and not stopped else None,
         changes=tuple(changes),
         lost=tuple(f"{part}: {PARTS.get(part, '')} start anew" for part in missing),
-        notes=tuple(_notes(choice, before, old_map, step, steps_to_go, stopped, now)),
+        notes=(*_notes(choice, before, old_map, step, steps_to_go, stopped, now), *_not_compared(choice, changes, now)),
         how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
     )
     return Resume(
@@ -289,7 +291,7 @@ def _changes(choice: Choice, now: Now) -> list[Change]:
     old = {**manifest.hyperparameters, "num_processes": manifest.environment.get("num_processes", 1)}
     changes = compare_fingerprints(manifest.fingerprints, now.fingerprints, allowed=now.allowed)
     changes += compare(old, new, kept=now.defaults, allowed=now.allowed)
-    refuse(str(choice.verdict.path), changes)
+    refuse(str(choice.verdict.path), changes, now.origins)
     return changes
 
 
@@ -342,6 +344,18 @@ def _notes(
         notes.append(
             f"{now.args.world_size} processes instead of {saved}: further random states are drawn from the seed"
         )
+    return notes
+
+
+def _not_compared(choice: Choice, changes: list[Change], now: Now) -> list[str]:
+    """Where a plan knows less than the training will: changes that may make it another run."""
+    manifest, notes = choice.verdict.manifest, []
+    for change in changes:
+        known = manifest.fingerprints.keys() - now.fingerprints.keys() if manifest is not None else set()
+        names = [name for name in now.origins.of(change.name) if name in known and not now.allowed & {name, "all"}]
+        if change.decision == "applied" and names:
+            flag = f"--allow_changed {','.join(names)}"
+            notes.append(f"--{change.name} decides {' and '.join(names)}: training refuses what differs without {flag}")
     return notes
 
 

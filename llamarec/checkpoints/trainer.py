@@ -233,6 +233,7 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
             fingerprints=self._fingerprints,
             allowed=self._config.changes_allowed,
             handed=self._handed(),
+            origins=self.origins,
         )
         return decide(choice, now)
 

@@ -99,6 +99,7 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
             data, ranker, training, checkpoints, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
+    _check_length(training)
     _check_metric(training)
     if kept and "init_adapter" in flags:
         # What a run began with is settled, and stays on the record.
@@ -107,6 +108,16 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     # Tokens stay out of checkpoints and reports.
     values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
+
+
+def _check_length(training: TrainingArguments) -> None:
+    """The Trainer takes anything but a positive number of steps for none at all."""
+    if training.max_steps != -1 and training.max_steps < 1:
+        raise ConfigError(
+            f"--max_steps {training.max_steps}: no number of steps",
+            expected="1 or more, or -1: as far as --num_train_epochs says",
+            hint="to test a run without training it further: its command with --resume_from_checkpoint",
+        )
 
 
 def _check_metric(training: TrainingArguments) -> None:

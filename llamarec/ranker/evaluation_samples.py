@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class EvaluationSamples(Dataset[Sample]):
     Users whose label is not among them count as zero whatever the ranker says; they cost no prompt.
 
     Attributes:
+        asked: Of whom, and what the retriever made of them.
         user_ids: [num_users] all users of the evaluated part, covered or not.
         retriever_ranks: [num_users] the label's place in the retriever's list, 0 = not among the candidates.
         rows: [num_prompts] which of those users each prompt belongs to.
@@ -68,10 +69,8 @@ class EvaluationSamples(Dataset[Sample]):
     ) -> None:
         self._data, self._encoder, self._split, self._all = data, encoder, split, candidates
         self._max_users, self.order, self.first_stage = max_users, order, first_stage or FirstStage()
-        chosen = _part_of(len(candidates.user_ids), max_users, split)
-        self.user_ids = candidates.user_ids[chosen]
-        ranks = candidates.label_ranks[chosen]
-        self.retriever_ranks = np.where(ranks <= encoder.num_candidates, ranks, 0)
+        self.asked = asked_of(candidates, split, encoder.num_candidates, max_users)
+        chosen, self.user_ids, self.retriever_ranks = self.asked
         covered = np.flatnonzero(self.retriever_ranks > 0)
         covered = covered[_part_of(len(covered), max_prompts, split)]
         best_first = candidates.item_ids[chosen][covered, : encoder.num_candidates]
@@ -148,6 +147,25 @@ class EvaluationSamples(Dataset[Sample]):
 
     def _encode(self, row: int, items: NDArray[np.int32]) -> list[int]:
         return self._encoder.encode(self._history(row).tolist(), items.tolist())
+
+
+class Asked(NamedTuple):
+    """The evaluated part of a split's users.
+
+    rows: [num_users] of the candidates. user_ids: [num_users]. retriever_ranks: [num_users] of the label, 0 = not a
+    candidate.
+    """
+
+    rows: NDArray[np.int64]
+    user_ids: NDArray[np.int32]
+    retriever_ranks: NDArray[np.int64]
+
+
+def asked_of(candidates: Candidates, split: Split, num_candidates: int, max_users: int) -> Asked:
+    """A fixed random part of so many users (0 = all), with so many candidates each."""
+    rows = _part_of(len(candidates.user_ids), max_users, split)
+    ranks = candidates.label_ranks[rows]
+    return Asked(rows, candidates.user_ids[rows], np.where(ranks <= num_candidates, ranks, 0))
 
 
 def presented(best_first: NDArray[np.int32], order: Order, draw: int = 0) -> NDArray[np.int64]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,10 +30,11 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
+from llamarec.ranker.identity import beyond_flags, fingerprints, retriever_of_then
 from llamarec.ranker.initial import read_initial
 from llamarec.ranker.places import DESCRIPTION, refuse_results_of_another
 from llamarec.ranker.planned import plan_run, planned
-from llamarec.ranker.prompt import PromptTemplate, load_template
+from llamarec.ranker.prompt import load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
 from llamarec.ranker.testing import ASKED_ORDERS, ask, ask_in_orders, assess, write_test
 from llamarec.ranker.trainer import RankerTrainer
@@ -109,7 +108,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
 def _refuse_to_begin(parsed: Parsed, data: PreparedData) -> None:
     """What the Trainer would say too, after the retriever's training and the base model's loading."""
     if parsed.training.resume_from_checkpoint is None and not parsed.checkpoints.restart:
-        run, beyond = RunFolder(Path(str(parsed.training.output_dir))), _beyond_flags(data)
+        run, beyond = RunFolder(Path(str(parsed.training.output_dir))), beyond_flags(data.fingerprint)
         refuse_to_begin(run, beyond, parsed.checkpoints.changes_allowed)
 
 
@@ -151,7 +150,8 @@ def build_ranker(
         validation=validation,
         fusion_samples=fusion_samples,
         pad_token_id=pad_token_of(tokenizer),
-        fingerprints=_fingerprints(data, template, encoder, train, validation),
+        fingerprints=fingerprints(data, encoder, train, validation.asked, validation.order),
+        advice=retriever_of_then(experiment, flags_of(parsed.data)),
         own_options=own_options(parsed),
         given=parsed.given,
         defaults=parsed.defaults,
@@ -196,33 +196,6 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
 def own_options(parsed: Parsed) -> dict[str, Any]:
     """The hyperparameters that are not the Trainer's own."""
     return {**asdict(parsed.data), **asdict(parsed.ranker), **asdict(parsed.checkpoints)}
-
-
-def _fingerprints(
-    data: PreparedData,
-    template: PromptTemplate,
-    encoder: PromptEncoder,
-    train: TrainingSamples,
-    validation: EvaluationSamples,
-) -> dict[str, Any]:
-    """What identifies a run of the ranker, beside base model, LoRA and samples."""
-    prompt = json.dumps([template.as_dict(), encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
-    ranks = hashlib.sha256(validation.retriever_ranks.astype("<i8").tobytes())
-    ranks.update(validation.user_ids.astype("<i8").tobytes())
-    # Nothing for the retriever's own order, which was the only one before there was a choice.
-    ranks.update(b"" if validation.order == "retriever" else validation.order.encode())
-    return {
-        **_beyond_flags(data),
-        "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        # Another retriever asks other questions, and its best metric is no measure for this one's.
-        "validation_candidates": ranks.hexdigest()[:16],
-        # Other lists are other wrong candidates, which a few samples need not show.
-        **({"training_lists": train.lists.digest(encoder.num_candidates - 1)[:16]} if train.lists else {}),
-    }
-
-
-def _beyond_flags(data: PreparedData) -> dict[str, Any]:
-    return {"prepared_data": data.fingerprint[:16]}
 
 
 def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
@@ -354,9 +327,14 @@ def _write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> N
             "letter_ids": ranker.encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
             "retriever_digest": sha256_of(weights) if weights.is_file() else "",
+            "retriever_config": _retriever_config(experiment),
             "versions": _versions(),
         },
     )
+
+
+def _retriever_config(experiment: Experiment) -> Any:
+    return (read_json(experiment.retriever / METRICS_FILE) or {}).get("config")
 
 
 def _versions() -> dict[str, str]:
@@ -379,7 +357,7 @@ def _write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None
         "seed": ranker.trainer.args.seed,
         "learning_rate": ranker.trainer.args.learning_rate,
         "config": asdict(config),
-        "retriever_config": (read_json(ranker.experiment.retriever / METRICS_FILE) or {}).get("config"),
+        "retriever_config": _retriever_config(ranker.experiment),
         "versions": _versions(),
         **outcome.as_dict(),
     }

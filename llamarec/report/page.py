@@ -160,7 +160,8 @@ def _cards(run: RunFacts) -> list[dict[str, str]]:
         cards.append(("training so far, saves and validations included", duration(run.step * run.seconds_a_step)))
     if run.best_step:
         cards.append(("best step, by validation", f"{run.best_step:,}"))
-    cards.append(("interruptions", f"{len(interrupted(run.interruptions)):,}"))
+    count = len(interrupted(run.interruptions))
+    cards.append(("interruption" if count == 1 else "interruptions", f"{count:,}"))
     saved = total(one.seconds_saved for one in run.interruptions)
     if saved:
         cards.append(("training saved by checkpoints", duration(saved)))
@@ -197,6 +198,7 @@ def _details(run: RunFacts, given: Mapping[str, Any]) -> dict[str, dict[str, str
         others = {name: value for name, value in known.items() if name not in given}
         found = {
             "All other hyperparameters": others,
+            "Retriever": (run.metrics or ranker).get("retriever_config") or {},
             "Environment": manifest.environment,
             "Fingerprints": manifest.fingerprints,
         }

@@ -59,7 +59,9 @@ def interruptions(
     found = []
     for earlier, session in pairwise(sessions):
         begun, resumed = parse_time(earlier.started), parse_time(session.started)
-        reached = _reached(begun, resumed, facts, curves)
+        # What was resumed from may be gone by now; where the earlier process saved it, that had come so far.
+        saved = [session.from_step] if session.from_step > earlier.from_step else []
+        reached = _reached(begun, resumed, facts, curves, saved)
         found.append(
             Interruption(
                 resumed,
@@ -94,9 +96,11 @@ def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
     return [one for one in found if not one.was_finished]
 
 
-def _reached(begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves) -> int | None:
+def _reached(
+    begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves, known: list[int]
+) -> int | None:
     if begun is None or ended is None:
-        return None
+        return max(known, default=None)
     logged = [event.step for event in curves.events if event.name == "loss" and begun <= event.time < ended]
-    saved = [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
-    return max([*logged, *saved], default=None)
+    known += [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
+    return max([*logged, *known], default=None)

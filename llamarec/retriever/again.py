@@ -26,15 +26,18 @@ def config_of(experiment: Experiment) -> RetrieverConfig | None:
         return None
 
 
-def command_again(experiment: Experiment, data_flags: Sequence[str] = (), **changes: Any) -> str:
+def command_again(
+    experiment: Experiment, data_flags: Sequence[str] = (), *, then: RetrieverConfig | None = None, **changes: Any
+) -> str:
     """`train_retriever.py` with the flags that the retriever there had: what was trained is not trained again.
 
     Args:
         experiment: Where it lies.
         data_flags: Of the data set; its code, unless given.
+        then: Options of another one that lay there.
         changes: Options that are to be others.
     """
     flags = data_flags or flags_of(DataConfig(experiment.dataset_code, experiment_root=str(experiment.root)))
     defaults = RetrieverConfig(**defaults_for(experiment.dataset_code))
-    then = replace(config_of(experiment) or defaults, restart=False)
-    return typed(["python", "train_retriever.py", *flags, *flags_of(replace(then, **changes), defaults)])
+    wanted = replace(then or config_of(experiment) or defaults, restart=False, **changes)
+    return typed(["python", "train_retriever.py", *flags, *flags_of(wanted, defaults)])

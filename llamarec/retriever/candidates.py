@@ -110,8 +110,7 @@ def load_candidates(
     Raises:
         ArtifactError: there are none, or they were made from other data; names the command that makes them.
     """
-    path = experiment.retriever / CANDIDATES_FILE
-    command = command_again(experiment, data_flags)
+    path, command = experiment.retriever / CANDIDATES_FILE, command_again(experiment, data_flags)
     if not path.is_file():
         raise ArtifactError(
             f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",
@@ -119,11 +118,28 @@ def load_candidates(
         )
     try:
         made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
-        rows = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
     refuse_other_data(f"{path}: these candidates were", made_by["data_fingerprint"], data, command)
-    return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+    return read_candidates(experiment, command)
+
+
+def read_candidates(experiment: Experiment, command: str = "") -> dict[Split, Candidates]:
+    """Candidates by split, of whichever data.
+
+    Args:
+        experiment: Where they lie.
+        command: That makes them, for an error.
+
+    Raises:
+        ArtifactError: they are not there, or damaged.
+    """
+    path = experiment.retriever / CANDIDATES_FILE
+    try:
+        rows = pl.read_parquet(path, glob=False)
+        return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
 
 
 def _of_split(rows: pl.DataFrame) -> Candidates:

@@ -209,7 +209,7 @@ def load_hard_negatives(
             f"{path}: the retriever's lists for training prompts are missing",
             hint=f"{hint}\n            (or --hard_negatives 0, without them)",
         )
-    lists, made_from = _read(path, hint)
+    lists, made_from = read_hard_negatives(experiment, hint)
     places, (num_lists, k) = int(data.sequences.num_places().sum()), lists.items_PK.shape
     if made_from != data.fingerprint or num_lists != places:
         raise ArtifactError(
@@ -227,7 +227,17 @@ def load_hard_negatives(
     return lists
 
 
-def _read(path: Path, hint: str) -> tuple[TrainingLists, str]:
+def read_hard_negatives(experiment: Experiment, hint: str = "") -> tuple[TrainingLists, str]:
+    """The lists, of whichever data, and the fingerprint of these.
+
+    Args:
+        experiment: Where they lie.
+        hint: What makes them, for an error.
+
+    Raises:
+        ArtifactError: they are not there, damaged, or of an older version.
+    """
+    path = experiment.retriever / HARD_NEGATIVES_FILE
     try:
         metadata = _metadata(path)
         made_from, num_folds = str(metadata["data_fingerprint"]), int(metadata["num_folds"])

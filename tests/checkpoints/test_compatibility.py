@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamarec.checkpoints.compatibility import UNTRACKED, compare, compare_fingerprints, refuse
+from llamarec.checkpoints.compatibility import UNTRACKED, Origins, compare, compare_fingerprints, refuse
 from llamarec.errors import CheckpointError
 
 OLD: dict[str, Any] = {"learning_rate": 1e-4, "seed": 42, "num_train_epochs": 1.0, "output_dir": "a", "weight_decay": 0}
@@ -75,6 +75,18 @@ def test_a_refusal_says_all_at_once() -> None:
     assert "d 1 (identifies the run)" in said
     assert "--allow_changed seed,d" in said
     assert "learning_rate" not in said
+
+
+def test_the_option_that_a_fingerprint_follows_from_is_named() -> None:
+    origins = Origins({"prompt": ("max_history",), "data": ("max_history", "share")}, {"lists": "make them again"})
+    changes = compare({"max_history": 20, "share": ""}, {"max_history": 3, "share": "x"})
+    changes += compare_fingerprints({"prompt": 1, "lists": 2}, {"prompt": 3, "lists": 4})
+    with pytest.raises(CheckpointError) as error:
+        refuse("x", changes, origins)
+    ways = str(error.value.hint).split("\n            or ")
+    assert ways[:2] == ["leave out --max_history 3, which was 20", "make them again"]
+    assert ways[-1] == "if you know that it fits: --allow_changed lists,prompt"
+    assert len(ways) == 4, "what changed without a consequence is no cause"
 
 
 def test_without_a_refusal_nothing_is_raised() -> None:

@@ -138,3 +138,10 @@ def test_a_metric_that_validation_does_not_have_is_refused_at_once(name: str) ->
         parse(["--metric_for_best_model", name])
     for known in ("eval_subset_mrr@10", "fused_recall@1", "loss"):
         assert parse(["--metric_for_best_model", known]).training.metric_for_best_model == known
+
+
+@pytest.mark.parametrize("steps", ["0", "-2"])
+def test_no_steps_are_not_a_whole_epoch(steps: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)--max_steps {steps}: no number of steps.*1 or more, or -1"):
+        parse(["--dataset_code", "beauty", "--max_steps", steps])
+    assert parse(["--dataset_code", "beauty", "--max_steps", "-1"]).training.max_steps == -1

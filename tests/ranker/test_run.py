@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -15,12 +16,18 @@ import pytest
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 
+from llamarec.cli.checkpoints import plan
 from llamarec.command import typed
 from llamarec.errors import ArtifactError, CheckpointError, ConfigError, ModelError
 from llamarec.ranker.arguments import parse
 from llamarec.ranker.run import train_ranker
 from llamarec.retriever.train import train_retriever
 from tests.ranker.shop import NUM_USERS, QUIET, SHOP_RETRIEVER, argv_of, checkpoints_of, newest, run_shop, tensors
+
+
+def plan_of(run: str, *flags: str) -> argparse.Namespace:
+    """The arguments of `llamarec checkpoints plan`."""
+    return argparse.Namespace(json=False, experiment_root=Path("experiments"), run_name=run, flags=list(flags))
 
 
 def test_a_run_leaves_what_was_promised(folder: Path) -> None:
@@ -187,7 +194,8 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
         run_shop(folder, "--resume_from_checkpoint", "--lora_alpha", "16")
     with pytest.raises(CheckpointError, match=r"(?s)seed 42.*seed 7"):
         run_shop(folder, "--resume_from_checkpoint", "--seed", "7")
-    with pytest.raises(CheckpointError, match=r"(?s)prompt .*--allow_changed"):
+    way = r"(?s)prompt .*next: +leave out --max_history 3, which was 20\n.*or start anew .*or if .*--allow_changed"
+    with pytest.raises(CheckpointError, match=way):
         run_shop(folder, "--resume_from_checkpoint", "--max_history", "3")
 
 
@@ -220,7 +228,9 @@ def test_lists_of_a_retriever_that_was_trained_on_their_users_are_said(
     argv = argv_of(folder, "--max_steps", "1")
     train_ranker(parse(argv), Console(width=80))
     said = capsys.readouterr().out
-    assert re.search(r"trained on these very items;.*\n +python train_retriever\.py .*folds 2\)", said)
+    assert re.search(
+        r"trained on these very items; by others: python train_retriever\.py .*--hidden_size 16.*\)\n", said
+    )
     train_ranker(parse([*argv, "--resume_from_checkpoint"]), Console(width=80))
     assert "very items" not in capsys.readouterr().out
 
@@ -236,9 +246,23 @@ def test_other_lists_for_training_are_refused(folder: Path) -> None:
     places[len(places) // 2] += 1
     changed = lists.with_columns(pl.Series("label_place", places, dtype=pl.Int32))
     changed.write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
-    with pytest.raises(CheckpointError, match=r"(?s)training_lists .*--allow_changed training_lists"):
+    way = r"(?s)training_lists .*as they were: python train_ret.*--top_k 30\n.*--allow_changed training_lists"
+    with pytest.raises(CheckpointError, match=way):
         run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6")
+    # And a plan sees it without a model.
+    with pytest.raises(CheckpointError, match=way):
+        plan.run(plan_of(str(checkpoints_of(folder)), "--max_steps", "6"))
     run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6", "--allow_changed", "training_lists")
+
+
+def test_a_plan_says_which_changes_it_cannot_judge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_shop(folder, "--max_steps", "4")
+    capsys.readouterr()
+    assert plan.run(plan_of(str(checkpoints_of(folder)), "--max_history", "3", "--learning_rate", "1e-5")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--max_history decides prompt and data: training refuses what differs without --allow_changed prompt" in said
+    assert "experiment_root" not in said
+    assert "--learning_rate decides" not in said
 
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:

@@ -21,7 +21,7 @@ from llamarec.ranker.run import train_ranker
 from llamarec.report.curves import Curves, Event, curves_of
 from llamarec.report.page import render, write_report
 from llamarec.report.run import RunFacts, read_run
-from llamarec.report.sessions import Interruption
+from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
 from llamarec.vocabulary import Experiment
 from tests.report.conftest import QUIET, argv
 
@@ -168,9 +168,16 @@ def test_where_nothing_tells_how_long_a_step_took_nothing_is_made_up() -> None:
     assert (one.steps_lost, one.seconds_lost, one.seconds_saved) == (None, None, None)
 
 
-def test_a_step_takes_the_median_of_what_was_seen(run: RunFacts) -> None:
-    from llamarec.report.sessions import seconds_a_step
+def test_where_nothing_tells_how_far_a_process_came_it_is_as_far_as_was_resumed() -> None:
+    sessions = [Session("2026-01-01T10:00:00.5+00:00", 0), Session("2026-01-01T10:00:00.9+00:00", 4)]
+    (one,) = interruptions(sessions, [], Curves(), None)
+    assert (one.reached, one.steps_lost) == (4, 0)
+    # Killed before it saved anything, the next one resumes from the same step.
+    again = [*sessions, Session("2026-01-01T10:00:01+00:00", 4)]
+    assert interruptions(again, [], Curves(), None)[1].steps_lost is None
 
+
+def test_a_step_takes_the_median_of_what_was_seen(run: RunFacts) -> None:
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     # Two seconds a step, and an hour's pause between steps 3 and 4.
     times = [begun + timedelta(seconds=2 * step + (3600 if step > 3 else 0)) for step in range(1, 8)]

@@ -30,8 +30,8 @@ ones, and what FLAGS would change.
       --resume_from_checkpoint best
 
 FLAGS are what you would add to the command of the training.
-Fingerprints of model and data are compared when training
-starts, not here.
+Data and the retriever's files are compared as far as they
+are here; model and prompts when training starts.
 """
 
 
@@ -97,11 +97,16 @@ def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) ->
 
 
 def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> Now:
+    from llamarec.checkpoints.compatibility import Origins
     from llamarec.checkpoints.resume import Now, hyperparameters_of
     from llamarec.ranker.arguments import parse
+    from llamarec.ranker.identity import FOLLOWS_FROM, known_from_files, retriever_of_then
+    from llamarec.ranker.places import experiment_of
     from llamarec.ranker.run import own_options
 
-    argv = ["--dataset_code", dataset_code, "--output_dir", str(folder.path), *flags]
+    experiment = experiment_of(folder)
+    root = ["--experiment_root", str(experiment.root)] if experiment is not None else []
+    argv = ["--dataset_code", dataset_code, *root, "--output_dir", str(folder.path), *flags]
     # Already chosen; a bare flag would be chosen again in another way.
     argv += ["--resume_from_checkpoint", checkpoint]
     parsed = parse(argv, mend=False)
@@ -110,8 +115,9 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
         num_samples=None,
         hyperparameters=hyperparameters_of(parsed.training, own_options(parsed)),
         defaults=parsed.defaults,
-        fingerprints={},
+        fingerprints=known_from_files(parsed.experiment, parsed.ranker),
         allowed=parsed.checkpoints.changes_allowed,
+        origins=Origins(FOLLOWS_FROM, retriever_of_then(parsed.experiment)),
     )
 
 

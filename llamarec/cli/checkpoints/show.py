@@ -9,9 +9,10 @@ from typing import Any
 
 from llamarec.checkpoints.facts import facts_of, parse_time, trainer_state
 from llamarec.checkpoints.integrity import PARTS, Verdict, verify
+from llamarec.checkpoints.layout import RunFolder
 from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.checkpoints.space import readable
-from llamarec.cli.checkpoints.names import find_checkpoint
+from llamarec.cli.checkpoints.names import find_either, latest_of
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,
     add_verb,
@@ -29,7 +30,7 @@ All files are hashed first. A checkpoint that a plain
 Trainer saved has no manifest: then its trainer_state.json
 is shown.
 
-  llamarec checkpoints show beauty:latest
+  llamarec checkpoints show beauty
   llamarec checkpoints show path/to/checkpoint-1000
 """
 _STATE_KEYS = (
@@ -50,14 +51,15 @@ _STATE_KEYS = (
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "show", SUMMARY, _EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help="RUN:latest, RUN:best, RUN:1000 or a path.")
+    parser.add_argument("checkpoint", metavar="CKPT", help="RUN (the newest), RUN:best, RUN:1000 or a path.")
     add_common_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verifies and prints it."""
-    path = find_checkpoint(arguments.checkpoint, arguments.experiment_root)
+    found = find_either(arguments.checkpoint, arguments.experiment_root)
+    path = latest_of(found) if isinstance(found, RunFolder) else found
     verdict = verify(path)
     if arguments.json:
         print_json(_as_dict(verdict))

@@ -1,0 +1,103 @@
+"""What identifies a run of the ranker beside base model, LoRA and samples, and which flags each of it follows from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from llamarec.command import options_from
+from llamarec.data.prepared import PreparedData, read_manifest
+from llamarec.errors import ArtifactError, ConfigError
+from llamarec.files import read_json
+from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.evaluation_samples import Asked, Order, asked_of
+from llamarec.ranker.places import DESCRIPTION
+from llamarec.ranker.samples import TrainingSamples
+from llamarec.retriever.again import command_again
+from llamarec.retriever.candidates import read_candidates
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
+from llamarec.retriever.in_use import is_of_another
+from llamarec.vocabulary import Experiment
+
+_DIGITS: Final = 16
+_PROMPT: Final = ("prompt_template", "max_history", "max_title_tokens", "max_prompt_tokens", "num_candidates")
+FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
+    "base_model": ("llm_base_model", "quantization"),
+    "lora": ("lora_r", "lora_alpha", "lora_target_modules"),
+    "prompt": _PROMPT,
+    "data": (*_PROMPT, "hard_negatives", "hard_negatives_at", "max_train_prompts", "latest_prompts"),
+    "training_lists": ("num_candidates",),
+    "validation_candidates": ("num_candidates", "max_eval_users", "candidate_order"),
+}
+"""Options that decide a fingerprint, by its name."""
+
+
+def fingerprints(
+    data: PreparedData, encoder: PromptEncoder, train: TrainingSamples, asked: Asked, order: Order
+) -> dict[str, Any]:
+    """All of a run, by name."""
+    template = encoder.template.as_dict()
+    prompt = json.dumps([template, encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
+    return {
+        **beyond_flags(data.fingerprint),
+        "prompt": _short(hashlib.sha256(prompt.encode())),
+        **_of_candidates(asked, order),
+        **_of_lists(train.lists, encoder.num_candidates),
+    }
+
+
+def beyond_flags(data_fingerprint: str) -> dict[str, Any]:
+    """What no flag decides."""
+    return {"prepared_data": data_fingerprint[:_DIGITS]}
+
+
+def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
+    """As much of `fingerprints` as takes no tokenizer; what is not there is left out."""
+    manifest = read_manifest(experiment.data)
+    found = beyond_flags(manifest["fingerprint"]) if manifest is not None else {}
+    try:
+        candidates = read_candidates(experiment)["validation"]
+        asked = asked_of(candidates, "validation", config.num_candidates, config.max_eval_users)
+        found |= _of_candidates(asked, config.order)
+        if config.hard_negatives:
+            found |= _of_lists(read_hard_negatives(experiment)[0], config.num_candidates)
+    except ArtifactError:
+        # Training says what is wrong with them.
+        return found
+    return found
+
+
+def retriever_of_then(experiment: Experiment, data_flags: Sequence[str] = ()) -> dict[str, str]:
+    """By fingerprint: how the retriever's files of then come back, where the run's description says it."""
+    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    try:
+        then = options_from(RetrieverConfig, ranker.get("retriever_config") or {})
+    except (ConfigError, TypeError):
+        return {}
+    if not ranker.get("retriever_config"):
+        return {}
+    again = command_again(experiment, data_flags, then=then)
+    text = f"the retriever's files as they were: {again}{' --restart' if is_of_another(ranker, experiment) else ''}"
+    return {"training_lists": text, "validation_candidates": text}
+
+
+def _of_candidates(asked: Asked, order: Order) -> dict[str, str]:
+    """Another retriever asks other questions, and its best metric is no measure for this one's."""
+    ranks = hashlib.sha256(asked.retriever_ranks.astype("<i8").tobytes())
+    ranks.update(asked.user_ids.astype("<i8").tobytes())
+    # Nothing for the retriever's own order, which was the only one before there was a choice.
+    ranks.update(b"" if order == "retriever" else order.encode())
+    return {"validation_candidates": _short(ranks)}
+
+
+def _of_lists(lists: TrainingLists | None, num_candidates: int) -> dict[str, str]:
+    """Other lists are other wrong candidates, which a few samples need not show."""
+    return {"training_lists": lists.digest(num_candidates - 1)[:_DIGITS]} if lists is not None else {}
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:_DIGITS])
