@@ -121,6 +121,7 @@ def test_list_points_at_what_kills_left(command: Command) -> None:
 
 def test_show_says_everything_given_options_first(command: Command) -> None:
     make_run(command.checkpoints())
+    assert command("show", "beauty") == command("show", "beauty:latest"), "of a run the newest"
     output = command.narrow("show", "beauty:best")
     order = [
         "health  good (all hashes match)",

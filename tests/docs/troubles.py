@@ -118,6 +118,13 @@ def another_identity(trouble: Trouble) -> None:
         trouble.run(f"{RESUME} {flag}", 2)
 
 
+def from_elsewhere(trouble: Trouble) -> None:
+    trouble.begin("interrupted")
+    other = "experiments/llm/beauty-r16/checkpoints"
+    trouble.run(f"{TRAIN} --lora_r 16 --max_steps 10 --output_dir {other}", 0)
+    trouble.run(f"{RESUME} {other}/checkpoint-10", 2)
+
+
 def finished(trouble: Trouble) -> None:
     trouble.begin("finished")
     trouble.run(RESUME, 0)
@@ -137,6 +144,7 @@ TROUBLES: Final[tuple[Callable[[Trouble], None], ...]] = (
     disk_full,
     another_run,
     another_identity,
+    from_elsewhere,
     finished,
 )
 
