@@ -232,7 +232,7 @@ def _training_lists(
     # Each is trained on the users of the other parts, for the epochs up to the best one, without validation.
     seconds = state.seconds / max(state.epoch, 1) * state.best_epoch * (folds - 1)
     console.print(
-        f"the ranker's training lists, by {folds} retrievers that have not seen their users: about "
+        f"the ranker's training lists, by {folds} retrievers that have not seen their users: at most "
         f"{timedelta(seconds=round(seconds))} (--hard_negative_folds 1: by this one, which has, at once)",
         soft_wrap=True,
     )
