@@ -14,7 +14,7 @@ from llamarec.data.config import DataConfig
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 if TYPE_CHECKING:
     from llamarec.retriever.train import RetrieverReport
@@ -81,7 +81,7 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
 
 def _of_ranker_before(experiment: Experiment) -> list[str]:
     """Of a ranker that was trained on other data or another retriever, and is to be trained anew: its base model."""
-    before = read_json(experiment.ranker / "ranker.json")
+    before = read_json(experiment.ranker / DESCRIPTION)
     if before is None or not _is_outdated(before, experiment):
         return []
     base_model = (before.get("config") or {}).get("llm_base_model", RankerConfig.llm_base_model)
@@ -89,10 +89,18 @@ def _of_ranker_before(experiment: Experiment) -> list[str]:
 
 
 def _is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
-    from llamarec.retriever.in_use import is_of_another
+    from llamarec.retriever.again import config_from
+    from llamarec.retriever.in_use import differing_questions, is_of_another
 
-    data = (read_json(experiment.retriever / "metrics.json") or {}).get("data_fingerprint")
-    return data != ranker.get("data_fingerprint") or is_of_another(ranker, experiment)
+    metrics = read_json(experiment.retriever / "metrics.json") or {}
+    then, now = config_from(ranker.get("retriever_config")), config_from(metrics.get("config"))
+    has_lists = bool((ranker.get("config") or {}).get("hard_negatives"))
+    asks_others = then is not None and now is not None and differing_questions(then, now, has_lists=has_lists)
+    return (
+        metrics.get("data_fingerprint") != ranker.get("data_fingerprint")
+        or is_of_another(ranker, experiment)
+        or bool(asks_others)
+    )
 
 
 if __name__ == "__main__":

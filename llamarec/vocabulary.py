@@ -39,6 +39,7 @@ FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_I
 
 PADDING_ITEM: Final = 0
 
+DESCRIPTION: Final = "ranker.json"  # what a run of the ranker says of itself when it starts
 CHECKPOINTS: Final = "checkpoints"  # the folder of a ranker's checkpoints, unless --output_dir says another
 
 Split = Literal["validation", "test"]

@@ -198,11 +198,16 @@ def _ways_back(changes: list[Change], refused: list[Change], origins: Origins) -
     if any(change.why != _IDENTIFIES for change in refused):
         ways.append("leave the flag out to keep the checkpoint's value")
     causes = [change for change in changes if change.decision == "applied" and names & {*origins.of(change.name)}]
-    ways += [f"leave out --{one.name} {one.new}, which was {one.old or 'not given'}" for one in causes]
+    ways += [_as_it_was(one) for one in causes]
     explained = {name for one in causes for name in origins.of(one.name)}
     return ways + list(
         dict.fromkeys(origins.advice[name] for name in sorted(names - explained) if name in origins.advice)
     )
+
+
+def _as_it_was(change: Change) -> str:
+    before = f"--{change.name} {change.old}" if change.old not in (None, "") else f"without --{change.name}"
+    return f"{before}, as it was (here {change.new})"
 
 
 def _shown(value: Any, other: Any) -> str:

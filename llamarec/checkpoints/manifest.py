@@ -26,6 +26,10 @@ class FileEntry:
     sha256: str
 
 
+MAX_SESSIONS: Final = 100
+"""In a manifest: the first one and the last ones of a run that is started again for ever."""
+
+
 @dataclass(frozen=True)
 class Session:
     """One process that trained: from where to where.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.discovery import Choice, newest_manifest, of_this_run
-from llamarec.checkpoints.layout import RunFolder, step_of
-from llamarec.checkpoints.manifest import Manifest
+from llamarec.checkpoints.layout import MANIFEST, RunFolder, step_of
+from llamarec.checkpoints.manifest import MAX_SESSIONS, Manifest, Session
 from llamarec.errors import CheckpointError
 
 
@@ -63,25 +63,39 @@ def refuse_to_go_on(run: RunFolder, choice: Choice) -> None:
     raise CheckpointError(
         f"{run.path} holds the checkpoints of another run; going on there from {path} would replace them",
         found=", ".join(one.name for one in there),
-        hint=f"--output_dir {home} goes on where that checkpoint lies; for a run of its own another --output_dir",
+        hint=f"--output_dir {home} goes on where that checkpoint lies; for a run of its own another --output_dir;\n"
+        "            with --resume_from_checkpoint alone the run goes on that lies here",
         retry_with=("--output_dir", str(home)),
     )
 
 
 def _is_of_that_run(choice: Choice, there: list[Path]) -> bool:
     ours, theirs = choice.verdict.manifest, newest_manifest(there)
-    if ours is None or theirs is None:
-        # Of two checkpoints of a plain Trainer nothing says whether they are of one run.
-        return ours is theirs
-    # What branched off shares the beginning, and has a process of its own.
-    is_older = _last_start(ours) in {session.started for session in theirs.sessions}
-    return ours.run_id == theirs.run_id and (is_older or _goes_beyond(choice, there))
+    if theirs is None:
+        # Of plain Trainers nothing says whose they are; what cannot be read is nobody's to protect.
+        return ours is None or all((path / MANIFEST).exists() for path in there)
+    if ours is None:
+        return bool(theirs.sessions) and _began_with(theirs.sessions[0], choice)
+    return ours.run_id == theirs.run_id and (_leads_to(ours, theirs) or _leads_to(theirs, ours))
 
 
-def _last_start(manifest: Manifest) -> str:
-    return manifest.sessions[-1].started if manifest.sessions else ""
+def _began_with(session: Session, choice: Choice) -> bool:
+    """Whether the run here went on from this very checkpoint of a plain Trainer before."""
+    path = choice.verdict.path
+    return (session.resumed_from, session.from_step) == (path.name, step_of(path))
 
 
-def _goes_beyond(choice: Choice, there: list[Path]) -> bool:
-    """Nothing that is there would be saved again."""
-    return (step_of(choice.verdict.path) or 0) >= max(step_of(path) or 0 for path in there)
+def _leads_to(earlier: Manifest, later: Manifest) -> bool:
+    """Whether a checkpoint lies on the way to another one; what branched off before does not.
+
+    A process is known by the moment of its start.
+    """
+    if not earlier.sessions:
+        return False
+    starts = [session.started for session in later.sessions]
+    if earlier.sessions[-1].started not in starts:
+        # The list of a run that is started again for ever is cut in the middle.
+        is_cut = len(starts) >= MAX_SESSIONS and earlier.sessions[0].started == starts[0]
+        return is_cut and earlier.created <= later.created
+    following = later.sessions[starts.index(earlier.sessions[-1].started) + 1 :]
+    return not following or following[0].from_step >= earlier.step

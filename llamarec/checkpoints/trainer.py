@@ -26,7 +26,7 @@ from llamarec.checkpoints.identity import base_model_of, fingerprints_of
 from llamarec.checkpoints.layout import RunFolder, step_of
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.loop import OpensEpochs, StepLoop
-from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.manifest import MAX_SESSIONS, Session
 from llamarec.checkpoints.occupied import refuse_to_begin, refuse_to_go_on
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.publish import recover
@@ -40,7 +40,6 @@ from llamarec.checkpoints.weights import Weights
 from llamarec.errors import CheckpointError, ConfigError
 
 _ORDERS = ("random", "sequential")
-_MAX_SESSIONS = 100
 
 
 class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
@@ -341,4 +340,4 @@ def _host() -> str:
 
 def _capped(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
     """The first and the last ones: a run that is restarted for ever must not grow its manifests for ever."""
-    return sessions if len(sessions) <= _MAX_SESSIONS else (sessions[0], *sessions[1 - _MAX_SESSIONS :])
+    return sessions if len(sessions) <= MAX_SESSIONS else (sessions[0], *sessions[1 - MAX_SESSIONS :])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.discovery import best_in, newest_manifest, order_of_saves
@@ -36,5 +38,13 @@ def command_anew(experiment: Experiment) -> str:
     """That trains the ranker there again from the start, with all that it was given."""
     folder = folder_of(experiment)
     manifest = newest_manifest(order_of_saves(folder)) or best_in(folder)
-    given = manifest.given if manifest is not None else {}
-    return command_with(given or named(experiment), "--restart")
+    given = dict(manifest.given) if manifest is not None else {}
+    # Where it lies now, which need not be where it was trained.
+    for place in ("experiment_root", "output_dir"):
+        given.pop(place, None)
+    at = {"output_dir": str(folder.path)} if folder.path.resolve() != _default_folder(experiment) else {}
+    return command_with({**given, **named(experiment), **at}, "--restart")
+
+
+def _default_folder(experiment: Experiment) -> Path:
+    return replace(experiment, ranker_at=None).checkpoints.resolve()

@@ -116,7 +116,7 @@ def _check_length(training: TrainingArguments) -> None:
         raise ConfigError(
             f"--max_steps {training.max_steps}: no number of steps",
             expected="1 or more, or -1: as far as --num_train_epochs says",
-            hint="to test a run without training it further: its command with --resume_from_checkpoint",
+            hint="to test a finished run again: its command with --resume_from_checkpoint",
         )
 
 

@@ -7,26 +7,25 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, read_manifest
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder
 from llamarec.ranker.evaluation_samples import Asked, Order, asked_of
-from llamarec.ranker.places import DESCRIPTION
 from llamarec.ranker.samples import TrainingSamples
-from llamarec.retriever.again import command_again
+from llamarec.retriever.again import command_again, config_from
 from llamarec.retriever.candidates import read_candidates
-from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
 from llamarec.retriever.in_use import is_of_another
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 _DIGITS: Final = 16
-_PROMPT: Final = ("prompt_template", "max_history", "max_title_tokens", "max_prompt_tokens", "num_candidates")
+_PROMPT: Final = (
+    *("llm_base_model", "prompt_template", "max_history", "max_title_tokens", "max_prompt_tokens", "num_candidates"),
+)
 FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
-    "base_model": ("llm_base_model", "quantization"),
+    "base_model": ("llm_base_model", "quantization", "bf16", "fp16"),
     "lora": ("lora_r", "lora_alpha", "lora_target_modules"),
     "prompt": _PROMPT,
     "data": (*_PROMPT, "hard_negatives", "hard_negatives_at", "max_train_prompts", "latest_prompts"),
@@ -43,22 +42,22 @@ def fingerprints(
     template = encoder.template.as_dict()
     prompt = json.dumps([template, encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
     return {
-        **beyond_flags(data.fingerprint),
+        **of_data(data.fingerprint),
         "prompt": _short(hashlib.sha256(prompt.encode())),
         **_of_candidates(asked, order),
         **_of_lists(train.lists, encoder.num_candidates),
     }
 
 
-def beyond_flags(data_fingerprint: str) -> dict[str, Any]:
-    """What no flag decides."""
+def of_data(data_fingerprint: str) -> dict[str, Any]:
+    """What no flag of this command decides."""
     return {"prepared_data": data_fingerprint[:_DIGITS]}
 
 
 def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
     """As much of `fingerprints` as takes no tokenizer; what is not there is left out."""
     manifest = read_manifest(experiment.data)
-    found = beyond_flags(manifest["fingerprint"]) if manifest is not None else {}
+    found = of_data(manifest["fingerprint"]) if manifest is not None else {}
     try:
         candidates = read_candidates(experiment)["validation"]
         asked = asked_of(candidates, "validation", config.num_candidates, config.max_eval_users)
@@ -74,11 +73,9 @@ def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, 
 def retriever_of_then(experiment: Experiment, data_flags: Sequence[str] = ()) -> dict[str, str]:
     """By fingerprint: how the retriever's files of then come back, where the run's description says it."""
     ranker = read_json(experiment.ranker / DESCRIPTION) or {}
-    try:
-        then = options_from(RetrieverConfig, ranker.get("retriever_config") or {})
-    except (ConfigError, TypeError):
-        return {}
-    if not ranker.get("retriever_config"):
+    then, manifest = config_from(ranker.get("retriever_config")), read_manifest(experiment.data)
+    # On other data no retriever is the one of then.
+    if then is None or manifest is None or manifest["fingerprint"] != ranker.get("data_fingerprint"):
         return {}
     again = command_again(experiment, data_flags, then=then)
     text = f"the retriever's files as they were: {again}{' --restart' if is_of_another(ranker, experiment) else ''}"

@@ -19,10 +19,10 @@ from llamarec.checkpoints.weights import put_weights
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.places import DESCRIPTION, codes_under, experiment_at, experiment_of, folder_of
+from llamarec.ranker.places import codes_under, experiment_at, experiment_of, folder_of
 from llamarec.ranker.prompt import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained import adapter_in
-from llamarec.vocabulary import CHECKPOINTS, Experiment
+from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment
 
 # What the ranker's own LoRA layers never have; each changes what the same weights mean.
 _OTHERWISE: Final = (

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from llamarec.checkpoints.layout import RunFolder
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
-from llamarec.vocabulary import CHECKPOINTS, Experiment
-
-DESCRIPTION: Final = "ranker.json"
-"""What a run says of itself when it starts."""
+from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment
 
 
 def experiment_at(place: Path) -> Experiment | None:

@@ -30,9 +30,9 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
-from llamarec.ranker.identity import beyond_flags, fingerprints, retriever_of_then
+from llamarec.ranker.identity import fingerprints, of_data, retriever_of_then
 from llamarec.ranker.initial import read_initial
-from llamarec.ranker.places import DESCRIPTION, refuse_results_of_another
+from llamarec.ranker.places import refuse_results_of_another
 from llamarec.ranker.planned import plan_run, planned
 from llamarec.ranker.prompt import load_template
 from llamarec.ranker.samples import Negatives, TrainingSamples
@@ -41,8 +41,8 @@ from llamarec.ranker.trainer import RankerTrainer
 from llamarec.retriever.again import METRICS_FILE, command_again
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
-from llamarec.retriever.in_use import ranker_on
-from llamarec.vocabulary import Experiment, Split
+from llamarec.retriever.in_use import rankers_on
+from llamarec.vocabulary import DESCRIPTION, Experiment, Split
 
 _LOGS: Final = "TENSORBOARD_LOGGING_DIR"
 _logged_into: dict[str, str] = {}
@@ -90,7 +90,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
         _refuse_to_begin(parsed, data)
-        candidates = _candidates(parsed.data, data, parsed.ranker)
+        candidates = _candidates(parsed.data, data, parsed.ranker, resumes=bool(parsed.kept))
     ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed, console)
     ranker.trainer.add_callback(
@@ -108,7 +108,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
 def _refuse_to_begin(parsed: Parsed, data: PreparedData) -> None:
     """What the Trainer would say too, after the retriever's training and the base model's loading."""
     if parsed.training.resume_from_checkpoint is None and not parsed.checkpoints.restart:
-        run, beyond = RunFolder(Path(str(parsed.training.output_dir))), beyond_flags(data.fingerprint)
+        run, beyond = RunFolder(Path(str(parsed.training.output_dir))), of_data(data.fingerprint)
         refuse_to_begin(run, beyond, parsed.checkpoints.changes_allowed)
 
 
@@ -198,7 +198,9 @@ def own_options(parsed: Parsed) -> dict[str, Any]:
     return {**asdict(parsed.data), **asdict(parsed.ranker), **asdict(parsed.checkpoints)}
 
 
-def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfig) -> dict[Split, Candidates]:
+def _candidates(
+    data_config: DataConfig, data: PreparedData, config: RankerConfig, *, resumes: bool = False
+) -> dict[Split, Candidates]:
     if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
         from llamarec.retriever.train import train_retriever_for
 
@@ -215,7 +217,8 @@ def _candidates(data_config: DataConfig, data: PreparedData, config: RankerConfi
                 f"the retriever proposed {proposed} items per user for {split}",
                 expected=f"{config.num_candidates} (--num_candidates)",
                 hint=f"--num_candidates {proposed}, or {command}",
-                retry_with=("--num_candidates", str(proposed)),
+                # With fewer it is another run.
+                retry_with=() if resumes else ("--num_candidates", str(proposed)),
             )
     return candidates
 
@@ -287,8 +290,8 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
 
 def _of_own_lists(experiment: Experiment, parsed: Parsed) -> str:
     text = "by the retriever that was trained on these very items"
-    if ranker_on(experiment) is not None:
-        # It needs the lists that lie there.
+    if rankers_on(experiment):
+        # They need the lists that lie there.
         return text
     return f"{text}; by others: {command_again(parsed.experiment, flags_of(parsed.data), hard_negative_folds=2)}"
 

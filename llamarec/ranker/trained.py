@@ -18,9 +18,9 @@ from llamarec.ranker.anew import command_anew, command_with, named
 from llamarec.ranker.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
-from llamarec.ranker.places import DESCRIPTION, folder_of
+from llamarec.ranker.places import folder_of
 from llamarec.ranker.prompt import PromptTemplate
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 
 @dataclass(frozen=True)

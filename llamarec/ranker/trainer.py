@@ -28,7 +28,7 @@ from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.final_fusion import adapter_digest, read_final, write_final
 from llamarec.ranker.fitting import fusion_of
-from llamarec.ranker.identity import FOLLOWS_FROM
+from llamarec.ranker.identity import FOLLOWS_FROM, of_data
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import TrainingSamples, epoch_order
 
@@ -53,7 +53,7 @@ class RankerTrainer(ResumableTrainer):
     """
 
     samples_by_epoch = True
-    beyond_flags = ("prepared_data",)
+    beyond_flags = tuple(of_data(""))
 
     def __init__(
         self,

@@ -18,10 +18,7 @@ from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETR
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
 # Where things lie is no difference between two trainings.
-_PLACES: Final = (
-    *("dataset_code", "output_dir", "logging_dir", "experiment_root", "data_root", "run_name"),
-    *("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume", "backup_to", "backup_every"),
-)
+_PLACES: Final = ("dataset_code", "backup_to", "backup_every")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from llamarec.report.words import duration, total
 from llamarec.vocabulary import Experiment
 
 REPORT_FILE: Final = "report.html"
-# What belongs to one resume, not to the run.
 
 
 def write_report(folder: RunFolder, experiment: Experiment | None, target: Path | None = None) -> Path:

@@ -17,10 +17,9 @@ from llamarec.checkpoints.manifest import Manifest, Session
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
-from llamarec.ranker.places import DESCRIPTION
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,14 @@ METRICS_FILE: Final = "metrics.json"
 
 def config_of(experiment: Experiment) -> RetrieverConfig | None:
     """Of the retriever that lies there; None where there is none, or of a later version."""
-    made_by = read_json(experiment.retriever / METRICS_FILE)
+    return config_from((read_json(experiment.retriever / METRICS_FILE) or {}).get("config"))
+
+
+def config_from(stored: Any) -> RetrieverConfig | None:
+    """From stored options; None where there are none, or they are no such options."""
     try:
-        return options_from(RetrieverConfig, made_by.get("config") or {}) if made_by else None
+        # Before there were folds, lists were the retriever's own.
+        return options_from(RetrieverConfig, {"hard_negative_folds": 1, **stored}) if stored else None
     except (ConfigError, TypeError):
         return None
 

@@ -54,8 +54,8 @@ class RetrieverTrainer:
         folder: Where the state file lies.
         console: Receives one line about what is done, and the progress.
         fold: None: all users, with validation.
-        before_replacing: Is told of an earlier run on the same data, before it is forgotten or goes on, and how it
-            differs from this one.
+        before_replacing: Is told of an earlier run on the same data (None: there is no state of one), before it is
+            forgotten or goes on, and how it differs from this one. Not with --restart.
 
     Raises:
         ArtifactError: the state file is damaged.
@@ -69,7 +69,7 @@ class RetrieverTrainer:
         console: Console,
         *,
         fold: Fold | None = None,
-        before_replacing: Callable[[TrainingState, list[str]], None] = lambda state, changed: None,
+        before_replacing: Callable[[TrainingState | None, list[str]], None] = lambda state, changed: None,
     ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
         self._fold, self._before_replacing = fold, before_replacing
@@ -117,7 +117,7 @@ class RetrieverTrainer:
             with sigterm_as_ctrl_c():
                 yield
         except KeyboardInterrupt:
-            what = f"saved up to epoch {self._saved_epochs}; the same command without --restart goes on there"
+            what = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
             self._console.print(
                 f"{self._prefix}stopped: {what if self._saved_epochs else 'nothing is saved yet'}", soft_wrap=True
             )
@@ -131,6 +131,8 @@ class RetrieverTrainer:
         hint = "remove the file: only this part is trained again" if self._fold else None
         earlier = None if self._config.restart else load_state(self._folder, hint)
         if earlier is None:
+            if not self._config.restart:
+                self._before_replacing(None, [])
             return
         if self._fold and earlier.epoch > self._config.num_epochs:
             self._console.print(f"{self._prefix}an earlier run of {earlier.epoch} epochs is replaced", soft_wrap=True)

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from llamarec.assets import sha256_of
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
-from llamarec.retriever.again import METRICS_FILE, command_again, config_of
+from llamarec.retriever.again import METRICS_FILE, command_again, config_from, config_of
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.hard_negatives import num_folds_of
 from llamarec.retriever.state import TrainingState
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 # Of the options that end a training: with higher ones it goes on.
 _LENGTHS = ("num_epochs", "patience")
 
 
-def ranker_on(experiment: Experiment) -> dict[str, Any] | None:
-    """ranker.json of a ranker that was trained on the retriever that lies there, if there is one."""
-    described = read_json(experiment.ranker / "ranker.json")
-    return (
-        described
-        if described and described.get("retriever_digest") and not is_of_another(described, experiment)
-        else None
-    )
+class Ranker(NamedTuple):
+    """One that was trained on the retriever that lies there: its folder, and the content of its ranker.json."""
+
+    folder: Path
+    described: Mapping[str, Any]
+
+    def retriever(self, experiment: Experiment) -> RetrieverConfig | None:
+        """The retriever's options when this was trained on it, as far as anything says so."""
+        return config_from(self.described.get("retriever_config")) or config_of(experiment)
+
+    def option(self, name: str) -> Any:
+        """Of the ranker's own; None where it does not say."""
+        return (self.described.get("config") or {}).get(name)
+
+
+def rankers_on(experiment: Experiment) -> list[Ranker]:
+    """All under the experiment's root, those with an output folder of their own included."""
+    weights = experiment.retriever_weights
+    digest = sha256_of(weights) if weights.is_file() else ""
+    places = [path.parent for path in sorted((experiment.root / "llm").glob(f"*/{DESCRIPTION}"))]
+    found = [Ranker(place, read_json(place / DESCRIPTION) or {}) for place in places]
+    return [
+        ranker
+        for ranker in found
+        # In a folder of the data set's name it is of that data set, whatever it says.
+        if ranker.described.get("dataset_code", ranker.folder.name) == experiment.dataset_code
+        and ranker.described.get("retriever_digest") == digest != ""
+    ]
 
 
 def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
@@ -35,62 +56,93 @@ def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
     return bool(then) and not (weights.is_file() and sha256_of(weights) == then)
 
 
-def refuse_other_questions(experiment: Experiment, data: PreparedData, config: RetrieverConfig) -> None:
+def differing_questions(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
+    """Options that change what a ranker is asked, though nothing is trained anew: `name old -> new`."""
+    names = ["exclude_history", *(["hard_negative_folds"] if has_lists else [])]
+    return [f"{name} {getattr(then, name)} -> {getattr(now, name)}" for name in names if _differs(name, then, now)]
+
+
+def _differs(name: str, then: RetrieverConfig, now: RetrieverConfig) -> bool:
+    return bool(getattr(then, name) != getattr(now, name))
+
+
+def refuse_other_questions(
+    experiment: Experiment, data: PreparedData, config: RetrieverConfig, state: TrainingState
+) -> None:
     """Options that change what is written, though nothing is trained anew.
+
+    Args:
+        experiment: Where it lies.
+        data: Prepared.
+        config: Of now.
+        state: Of the training that these options go on with.
 
     Raises:
         ArtifactError: these would replace what a ranker was trained on.
     """
-    then, now = config_of(experiment), config
-    if then is None:
+    if not is_result(experiment, state):
         return
-    changed = []
-    if then.excludes(data.has_repeats) != now.excludes(data.has_repeats):
-        changed.append(f"exclude_history {then.exclude_history} -> {now.exclude_history}")
-    # Of lists of an earlier version the options say nothing.
-    num_folds, ranker = num_folds_of(experiment, data), ranker_on(experiment)
-    if num_folds not in (None, now.hard_negative_folds) and ((ranker or {}).get("config") or {}).get("hard_negatives"):
-        changed.append(f"hard_negative_folds {num_folds} -> {now.hard_negative_folds}")
-    if ranker is not None and changed:
-        raise _in_use(experiment, changed)
+    for ranker in rankers_on(experiment):
+        then, needed = ranker.retriever(experiment), int(ranker.option("num_candidates") or 0)
+        if then is None:
+            continue
+        if not ranker.described.get("retriever_config"):
+            # Options are of the last run of train_retriever.py, lists may be older.
+            then = _with_folds(then, num_folds_of(experiment, data))
+        changed = differing_questions(then, config, has_lists=bool(ranker.option("hard_negatives")))
+        if config.top_k < needed:
+            changed.append(f"top_k {then.top_k} -> {config.top_k}")
+        if changed:
+            raise _in_use(experiment, ranker, changed)
 
 
 def refuse_to_replace(
-    experiment: Experiment, config: RetrieverConfig, state: TrainingState, changed: list[str]
+    experiment: Experiment, config: RetrieverConfig, state: TrainingState | None, changed: list[str]
 ) -> None:
-    """Before an earlier training is forgotten or goes on.
+    """Before a training begins where one may lie already, or an earlier one goes on.
 
     Args:
-        experiment: Where it lies.
+        experiment: Where.
         config: Of now.
-        state: Of the earlier training.
+        state: Of the earlier training; None: it cannot go on, its state is not there.
         changed: How it differs; nothing where it goes on.
 
     Raises:
-        ArtifactError: what lies there is its result, and a ranker was trained on it.
+        ArtifactError: what lies there would be replaced, and a ranker was trained on it.
     """
+    if state is not None and not changed and not is_result(experiment, state):
+        # Begun since (--restart): that its result replaces what is there was asked for.
+        return
+    for ranker in rankers_on(experiment):
+        longer = _longer(config_of(experiment), config) if state is not None else ["its training state is gone"]
+        raise _in_use(experiment, ranker, changed or longer)
+
+
+def is_result(experiment: Experiment, state: TrainingState) -> bool:
+    """Whether what lies there is the outcome of this training as far as it is."""
     result = read_json(experiment.retriever / METRICS_FILE) or {}
-    # A training that was begun since (--restart) may go on: that its result replaces what is there was asked for.
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
-    is_result = all(result.get(name, mark) == mark for name, mark in marks.items())
-    if is_result and ranker_on(experiment) is not None:
-        raise _in_use(experiment, changed or _longer(config_of(experiment), config))
+    return all(result.get(name, mark) == mark for name, mark in marks.items())
+
+
+def _with_folds(config: RetrieverConfig, num_folds: int | None) -> RetrieverConfig:
+    return config_from({**vars(config), "hard_negative_folds": num_folds}) or config if num_folds else config
 
 
 def _longer(then: RetrieverConfig | None, now: RetrieverConfig) -> list[str]:
     changed = [
         f"{name} {getattr(then, name)} -> {getattr(now, name)}"
         for name in _LENGTHS
-        if then is not None and getattr(then, name) != getattr(now, name)
+        if then is not None and _differs(name, then, now)
     ]
     return changed or ["further epochs"]
 
 
-def _in_use(experiment: Experiment, changed: list[str]) -> ArtifactError:
+def _in_use(experiment: Experiment, ranker: Ranker, changed: list[str]) -> ArtifactError:
     return ArtifactError(
-        f"{experiment.retriever}: a ranker was trained on this retriever, and other options would replace it",
-        found=f"{'; '.join(changed)}; the ranker in {experiment.ranker}",
-        hint=f"as it was: {command_again(experiment)}\n"
+        f"{experiment.retriever}: a ranker was trained on this retriever, and this would replace it",
+        found=f"{'; '.join(changed)}; the ranker in {ranker.folder}",
+        hint=f"as it was: {command_again(experiment, then=ranker.retriever(experiment))}\n"
         "            or another --experiment_root for a second retriever,\n"
         "            or --restart, and the ranker is to be trained anew",
     )

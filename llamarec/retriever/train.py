@@ -70,7 +70,7 @@ def train_retriever(
     data = prepare(data_config, console, again=prepare_again)
     check_top_k(data, config)
     check_histories(data)
-    _check_folds(data, config)
+    check_folds(data, config)
     return _train(data, data_config.experiment, config, console)
 
 
@@ -100,8 +100,6 @@ def train_retriever_for(
 def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, console: Console) -> RetrieverReport:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    if not config.restart:
-        refuse_other_questions(experiment, data, config)
     trainer = RetrieverTrainer(
         data,
         config,
@@ -109,6 +107,8 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
         console,
         before_replacing=partial(refuse_to_replace, experiment, config),
     )
+    if not config.restart:
+        refuse_other_questions(experiment, data, config, trainer.state)
     trainer.fit()
     report = _report(trainer, data, config)
     candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
@@ -161,14 +161,19 @@ def check_top_k(data: PreparedData, config: RetrieverConfig, *, flag: str = "--t
         )
 
 
-def _check_folds(data: PreparedData, config: RetrieverConfig) -> None:
-    most = len(data.sequences.users_with_label("validation"))
+def check_folds(data: PreparedData, config: RetrieverConfig) -> None:
+    """There must be somebody in each part of the users.
+
+    Raises:
+        ConfigError: there are more parts than users.
+    """
+    most = int((data.sequences.train_ends >= 2).sum())
     if config.hard_negative_folds > most:
         raise ConfigError(
             f"--hard_negative_folds {config.hard_negative_folds}: more parts than there are users to train on",
             expected=f"at most {most:,}; two will do, each costs a further training on the users of all others",
-            hint=f"--hard_negative_folds {RetrieverConfig.hard_negative_folds}",
-            retry_with=("--hard_negative_folds", str(RetrieverConfig.hard_negative_folds)),
+            hint=f"--hard_negative_folds {min(2, most)}",
+            retry_with=("--hard_negative_folds", str(min(2, most))),
         )
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from rich.console import Console
 from llamarec.cli.checkpoints import plan
 from llamarec.command import typed
 from llamarec.errors import ArtifactError, CheckpointError, ConfigError, ModelError
+from llamarec.ranker.anew import command_anew
 from llamarec.ranker.arguments import parse
+from llamarec.ranker.kept import kept_values
 from llamarec.ranker.run import train_ranker
 from llamarec.retriever.train import train_retriever
+from llamarec.vocabulary import Experiment
 from tests.ranker.shop import NUM_USERS, QUIET, SHOP_RETRIEVER, argv_of, checkpoints_of, newest, run_shop, tensors
 
 
@@ -194,7 +198,7 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
         run_shop(folder, "--resume_from_checkpoint", "--lora_alpha", "16")
     with pytest.raises(CheckpointError, match=r"(?s)seed 42.*seed 7"):
         run_shop(folder, "--resume_from_checkpoint", "--seed", "7")
-    way = r"(?s)prompt .*next: +leave out --max_history 3, which was 20\n.*or start anew .*or if .*--allow_changed"
+    way = r"(?s)prompt .*next: +--max_history 20, as it was \(here 3\)\n.*or start anew .*or if .*--allow_changed"
     with pytest.raises(CheckpointError, match=way):
         run_shop(folder, "--resume_from_checkpoint", "--max_history", "3")
 
@@ -263,6 +267,23 @@ def test_a_plan_says_which_changes_it_cannot_judge(folder: Path, capsys: pytest.
     assert "--max_history decides prompt and data: training refuses what differs without --allow_changed prompt" in said
     assert "experiment_root" not in said
     assert "--learning_rate decides" not in said
+    assert plan.run(plan_of(str(checkpoints_of(folder)), "--bf16", "true")) == 0
+    assert "--bf16 decides base_model" in " ".join(capsys.readouterr().out.split())
+
+
+def test_steps_of_before_are_not_refused(folder: Path) -> None:
+    kept = kept_values({"max_steps": 0, "seed": 3}, ["max_steps"], [], ["max_steps", "seed"])
+    assert kept == {"seed": 3}, "0 was no limit"
+
+
+def test_the_command_of_a_run_that_was_moved_is_of_where_it_lies(folder: Path, tmp_path: Path) -> None:
+    run_shop(folder, "--max_steps", "1")
+    moved = Path(shutil.move(folder / "experiments", tmp_path / "moved"))
+    words = shlex.split(command_anew(Experiment(moved, "shop")))
+    assert words[words.index("--experiment_root") + 1] == str(moved)
+    assert "--output_dir" not in words
+    assert words[words.index("--learning_rate") + 1] == "0.001"
+    assert words[-1] == "--restart"
 
 
 def test_without_a_retriever_it_says_so_and_names_the_command(folder: Path) -> None:

@@ -274,6 +274,37 @@ def test_what_branched_off_does_not_go_on_over_what_it_came_from(run: Path, tmp_
         _trainer(run).train(str(branch / "checkpoint-5"))
 
 
+def test_a_branch_is_not_gone_over_by_what_came_later_where_it_left(run: Path, tmp_path: Path) -> None:
+    branch = tmp_path / "branch"
+    stopped(_trainer(branch, learning_rate=1e-4), 5, resume=str(run / "checkpoint-4"))
+    # Of the same process as checkpoint-4, and not on the branch's way.
+    main = tmp_path / "main"
+    stopped(_trainer(main, save_steps=2), 4)
+    early = tmp_path / "early"
+    stopped(_trainer(early, learning_rate=1e-4), 5, resume=str(main / "checkpoint-2"))
+    with pytest.raises(CheckpointError, match="holds the checkpoints of another run"):
+        _trainer(early).train(str(main / "checkpoint-4"))
+    # As far as this run, and by another way.
+    stopped(_trainer(run), 5, resume="latest")
+    with pytest.raises(CheckpointError, match="holds the checkpoints of another run"):
+        _trainer(run).train(str(branch / "checkpoint-5"))
+
+
+def test_a_copy_goes_on_where_nothing_can_be_read(run: Path, saved: Path) -> None:
+    (run / "checkpoint-4" / MANIFEST).write_bytes(b"")
+    _trainer(run).train(str(saved / "checkpoint-4"))
+
+
+def test_a_plain_checkpoint_is_begun_with_twice(saved_by_a_plain_trainer: Path, tmp_path: Path) -> None:
+    plain, new = saved_by_a_plain_trainer / "checkpoint-4", tmp_path / "new"
+    stopped(_trainer(new), 5, resume=str(plain))
+    stopped(_trainer(new), 5, resume=str(plain))
+    other = tmp_path / "other"
+    stopped(_trainer(other), 2)
+    with pytest.raises(CheckpointError, match="holds the checkpoints of another run"):
+        _trainer(other).train(str(plain))
+
+
 def test_starting_anew_over_another_run(run: Path) -> None:
     with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run") as error:
         _trainer(run).train()

@@ -6,7 +6,9 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,17 +165,90 @@ def test_a_restart_that_was_killed_goes_on_although_a_ranker_was_trained_on_what
     assert _run(tmp_path, monkeypatch, *again) == EXIT_FINISHED
 
 
+def _with_a_ranker(folder: Path, name: str = "my shop", **described: Any) -> Path:
+    """One that was trained on the retriever that lies there; its folder."""
+    of_retriever = folder / "(e) 1" / "lru" / "my shop"
+    ranker = folder / "(e) 1" / "llm" / name
+    ranker.mkdir(parents=True)
+    metrics = json.loads((of_retriever / "metrics.json").read_text(encoding="utf-8"))
+    content = {
+        "dataset_code": "my shop",
+        "data_fingerprint": metrics["data_fingerprint"],
+        "retriever_digest": sha256_of(of_retriever / "retriever.safetensors"),
+        "retriever_config": metrics["config"],
+        "config": {"hard_negatives": 1.0, "num_candidates": 20},
+        **described,
+    }
+    (ranker / "ranker.json").write_text(json.dumps(content), encoding="utf-8")
+    return ranker
+
+
+def test_lists_that_were_replaced_can_be_brought_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    _with_a_ranker(tmp_path)
+    capsys.readouterr()
+    assert _run(tmp_path, monkeypatch, "--hard_negative_folds", "1", "--restart") == EXIT_FINISHED
+    assert _next(capsys.readouterr().out)[-1] == "--restart", "the same weights, other lists"
+    # The ranker says which lists it was trained on, whatever lies there now.
+    assert _run(tmp_path, monkeypatch, "--hard_negative_folds", "1") == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "hard_negative_folds 2 -> 1" in said
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    assert _next(capsys.readouterr().out)[-1] != "--restart"
+
+
+def test_a_restart_with_other_lists_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    _with_a_ranker(tmp_path)
+    again = ("--seed", "7", "--hard_negative_folds", "1", "--save_seconds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(FitProgress, "stepped", _interrupt_at(1))
+        assert _run(tmp_path, patch, *again, "--restart") == EXIT_KILLED
+    # Of that restart, not of any other.
+    assert _run(tmp_path, monkeypatch, "--seed", "9") == EXIT_USAGE
+    assert _run(tmp_path, monkeypatch, *again) == EXIT_FINISHED
+
+
+def test_a_ranker_with_a_folder_of_its_own_keeps_its_retriever_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_shop(tmp_path, num_items=40)
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+    ranker = _with_a_ranker(tmp_path, "my shop-r16")
+    capsys.readouterr()
+    for more, changed in ((("--seed", "7"), "seed 42 -> 7"), (("--top_k", "19"), "top_k 20 -> 19")):
+        assert _run(tmp_path, monkeypatch, *more) == EXIT_USAGE
+        assert f"{changed}; the ranker in {ranker}" in capsys.readouterr().err
+    assert _run(tmp_path, monkeypatch, "--top_k", "25") == EXIT_FINISHED, "it needs no more than 20"
+    (tmp_path / "(e) 1" / "lru" / "my shop" / "training_state.pt").unlink()
+    assert _run(tmp_path, monkeypatch) == EXIT_USAGE
+    assert "its training state is gone" in capsys.readouterr().err
+    # Of another data set it would be nothing to this one.
+    description = ranker / "ranker.json"
+    content = json.loads(description.read_text(encoding="utf-8"))
+    description.write_text(json.dumps({**content, "dataset_code": "another"}), encoding="utf-8")
+    assert _run(tmp_path, monkeypatch) == EXIT_FINISHED
+
+
+def _interrupt_at(epoch: int) -> Callable[..., None]:
+    def interrupt(self: FitProgress, *_: object) -> None:
+        if self._state.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
 @pytest.mark.parametrize(("save_seconds", "said"), [("0", "saved up to epoch 1;"), ("60", "nothing is saved yet")])
 def test_stopped_it_says_what_is_saved(
     save_seconds: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _write_shop(tmp_path, num_items=40)
 
-    def interrupt(self: FitProgress, *_: object) -> None:
-        if self._state.epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(FitProgress, "stepped", interrupt)
+    monkeypatch.setattr(FitProgress, "stepped", _interrupt_at(1))
     assert _run(tmp_path, monkeypatch, "--save_seconds", save_seconds) == EXIT_KILLED
     assert f"stopped: {said}" in capsys.readouterr().out
 

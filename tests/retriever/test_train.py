@@ -25,7 +25,7 @@ from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.retriever.state import load_state
-from llamarec.retriever.train import check_histories, check_top_k
+from llamarec.retriever.train import check_folds, check_histories, check_top_k
 from llamarec.vocabulary import SPLITS, Experiment
 from tests.data.raw import WRITERS
 from tests.samples import make_data
@@ -190,6 +190,17 @@ def test_candidates_survive_the_file_and_refuse_other_data(
 def test_options_that_do_not_fit_are_all_named() -> None:
     with pytest.raises(ConfigError, match=r"(?s)--top_k 0.*--dropout 1\.5.*--exclude_history 'no'"):
         RetrieverConfig(top_k=0, dropout=1.5, exclude_history="no")
+
+
+def test_folds_are_of_the_users_that_are_trained_on(data: PreparedData) -> None:
+    ends = data.sequences.validation_ends.copy()
+    ends[1:] = data.sequences.train_ends[1:]
+    few = replace(data, sequences=replace(data.sequences, validation_ends=ends))
+    assert len(few.sequences.users_with_label("validation")) == 1
+    check_folds(few, replace(CONFIG, hard_negative_folds=2))
+    with pytest.raises(ConfigError, match=rf"(?s)at most {data.num_users}.*next: +--hard_negative_folds 2") as refused:
+        check_folds(few, replace(CONFIG, hard_negative_folds=data.num_users + 1))
+    assert refused.value.retry_with == ("--hard_negative_folds", "2")
 
 
 def test_every_user_must_have_enough_candidates_left(data: PreparedData) -> None:
