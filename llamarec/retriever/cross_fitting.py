@@ -25,7 +25,7 @@ from rich.console import Console
 
 from llamarec.data.prepared import PreparedData
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.fit import Fold, RetrieverTrainer
+from llamarec.retriever.fit import RetrieverTrainer, without_part
 from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives
 from llamarec.retriever.model import LRURec
 
@@ -55,9 +55,10 @@ def cross_fitted_lists(
         num_folds=config.hard_negative_folds,
     )
     for part in np.unique(parts_U):
-        fold = Fold(f"{part + 1} of {config.hard_negative_folds}", np.flatnonzero(parts_U != part))
-        own_folder = folder / FOLDS_FOLDER / fold.name.replace(" ", "-")
-        trainer = RetrieverTrainer(data, replace(config, num_epochs=num_epochs), own_folder, console, fold=fold)
+        name = f"{part + 1} of {config.hard_negative_folds}"
+        own_folder = folder / FOLDS_FOLDER / name.replace(" ", "-")
+        course, shorter = without_part(name, np.flatnonzero(parts_U != part)), replace(config, num_epochs=num_epochs)
+        trainer = RetrieverTrainer(data, shorter, own_folder, console, course=course)
         trainer.fit()
         of_part = lists_by(trainer.model, data, config, users=np.flatnonzero(parts_U == part).tolist())
         whole.items_PK[of_places_P == part] = of_part.items_PK

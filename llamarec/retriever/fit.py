@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,16 +33,32 @@ _TOKENS_MULTIPLE: Final = 64
 
 
 @dataclass(frozen=True)
-class Fold:
-    """Of a further training on some users: it has all its epochs, without validation, and the last one's weights.
+class Course:
+    """Which of a retriever's trainings it is; the retriever's own unless it says otherwise.
 
     Attributes:
-        name: "1 of 2".
-        users: [number of users] user ids that it is trained on.
+        users: [number of users] ids of those that it is trained on; None: all.
+        is_validated: It ends by validation, and the best epoch's weights are its result. Otherwise it has exactly
+            `num_epochs`, and the last one's.
+        prefix: Of all that it says.
+        mark: Part of its identity.
+        hint: What to do where its state is damaged.
     """
 
-    name: str
-    users: NDArray[np.int64]
+    users: NDArray[np.int64] | None = None
+    is_validated: bool = True
+    prefix: str = ""
+    mark: Mapping[str, Any] = field(default_factory=dict)
+    hint: str | None = None
+
+
+def without_part(name: str, users: NDArray[np.int64]) -> Course:
+    """A further training, on the users of all parts but one ("1 of 2")."""
+    hint = "remove the file: only this part is trained again"
+    return Course(users, is_validated=False, prefix=f"without part {name}, ", mark={"fold": name}, hint=hint)
+
+
+_OWN: Final = Course()
 
 
 class RetrieverTrainer:
@@ -53,7 +69,7 @@ class RetrieverTrainer:
         config: Options.
         folder: Where the state file lies.
         console: Receives one line about what is done, and the progress.
-        fold: None: all users, with validation.
+        course: Which of the retriever's trainings.
         before_replacing: Is told of an earlier run on the same data (None: there is no state of one), before it is
             forgotten or goes on, and how it differs from this one. Not with --restart.
 
@@ -68,17 +84,16 @@ class RetrieverTrainer:
         folder: Path,
         console: Console,
         *,
-        fold: Fold | None = None,
+        course: Course = _OWN,
         before_replacing: Callable[[TrainingState | None, list[str]], None] = lambda state, changed: None,
     ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
-        self._fold, self._before_replacing = fold, before_replacing
+        self._course, self._before_replacing = course, before_replacing
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
-        of_fold = {"fold": fold.name} if fold else {}
-        self.state = TrainingState({**config.identity, "data": data.fingerprint, **of_fold})
-        users = fold.users.tolist() if fold else None
+        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark})
+        users = None if course.users is None else course.users.tolist()
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
         self._go_on()
         self._saved_epochs = self.state.epoch
@@ -91,7 +106,7 @@ class RetrieverTrainer:
         """
         with (
             self._stopped_clearly(),
-            FitProgress(self._console, self.state, self._config.num_epochs, self._prefix) as progress,
+            FitProgress(self._console, self.state, self._config.num_epochs, self._course.prefix) as progress,
         ):
             saved = time.monotonic()
             while not self.is_finished:
@@ -103,7 +118,7 @@ class RetrieverTrainer:
         if self.state.bad_epochs >= self._config.patience:
             why = f"{self.state.bad_epochs} epochs without a better Recall@10 on validation (--patience)"
             self._console.print(f"stopped     {why}", soft_wrap=True)
-        if not self._fold:
+        if self._course.is_validated:
             self.model.load_state_dict(self.state.best_model)
 
     @property
@@ -117,33 +132,24 @@ class RetrieverTrainer:
             with sigterm_as_ctrl_c():
                 yield
         except KeyboardInterrupt:
-            what = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
-            self._console.print(
-                f"{self._prefix}stopped: {what if self._saved_epochs else 'nothing is saved yet'}", soft_wrap=True
-            )
+            saved = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
+            self._say(f"stopped: {saved if self._saved_epochs else 'no epoch of this training is saved yet'}")
             raise
 
-    @property
-    def _prefix(self) -> str:
-        return f"without part {self._fold.name}, " if self._fold else ""
-
     def _go_on(self) -> None:
-        hint = "remove the file: only this part is trained again" if self._fold else None
-        earlier = None if self._config.restart else load_state(self._folder, hint)
+        earlier = None if self._config.restart else load_state(self._folder, self._course.hint)
         if earlier is None:
             if not self._config.restart:
                 self._before_replacing(None, [])
             return
-        if self._fold and earlier.epoch > self._config.num_epochs:
-            self._console.print(f"{self._prefix}an earlier run of {earlier.epoch} epochs is replaced", soft_wrap=True)
+        if not self._course.is_validated and earlier.epoch > self._config.num_epochs:
+            self._say(f"an earlier run of {earlier.epoch} epochs is replaced")
             return
         changed = differences(earlier.identity, self.state.identity)
         if changed:
             if earlier.identity.get("data") == self.state.identity["data"]:
                 self._before_replacing(earlier, changed)
-            self._console.print(
-                f"{self._prefix}an earlier run is replaced, because: {'; '.join(changed)}", soft_wrap=True
-            )
+            self._say(f"an earlier run is replaced, because: {'; '.join(changed)}")
             return
         self.state = earlier
         if not self.is_finished:
@@ -151,16 +157,19 @@ class RetrieverTrainer:
         self.model.load_state_dict(earlier.model)
         self._optimizer.load_state_dict(earlier.optimizer)
         what = "is finished" if self.is_finished else "goes on"
-        may_go_on = self.is_finished and not self._fold
+        may_go_on = self.is_finished and self._course.is_validated
         more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if may_go_on else ""
-        self._console.print(f"{self._prefix}the earlier run {what} at epoch {earlier.epoch}{more}", soft_wrap=True)
+        self._say(f"the earlier run {what} at epoch {earlier.epoch}{more}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._course.prefix}{text}", soft_wrap=True)
 
     def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch
         # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
         self.model.masks.restart(self._config.seed, epoch)
         loss = self._train_epoch(epoch, progress)
-        self._note(loss, {} if self._fold else self._validation(), time.monotonic() - started)
+        self._note(loss, self._validation() if self._course.is_validated else {}, time.monotonic() - started)
 
     def _validation(self) -> dict[str, float]:
         exclude = self._config.excludes(self._data.has_repeats)

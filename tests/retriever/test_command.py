@@ -242,7 +242,7 @@ def _interrupt_at(epoch: int) -> Callable[..., None]:
     return interrupt
 
 
-@pytest.mark.parametrize(("save_seconds", "said"), [("0", "saved up to epoch 1;"), ("60", "nothing is saved yet")])
+@pytest.mark.parametrize(("save_seconds", "said"), [("0", "saved up to epoch 1;"), ("60", "no epoch of this")])
 def test_stopped_it_says_what_is_saved(
     save_seconds: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
