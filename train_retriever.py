@@ -73,19 +73,16 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         return "this command with a larger --top_k: of one candidate there is nothing to rank"
     # How the data are prepared is known from here on, and a table by its name.
     places = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)
-    command = ["python", "train_ranker.py", *flags_of(places)]
-    if report.ranker_candidates < RankerConfig.num_candidates:
-        command += ["--num_candidates", str(report.ranker_candidates)]
-    return typed([*command, *_of_ranker_before(data_config.experiment)])
+    few = {"num_candidates": report.ranker_candidates}
+    changes = few if report.ranker_candidates < RankerConfig.num_candidates else {}
+    before = read_json(data_config.experiment.ranker / DESCRIPTION)
+    if before is not None and _is_outdated(before, data_config.experiment):
+        from llamarec.ranker.anew import command_anew
 
-
-def _of_ranker_before(experiment: Experiment) -> list[str]:
-    """Of a ranker that was trained on other data or another retriever, and is to be trained anew: its base model."""
-    before = read_json(experiment.ranker / DESCRIPTION)
-    if before is None or not _is_outdated(before, experiment):
-        return []
-    base_model = (before.get("config") or {}).get("llm_base_model", RankerConfig.llm_base_model)
-    return [*(["--llm_base_model", base_model] if base_model != RankerConfig.llm_base_model else []), "--restart"]
+        base_model = (before.get("config") or {}).get("llm_base_model")
+        return command_anew(data_config.experiment, **({"llm_base_model": base_model} if base_model else {}), **changes)
+    flags = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+    return typed(["python", "train_ranker.py", *flags_of(places), *flags])
 
 
 def _is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:

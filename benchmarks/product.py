@@ -9,6 +9,7 @@ import torch
 from transformers import set_seed
 
 from benchmarks.workload import SEED, Workload
+from llamarec.checkpoints.compatibility import Origins
 from llamarec.ranker.arguments import Parsed, parse
 from llamarec.ranker.base_models import SMOLLM2_135M, load_letter_model
 from llamarec.ranker.config import RankerConfig
@@ -40,7 +41,7 @@ def trainer_of(command: Parsed, model: Any, train: Any, validation: Any) -> Rank
         validation=validation,
         pad_token_id=0,
         fingerprints={},
-        advice={},
+        origins=Origins(),
         own_options={},
         given={},
         defaults={},

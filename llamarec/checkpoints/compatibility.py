@@ -155,10 +155,14 @@ class Origins:
     Attributes:
         options: By fingerprint, the options that it follows from.
         advice: By fingerprint, what brings the old one back where no option has changed.
+        run_id: Of the run that the advice is for; it is not given for checkpoints of another one.
+        measures: Fingerprints without which a validation is no measure for another one.
     """
 
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
+    run_id: str = ""
+    measures: frozenset[str] = frozenset()
 
     def of(self, option: str) -> list[str]:
         """Fingerprints that follow from an option."""
@@ -182,7 +186,7 @@ def refuse(checkpoint: str, changes: list[Change], origins: Origins | None = Non
     names = ",".join(change.name for change in refused)
     indent = "\n" + " " * 12
     ways = _ways_back(changes, refused, origins or Origins())
-    ways.append("start anew with --restart, or in another --output_dir")
+    ways.append("start anew, with --restart instead of --resume_from_checkpoint, or in another --output_dir")
     ways.append(f"if you know that it fits: --allow_changed {names}")
     raise CheckpointError(
         f"{checkpoint} is of another run than this command",

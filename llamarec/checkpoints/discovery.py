@@ -150,7 +150,16 @@ def best(run: RunFolder) -> Choice:
         CheckpointError: there is none.
     """
     newest = latest(run)
-    manifest = newest.verdict.manifest if newest else None
+    if newest is None:
+        beside = [path.name for path in run.path.parent.glob("*") if path.is_dir() and RunFolder(path).steps()]
+        near = difflib.get_close_matches(run.path.name, beside, n=1)
+        raise CheckpointError(
+            f"there is no checkpoint in {run.path}",
+            expected="a run's folder (--output_dir), or without that flag the data set's own",
+            hint=f"--output_dir {run.path.parent / near[0]}" if near else "llamarec checkpoints list",
+            retry_with=("--output_dir", str(run.path.parent / near[0])) if near else (),
+        )
+    manifest = newest.verdict.manifest
     step = manifest.metrics.get("best_step") if manifest else None
     if step is None:
         raise CheckpointError(

@@ -69,6 +69,25 @@ def refuse_to_go_on(run: RunFolder, choice: Choice) -> None:
     )
 
 
+def refuse_to_mix(run: RunFolder, manifest: Manifest | None, source: str) -> None:
+    """A copy is brought back to the run that it was made of.
+
+    Raises:
+        CheckpointError: the checkpoints there are of another one.
+    """
+    there = of_this_run(run)
+    theirs = newest_manifest(there)
+    if manifest is None or theirs is None or theirs.run_id == manifest.run_id:
+        return
+    raise CheckpointError(
+        f"{source} is of another run than the checkpoints in {run.path}",
+        expected=f"a copy of run {theirs.run_id}",
+        found=f"step {manifest.step:,} of run {manifest.run_id}",
+        hint="give it a folder of its own instead of that one, for example "
+        f"{run.path.parent.with_name(run.path.parent.name + '-2') / run.path.name}",
+    )
+
+
 def _is_of_that_run(choice: Choice, there: list[Path]) -> bool:
     ours, theirs = choice.verdict.manifest, newest_manifest(there)
     if theirs is None:

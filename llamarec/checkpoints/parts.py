@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from llamarec.checkpoints.compatibility import Origins
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.edge import Edge
 from llamarec.checkpoints.layout import RunFolder
@@ -44,6 +45,7 @@ class Parts:
     _maybe_log_save_evaluate: Any
 
     # ---- Of the mixins ----
+    origins: Origins
     _config: CheckpointConfig
     _own_options: dict[str, Any]
     _given: dict[str, Any]

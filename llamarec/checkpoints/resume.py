@@ -291,7 +291,10 @@ def _changes(choice: Choice, now: Now) -> list[Change]:
     old = {**manifest.hyperparameters, "num_processes": manifest.environment.get("num_processes", 1)}
     changes = compare_fingerprints(manifest.fingerprints, now.fingerprints, allowed=now.allowed)
     changes += compare(old, new, kept=now.defaults, allowed=now.allowed)
-    refuse(str(choice.verdict.path), changes, now.origins)
+    origins = now.origins
+    if origins.run_id != manifest.run_id:
+        origins = replace(origins, advice={})
+    refuse(str(choice.verdict.path), changes, origins)
     return changes
 
 
@@ -350,6 +353,11 @@ def _notes(
 def _not_compared(choice: Choice, changes: list[Change], now: Now) -> list[str]:
     """Where a plan knows less than the training will: changes that may make it another run."""
     manifest, notes = choice.verdict.manifest, []
+    measured = sorted(change.name for change in changes if change.name in now.origins.measures)
+    if measured:
+        notes.append(
+            f"the best model so far was validated with another {', '.join(measured)}: it is chosen anew from here on"
+        )
     for change in changes:
         known = manifest.fingerprints.keys() - now.fingerprints.keys() if manifest is not None else set()
         names = [name for name in now.origins.of(change.name) if name in known and not now.allowed & {name, "all"}]

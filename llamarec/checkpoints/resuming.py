@@ -90,7 +90,7 @@ class Resuming(Parts):
             self.state.train_batch_size = self.args.train_batch_size
             self.state.compute_steps(self.args, max_steps)
             self._restore_callbacks(content.get("stateful_callbacks") or {})
-            if self._resume.plan.changed & METRIC:
+            if self._resume.plan.changed & (METRIC | self.origins.measures):
                 self._forget_best()
         self.state.global_step = self._resume.step
         self._restore_best()
@@ -112,7 +112,7 @@ class Resuming(Parts):
                 setattr(callback, attribute, value)
 
     def _forget_best(self) -> None:
-        """Another metric: what was best by the old one is no measure for it."""
+        """Another metric, or other questions: what was best by the old one is no measure for it."""
         self.state.best_metric = self.state.best_global_step = None
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):

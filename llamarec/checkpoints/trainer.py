@@ -195,8 +195,11 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
         self._resume = self._decide(wanted)
         self._begin_session(self._resume)
         self._in_first_process(self._check_space)
+        # Once nothing refuses any more.
         if wanted is None:
             self._in_first_process(self._leave_behind)
+        elif self._resume is not None:
+            self._in_first_process(partial(self._take_up, wanted))
         if self._resume is not None:
             if self._own_optimizer:
                 # An earlier training's of this object would keep the rate that it was made with.
@@ -215,13 +218,14 @@ class ResumableMixin(StepLoop, Feeding, Saving, Weights, Resuming):
                 beyond = {name: self._fingerprints.get(name) for name in self.beyond_flags}
                 refuse_to_begin(self._run, beyond, self._config.changes_allowed)
             return None
-        self._in_first_process(partial(self._take_up, wanted))
         choice: Choice | None = choose(self._run, wanted, allow_partial=self._config.allow_partial_resume)
         if choice is None:
             return None
         refuse_to_go_on(self._run, choice)
         if self._config.restart:
-            self._say_plan(f"note:        restart counts only where nothing is resumed; {choice.verdict.path.name} is")
+            self._say_plan(
+                f"note:        --restart counts only where nothing is resumed; {choice.verdict.path.name} is"
+            )
         refuse_unknown(self._config.changes_allowed, self._fingerprints)
         geometry = self._geometry()
         now = Now(

@@ -34,8 +34,8 @@ def named(experiment: Experiment) -> dict[str, str]:
     )
 
 
-def command_anew(experiment: Experiment) -> str:
-    """That trains the ranker there again from the start, with all that it was given."""
+def command_anew(experiment: Experiment, **changes: Any) -> str:
+    """That trains the ranker there again from the start, with all that it was given but for some changes."""
     folder = folder_of(experiment)
     manifest = newest_manifest(order_of_saves(folder)) or best_in(folder)
     given = dict(manifest.given) if manifest is not None else {}
@@ -43,7 +43,7 @@ def command_anew(experiment: Experiment) -> str:
     for place in ("experiment_root", "output_dir"):
         given.pop(place, None)
     at = {"output_dir": str(folder.path)} if folder.path.resolve() != _default_folder(experiment) else {}
-    return command_with({**given, **named(experiment), **at}, "--restart")
+    return command_with({**given, **named(experiment), **at, **changes}, "--restart")
 
 
 def _default_folder(experiment: Experiment) -> Path:

@@ -106,8 +106,13 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
         ranker = replace(ranker, init_adapter=parser.get_default("init_adapter"))
         flags -= {"init_adapter"}
     # Tokens stay out of checkpoints and reports.
-    values = {name: getattr(given, name) for name in sorted(flags) if not name.endswith("_token")}
+    values = {name: _plain(getattr(given, name)) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of steps may be shares of the training too, and are parsed as such."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) > 1 else value
 
 
 def _check_length(training: TrainingArguments) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from llamarec.checkpoints.compatibility import Origins
 from llamarec.data.prepared import PreparedData, read_manifest
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
@@ -33,6 +34,7 @@ FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
     "validation_candidates": ("num_candidates", "max_eval_users", "candidate_order"),
 }
 """Options that decide a fingerprint, by its name."""
+_MEASURES: Final = frozenset({"prompt", "validation_candidates", "prepared_data"})
 
 
 def fingerprints(
@@ -70,8 +72,13 @@ def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, 
     return found
 
 
-def retriever_of_then(experiment: Experiment, data_flags: Sequence[str] = ()) -> dict[str, str]:
-    """By fingerprint: how the retriever's files of then come back, where the run's description says it."""
+def origins_of(experiment: Experiment, data_flags: Sequence[str] = ()) -> Origins:
+    """Of the fingerprints, with how the retriever's files of the run there come back."""
+    run_id = str((read_json(experiment.ranker / DESCRIPTION) or {}).get("run_id") or "")
+    return Origins(FOLLOWS_FROM, _retriever_of_then(experiment, data_flags), run_id, _MEASURES)
+
+
+def _retriever_of_then(experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
     ranker = read_json(experiment.ranker / DESCRIPTION) or {}
     then, manifest = config_from(ranker.get("retriever_config")), read_manifest(experiment.data)
     # On other data no retriever is the one of then.

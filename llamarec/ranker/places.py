@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,9 +79,10 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         found = experiment_at(place)
         if found is not None:
             return found
+    near = difflib.get_close_matches(code, codes_under(root), n=1)
     raise ArtifactError(
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",
         found=f"under {root}: {', '.join(codes_under(root)) or 'none'}",
-        hint="one of those, another --experiment_root, or train one: python train_ranker.py --dataset_code ...",
+        hint=f"{near[0]}?" if near else "one of those, another --experiment_root, or train one (train_ranker.py)",
     )

@@ -30,7 +30,7 @@ from llamarec.ranker.config import RankerConfig
 from llamarec.ranker.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.first_stage import FirstStage, first_stage_text, fit_first_stage
-from llamarec.ranker.identity import fingerprints, of_data, retriever_of_then
+from llamarec.ranker.identity import fingerprints, of_data, origins_of
 from llamarec.ranker.initial import read_initial
 from llamarec.ranker.places import refuse_results_of_another
 from llamarec.ranker.planned import plan_run, planned
@@ -151,7 +151,7 @@ def build_ranker(
         fusion_samples=fusion_samples,
         pad_token_id=pad_token_of(tokenizer),
         fingerprints=fingerprints(data, encoder, train, validation.asked, validation.order),
-        advice=retriever_of_then(experiment, flags_of(parsed.data)),
+        origins=origins_of(experiment, flags_of(parsed.data)),
         own_options=own_options(parsed),
         given=parsed.given,
         defaults=parsed.defaults,
@@ -324,6 +324,7 @@ def _write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> N
         {
             "config": asdict(ranker.config),
             "dataset_code": data.dataset_code,
+            "run_id": ranker.trainer.run_id,
             "prepared_data": str(experiment.data.resolve()),
             "checkpoints": str(Path(output_dir).resolve()),
             "prompt": ranker.encoder.template.as_dict(),

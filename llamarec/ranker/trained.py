@@ -72,7 +72,7 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
     """
     ranker = _description(experiment, data)
     config = options_from(RankerConfig, ranker.get("config") or {})
-    adapter = _adapter(folder_of(experiment))
+    adapter = _adapter(folder_of(experiment), str(ranker.get("run_id") or ""))
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     encoder = encoder_for(tokenizer, data.titles, PromptTemplate(**ranker["prompt"]), config, experiment.ranker)
@@ -90,20 +90,35 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     return ranker
 
 
-def adapter_in(run: RunFolder) -> Adapter | None:
-    """The best adapter of a run, or else that of its newest checkpoint, verified; None where there is none yet."""
+def adapter_in(run: RunFolder, run_id: str = "") -> Adapter | None:
+    """The best adapter of a run, or else that of its newest checkpoint, verified; None where there is none yet.
+
+    Args:
+        run: Its folder.
+        run_id: What lies there of another run, the one before --restart, does not count. Empty: whichever.
+    """
     best = best_in(run) if run.path.is_dir() else None
+    if best is not None and run_id and best.run_id != run_id:
+        best = None
     folder = folder_of_best(run, best.step) if best is not None else None
     if best is not None and folder is not None:
         return Adapter(folder, best.step, is_best=True)
     newest = latest(run) if run.path.is_dir() else None
-    if newest is None or newest.verdict.manifest is None:
+    if newest is None or newest.verdict.manifest is None or (run_id and newest.verdict.manifest.run_id != run_id):
         return None
     return Adapter(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
 
 
-def _adapter(run: RunFolder) -> Adapter:
-    found = adapter_in(run)
+def _adapter(run: RunFolder, run_id: str) -> Adapter:
+    found, before = adapter_in(run, run_id), adapter_in(run)
+    if found is None and before is not None:
+        raise ArtifactError(
+            f"{run.path}: the run that was begun anew has no adapter yet",
+            expected=f"the best adapter or a checkpoint of run {run_id}",
+            found=f"{before.folder.name} (step {before.step:,}), of the run before --restart",
+            hint="wait for its first checkpoint, or go on with it (--resume_from_checkpoint); to go on with the run\n"
+            f"            before: --resume_from_checkpoint {run.checkpoint(before.step)}",
+        )
     if found is None:
         raise ArtifactError(
             f"{run.path}: there is no trained adapter",

@@ -28,7 +28,7 @@ from llamarec.ranker.config import LOGGED, RankerConfig
 from llamarec.ranker.evaluation_samples import EvaluationSamples
 from llamarec.ranker.final_fusion import adapter_digest, read_final, write_final
 from llamarec.ranker.fitting import fusion_of
-from llamarec.ranker.identity import FOLLOWS_FROM, of_data
+from llamarec.ranker.identity import of_data
 from llamarec.ranker.letter_model import LENGTH_MULTIPLE, collate, trimmed
 from llamarec.ranker.samples import TrainingSamples, epoch_order
 
@@ -46,7 +46,7 @@ class RankerTrainer(ResumableTrainer):
         fusion_samples: Those on which the weights of the final score are fitted after training; None: the same.
         pad_token_id: Any token; padding is never attended to.
         fingerprints: What identifies the run beside base model, adapter and samples.
-        advice: By fingerprint, what brings the run's own back where another one is found.
+        origins: Of the fingerprints.
         own_options: The program's hyperparameters, compared on resume.
         given: Flags of this command.
         defaults: Of this command, for what was kept from the checkpoint.
@@ -67,12 +67,12 @@ class RankerTrainer(ResumableTrainer):
         fusion_samples: EvaluationSamples | None = None,
         pad_token_id: int,
         fingerprints: Mapping[str, Any],
-        advice: Mapping[str, str],
+        origins: Origins,
         own_options: Mapping[str, Any],
         given: Mapping[str, Any],
         defaults: Mapping[str, Any],
     ) -> None:
-        self.origins = Origins(FOLLOWS_FROM, advice)
+        self.origins = origins
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
         self.validation, self.fusion_samples = validation, fusion_samples or validation
         # Of the model as it is now on `validation`, and of the one after training on `fusion_samples`.

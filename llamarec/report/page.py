@@ -152,7 +152,9 @@ def _cards(run: RunFacts) -> list[dict[str, str]]:
     if run.metrics is not None and run.is_tested:
         row = tested.overall_row(run.metrics)
         change = f"{row.difference / row.retriever:+.1%}" if row.retriever else "no retriever hit"
-        cards.append(("overall ndcg@10, ranker against retriever", change))
+        uses_letters = bool((run.metrics.get("fusion") or {}).get("letters"))
+        what = "ranker" if uses_letters else "titles alone (the letters have no weight)"
+        cards.append((f"overall ndcg@10, {what} against retriever", change))
     of = f" of {run.max_steps:,}" if run.max_steps else ""
     cards.append(("optimizer steps", f"{run.step:,}{of}"))
     if run.seconds_a_step is not None:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from llamarec.command import flags_of, options_from, typed
 from llamarec.data.config import DataConfig
-from llamarec.errors import ConfigError
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.state import load_state
 from llamarec.vocabulary import Experiment
 
 METRICS_FILE: Final = "metrics.json"
@@ -31,6 +32,15 @@ def config_from(stored: Any) -> RetrieverConfig | None:
         return None
 
 
+def _unfinished(experiment: Experiment) -> RetrieverConfig | None:
+    """Of a training that has not come to its end."""
+    try:
+        state = load_state(experiment.retriever)
+    except ArtifactError:
+        return None
+    return config_from(state.options) if state is not None else None
+
+
 def command_again(
     experiment: Experiment, data_flags: Sequence[str] = (), *, then: RetrieverConfig | None = None, **changes: Any
 ) -> str:
@@ -44,5 +54,5 @@ def command_again(
     """
     flags = data_flags or flags_of(DataConfig(experiment.dataset_code, experiment_root=str(experiment.root)))
     defaults = RetrieverConfig(**defaults_for(experiment.dataset_code))
-    wanted = replace(then or config_of(experiment) or defaults, restart=False, **changes)
+    wanted = replace(then or config_of(experiment) or _unfinished(experiment) or defaults, restart=False, **changes)
     return typed(["python", "train_retriever.py", *flags, *flags_of(wanted, defaults)])

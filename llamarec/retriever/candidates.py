@@ -15,6 +15,7 @@ from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
 from llamarec.retriever.again import command_again
+from llamarec.retriever.state import STATE_FILE
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
     LABEL_ID,
@@ -112,9 +113,11 @@ def load_candidates(
     """
     path, command = experiment.retriever / CANDIDATES_FILE, command_again(experiment, data_flags)
     if not path.is_file():
+        is_begun = (experiment.retriever / STATE_FILE).is_file()
         raise ArtifactError(
             f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",
-            hint=f"{command}\n            (or add --train_retriever to train it first)",
+            found="a training of it that has not come to its end" if is_begun else None,
+            hint=command if is_begun else f"{command}\n            (or add --train_retriever to train it first)",
         )
     try:
         made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])

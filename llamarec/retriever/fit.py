@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamarec.checkpoints.signals import Interrupted
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.hardware import has_fast_bfloat16
@@ -92,7 +93,7 @@ class RetrieverTrainer:
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
-        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark})
+        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark}, options=asdict(config))
         users = None if course.users is None else course.users.tolist()
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
         self._go_on()
@@ -102,7 +103,7 @@ class RetrieverTrainer:
         """Trains until `num_epochs` or until patience ends; the best weights are then in `model`.
 
         Raises:
-            KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saying what is saved.
+            Interrupted: stopped by Ctrl-C or SIGTERM, after saying what is saved: started again it goes on.
         """
         with (
             self._stopped_clearly(),
@@ -131,10 +132,13 @@ class RetrieverTrainer:
         try:
             with sigterm_as_ctrl_c():
                 yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             saved = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
-            self._say(f"stopped: {saved if self._saved_epochs else 'no epoch of this training is saved yet'}")
-            raise
+            nothing = (
+                f"no epoch of this training is saved yet{'' if self._course.is_validated else '; those before it are'}"
+            )
+            self._say(f"stopped: {saved if self._saved_epochs else nothing}")
+            raise Interrupted(str(self._folder), str(stop) or "SIGINT") from None
 
     def _go_on(self) -> None:
         earlier = None if self._config.restart else load_state(self._folder, self._course.hint)
@@ -152,6 +156,7 @@ class RetrieverTrainer:
             self._say(f"an earlier run is replaced, because: {'; '.join(changed)}")
             return
         self.state = earlier
+        self.state.options = asdict(self._config)
         if not self.is_finished:
             self._before_replacing(earlier, [])
         self.model.load_state_dict(earlier.model)

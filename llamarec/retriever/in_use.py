@@ -58,7 +58,8 @@ def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
 
 def differing_questions(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
     """Options that change what a ranker is asked, though nothing is trained anew: `name old -> new`."""
-    names = ["exclude_history", *(["hard_negative_folds"] if has_lists else [])]
+    # Items of equal scores stand in another order in longer lists.
+    names = ["exclude_history", "top_k", *(["hard_negative_folds"] if has_lists else [])]
     return [f"{name} {getattr(then, name)} -> {getattr(now, name)}" for name in names if _differs(name, then, now)]
 
 
@@ -83,26 +84,33 @@ def refuse_other_questions(
     if not is_result(experiment, state):
         return
     for ranker in rankers_on(experiment):
-        then, needed = ranker.retriever(experiment), int(ranker.option("num_candidates") or 0)
-        if then is None:
-            continue
-        if not ranker.described.get("retriever_config"):
-            # Options are of the last run of train_retriever.py, lists may be older.
-            then = _with_folds(then, num_folds_of(experiment, data))
-        changed = differing_questions(then, config, has_lists=bool(ranker.option("hard_negatives")))
-        if config.top_k < needed:
-            changed.append(f"top_k {then.top_k} -> {config.top_k}")
+        changed = _other_questions(ranker, experiment, data, config)
         if changed:
             raise _in_use(experiment, ranker, changed)
 
 
+def _other_questions(ranker: Ranker, experiment: Experiment, data: PreparedData, config: RetrieverConfig) -> list[str]:
+    then = ranker.retriever(experiment)
+    if then is None:
+        return []
+    if not ranker.described.get("retriever_config"):
+        # Options are of the last run of train_retriever.py, lists may be older.
+        then = _with_folds(then, num_folds_of(experiment, data))
+    return differing_questions(then, config, has_lists=bool(ranker.option("hard_negatives")))
+
+
 def refuse_to_replace(
-    experiment: Experiment, config: RetrieverConfig, state: TrainingState | None, changed: list[str]
+    experiment: Experiment,
+    data: PreparedData,
+    config: RetrieverConfig,
+    state: TrainingState | None,
+    changed: list[str],
 ) -> None:
     """Before a training begins where one may lie already, or an earlier one goes on.
 
     Args:
         experiment: Where.
+        data: Prepared.
         config: Of now.
         state: Of the earlier training; None: it cannot go on, its state is not there.
         changed: How it differs; nothing where it goes on.
@@ -115,7 +123,8 @@ def refuse_to_replace(
         return
     for ranker in rankers_on(experiment):
         longer = _longer(config_of(experiment), config) if state is not None else ["its training state is gone"]
-        raise _in_use(experiment, ranker, changed or longer)
+        others = _other_questions(ranker, experiment, data, config)
+        raise _in_use(experiment, ranker, [*(changed or longer), *others])
 
 
 def is_result(experiment: Experiment, state: TrainingState) -> bool:
@@ -138,10 +147,15 @@ def _longer(then: RetrieverConfig | None, now: RetrieverConfig) -> list[str]:
     return changed or ["further epochs"]
 
 
+def _all_of(experiment: Experiment, first: Ranker) -> str:
+    others = [str(one.folder) for one in rankers_on(experiment) if one.folder != first.folder]
+    return ", ".join([str(first.folder), *others])
+
+
 def _in_use(experiment: Experiment, ranker: Ranker, changed: list[str]) -> ArtifactError:
     return ArtifactError(
         f"{experiment.retriever}: a ranker was trained on this retriever, and this would replace it",
-        found=f"{'; '.join(changed)}; the ranker in {ranker.folder}",
+        found=f"{'; '.join(changed)}; the ranker in {_all_of(experiment, ranker)}",
         hint=f"as it was: {command_again(experiment, then=ranker.retriever(experiment))}\n"
         "            or another --experiment_root for a second retriever,\n"
         "            or --restart, and the ranker is to be trained anew",

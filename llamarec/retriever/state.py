@@ -23,6 +23,7 @@ class TrainingState:
 
     Attributes:
         identity: Options and data that the run is made of.
+        options: All of the last process.
         epoch: Epochs done.
         model: Weights now.
         optimizer: Its state dict.
@@ -44,6 +45,7 @@ class TrainingState:
     bad_epochs: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(state: TrainingState, folder: Path) -> None:

@@ -23,4 +23,4 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt("SIGTERM")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
@@ -105,7 +105,7 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
         config,
         experiment.retriever,
         console,
-        before_replacing=partial(refuse_to_replace, experiment, config),
+        before_replacing=partial(refuse_to_replace, experiment, data, config),
     )
     if not config.restart:
         refuse_other_questions(experiment, data, config, trainer.state)
@@ -255,8 +255,9 @@ def _write(
 ) -> None:
     folder = experiment.retriever
     made_by = {"config": asdict(config), "best_epoch": report.best_epoch}
+    # As bytes: `save_file` makes a file that nobody else may read.
     with replacing(experiment.retriever_weights) as staging:
-        save_file(trainer.model.state_dict(), staging)
+        staging.write_bytes(save(trainer.model.state_dict()))
     write_hard_negatives(experiment, lists, data, made_by)
     remove_other_folds(folder, config.hard_negative_folds)
     # Last: where there are candidates, the rest is there too.

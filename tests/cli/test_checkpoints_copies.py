@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_restore_mends_a_damaged_one(command: Command, run: RunFolder, tmp_path:
     damage(run.checkpoint(100))
     command("restore", str(tmp_path / "copies" / "checkpoint-100"), "beauty")
     command("verify", "beauty")
+
+
+def test_restore_does_not_mix_two_runs(command: Command, run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "other")
+    publish(other, replace(manifest(50, 0, datetime.now(UTC)), run_id="another"), partial(fill, step=50))
+    command("restore", str(other.path), "beauty", code=2)
+    assert "is of another run than the checkpoints in" in command.error
+    assert "step 50 of run another" in command.error
+    assert not run.checkpoint(50).exists()
+    assert command.json("restore", str(other.path), "beauty-2")["checkpoint"]
 
 
 def test_restore_is_refused_while_a_run_trains_there(command: Command, run: RunFolder, tmp_path: Path) -> None:

@@ -238,6 +238,19 @@ def test_a_retriever_that_was_trained_anew_is_refused(copy: Path) -> None:
         _first(copy)
 
 
+def test_the_adapter_of_the_run_before_a_restart_is_not_taken_for_the_new_ones(copy: Path) -> None:
+    description = copy / "ranker.json"
+    content = json.loads(description.read_text(encoding="utf-8"))
+    assert content["run_id"]
+    description.write_text(json.dumps({**content, "run_id": "another"}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"(?s)begun anew has no adapter yet.*of the run before --restart"):
+        _first(copy)
+    # A run of an earlier version does not say which one it is.
+    del content["run_id"]
+    description.write_text(json.dumps(content), encoding="utf-8")
+    _first(copy)
+
+
 @pytest.mark.parametrize("device", ["nonsense", "cuda:77", "xpu"])
 def test_a_device_that_is_not_there_is_refused(copy: Path, device: str) -> None:
     with pytest.raises(ConfigError, match=f"--device {device}: not on this machine"):

@@ -185,7 +185,7 @@ def test_what_is_allowed_to_differ_must_be_something(run: Path) -> None:
 
 def test_a_restart_that_is_none_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _trainer(run, CheckpointConfig(restart=True)).train("latest")
-    assert "note:        restart counts only where nothing is resumed; checkpoint-4 is" in capsys.readouterr().out
+    assert "note:        --restart counts only where nothing is resumed; checkpoint-4 is" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_run_is_called_one(run: Path) -> None:

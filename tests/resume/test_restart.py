@@ -61,6 +61,12 @@ def test_a_path_takes_the_run_before_up_again(cut: Path) -> None:
     assert choice.verdict.path.name == "checkpoint-2"
 
 
+def test_a_refused_resume_of_the_run_before_leaves_the_restart_as_it_was(cut: Path) -> None:
+    with pytest.raises(CheckpointError, match="is of another run than this command"):
+        quiet_trainer(cut, **{**SMALL, "seed": 7}).train(str(cut / "checkpoint-2"))
+    assert latest(RunFolder(cut)) is None
+
+
 def test_the_same_step_saved_anew_is_of_the_new_run(cut: Path) -> None:
     stopped(quiet_trainer(cut, **SMALL), 2)
     choice = latest(RunFolder(cut))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llamarec.assets import sha256_of
+from llamarec.checkpoints.signals import Interrupted
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
@@ -118,7 +119,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_lists(
 
     with monkeypatch.context() as patch:
         patch.setattr(RetrieverTrainer, "_epoch", cut_off)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             _lists(data, tmp_path / "cut", config)
     console = Console(width=200)
     with console.capture() as said:

@@ -97,10 +97,9 @@ def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) ->
 
 
 def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> Now:
-    from llamarec.checkpoints.compatibility import Origins
     from llamarec.checkpoints.resume import Now, hyperparameters_of
     from llamarec.ranker.arguments import parse
-    from llamarec.ranker.identity import FOLLOWS_FROM, known_from_files, retriever_of_then
+    from llamarec.ranker.identity import known_from_files, origins_of
     from llamarec.ranker.places import experiment_of
     from llamarec.ranker.run import own_options
 
@@ -117,7 +116,7 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
         defaults=parsed.defaults,
         fingerprints=known_from_files(parsed.experiment, parsed.ranker),
         allowed=parsed.checkpoints.changes_allowed,
-        origins=Origins(FOLLOWS_FROM, retriever_of_then(parsed.experiment)),
+        origins=origins_of(parsed.experiment),
     )
 
 

@@ -15,8 +15,9 @@ SRC is a copy (.../checkpoint-1000) or a folder of copies,
 of which the newest is taken; a folder or any address that
 fsspec knows. It is staged, verified against its manifest,
 and appears with one rename. Refused while a run trains in
-the folder. A damaged checkpoint of the same step is
-replaced; a good one only with --replace.
+the folder, or where the checkpoints there are of another
+run. A damaged checkpoint of the same step is replaced; a
+good one only with --replace.
 
   llamarec checkpoints restore /mnt/backup/beauty beauty
   llamarec checkpoints restore s3://b/checkpoint-9 beauty
@@ -36,13 +37,17 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Takes the run's lock and restores."""
     from llamarec.checkpoints.backup import restore
-    from llamarec.checkpoints.contents import one_of
+    from llamarec.checkpoints.contents import content_of, one_of
     from llamarec.checkpoints.lock import RunLock
+    from llamarec.checkpoints.manifest import parse_manifest
+    from llamarec.checkpoints.occupied import refuse_to_mix
     from llamarec.checkpoints.stores import open_store
 
     run = find_new_run(arguments.run_name, arguments.experiment_root)
     # Asked before anything is made in the run's folder.
-    source = one_of(open_store(arguments.source)).url
+    store = one_of(open_store(arguments.source))
+    source, raw = store.url, content_of(store).manifest
+    refuse_to_mix(run, parse_manifest(raw, source) if raw is not None else None, source)
     with RunLock(run):
         restored = restore(source, run, arguments.replace)
         newest = order_of_saves(run)[0]
