@@ -12,6 +12,7 @@ from llamarec.errors import EXIT_FINISHED, ConfigError
 
 if TYPE_CHECKING:
     from llamarec.export.export import Exported
+    from llamarec.vocabulary import Experiment
 
 SUMMARY = "Write the best model of a run into a folder for others: adapter or merged, with a model card."
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({**vars(exported), "pushed_to": arguments.push_to_hub or None})
     else:
         _say(exported, arguments)
+        _warn_of_another_retriever(experiment)
     return EXIT_FINISHED
 
 
@@ -76,6 +78,19 @@ def _say(exported: Exported, arguments: argparse.Namespace) -> None:
         )
     if arguments.push_to_hub:
         print(f"pushed to https://huggingface.co/{arguments.push_to_hub} (private)")
+
+
+def _warn_of_another_retriever(experiment: Experiment) -> None:
+    from llamarec.files import read_json
+    from llamarec.retriever.in_use import is_of_another
+    from llamarec.vocabulary import DESCRIPTION
+
+    described = read_json(experiment.ranker / DESCRIPTION) or {}
+    if experiment.retriever_weights.is_file() and is_of_another(described, experiment):
+        print(
+            f"The retriever in {experiment.retriever} was trained anew since: fusion.json is for the scores of the one "
+            "of then, and `llamarec recommend` refuses the two together"
+        )
 
 
 def _push(folder: Path, repository: str) -> None:
