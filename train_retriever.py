@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
 from llamarec.cli.prepare import add_prepare_again
@@ -14,7 +13,7 @@ from llamarec.data.config import DataConfig
 from llamarec.files import read_json
 from llamarec.ranker.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.vocabulary import DESCRIPTION, Experiment
+from llamarec.vocabulary import DESCRIPTION
 
 if TYPE_CHECKING:
     from llamarec.retriever.train import RetrieverReport
@@ -71,33 +70,19 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         return f"train longer or on more data: for no {' or '.join(uncovered)} user is the next item a candidate"
     if report.ranker_candidates < 2:
         return "this command with a larger --top_k: of one candidate there is nothing to rank"
+    from llamarec.ranker.anew import command_anew
+    from llamarec.retriever.in_use import is_outdated
+
     # How the data are prepared is known from here on, and a table by its name.
     places = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)
     few = {"num_candidates": report.ranker_candidates}
     changes = few if report.ranker_candidates < RankerConfig.num_candidates else {}
     before = read_json(data_config.experiment.ranker / DESCRIPTION)
-    if before is not None and _is_outdated(before, data_config.experiment):
-        from llamarec.ranker.anew import command_anew
-
+    if before is not None and is_outdated(before, data_config.experiment):
         base_model = (before.get("config") or {}).get("llm_base_model")
         return command_anew(data_config.experiment, **({"llm_base_model": base_model} if base_model else {}), **changes)
     flags = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
     return typed(["python", "train_ranker.py", *flags_of(places), *flags])
-
-
-def _is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
-    from llamarec.retriever.again import config_from
-    from llamarec.retriever.in_use import differing_questions, is_of_another
-
-    metrics = read_json(experiment.retriever / "metrics.json") or {}
-    then, now = config_from(ranker.get("retriever_config")), config_from(metrics.get("config"))
-    has_lists = bool((ranker.get("config") or {}).get("hard_negatives"))
-    asks_others = then is not None and now is not None and differing_questions(then, now, has_lists=has_lists)
-    return (
-        metrics.get("data_fingerprint") != ranker.get("data_fingerprint")
-        or is_of_another(ranker, experiment)
-        or bool(asks_others)
-    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from llamarec.checkpoints.contents import COPYING, Content, claim, content_of, o
 from llamarec.checkpoints.integrity import verify
 from llamarec.checkpoints.layout import MANIFEST, RunFolder
 from llamarec.checkpoints.lock import RunLock, describe_holder
-from llamarec.checkpoints.manifest import FileEntry
+from llamarec.checkpoints.manifest import FileEntry, parse_manifest
+from llamarec.checkpoints.occupied import refuse_to_mix
 from llamarec.checkpoints.space import free_bytes, needed_bytes, readable
 from llamarec.checkpoints.stores import Store, open_store
 from llamarec.errors import CheckpointError, LockedError, SpaceError
@@ -74,11 +75,14 @@ def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
         The checkpoint's folder in the run.
 
     Raises:
-        CheckpointError: the source is missing, incomplete, damaged or hostile; or a good one is there already.
+        CheckpointError: the source is missing, incomplete, damaged or hostile; or a good one is there already, or the
+            checkpoints there are of another run.
         SpaceError: it does not fit.
     """
     store = one_of(open_store(source))
     content = content_of(store)
+    if content.manifest is not None:
+        refuse_to_mix(run, parse_manifest(content.manifest, store.url), store.url)
     target = run.checkpoint(content.step)
     verdict = verify(target) if target.is_dir() else None
     if verdict and verdict.is_resumable:

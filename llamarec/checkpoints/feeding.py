@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from llamarec.checkpoints.compatibility import Origins
 from llamarec.checkpoints.data import KeyedCollator, KeyedDataset, SliceSampler
+from llamarec.checkpoints.now import effective_batch
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry
-from llamarec.checkpoints.resume import effective_batch
 from llamarec.checkpoints.temporarily import temporarily
 from llamarec.errors import ConfigError
 

@@ -69,15 +69,14 @@ def refuse_to_go_on(run: RunFolder, choice: Choice) -> None:
     )
 
 
-def refuse_to_mix(run: RunFolder, manifest: Manifest | None, source: str) -> None:
+def refuse_to_mix(run: RunFolder, manifest: Manifest, source: str) -> None:
     """A copy is brought back to the run that it was made of.
 
     Raises:
         CheckpointError: the checkpoints there are of another one.
     """
-    there = of_this_run(run)
-    theirs = newest_manifest(there)
-    if manifest is None or theirs is None or theirs.run_id == manifest.run_id:
+    theirs = newest_manifest(of_this_run(run))
+    if theirs is None or theirs.run_id == manifest.run_id:
         return
     raise CheckpointError(
         f"{source} is of another run than the checkpoints in {run.path}",

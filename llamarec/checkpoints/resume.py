@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
-from transformers.optimization import get_scheduler
 
-from llamarec.checkpoints.compatibility import Change, Origins, compare, compare_fingerprints, refuse
+from llamarec.checkpoints.compatibility import Change, compare, compare_fingerprints, refuse
 from llamarec.checkpoints.discovery import Choice
 from llamarec.checkpoints.integrity import PARTS
-from llamarec.checkpoints.layout import RNG_PATTERN, SCHEDULER, TRAINER_STATE, step_of
-from llamarec.checkpoints.loading import load_json, load_pickled, refuse_hostile
+from llamarec.checkpoints.layout import TRAINER_STATE, step_of
+from llamarec.checkpoints.loading import load_json, refuse_hostile
+from llamarec.checkpoints.now import OWN_OPTIMIZER, OWN_SCHEDULER, Now
 from llamarec.checkpoints.plan import ResumePlan
 from llamarec.checkpoints.position import Geometry
 from llamarec.checkpoints.progress import Progress, plain_progress, progress_in
+from llamarec.checkpoints.rate import rates
+from llamarec.checkpoints.remarks import remarks
 from llamarec.checkpoints.schedule import ScheduleMap, resumed
 
 # After these the end of training is another one, so that an early stop does not stand.
@@ -37,69 +36,6 @@ _GROUP_KEYS: dict[str, tuple[str, ...]] = {
     "optim_args": ("betas", "eps", "momentum", "alpha", "nesterov", "amsgrad"),
 }
 _EXTENDING = _LENGTHS | {"early_stopping_patience"}
-OWN_OPTIMIZER, OWN_SCHEDULER = "own_optimizer", "own_scheduler"
-"""Names, among the hyperparameters, of what the program made itself; empty where the Trainer made it."""
-
-
-@dataclass(frozen=True)
-class Handed:
-    """What a program made itself instead of leaving it to the Trainer.
-
-    Attributes:
-        optimizer: Its class; empty: the Trainer's.
-        scheduler: Its class; empty: the Trainer's.
-        base_rate: The optimizer's learning rate as it was made; None where that is not known.
-        curve: The scheduler's factor by optimizer step, where it is a function of that.
-    """
-
-    optimizer: str = ""
-    scheduler: str = ""
-    base_rate: float | None = None
-    curve: Callable[[float], float] | None = None
-
-    def names(self) -> dict[str, str]:
-        """For the hyperparameters of a manifest."""
-        return {OWN_OPTIMIZER: self.optimizer, OWN_SCHEDULER: self.scheduler}
-
-
-@dataclass(frozen=True)
-class Now:
-    """This process, as far as a resume is concerned.
-
-    Attributes:
-        args: Its training arguments.
-        num_samples: Of an epoch; None = as in the checkpoint.
-        hyperparameters: Arguments and the program's own options, as plain values.
-        defaults: Of this command, for what was taken over from the checkpoint instead.
-        fingerprints: What identifies the run.
-        allowed: Names that may differ.
-        handed: What the program made itself; its names are among the hyperparameters too.
-        origins: Of the fingerprints.
-    """
-
-    args: TrainingArguments
-    num_samples: int | None
-    hyperparameters: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    fingerprints: Mapping[str, Any]
-    allowed: frozenset[str]
-    handed: Handed = Handed()
-    origins: Origins = field(default_factory=Origins)
-
-    @property
-    def has_own_scheduler(self) -> bool:
-        """Whether the learning rate is the program's own business."""
-        return bool(self.hyperparameters.get(OWN_SCHEDULER))
-
-    @property
-    def has_own_optimizer(self) -> bool:
-        """Whether the optimizer is."""
-        return bool(self.hyperparameters.get(OWN_OPTIMIZER))
-
-    @property
-    def batch(self) -> int:
-        """Samples per optimizer step."""
-        return effective_batch(self.args)
 
 
 @dataclass(frozen=True)
@@ -155,17 +91,6 @@ class Resume:
         return frozenset(key for name in changed for key in _GROUP_KEYS.get(name, ()))
 
 
-def effective_batch(args: TrainingArguments) -> int:
-    """Samples per optimizer step, over micro-batches and processes."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-
-
-def hyperparameters_of(args: TrainingArguments, own_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every training argument and a program's own options, as plain values."""
-    content: dict[str, Any] = json.loads(args.to_json_string())
-    return {**content, **json.loads(json.dumps(dict(own_options), default=str))}
-
-
 def decide(choice: Choice, now: Now) -> Resume:
     """How training goes on from a checkpoint.
 
@@ -212,10 +137,12 @@ def decide(choice: Choice, now: Now) -> Resume:
         steps_to_go=0 if stopped else steps_to_go,
         steps_to_go_before=max(old_map.end - step, 0),
         batch=(_batch_before(choice, before, now), now.batch),
-        rate=_rates(choice, now, schedule, step, changes) if steps_to_go and not stopped else None,
+        rate=rates(choice, now, schedule, step, changes) if steps_to_go and not stopped else None,
         changes=tuple(changes),
         lost=tuple(f"{part}: {PARTS.get(part, '')} start anew" for part in missing),
-        notes=(*_notes(choice, before, old_map, step, steps_to_go, stopped, now), *_not_compared(choice, changes, now)),
+        notes=tuple(
+            remarks(choice, changes, before, old_map, now, step=step, steps_to_go=steps_to_go, stopped=stopped)
+        ),
         how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
     )
     return Resume(
@@ -325,85 +252,3 @@ def _stopped_early(content: dict[str, Any]) -> bool:
         for entry in entries
     )
     return stops and not patient and int(content.get("global_step", 0)) < int(content.get("max_steps", 0))
-
-
-def _notes(
-    choice: Choice, before: Progress, old_map: ScheduleMap, step: int, steps_to_go: int, stopped: bool, now: Now
-) -> list[str]:
-    notes = []
-    if stopped:
-        notes.append("it had stopped early: the metric did not get better for --early_stopping_patience validations")
-    elif step >= old_map.end and steps_to_go and not now.has_own_scheduler:
-        notes.append(
-            f"the run was finished, its learning-rate curve used up: it is laid over all {step + steps_to_go:,} steps"
-        )
-    if now.num_samples and before.num_samples and now.num_samples != before.num_samples:
-        why = " (--dataloader_drop_last counts by the micro-batch)" if now.args.dataloader_drop_last else ""
-        notes.append(f"an epoch has {now.num_samples:,} samples instead of {before.num_samples:,}{why}")
-    if before.micro_batch:
-        notes.append(f"micro-batches of {before.micro_batch}, found after an out of memory")
-    saved = sum(1 for path in choice.verdict.path.iterdir() if RNG_PATTERN.fullmatch(path.name))
-    if saved and saved != now.args.world_size:
-        notes.append(
-            f"{now.args.world_size} processes instead of {saved}: further random states are drawn from the seed"
-        )
-    return notes
-
-
-def _not_compared(choice: Choice, changes: list[Change], now: Now) -> list[str]:
-    """Where a plan knows less than the training will: changes that may make it another run."""
-    manifest, notes = choice.verdict.manifest, []
-    measured = sorted(change.name for change in changes if change.name in now.origins.measures)
-    if measured:
-        notes.append(
-            f"the best model so far was validated with another {', '.join(measured)}: it is chosen anew from here on"
-        )
-    for change in changes:
-        known = manifest.fingerprints.keys() - now.fingerprints.keys() if manifest is not None else set()
-        names = [name for name in now.origins.of(change.name) if name in known and not now.allowed & {name, "all"}]
-        if change.decision == "applied" and names:
-            flag = f"--allow_changed {','.join(names)}"
-            notes.append(f"--{change.name} decides {' and '.join(names)}: training refuses what differs without {flag}")
-    return notes
-
-
-def _rates(
-    choice: Choice, now: Now, schedule: ScheduleMap, step: int, changes: list[Change]
-) -> tuple[float, float] | None:
-    """Learning rate of the first group as the checkpoint had it, and at the next step; None where that is not known."""
-    if SCHEDULER in choice.verdict.missing:
-        return None
-    state = load_pickled(choice.verdict.path / SCHEDULER)
-    if not isinstance(state, dict):
-        return None
-    rates = state.get("_last_lr")
-    curve = now.handed.curve if now.has_own_scheduler else curve_of(now.args, schedule.total)
-    base = _base_rate(state, now, changes)
-    if curve is None or not rates or base is None:
-        return None
-    return float(rates[0]), base * curve(schedule(step))
-
-
-def _base_rate(state: Any, now: Now, changes: list[Change]) -> float | None:
-    if not now.has_own_optimizer:
-        return float(now.args.learning_rate)
-    names = {change.name for change in changes if change.decision == "applied"}
-    if names & {"learning_rate", OWN_OPTIMIZER}:
-        return now.handed.base_rate
-    rates = state.get("base_lrs")
-    return float(rates[0]) if rates else None
-
-
-def curve_of(args: TrainingArguments, total: int) -> Any:
-    """The factor on the learning rate as a function of the step on the curve; None for schedulers with a state."""
-    kwargs: Any = args.lr_scheduler_kwargs
-    # Some curves divide by the rate that they are made for.
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
-    scheduler = get_scheduler(
-        args.lr_scheduler_type,
-        optimizer=optimizer,
-        num_warmup_steps=args.get_warmup_steps(total),
-        num_training_steps=total,
-        scheduler_specific_kwargs=kwargs,
-    )
-    return scheduler.lr_lambdas[0] if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) else None

@@ -14,10 +14,11 @@ from transformers.trainer_callback import ExportableState, TrainerControl, Train
 from llamarec.checkpoints import randomness
 from llamarec.checkpoints.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, TRAINER_STATE
 from llamarec.checkpoints.loading import load_pickled
+from llamarec.checkpoints.now import Handed, effective_batch, hyperparameters_of
 from llamarec.checkpoints.parts import Parts
 from llamarec.checkpoints.position import Geometry, Position
 from llamarec.checkpoints.progress import Progress
-from llamarec.checkpoints.resume import METRIC, Handed, Resume, effective_batch, hyperparameters_of
+from llamarec.checkpoints.resume import METRIC, Resume
 from llamarec.checkpoints.schedule import ScheduleMap
 from llamarec.checkpoints.weights import folder_of_best
 from llamarec.errors import CheckpointError

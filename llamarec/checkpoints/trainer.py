@@ -27,10 +27,11 @@ from llamarec.checkpoints.layout import RunFolder, step_of
 from llamarec.checkpoints.lock import RunLock
 from llamarec.checkpoints.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.manifest import MAX_SESSIONS, Session
+from llamarec.checkpoints.now import Now
 from llamarec.checkpoints.occupied import refuse_to_begin, refuse_to_go_on
 from llamarec.checkpoints.progress import Progress
 from llamarec.checkpoints.publish import recover
-from llamarec.checkpoints.resume import Now, Resume, decide
+from llamarec.checkpoints.resume import Resume, decide
 from llamarec.checkpoints.resuming import Resuming
 from llamarec.checkpoints.saver import Saver
 from llamarec.checkpoints.saving import Saving

@@ -28,10 +28,9 @@ def command_with(given: Mapping[str, Any], *more: str) -> str:
 
 def named(experiment: Experiment) -> dict[str, str]:
     """The flags that say which experiment is meant."""
-    config = DataConfig(experiment.dataset_code, experiment_root=str(experiment.root))
-    return {"dataset_code": config.dataset_code} | (
-        {"experiment_root": config.experiment_root} if config.experiment_root != DataConfig.experiment_root else {}
-    )
+    root = str(experiment.root)
+    at = {"experiment_root": root} if root != DataConfig.experiment_root else {}
+    return {"dataset_code": experiment.dataset_code, **at}
 
 
 def command_anew(experiment: Experiment, **changes: Any) -> str:

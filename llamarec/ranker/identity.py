@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llamarec.checkpoints.compatibility import Origins
@@ -74,12 +74,12 @@ def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, 
 
 def origins_of(experiment: Experiment, data_flags: Sequence[str] = ()) -> Origins:
     """Of the fingerprints, with how the retriever's files of the run there come back."""
-    run_id = str((read_json(experiment.ranker / DESCRIPTION) or {}).get("run_id") or "")
-    return Origins(FOLLOWS_FROM, _retriever_of_then(experiment, data_flags), run_id, _MEASURES)
-
-
-def _retriever_of_then(experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
     ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    advice = _retriever_of_then(ranker, experiment, data_flags)
+    return Origins(FOLLOWS_FROM, advice, str(ranker.get("run_id") or ""), _MEASURES)
+
+
+def _retriever_of_then(ranker: Mapping[str, Any], experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
     then, manifest = config_from(ranker.get("retriever_config")), read_manifest(experiment.data)
     # On other data no retriever is the one of then.
     if then is None or manifest is None or manifest["fingerprint"] != ranker.get("data_fingerprint"):

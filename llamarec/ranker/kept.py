@@ -89,10 +89,10 @@ def kept_values(
         if sources & new and (even_if_given or name not in old):
             names.discard(name)
     kept = {name: then[name] for name in sorted(names) if not name.endswith("_token")}
-    # Nested values are read from text; they are kept where the user had typed them.
     # An earlier version took any such number for no limit.
     if int(kept.get("max_steps", -1)) < 1:
         kept.pop("max_steps", None)
+    # Nested values are read from text; they are kept where the user had typed them.
     return {
         name: json.dumps(value) if isinstance(value, dict) else value
         for name, value in kept.items()

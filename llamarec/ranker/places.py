@@ -79,10 +79,11 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         found = experiment_at(place)
         if found is not None:
             return found
-    near = difflib.get_close_matches(code, codes_under(root), n=1)
+    codes = codes_under(root)
+    near = difflib.get_close_matches(code, codes, n=1)
     raise ArtifactError(
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",
-        found=f"under {root}: {', '.join(codes_under(root)) or 'none'}",
+        found=f"under {root}: {', '.join(codes) or 'none'}",
         hint=f"{near[0]}?" if near else "one of those, another --experiment_root, or train one (train_ranker.py)",
     )

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from llamarec.checkpoints.now import effective_batch
 from llamarec.checkpoints.position import Geometry, Position
-from llamarec.checkpoints.resume import effective_batch
 from llamarec.errors import ModelError
 from llamarec.planning.choice import Wishes, choose
 from llamarec.planning.device import Device, this_device

@@ -110,8 +110,11 @@ def adapter_in(run: RunFolder, run_id: str = "") -> Adapter | None:
 
 
 def _adapter(run: RunFolder, run_id: str) -> Adapter:
-    found, before = adapter_in(run, run_id), adapter_in(run)
-    if found is None and before is not None:
+    found = adapter_in(run, run_id)
+    if found is not None:
+        return found
+    before = adapter_in(run)
+    if before is not None:
         raise ArtifactError(
             f"{run.path}: the run that was begun anew has no adapter yet",
             expected=f"the best adapter or a checkpoint of run {run_id}",
@@ -119,13 +122,11 @@ def _adapter(run: RunFolder, run_id: str) -> Adapter:
             hint="wait for its first checkpoint, or go on with it (--resume_from_checkpoint); to go on with the run\n"
             f"            before: --resume_from_checkpoint {run.checkpoint(before.step)}",
         )
-    if found is None:
-        raise ArtifactError(
-            f"{run.path}: there is no trained adapter",
-            expected="the best adapter, or a checkpoint",
-            hint="wait for the first checkpoint of the training, or resume it",
-        )
-    return found
+    raise ArtifactError(
+        f"{run.path}: there is no trained adapter",
+        expected="the best adapter, or a checkpoint",
+        hint="wait for the first checkpoint of the training, or resume it",
+    )
 
 
 def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: PromptEncoder, name: str) -> None:

@@ -93,7 +93,7 @@ class RetrieverTrainer:
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
-        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark}, options=asdict(config))
+        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark})
         users = None if course.users is None else course.users.tolist()
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
         self._go_on()
@@ -156,7 +156,6 @@ class RetrieverTrainer:
             self._say(f"an earlier run is replaced, because: {'; '.join(changed)}")
             return
         self.state = earlier
-        self.state.options = asdict(self._config)
         if not self.is_finished:
             self._before_replacing(earlier, [])
         self.model.load_state_dict(earlier.model)
@@ -234,6 +233,7 @@ class RetrieverTrainer:
         state.best_model = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def _snapshot(self) -> TrainingState:
+        self.state.options = asdict(self._config)
         self.state.model, self.state.optimizer = self.model.state_dict(), self._optimizer.state_dict()
         return self.state
 

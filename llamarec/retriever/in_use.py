@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,16 @@ def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
     return bool(then) and not (weights.is_file() and sha256_of(weights) == then)
 
 
+def is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether a ranker (its ranker.json) is of other data, of another retriever, or was asked other questions."""
+    result = read_json(experiment.retriever / METRICS_FILE) or {}
+    if result.get("data_fingerprint") != ranker.get("data_fingerprint") or is_of_another(ranker, experiment):
+        return True
+    then, now = config_from(ranker.get("retriever_config")), config_from(result.get("config"))
+    has_lists = bool((ranker.get("config") or {}).get("hard_negatives"))
+    return then is not None and now is not None and bool(differing_questions(then, now, has_lists=has_lists))
+
+
 def differing_questions(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
     """Options that change what a ranker is asked, though nothing is trained anew: `name old -> new`."""
     # Items of equal scores stand in another order in longer lists.
@@ -95,7 +106,7 @@ def _other_questions(ranker: Ranker, experiment: Experiment, data: PreparedData,
         return []
     if not ranker.described.get("retriever_config"):
         # Options are of the last run of train_retriever.py, lists may be older.
-        then = _with_folds(then, num_folds_of(experiment, data))
+        then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
     return differing_questions(then, config, has_lists=bool(ranker.option("hard_negatives")))
 
 
@@ -132,10 +143,6 @@ def is_result(experiment: Experiment, state: TrainingState) -> bool:
     result = read_json(experiment.retriever / METRICS_FILE) or {}
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
     return all(result.get(name, mark) == mark for name, mark in marks.items())
-
-
-def _with_folds(config: RetrieverConfig, num_folds: int | None) -> RetrieverConfig:
-    return config_from({**vars(config), "hard_negative_folds": num_folds}) or config if num_folds else config
 
 
 def _longer(then: RetrieverConfig | None, now: RetrieverConfig) -> list[str]:

@@ -16,7 +16,7 @@ from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, prin
 from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from llamarec.checkpoints.resume import Now
+    from llamarec.checkpoints.now import Now
 
 SUMMARY = "What a resume would do and change; loads no model."
 
@@ -97,7 +97,7 @@ def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) ->
 
 
 def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> Now:
-    from llamarec.checkpoints.resume import Now, hyperparameters_of
+    from llamarec.checkpoints.now import Now, hyperparameters_of
     from llamarec.ranker.arguments import parse
     from llamarec.ranker.identity import known_from_files, origins_of
     from llamarec.ranker.places import experiment_of
@@ -124,7 +124,7 @@ def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]
     from transformers import HfArgumentParser, TrainingArguments
 
     from llamarec.checkpoints.config import CheckpointConfig
-    from llamarec.checkpoints.resume import Now, hyperparameters_of
+    from llamarec.checkpoints.now import Now, hyperparameters_of
 
     types: Any = (TrainingArguments, CheckpointConfig)
     parser = HfArgumentParser(types, prog="llamarec checkpoints plan", allow_abbrev=False)

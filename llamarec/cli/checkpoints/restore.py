@@ -37,17 +37,13 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Takes the run's lock and restores."""
     from llamarec.checkpoints.backup import restore
-    from llamarec.checkpoints.contents import content_of, one_of
+    from llamarec.checkpoints.contents import one_of
     from llamarec.checkpoints.lock import RunLock
-    from llamarec.checkpoints.manifest import parse_manifest
-    from llamarec.checkpoints.occupied import refuse_to_mix
     from llamarec.checkpoints.stores import open_store
 
     run = find_new_run(arguments.run_name, arguments.experiment_root)
     # Asked before anything is made in the run's folder.
-    store = one_of(open_store(arguments.source))
-    source, raw = store.url, content_of(store).manifest
-    refuse_to_mix(run, parse_manifest(raw, source) if raw is not None else None, source)
+    source = one_of(open_store(arguments.source)).url
     with RunLock(run):
         restored = restore(source, run, arguments.replace)
         newest = order_of_saves(run)[0]
