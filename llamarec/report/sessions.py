@@ -102,5 +102,5 @@ def _reached(
     if begun is None or ended is None:
         return max(known, default=None)
     logged = [event.step for event in curves.events if event.name == "loss" and begun <= event.time < ended]
-    known += [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
-    return max([*logged, *known], default=None)
+    saved = [fact.step for fact in facts if fact.created is not None and begun <= fact.created < ended]
+    return max([*logged, *saved, *known], default=None)
