@@ -61,7 +61,7 @@ def torture(arguments: Sequence[str]) -> None:
 
 
 def flags(_: Sequence[str] = ()) -> None:
-    """Of the parser, into llamarec/ranker/flags.json."""
+    """Of the parser, into llamarec/ranker/options/flags.json."""
     _run("-c", "from llamarec.ranker import flags, parser; flags.store_flags(parser.RankerArgumentParser().flags())")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from llamarec.cli.early import answer_early, importing
-from llamarec.cli.reported import report_of
-from llamarec.cli.run import run_main
+from llamarec.cli.entry_point import run_main
+from llamarec.cli.fast_help import answer_early, importing
+from llamarec.cli.report import report_of
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 
@@ -18,8 +18,8 @@ def main() -> int:
         from rich.console import Console
 
         from llamarec.evaluation.tables import print_test
-        from llamarec.ranker.arguments import parse
-        from llamarec.ranker.run import train_ranker
+        from llamarec.ranker.options.command_line import parse
+        from llamarec.ranker.training.run import train_ranker
 
     parsed = parse(sys.argv[1:])
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)

@@ -6,12 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
+from llamarec.cli.entry_point import run_main
 from llamarec.cli.prepare import add_prepare_again
-from llamarec.cli.run import run_main
 from llamarec.command import flags_of, given_in, typed
 from llamarec.data.config import DataConfig
 from llamarec.files import read_json
-from llamarec.ranker.config import RankerConfig
+from llamarec.ranker.options.config import RankerConfig
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.vocabulary import DESCRIPTION
 
@@ -70,8 +70,8 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         return f"train longer or on more data: for no {' or '.join(uncovered)} user is the next item a candidate"
     if report.ranker_candidates < 2:
         return "this command with a larger --top_k: of one candidate there is nothing to rank"
-    from llamarec.ranker.anew import command_anew
-    from llamarec.retriever.in_use import is_outdated
+    from llamarec.ranker.trained.retrain import retrain_command
+    from llamarec.retriever.dependents import is_outdated
 
     # How the data are prepared is known from here on, and a table by its name.
     places = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)
@@ -80,7 +80,9 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
     before = read_json(data_config.experiment.ranker / DESCRIPTION)
     if before is not None and is_outdated(before, data_config.experiment):
         base_model = (before.get("config") or {}).get("llm_base_model")
-        return command_anew(data_config.experiment, **({"llm_base_model": base_model} if base_model else {}), **changes)
+        return retrain_command(
+            data_config.experiment, **({"llm_base_model": base_model} if base_model else {}), **changes
+        )
     flags = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
     return typed(["python", "train_ranker.py", *flags_of(places), *flags])
 

@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks.machine import describe
-from benchmarks.report import ROOT, Row, commit, read_rows
+from benchmarks.harness.machine import describe
+from benchmarks.harness.report import ROOT, Row, commit, read_rows
 
 PARTS: Final = {
-    "ranker": ("benchmarks.ranker_speed",),
-    "retriever": ("benchmarks.retriever_epoch",),
+    "ranker": ("benchmarks.ranker.speed",),
+    "retriever": ("benchmarks.retriever.epoch",),
     "start": ("benchmarks.start",),
     # Three of each instead of its own five: the whole must not take more than 20 minutes.
     "checkpoints": ("benchmarks.checkpoint_cost", "--repeats", "3"),
@@ -62,7 +62,7 @@ def _run(name: str, target: Path, data_root: str) -> list[Row]:
     print(f"\n== {name} ==", flush=True)
     command = [sys.executable, "-m", *PARTS[name], "--json", str(target)]
     command += [] if name == "checkpoints" else ["--data_root", data_root]
-    # As the commands themselves set it (llamarec/cli/run.py).
+    # As the commands themselves set it (llamarec/cli/entry_point.py).
     subprocess.run(command, cwd=ROOT, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ}, check=False)
     return read_rows(target) if target.is_file() else []
 

@@ -28,10 +28,10 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from benchmarks.machine import describe
-from benchmarks.report import Row, write_rows
+from benchmarks.harness.machine import describe
+from benchmarks.harness.report import Row, write_rows
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.trainer import ResumableTrainer
+from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 
 BATCH, LENGTH, VOCABULARY = 4, 16, 256
 STEPS, SAVE_STEPS, LIMIT = 41, 8, 3
@@ -256,7 +256,7 @@ class _SkipTo(TrainerCallback):
         self._trainer, self._step = trainer, step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        from llamarec.checkpoints.position import Position
+        from llamarec.checkpoints.resume.position import Position
 
         if state.global_step >= self._step:
             return control

@@ -24,8 +24,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from benchmarks.machine import describe
-from benchmarks.report import commit
+from benchmarks.harness.machine import describe
+from benchmarks.harness.report import commit
 from llamarec.recommend.recommender import Recommender
 
 _BY_ITSELF_SECONDS = 20.0

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.machine import describe
-from benchmarks.report import Row, write_rows
+from benchmarks.harness.machine import describe
+from benchmarks.harness.report import Row, write_rows
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REPEATS: Final = 3
@@ -93,7 +93,7 @@ def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> st
 
     from llamarec.data.config import DataConfig
     from llamarec.data.prepare import prepare
-    from llamarec.ranker.base_models import base_model_source
+    from llamarec.ranker.model.base_models import base_model_source
     from llamarec.retriever.candidates import with_labels, write_candidates
 
     config = DataConfig(dataset_code=options.dataset, data_root=options.data_root, experiment_root=str(folder))

@@ -20,7 +20,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from llamarec.checkpoints import CheckpointConfig, ResumableTrainer
-from llamarec.cli.run import run_main
+from llamarec.cli.entry_point import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 DEFAULTS: dict[str, Any] = {

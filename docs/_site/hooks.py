@@ -61,7 +61,7 @@ def _ask_for_help(words: list[str]) -> None:
 
         main([*words[1:], "--help"])
     elif words[1] == "train_ranker.py":
-        from llamarec.cli.early import answer_early
+        from llamarec.cli.fast_help import answer_early
 
         answer_early(["--help"])
     else:

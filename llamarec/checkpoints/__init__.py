@@ -30,12 +30,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamarec.checkpoints.config import CheckpointConfig
-    from llamarec.checkpoints.signals import Interrupted
-    from llamarec.checkpoints.trainer import ResumableTrainer
+    from llamarec.checkpoints.trainer.resumable import ResumableMixin, ResumableTrainer
+    from llamarec.checkpoints.trainer.signals import Interrupted
 
-__all__ = ["CheckpointConfig", "Interrupted", "ResumableTrainer"]
+__all__ = ["CheckpointConfig", "Interrupted", "ResumableMixin", "ResumableTrainer"]
 
-_HOMES = {"CheckpointConfig": "config", "Interrupted": "signals", "ResumableTrainer": "trainer"}
+_HOMES = {
+    "CheckpointConfig": "config",
+    "Interrupted": "trainer.signals",
+    "ResumableMixin": "trainer.resumable",
+    "ResumableTrainer": "trainer.resumable",
+}
 
 
 def __getattr__(name: str) -> Any:

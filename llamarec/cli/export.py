@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the folder and says what it is."""
     from llamarec.export.export import export_run
-    from llamarec.ranker.places import find_experiment
+    from llamarec.ranker.trained.locations import find_experiment
 
     experiment = find_experiment(arguments.run_name, arguments.experiment_root)
     exported = export_run(
@@ -82,7 +82,7 @@ def _say(exported: Exported, arguments: argparse.Namespace) -> None:
 
 def _warn_of_another_retriever(experiment: Experiment) -> None:
     from llamarec.files import read_json
-    from llamarec.retriever.in_use import is_of_another
+    from llamarec.retriever.dependents import is_of_another
     from llamarec.vocabulary import DESCRIPTION
 
     described = read_json(experiment.ranker / DESCRIPTION) or {}

@@ -11,7 +11,7 @@ from llamarec import __version__
 from llamarec.cli import compare, export, plan, prepare, recommend, report, serve
 from llamarec.cli.arguments import Parser
 from llamarec.cli.checkpoints import command as checkpoints
-from llamarec.cli.run import run_main
+from llamarec.cli.entry_point import run_main
 
 _VERBS = (prepare, plan, checkpoints, report, compare, recommend, serve, export)
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from llamarec.cli.checkpoints.output import print_json
-from llamarec.cli.early import answer_early
+from llamarec.cli.fast_help import answer_early
 from llamarec.command import flag_name
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from llamarec.ranker.arguments import parse
-    from llamarec.ranker.run import plan_ranker
+    from llamarec.ranker.options.command_line import parse
+    from llamarec.ranker.training.run import plan_ranker
 
     as_json = len(words) < len(arguments.flags)
     console = Console(markup=False, emoji=False)

@@ -156,7 +156,7 @@ def _run_batch(arguments: argparse.Namespace) -> int:
 def _user_column(arguments: argparse.Namespace) -> str:
     """What the users' column was called when the data were prepared; empty where it was recognised."""
     from llamarec.data.prepared import read_manifest
-    from llamarec.ranker.places import find_experiment
+    from llamarec.ranker.trained.locations import find_experiment
 
     experiment = find_experiment(arguments.dataset_code, Path(arguments.experiment_root))
     manifest = read_manifest(experiment.data)

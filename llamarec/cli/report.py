@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json
+from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED
 from llamarec.vocabulary import Experiment
 
@@ -40,7 +41,7 @@ def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
     Raises:
         CheckpointError: there is no such run; says which there are.
     """
-    from llamarec.ranker.places import experiment_at, experiment_of, folder_of
+    from llamarec.ranker.trained.locations import experiment_at, experiment_of, folder_of
 
     # A data set code, or a folder with a ranker's results: the checkpoints may lie elsewhere (--output_dir).
     for place in (Experiment(root, text).ranker, Path(text)):
@@ -61,3 +62,22 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(path)
     return EXIT_FINISHED
+
+
+def report_of(parsed: Any) -> str:
+    """Where the page lies, or why there is none: it cannot fail a training. Only the first process writes it.
+
+    Args:
+        parsed: The training's command line.
+    """
+    training, experiment = parsed.training, parsed.experiment
+    if training.process_index:
+        return ""
+    try:
+        # Here: drawing takes a second to load, and may be broken where training is not.
+        from llamarec.report.page import write_report
+
+        return str(write_report(RunFolder(Path(training.output_dir)), experiment))
+    except Exception as error:
+        again = typed(["llamarec", "report", str(experiment.ranker)])
+        return f"could not be written ({type(error).__name__}: {error}); again: {again}"

@@ -57,7 +57,7 @@ class Comparison:
         return {"coverage": self.coverage, **asdict(self)}
 
 
-def compare(retriever_ranks: Ranks, ranker_ranks: Ranks, *, seed: int = 0) -> Comparison:
+def compare_ranks(retriever_ranks: Ranks, ranker_ranks: Ranks, *, seed: int = 0) -> Comparison:
     """Compares two rankings of the same users' candidates.
 
     Args:

@@ -19,7 +19,7 @@ _K: Final = 10
 Scores = NDArray[np.floating]
 
 
-class Asked(NamedTuple):
+class OrderedPrompts(NamedTuple):
     """Prompts asked in one order; the prompts are the same, and in the same sequence, in every order.
 
     name: Of the order. logits_PC: of the letters. first_stage_PC: scores of the candidates behind them. places_PC:
@@ -84,14 +84,14 @@ class OrderReport:
         return {**asdict(self), "spread": spreads}
 
 
-def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
+def order_report(asked: Sequence[OrderedPrompts], fusion: Fusion) -> OrderReport:
     """Compares orders.
 
     Args:
         asked: One for each order; those whose name begins with `shuffled` are averaged.
         fusion: The run's.
     """
-    ways: list[Callable[[Asked], Scores]] = [
+    ways: list[Callable[[OrderedPrompts], Scores]] = [
         lambda one: one.logits_PC,
         lambda one: fusion.corrected(one.logits_PC),
         lambda one: fusion.scores(one.logits_PC, one.first_stage_PC),
@@ -118,18 +118,20 @@ def order_report(asked: Sequence[Asked], fusion: Fusion) -> OrderReport:
     )
 
 
-def _standard_error(asked: Sequence[Asked]) -> float:
+def _standard_error(asked: Sequence[OrderedPrompts]) -> float:
     deviations = [ndcg_values(score_ranks(one.logits_PC, one.labels_P), _K).std() for one in asked]
     return float(np.mean(deviations) / np.sqrt(max(len(asked[0].labels_P), 1)))
 
 
-def mean_by_place(asked: Sequence[Asked], way: Callable[[Asked], Scores]) -> NDArray[np.float64]:
+def mean_by_place(asked: Sequence[OrderedPrompts], way: Callable[[OrderedPrompts], Scores]) -> NDArray[np.float64]:
     """[P, C] mean over orders of what a way of scoring gives each item, in the order of the retriever's list."""
     mean_PC: NDArray[np.float64] = np.mean([by_place(way(one), one.places_PC) for one in asked], axis=0)
     return mean_PC
 
 
-def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scores]) -> tuple[float, float]:
+def _averaged(
+    shuffles: list[OrderedPrompts], fusion: Fusion, way: Callable[[OrderedPrompts], Scores]
+) -> tuple[float, float]:
     """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
     mean_PC = mean_by_place(shuffles, way)
     labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
@@ -139,7 +141,7 @@ def _averaged(shuffles: list[Asked], fusion: Fusion, way: Callable[[Asked], Scor
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
 
 
-def _first_places(one: Asked, scores_PC: Scores) -> NDArray[np.int64]:
+def _first_places(one: OrderedPrompts, scores_PC: Scores) -> NDArray[np.int64]:
     """[P] place in the retriever's list of the candidate that is first."""
     first_P = np.argmax(np.nan_to_num(scores_PC, nan=-np.inf), axis=1)
     places: NDArray[np.int64] = one.places_PC[np.arange(len(first_P)), first_P]

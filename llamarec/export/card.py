@@ -12,7 +12,7 @@ from llamarec import __version__
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion
 from llamarec.evaluation.tables import first_stage_name, without_model
-from llamarec.ranker.trained import Trained
+from llamarec.ranker.trained.loading import Trained
 from llamarec.report.run import RunFacts
 from llamarec.report.sessions import interrupted
 

@@ -10,20 +10,20 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from llamarec.checkpoints.layout import ADAPTER_CONFIG
-from llamarec.checkpoints.loading import load_json, load_weights
-from llamarec.checkpoints.weights import put_weights
+from llamarec.checkpoints.resume.safe_load import load_json, load_weights
+from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG
+from llamarec.checkpoints.trainer.weights import put_weights
 from llamarec.command import options_from
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
 from llamarec.files import replacing_folder, write_json, write_text
-from llamarec.ranker.base_models import said_clearly
-from llamarec.ranker.places import folder_of
-from llamarec.ranker.prompt import LETTERS, PROMPT_FILE
-from llamarec.ranker.serving import stored_fusion
-from llamarec.ranker.trained import Trained, read_trained
+from llamarec.ranker.model.base_models import said_clearly
+from llamarec.ranker.prompts.template import LETTERS, PROMPT_FILE
+from llamarec.ranker.trained.loading import Trained, read_trained
+from llamarec.ranker.trained.locations import folder_of
+from llamarec.ranker.trained.serving import stored_fusion
 from llamarec.report.run import read_run
 from llamarec.vocabulary import Experiment
 

@@ -54,7 +54,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunChoice:
     """How to run.
 
     Attributes:
@@ -88,7 +88,7 @@ class Choice:
         return "nf4" if self.setup.precision == "nf4" else "none"
 
 
-def choose(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) -> Choice:
+def choose_run(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) -> RunChoice:
     """The fastest way that fits; where nothing fits, the smallest."""
     precision = _precision(shape, device, wishes)
     setup = Setup(
@@ -102,7 +102,7 @@ def choose(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) 
     )
     micro_batch, checkpointing, training = _training(shape, lengths, device, wishes, setup)
     eval_batch, evaluation = _evaluation(shape, lengths, device, wishes, setup)
-    return Choice(
+    return RunChoice(
         setup=setup,
         checkpointing=checkpointing,
         micro_batch=micro_batch,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from llamarec.planning import rows
+from llamarec.planning import per_prompt_memory
 from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
 
@@ -92,7 +92,9 @@ def training_peak(shape: ModelShape, setup: Setup, *, micro_batch: int, length: 
         checkpointing: Layers keep only their inputs and are computed again.
     """
     if setup.by_prompts(checkpointing=checkpointing):
-        return _peak(shape, setup, *rows.training_bytes(shape, setup, micro_batch=micro_batch, length=length))
+        return _peak(
+            shape, setup, *per_prompt_memory.training_bytes(shape, setup, micro_batch=micro_batch, length=length)
+        )
     tokens = micro_batch * length
     layer = saved_bytes(shape, setup)
     # Gradients of three inner widths and of the stream, while what they come from is still there.
@@ -119,7 +121,7 @@ def evaluation_peak(shape: ModelShape, setup: Setup, *, batch: int, length: int)
         length: Tokens of the longest, padding included.
     """
     if setup.prompts_at_once:
-        return _peak(shape, setup, *rows.evaluation_bytes(shape, setup, batch=batch, length=length))
+        return _peak(shape, setup, *per_prompt_memory.evaluation_bytes(shape, setup, batch=batch, length=length))
     passing = setup.stream_bytes * (3 * shape.intermediate + 2 * shape.hidden) + _FLOAT32 * shape.hidden
     activations = batch * length * passing + _dequantised(shape, setup)
     return _peak(shape, setup, activations, int(activations * (_SLACK_ON_GPU if setup.on_gpu else _HOLES_ON_CPU)))

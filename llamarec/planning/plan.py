@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llamarec.checkpoints.space import readable
-from llamarec.planning.choice import Choice
+from llamarec.checkpoints.storage.space import readable
+from llamarec.planning.choice import RunChoice
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
 from llamarec.planning.shape import ModelShape
@@ -50,7 +50,7 @@ class Plan:
     shape: ModelShape
     lengths: Lengths
     device: Device
-    choice: Choice
+    choice: RunChoice
     work: Work
     speed: Speed | None
     origins: Mapping[str, str] = field(default_factory=dict)

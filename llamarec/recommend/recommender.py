@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.assets import sha256_of
-from llamarec.checkpoints.layout import weight_files
+from llamarec.checkpoints.storage.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ConfigError
-from llamarec.ranker.places import find_experiment
-from llamarec.ranker.prompt import LETTERS
-from llamarec.ranker.serving import Answer, LetterRanker, Question, load_ranker
+from llamarec.ranker.prompts.template import LETTERS
+from llamarec.ranker.trained.locations import find_experiment
+from llamarec.ranker.trained.serving import Answer, LetterRanker, Question, load_ranker
 from llamarec.recommend.catalogue import Catalogue
 from llamarec.retriever.serving import Retriever, load_retriever
 from llamarec.vocabulary import PADDING_ITEM

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from llamarec.checkpoints.compatibility import UNTRACKED
+from llamarec.checkpoints.resume.compatibility import UNTRACKED
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import metric_values

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.facts import parse_time
-from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.storage.manifest import Session
+from llamarec.checkpoints.storage.summary import parse_time
 
 # Of a log's rows: what is a place or a duration, no curve.
 _NO_CURVES: Final = ("step", "epoch", "total_flos")

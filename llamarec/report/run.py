@@ -9,11 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from llamarec.checkpoints.discovery import best_in
-from llamarec.checkpoints.facts import Facts, gather, latest_and_best, newest, trainer_state
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.lock import is_locked
-from llamarec.checkpoints.manifest import Manifest, Session
+from llamarec.checkpoints.storage.discovery import best_in
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import is_locked
+from llamarec.checkpoints.storage.manifest import Manifest, Session
+from llamarec.checkpoints.storage.summary import CheckpointSummary, gather, latest_and_best, newest, trainer_state
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
@@ -47,7 +47,7 @@ class RunFacts:
 
     folder: RunFolder
     experiment: Experiment | None
-    facts: list[Facts]
+    facts: list[CheckpointSummary]
     manifest: Manifest | None
     latest_step: int | None
     best_step: int | None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from llamarec.checkpoints.facts import Facts, parse_time
-from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.storage.manifest import Session
+from llamarec.checkpoints.storage.summary import CheckpointSummary, parse_time
 from llamarec.report.curves import Curves
 
 
@@ -53,7 +53,7 @@ class Interruption:
 
 
 def interruptions(
-    sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves, seconds: float | None
+    sessions: Sequence[Session], facts: Sequence[CheckpointSummary], curves: Curves, seconds: float | None
 ) -> list[Interruption]:
     """One for every process but the first; `seconds` are those of a step."""
     found = []
@@ -77,7 +77,7 @@ def interruptions(
     return found
 
 
-def seconds_a_step(sessions: Sequence[Session], facts: Sequence[Facts], curves: Curves) -> float | None:
+def seconds_a_step(sessions: Sequence[Session], facts: Sequence[CheckpointSummary], curves: Curves) -> float | None:
     """Median over pairs of moments at which one process logged or saved, validations between them included."""
     moments = {(fact.created, fact.step) for fact in facts if fact.created}
     moments |= {(event.time, event.step) for event in curves.events if event.name == "loss"}
@@ -97,7 +97,7 @@ def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
 
 
 def _reached(
-    begun: datetime | None, ended: datetime | None, facts: Sequence[Facts], curves: Curves, known: list[int]
+    begun: datetime | None, ended: datetime | None, facts: Sequence[CheckpointSummary], curves: Curves, known: list[int]
 ) -> int | None:
     if begun is None or ended is None:
         return max(known, default=None)

@@ -6,13 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llamarec.checkpoints.facts import Facts
-from llamarec.checkpoints.space import readable
+from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.summary import CheckpointSummary
 from llamarec.command import typed
 from llamarec.report.figures import training_figure
+from llamarec.report.format import duration, time_text, total
 from llamarec.report.run import RunFacts
 from llamarec.report.sessions import Interruption, interrupted
-from llamarec.report.words import duration, time_text, total
 
 
 def training(run: RunFacts) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def interruptions_text(found: list[Interruption]) -> str:
     return f"{text}{duration(saved)}. Lost steps are those logged after the checkpoint; at a save nothing is lost."
 
 
-def checkpoint(fact: Facts, run: RunFacts) -> dict[str, str]:
+def checkpoint(fact: CheckpointSummary, run: RunFacts) -> dict[str, str]:
     """A row of the table of checkpoints."""
     marks = {"best": fact.step == run.best_step, "latest": fact.step == run.latest_step}
     state: list[str] = [fact.verdict.health if fact.verdict.health != "good" else "sizes match"]

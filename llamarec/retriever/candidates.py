@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
-from llamarec.retriever.again import command_again
+from llamarec.retriever.rebuild_command import command_again
 from llamarec.retriever.state import STATE_FILE
 from llamarec.vocabulary import (
     CANDIDATE_IDS,

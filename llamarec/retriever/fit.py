@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llamarec.checkpoints.signals import Interrupted
+from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.hardware import has_fast_bfloat16
@@ -27,14 +29,13 @@ from llamarec.retriever.model import INIT_STD, LRURec
 from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
-from llamarec.retriever.stopping import sigterm_as_ctrl_c
-from llamarec.retriever.titles import title_vectors
+from llamarec.retriever.title_embeddings import title_vectors
 
 _TOKENS_MULTIPLE: Final = 64
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSpec:
     """Which of a retriever's trainings it is; the retriever's own unless it says otherwise.
 
     Attributes:
@@ -53,13 +54,13 @@ class Course:
     hint: str | None = None
 
 
-def without_part(name: str, users: NDArray[np.int64]) -> Course:
+def without_part(name: str, users: NDArray[np.int64]) -> TrainingSpec:
     """A further training, on the users of all parts but one ("1 of 2")."""
     hint = "remove the file: only this part is trained again"
-    return Course(users, is_validated=False, prefix=f"without part {name}, ", mark={"fold": name}, hint=hint)
+    return TrainingSpec(users, is_validated=False, prefix=f"without part {name}, ", mark={"fold": name}, hint=hint)
 
 
-_OWN: Final = Course()
+_OWN: Final = TrainingSpec()
 
 
 class RetrieverTrainer:
@@ -85,7 +86,7 @@ class RetrieverTrainer:
         folder: Path,
         console: Console,
         *,
-        course: Course = _OWN,
+        course: TrainingSpec = _OWN,
         before_replacing: Callable[[TrainingState | None, list[str]], None] = lambda state, changed: None,
     ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
@@ -130,7 +131,7 @@ class RetrieverTrainer:
     @contextlib.contextmanager
     def _stopped_clearly(self) -> Iterator[None]:
         try:
-            with sigterm_as_ctrl_c():
+            with _sigterm_as_ctrl_c():
                 yield
         except KeyboardInterrupt as stop:
             saved = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
@@ -256,3 +257,22 @@ def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM (a scheduler's, `kill`) ends a training as Ctrl-C does, so that it can say what is saved.
+
+    Within, SIGTERM raises KeyboardInterrupt; in another thread than the main one nothing is changed."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt("SIGTERM")

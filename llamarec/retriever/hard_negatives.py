@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
-from llamarec.retriever.again import command_again
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
+from llamarec.retriever.rebuild_command import command_again
 from llamarec.vocabulary import CANDIDATE_IDS, LABEL_PLACE, PADDING_ITEM, Experiment
 
 HARD_NEGATIVES_FILE: Final = "hard_negatives.parquet"

@@ -15,9 +15,9 @@ from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, refuse_other_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
-from llamarec.retriever.again import METRICS_FILE, command_again
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
+from llamarec.retriever.rebuild_command import METRICS_FILE, command_again
 from llamarec.retriever.scoring import catalogue_scores
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 

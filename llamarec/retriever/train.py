@@ -19,13 +19,13 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError, DataError
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
 from llamarec.files import replacing, write_json
-from llamarec.retriever.again import METRICS_FILE
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_by, remove_other_folds
+from llamarec.retriever.dependents import refuse_other_questions, refuse_to_replace
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
-from llamarec.retriever.in_use import refuse_other_questions, refuse_to_replace
+from llamarec.retriever.rebuild_command import METRICS_FILE
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 

@@ -17,12 +17,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks import gpu, gpu_oom, published
-from benchmarks.drawn import LETTER_IDS, LLAMA2_7B, TINY, DrawnPrompts, draw_model, drawn_lengths
-from benchmarks.epoch import Epoch
-from benchmarks.gpu_bench import Bench, Figure, Measure, Watch, take_all, unmeasured
-from benchmarks.gpu_speed import BEAUTY
-from benchmarks.report import Row, read_rows
+from benchmarks.gpu import __main__, oom
+from benchmarks.gpu.bench import Bench, Figure, Measure, Watch, take_all, unmeasured
+from benchmarks.gpu.drawn import LETTER_IDS, LLAMA2_7B, TINY, DrawnPrompts, draw_model, drawn_lengths
+from benchmarks.gpu.speed import BEAUTY
+from benchmarks.harness.report import Row, read_rows
+from benchmarks.ranker import published
+from benchmarks.ranker.epoch import Epoch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,20 +38,20 @@ def _quick_collections() -> Iterator[None]:
 def _main(folder: Path, *words: str) -> tuple[int, dict[str, Row], str]:
     """Exit code, rows by name, page."""
     files = ["--output", str(folder / "page.md"), "--json", str(folder / "rows.json")]
-    code = gpu.main(["--device", "cpu", "--shape", "tiny", *files, *words])
+    code = __main__.main(["--device", "cpu", "--shape", "tiny", *files, *words])
     rows = {row.name: row for row in read_rows(folder / "rows.json")}
     return code, rows, (folder / "page.md").read_text(encoding="utf-8")
 
 
 def _names() -> list[str]:
-    return [row.name for part in gpu.PARTS.values() for measure in part() for row in measure.rows]
+    return [row.name for part in __main__.PARTS.values() for measure in part() for row in measure.rows]
 
 
 def test_speed_is_measured_in_every_way(tmp_path: Path) -> None:
     code, rows, page = _main(tmp_path, "--parts", "speed")
     assert code == 0
     assert list(rows) == _names()
-    for measure in gpu.PARTS["speed"]():
+    for measure in __main__.PARTS["speed"]():
         for name in (row.name for row in measure.rows):
             # Only a GPU says how much memory was used.
             assert math.isnan(rows[name].value) == name.endswith("_peak_gb"), name
@@ -75,14 +76,14 @@ def test_a_resumed_run_is_compared_and_out_of_memory_survived(tmp_path: Path) ->
 
 
 def test_a_failure_is_a_row_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = gpu_oom._run
+    run = oom._run
 
     def fails(bench: Bench, dtype: str, **wanted: Any) -> Any:
         if dtype == "float32":
             raise RuntimeError("no luck\nand more")
         return run(bench, dtype, **wanted)
 
-    monkeypatch.setattr(gpu_oom, "_run", fails)
+    monkeypatch.setattr(oom, "_run", fails)
     code, rows, page = _main(tmp_path, "--parts", "oom")
     assert code == 1
     assert "| oom_float32_steps_done | failed | >= 2 | short | failed: RuntimeError: no luck; the step that" in page
@@ -108,12 +109,12 @@ def test_a_figure_that_needs_a_failed_one_says_so() -> None:
 
 def test_ballast_leaves_the_room_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1_000_000, 2_000_000))
-    ballast = gpu_oom.Ballast(Bench("cpu", TINY, TINY), 400_000)
+    ballast = oom.Ballast(Bench("cpu", TINY, TINY), 400_000)
     ballast.on_step_begin(None, None, None)
     assert ballast.tensor is not None
     assert ballast.tensor.nbytes == 600_000
     with pytest.raises(RuntimeError, match="too full"):
-        gpu_oom.Ballast(Bench("cpu", TINY, TINY), 1_000_000).on_step_begin(None, None, None)
+        oom.Ballast(Bench("cpu", TINY, TINY), 1_000_000).on_step_begin(None, None, None)
 
 
 def test_memory_is_that_of_the_step_after_the_timed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,18 +138,18 @@ def test_without_cuda_nothing_is_measured(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     page = tmp_path / "gpu.md"
-    assert gpu.main(["--output", str(page)]) == 0
+    assert __main__.main(["--output", str(page)]) == 0
     assert "nothing was measured" in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
     assert "    python -m benchmarks.gpu --data_root data\n" in text
     assert text.count("| not measured |") == len(_names())
     page.write_text("measured on a real one", encoding="utf-8")
-    assert gpu.main(["--output", str(page)]) == 0
+    assert __main__.main(["--output", str(page)]) == 0
     assert page.read_text(encoding="utf-8") == "measured on a real one"
 
 
 def test_the_page_has_all_rows() -> None:
-    lines = gpu.RESULT.read_text(encoding="utf-8").splitlines()
+    lines = __main__.RESULT.read_text(encoding="utf-8").splitlines()
     assert [line.split()[1] for line in lines if line.startswith("| ")][1:] == _names()
 
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.plain_lrurec import PlainTrainer, padded
-from benchmarks.report import read_rows, write_rows
-from benchmarks.retriever_epoch import (
+from benchmarks.harness.report import read_rows, write_rows
+from benchmarks.retriever.epoch import (
     Epoch,
     TopK,
     epoch_text,
@@ -23,6 +22,7 @@ from benchmarks.retriever_epoch import (
     rows,
     top_k_text,
 )
+from benchmarks.retriever.plain_lrurec import PlainTrainer, padded
 from llamarec.data.prepared import PreparedData
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer

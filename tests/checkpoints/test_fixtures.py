@@ -11,12 +11,12 @@ import pytest
 from peft import PeftModel
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import best_in, latest
-from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.loading import load_json, load_weights, refuse_hostile
-from llamarec.checkpoints.manifest import read_manifest
-from llamarec.checkpoints.progress import progress_in
+from llamarec.checkpoints.resume.progress import progress_in
+from llamarec.checkpoints.resume.safe_load import load_json, load_weights, refuse_hostile
+from llamarec.checkpoints.storage.discovery import best_in, latest
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.manifest import read_manifest
+from llamarec.checkpoints.storage.verification import verify
 from tests.fixtures.make_v1 import ARGUMENTS
 from tests.resume.training import digest, make_model, make_trainer
 

@@ -20,11 +20,11 @@ import torch
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.durable import seal_file
-from llamarec.checkpoints.layout import MANIFEST, PICKLE_SUFFIXES
-from llamarec.checkpoints.loading import load_pickled, refuse_hostile
-from llamarec.checkpoints.manifest import FileEntry, read_manifest
-from llamarec.checkpoints.randomness import capture
+from llamarec.checkpoints.resume.safe_load import load_pickled, refuse_hostile
+from llamarec.checkpoints.storage.durable import seal_file
+from llamarec.checkpoints.storage.layout import MANIFEST, PICKLE_SUFFIXES
+from llamarec.checkpoints.storage.manifest import FileEntry, read_manifest
+from llamarec.checkpoints.trainer.rng import capture
 from llamarec.errors import CheckpointError
 from tests.resume.runs import quiet_trainer, stopped
 from tests.resume.training import make_args

@@ -12,10 +12,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.lock import RunLock
-from llamarec.checkpoints.publish import delete, publish
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.checkpoints.storage.publish import delete, publish
+from llamarec.checkpoints.storage.verification import verify
 from llamarec.cli.checkpoints import backup
 from tests.checkpoints.factory import damage, fill, make_run, manifest
 from tests.cli.checkpoints_command import Command

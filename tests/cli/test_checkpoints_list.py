@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.publish import publish
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.publish import publish
 from tests.checkpoints.factory import damage, fill, make_plain_run, make_run, manifest
 from tests.cli.checkpoints_command import Command
 

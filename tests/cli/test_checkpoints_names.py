@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_checkpoint, find_either, find_new_run, find_run, split_selector
 from llamarec.errors import CheckpointError
 from tests.checkpoints.factory import damage, make_plain_run, make_run

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.lock import RunLock
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import RunLock
 from tests.checkpoints.factory import damage, make_plain_run, make_run
 from tests.cli.checkpoints_command import Command
 

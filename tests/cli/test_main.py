@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llamarec.cli.entry_point import run_main
 from llamarec.cli.main import main
-from llamarec.cli.run import run_main
 from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, CheckpointError, ConfigError
 from tests.data.raw import WRITERS

@@ -36,11 +36,11 @@ from filelock import FileLock
 
 import train_ranker
 import train_retriever
+from llamarec.cli.entry_point import run_main
 from llamarec.cli.main import main as llamarec
-from llamarec.cli.run import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_INTERRUPTED
-from llamarec.ranker import arguments, parser
-from llamarec.ranker.trainer import RankerTrainer
+from llamarec.ranker.options import command_line, parser
+from llamarec.ranker.training.trainer import RankerTrainer
 from llamarec.retriever.config import DEFAULTS
 
 # 17 training samples a user: one epoch is 1,020 steps of one sample.
@@ -98,7 +98,7 @@ def write_beauty(folder: Path, num_users: int = NUM_USERS) -> None:
 @contextlib.contextmanager
 def small_defaults(samples_per_step: int = 1) -> Iterator[None]:
     """The defaults of this module in the place of the program's."""
-    recipe_defaults = arguments.recipe_defaults
+    recipe_defaults = command_line.recipe_defaults
 
     def small(given: Any, flags: set[str]) -> dict[str, Any]:
         sizes = {"per_device_train_batch_size": samples_per_step, "gradient_accumulation_steps": 1}
@@ -107,7 +107,7 @@ def small_defaults(samples_per_step: int = 1) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _RANKER_DEFAULTS.items():
             patch.setitem(parser.RECIPE, name, value)
-        patch.setattr(arguments, "recipe_defaults", small)
+        patch.setattr(command_line, "recipe_defaults", small)
         patch.setitem(DEFAULTS, "beauty", _RETRIEVER_DEFAULTS)
         patch.delenv("LLAMAREC_DATA_ROOT", raising=False)
         # The Trainer sets it for the process; this way it is taken back.

@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 import torch
 
-from llamarec.checkpoints.identity import base_model_of, fingerprints_of
-from llamarec.checkpoints.manifest import FileEntry, Manifest, Session, parse_manifest, read_manifest
+from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, Session, parse_manifest, read_manifest
+from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
 from llamarec.errors import CheckpointError
 from tests.docs.guide import Guide, quoted
 from tests.docs.project import STEPS_UNTIL_STOP, Project, run, small_defaults

@@ -16,15 +16,15 @@ from unittest import mock
 import pytest
 import torch
 
-from llamarec.checkpoints.compatibility import _REFUSED
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import order_of_saves
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.manifest import read_manifest
-from llamarec.checkpoints.signals import NAMES
+from llamarec.checkpoints.resume.compatibility import _REFUSED
+from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.manifest import read_manifest
+from llamarec.checkpoints.trainer.signals import NAMES
 from llamarec.cli.checkpoints.backup import Watch
-from llamarec.ranker import kept
-from llamarec.ranker.parser import RECIPE
+from llamarec.ranker.options import resume_defaults
+from llamarec.ranker.options.parser import RECIPE
 from tests.docs.guide import COMMANDS, ENGLISH, VIETNAMESE, Block, Guide, executed, quoted
 from tests.docs.project import STATES, STEPS_UNTIL_STOP, Project, Ran, normalised, run, small_defaults
 from tests.docs.troubles import CHECKPOINTS, RESUME, TROUBLES, Trouble, disk_full, failing_step, not_found
@@ -285,9 +285,9 @@ def test_what_the_tables_say_of_flags_is_what_the_program_does(project: Project,
     of_the_command, of_the_machine, batch, of_steps = (
         set(quoted(cell)) for cell in ENGLISH.section("4").tables[0].column(0)
     )
-    assert of_the_command <= kept._OF_THE_COMMAND
-    assert of_the_machine <= kept._OF_THE_MACHINE
-    assert batch == kept._BATCH
+    assert of_the_command <= resume_defaults._OF_THE_COMMAND
+    assert of_the_machine <= resume_defaults._OF_THE_MACHINE
+    assert batch == resume_defaults._BATCH
     assert of_steps == {"max_steps"}
     when = next(row[0] for row in ENGLISH.section("2").tables[0].rows if row[1] == "`signal`")
     assert set(re.findall(r"SIG\w+", when)) | {"SIGINT", "SIGBREAK"} == set(NAMES)

@@ -14,11 +14,11 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from llamarec import errors
-from llamarec.checkpoints.compatibility import _REFUSED
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.signals import EndNow, Interrupted
-from llamarec.checkpoints.trainer import ResumableMixin, ResumableTrainer
-from llamarec.ranker.parser import RECIPE
+from llamarec.checkpoints.resume.compatibility import _REFUSED
+from llamarec.checkpoints.trainer.resumable import ResumableMixin, ResumableTrainer
+from llamarec.checkpoints.trainer.signals import EndNow, Interrupted
+from llamarec.ranker.options.parser import RECIPE
 from tests.docs.guide import COMMANDS, ENGLISH, VIETNAMESE, Guide, executed, quoted
 from tests.docs.project import run
 

@@ -11,9 +11,9 @@ from unittest import mock
 
 import torch
 
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.lock import RunLock
-from llamarec.ranker.trainer import RankerTrainer
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.ranker.training.trainer import RankerTrainer
 from tests.docs.project import STEPS_UNTIL_STOP, Project, Ran, run
 
 CHECKPOINTS: Final = Path("experiments/llm/beauty/checkpoints")
@@ -100,9 +100,9 @@ def all_damaged(trouble: Trouble) -> None:
 
 def disk_full(trouble: Trouble) -> None:
     trouble.begin("interrupted")
-    with mock.patch("llamarec.checkpoints.space.free_bytes", return_value=1000):
+    with mock.patch("llamarec.checkpoints.storage.space.free_bytes", return_value=1000):
         trouble.run(RESUME, 2)
-    with mock.patch("llamarec.checkpoints.saver.free_bytes", return_value=1000):
+    with mock.patch("llamarec.checkpoints.trainer.writer.free_bytes", return_value=1000):
         trouble.run(RESUME, 74)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.metrics import by_place
-from llamarec.evaluation.orders import Asked, order_report
+from llamarec.evaluation.orders import OrderedPrompts, order_report
 
 PLACES = {"retriever's": [0, 1, 2, 3], "reversed": [3, 2, 1, 0], "shuffled 1": [2, 0, 3, 1], "shuffled 2": [1, 3, 0, 2]}
 # By place in the retriever's list, the label being in place 1: what the model thinks, and the retriever's scores.
@@ -15,13 +15,13 @@ OPINION, RETRIEVER, LABEL = np.array([0.0, 2.0, 1.0, -1.0]), np.array([4.0, 3.0,
 PLAIN = Fusion(1.0, 0.0, 1.0, (0.0,) * 4)
 
 
-def _asked(liking: float) -> list[Asked]:
+def _asked(liking: float) -> list[OrderedPrompts]:
     """Three equal prompts; `liking` is for the letter A, whatever is behind it."""
     asked = []
     for name, order in PLACES.items():
         places = np.tile(order, (3, 1))
         logits = OPINION[places] + liking * np.array([1.0, 0, 0, 0])
-        asked.append(Asked(name, logits, RETRIEVER[places], places, np.argmax(places == LABEL, axis=1)))
+        asked.append(OrderedPrompts(name, logits, RETRIEVER[places], places, np.argmax(places == LABEL, axis=1)))
     return asked
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamarec.checkpoints.discovery import best_in, order_of_saves
-from llamarec.checkpoints.layout import RunFolder, step_of
-from llamarec.checkpoints.loading import load_weights
-from llamarec.checkpoints.manifest import read_manifest
+from llamarec.checkpoints.resume.safe_load import load_weights
+from llamarec.checkpoints.storage.discovery import best_in, order_of_saves
+from llamarec.checkpoints.storage.layout import RunFolder, step_of
+from llamarec.checkpoints.storage.manifest import read_manifest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "own_trainer.py"
 ENDLESS = ("--max_steps", "1000000", "--save_steps", "200")

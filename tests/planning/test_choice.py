@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llamarec.planning.choice import Choice, Wishes, choose
+from llamarec.planning.choice import RunChoice, Wishes, choose_run
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
 from llamarec.planning.memory import NF4_BYTES, evaluation_peak, training_peak, weight_bytes
@@ -23,8 +23,8 @@ def _gpu(gigabytes: float, free: float | None = None) -> Device:
     return Device("a GPU", True, int(gigabytes * 1e9), int((gigabytes if free is None else free) * 1e9))
 
 
-def _chosen(gigabytes: float, wishes: Wishes = RECIPE) -> Choice:
-    return choose(LLAMA_2_7B, LENGTHS, _gpu(gigabytes), wishes)
+def _chosen(gigabytes: float, wishes: Wishes = RECIPE) -> RunChoice:
+    return choose_run(LLAMA_2_7B, LENGTHS, _gpu(gigabytes), wishes)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_fits_nowhere_is_as_small_as_can_be_and_says_so() -> None:
 
 @pytest.mark.parametrize("gigabytes", [6, 24, 80])
 def test_what_is_free_at_the_moment_decides_nothing(gigabytes: float) -> None:
-    assert choose(LLAMA_2_7B, LENGTHS, _gpu(gigabytes, free=1), RECIPE) == _chosen(gigabytes)
+    assert choose_run(LLAMA_2_7B, LENGTHS, _gpu(gigabytes, free=1), RECIPE) == _chosen(gigabytes)
 
 
 @pytest.mark.parametrize("gigabytes", [6, 16, 24, 80])
@@ -89,21 +89,21 @@ def test_a_processor_takes_one_sample_at_a_time_and_no_checkpointing_where_there
     small = ModelShape(49_152, 576, 1536, 30, 9, 3, 64, tied=True)
     wishes = Wishes(micro_batch=1, accumulation=12, eval_batch=4)
     machine = Device("the processor", False, 16 * 10**9, 10**9)
-    choice = choose(small, LENGTHS, machine, wishes)
+    choice = choose_run(small, LENGTHS, machine, wishes)
     assert (choice.setup.precision, choice.micro_batch, choice.accumulation) == ("bf16", 1, 12)
     assert not choice.checkpointing
     # Prompt by prompt the whole step costs no more; where that does not fit, one at a time is computed again.
-    whole = choose(small, LENGTHS, machine, replace(wishes, computes_bf16=False, prompts_at_once=2))
+    whole = choose_run(small, LENGTHS, machine, replace(wishes, computes_bf16=False, prompts_at_once=2))
     assert (whole.setup.precision, whole.micro_batch, whole.accumulation) == ("fp32", 12, 1)
     assert whole.by_prompts
-    tight = choose(
+    tight = choose_run(
         small, LENGTHS, replace(machine, total=2 * 10**9), replace(wishes, computes_bf16=False, prompts_at_once=2)
     )
     assert (tight.micro_batch, tight.checkpointing, tight.by_prompts) == (1, True, False)
-    nf4 = choose(small, LENGTHS, machine, replace(wishes, quantization="nf4", prompts_at_once=2))
+    nf4 = choose_run(small, LENGTHS, machine, replace(wishes, quantization="nf4", prompts_at_once=2))
     assert (nf4.micro_batch, nf4.by_prompts) == (1, False)
     # Of 32 GB a 7B model may take 12; it has 13.5.
-    large = choose(LLAMA_2_7B, LENGTHS, replace(machine, total=32 * 10**9), wishes)
+    large = choose_run(LLAMA_2_7B, LENGTHS, replace(machine, total=32 * 10**9), wishes)
     assert (large.setup.precision, large.micro_batch) == ("nf4", 1)
 
 

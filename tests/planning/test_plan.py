@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llamarec.planning import plan as plan_module
 from llamarec.planning import shape as shape_module
-from llamarec.planning.choice import Wishes, choose
+from llamarec.planning.choice import Wishes, choose_run
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
 from llamarec.planning.plan import Plan, Work
@@ -21,7 +21,7 @@ DEVICE = Device("a GPU", True, 8 * 10**9, 8 * 10**9)
 
 
 def _plan(device: Device = DEVICE) -> Plan:
-    choice = choose(SHAPE, LENGTHS, device, Wishes())
+    choice = choose_run(SHAPE, LENGTHS, device, Wishes())
     speed = Speed(1e13, is_gpu=True)
     return Plan("smollm2", SHAPE, LENGTHS, device, choice, Work(1000, 10, 120, 2400), speed, {"quantization": "yours"})
 

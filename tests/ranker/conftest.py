@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from llamarec.data.prepared import PreparedData
-from llamarec.ranker.encoding import PromptEncoder
-from llamarec.ranker.prompt import PromptTemplate
-from llamarec.ranker.tiny import tiny_model
+from llamarec.ranker.model.tiny import tiny_model
+from llamarec.ranker.prompts.encoding import PromptEncoder
+from llamarec.ranker.prompts.template import PromptTemplate
 from tests.ranker.shop import folder, shop
 from tests.samples import make_data
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from llamarec.checkpoints.discovery import order_of_saves
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.evaluation.comparison import Comparison
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.run import train_ranker
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.training.run import train_ranker
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.train import train_retriever
 

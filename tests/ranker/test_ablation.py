@@ -13,16 +13,16 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from benchmarks import ranker_answers, ranker_quality
-from benchmarks.published_ranker import whole_vocabulary
-from benchmarks.ranker_answers import Answers, ids_after_a_space, read, write
-from benchmarks.ranker_steps import STEPS, TRAININGS, Asked, ndcg_of_covered
+from benchmarks.ranker import answers, quality
+from benchmarks.ranker.answers import Answers, ids_after_a_space, read, write
+from benchmarks.ranker.published_loss import whole_vocabulary
+from benchmarks.ranker.steps import STEPS, TRAININGS, AdapterAnswers, ndcg_of_covered
 from llamarec.data.prepared import PreparedData
-from llamarec.ranker.base_models import load_letter_model
-from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.encoding import PromptEncoder
-from llamarec.ranker.letter_model import collate
-from llamarec.ranker.samples import TrainingSamples
+from llamarec.ranker.model.base_models import load_letter_model
+from llamarec.ranker.model.letter_model import collate
+from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.prompts.encoding import PromptEncoder
+from llamarec.ranker.prompts.training_samples import TrainingSamples
 from tests.ranker.shop import argv_of, checkpoints_of, run_shop
 
 
@@ -67,23 +67,23 @@ def test_letters_after_a_space_are_the_last_token() -> None:
 def test_an_adapter_is_asked_as_its_own_run_asked_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranker_answers, "ids_after_a_space", lambda tokenizer, num_letters: list(range(num_letters)))
+    monkeypatch.setattr(answers, "ids_after_a_space", lambda tokenizer, num_letters: list(range(num_letters)))
     run_shop(folder)
     there = {path: path.read_bytes() for path in checkpoints_of(folder).parent.rglob("*") if path.is_file()}
     next(folder.rglob("hard_negatives.parquet")).unlink()  # only training needs it
     output = tmp_path / "answers" / "test.npz"
     own = ["--adapter", str(checkpoints_of(folder).parent), "--output", str(output), "--split", "test"]
-    assert ranker_answers.main([*own, "--", *argv_of(folder)]) == 0
+    assert answers.main([*own, "--", *argv_of(folder)]) == 0
     assert {path: path.read_bytes() for path in checkpoints_of(folder).parent.rglob("*") if path.is_file()} == there
-    answers = read(output)
+    read_back = read(output)
     metrics = json.loads((checkpoints_of(folder).parent / "metrics.json").read_text(encoding="utf-8"))
     prior_C = np.array(metrics["fusion"]["letter_prior"])
-    logits_PC = answers.letters_PC.astype(np.float64)
+    logits_PC = read_back.letters_PC.astype(np.float64)
     corrected_PC = logits_PC - np.logaddexp.reduce(logits_PC, axis=1, keepdims=True) - prior_C
-    found = ndcg_of_covered(answers.ranks_by(corrected_PC), answers.retriever_ranks_U).mean()
+    found = ndcg_of_covered(read_back.ranks_by(corrected_PC), read_back.retriever_ranks_U).mean()
     (wanted,) = (row["ranker"] for row in metrics["letters"]["subset"] if row["metric"] == "ndcg@10")
     assert found == pytest.approx(wanted, abs=1e-6)
-    assert not np.allclose(answers.spaced_PC, answers.letters_PC)
+    assert not np.allclose(read_back.spaced_PC, read_back.letters_PC)
 
 
 def _answers(signal: float, seed: int, num_prompts: int = 400, num_users: int = 900) -> Answers:
@@ -104,7 +104,7 @@ def _answers(signal: float, seed: int, num_prompts: int = 400, num_users: int = 
 
 
 def test_every_step_does_what_it_is_called() -> None:
-    asked = Asked(_answers(1.0, seed=0), _answers(1.0, seed=1))
+    asked = AdapterAnswers(_answers(1.0, seed=0), _answers(1.0, seed=1))
     retriever_U = asked.test.retriever_ranks_U
 
     def ndcg(score: Any) -> float:
@@ -121,7 +121,7 @@ def test_every_step_does_what_it_is_called() -> None:
 
 
 def test_letters_that_know_nothing_leave_the_retrievers_order() -> None:
-    asked = Asked(_answers(0.0, seed=2), _answers(0.0, seed=3))
+    asked = AdapterAnswers(_answers(0.0, seed=2), _answers(0.0, seed=3))
     np.testing.assert_array_equal(asked.ranks("fused"), asked.test.retriever_ranks_U)
     assert abs(asked.nats().mean()) < 0.01
     assert not asked.gain("fused")[1]
@@ -129,21 +129,21 @@ def test_letters_that_know_nothing_leave_the_retrievers_order() -> None:
 
 def test_nothing_is_fitted_on_the_test() -> None:
     with pytest.raises(ValueError, match="without validation users"):
-        Asked(_answers(1.0, seed=0)).ranks("calibrated")
+        AdapterAnswers(_answers(1.0, seed=0)).ranks("calibrated")
 
 
-def _sweep(root: Path, *trainings: str, flags: str = "") -> ranker_quality.Sweep:
+def _sweep(root: Path, *trainings: str, flags: str = "") -> quality.Sweep:
     options = argparse.Namespace(
         trainings=list(trainings), flags=flags, data_root="data", validation_users=0, test_users=0, jobs=1
     )
-    return ranker_quality.Sweep(options, root)
+    return quality.Sweep(options, root)
 
 
 def test_the_tables_have_every_step_and_every_adapter(tmp_path: Path) -> None:
     sweep = _sweep(tmp_path, *TRAININGS, flags="--init_adapter elsewhere --max_steps 5")
     for name, code, split, order in sweep.questions("shop"):
         write(sweep.answers(name, code, split, order), _answers(1.0, seed=split == "test"))
-    lines = ranker_quality.tables(sweep, "shop")
+    lines = quality.tables(sweep, "shop")
     for step in STEPS:
         assert any(line.startswith(f"| {step.name} | 0.") for line in lines), step.name
     for name in ("initial", *TRAININGS):
@@ -155,12 +155,12 @@ def test_the_tables_have_every_step_and_every_adapter(tmp_path: Path) -> None:
 def test_what_is_there_is_not_done_again(tmp_path: Path) -> None:
     sweep = _sweep(tmp_path, "mixed")
     question = ("mixed", "shop", "test", "shuffled")
-    assert ranker_quality._question(sweep, *question)[:2] == ["-m", "benchmarks.ranker_answers"]  # type: ignore[arg-type]
+    assert quality._question(sweep, *question)[:2] == ["-m", "benchmarks.ranker.answers"]  # type: ignore[arg-type]
     write(sweep.answers(*question), _answers(1.0, seed=0))  # type: ignore[arg-type]
-    assert ranker_quality._question(sweep, *question) == []  # type: ignore[arg-type]
+    assert quality._question(sweep, *question) == []  # type: ignore[arg-type]
 
 
 def test_trainings_are_commands() -> None:
-    assert ranker_quality.command_of("mixed")[0] == "train_ranker.py"
-    assert ranker_quality.command_of("published")[:2] == ["-m", "benchmarks.published_ranker"]
-    assert all("--hard_negatives" in ranker_quality.command_of(name) for name in TRAININGS)
+    assert quality.command_of("mixed")[0] == "train_ranker.py"
+    assert quality.command_of("published")[:2] == ["-m", "benchmarks.ranker.published_loss"]
+    assert all("--hard_negatives" in quality.command_of(name) for name in TRAININGS)

@@ -9,13 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llamarec.checkpoints.publish import read_best
+from llamarec.checkpoints.storage.publish import read_best
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.final_fusion import FINAL_FUSION
-from llamarec.ranker.first_stage import FirstStage
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.prompts.first_stage import FirstStage
+from llamarec.ranker.trained.final_fusion import FINAL_FUSION
 from llamarec.recommend.recommender import Recommender
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.title_words import TitleSimilarity
@@ -153,7 +153,7 @@ def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "llamarec.ranker.run.fit_first_stage", lambda data, *_: FirstStage(TitleSimilarity(data.titles), 2.0)
+        "llamarec.ranker.training.run.fit_first_stage", lambda data, *_: FirstStage(TitleSimilarity(data.titles), 2.0)
     )
     run_shop(folder)
     experiment = Experiment(folder / "experiments", "shop")

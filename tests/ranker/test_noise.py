@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from llamarec.data.prepared import PreparedData
-from llamarec.ranker.base_models import base_model_source, load_letter_model
-from llamarec.ranker.config import RankerConfig
-from llamarec.ranker.encoding import PromptEncoder
+from llamarec.ranker.model.base_models import base_model_source, load_letter_model
+from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.prompts.encoding import PromptEncoder
 
 NOTE = "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure you already `pip install`"
 
 
 def test_imports_are_silent() -> None:
-    code = "import llamarec.checkpoints, llamarec.ranker.base_models, bitsandbytes"
+    code = "import llamarec.checkpoints, llamarec.ranker.model.base_models, bitsandbytes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 

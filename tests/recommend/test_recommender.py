@@ -14,7 +14,7 @@ import pytest
 
 import llamarec
 from llamarec.errors import ArtifactError, ConfigError, LlamarecError
-from llamarec.ranker.first_stage import stored_first_stage
+from llamarec.ranker.prompts.first_stage import stored_first_stage
 from llamarec.recommend.catalogue import UnknownError
 from llamarec.recommend.recommender import Recommendation, Recommender
 from llamarec.retriever.title_words import TitleSimilarity
@@ -214,8 +214,8 @@ def test_a_checkpoint_that_was_never_validated_gives_the_retrievers_order(
 ) -> None:
     (copy / "checkpoints" / "best.json").unlink()
     # Nor tested: a test fits weights of its own.
-    monkeypatch.setattr("llamarec.ranker.serving.read_fusion", lambda folder: None)
-    monkeypatch.setattr("llamarec.ranker.serving.read_final", lambda folder, digest: None)
+    monkeypatch.setattr("llamarec.ranker.trained.serving.read_fusion", lambda folder: None)
+    monkeypatch.setattr("llamarec.ranker.trained.serving.read_final", lambda folder, digest: None)
     recommender = Recommender.load(copy, device="cpu")
     assert (recommender.ranker.fusion.letters, recommender.ranker.fusion.num_prompts) == (0.0, 0)
     assert [one.retriever_rank for one in recommender.recommend(user="u3", k=20)] == list(range(1, 21))
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_was_never_validated_gives_the_retrievers_order(
 
 def test_where_the_test_fitted_a_fusion_it_is_used(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Recommender.load(copy, device="cpu").ranker.fusion
-    monkeypatch.setattr("llamarec.ranker.serving.read_fusion", lambda folder: None)
+    monkeypatch.setattr("llamarec.ranker.trained.serving.read_fusion", lambda folder: None)
     assert Recommender.load(copy, device="cpu").ranker.fusion == wanted
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.run import train_ranker
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.training.run import train_ranker
 from llamarec.report.run import RunFacts, read_run
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.train import train_retriever

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.compare import _print
 from llamarec.cli.main import main
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.metrics import ndcg_values
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.run import train_ranker
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.training.run import train_ranker
 from llamarec.report.compare import compare_runs
 from llamarec.report.compare_page import write_comparison
 from llamarec.report.run import RunFacts, read_run

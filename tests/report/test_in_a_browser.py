@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.report.compare import compare_runs
 from llamarec.report.compare_page import write_comparison
 from llamarec.report.page import write_report

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.main import main
-from llamarec.cli.reported import report_of
+from llamarec.cli.report import report_of
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.run import train_ranker
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.training.run import train_ranker
 from llamarec.report.breakdown import by_history, by_popularity
 from llamarec.report.examples import examples
 from llamarec.report.page import render

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from llamarec.checkpoints.former import leave_behind
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.lock import RunLock
-from llamarec.checkpoints.manifest import Session
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.checkpoints.storage.manifest import Session
+from llamarec.checkpoints.storage.restart import mark_superseded
 from llamarec.cli.main import main
 from llamarec.errors import ArtifactError
-from llamarec.ranker.arguments import parse
-from llamarec.ranker.places import experiment_of
-from llamarec.ranker.run import train_ranker
+from llamarec.ranker.options.command_line import parse
+from llamarec.ranker.trained.locations import experiment_of
+from llamarec.ranker.training.run import train_ranker
 from llamarec.report.curves import Curves, Event, curves_of
 from llamarec.report.page import render, write_report
 from llamarec.report.run import RunFacts, read_run
@@ -124,7 +124,7 @@ def test_a_restart_that_saved_nothing_shows_nothing_of_before(experiment: Experi
     copy = Experiment(tmp_path, "shop")
     shutil.copytree(experiment.ranker, copy.ranker)
     folder = RunFolder(copy.checkpoints)
-    leave_behind(folder, folder.steps())
+    mark_superseded(folder, folder.steps())
     text = render(read_run(folder, copy))
     assert "Stopped at step 0; nothing is saved" in text
     assert "Nothing has been logged yet" in text

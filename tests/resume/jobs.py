@@ -19,9 +19,10 @@ from typing import Any, Final
 import pytest
 import torch
 
-from llamarec.checkpoints import durable, saver, saving, trainer
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.layout import BEST_MANIFEST, RunFolder
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
+from llamarec.checkpoints.trainer import resumable, saving, writer
 from tests.resume import forks
 from tests.resume.observers import FailAt, KillAt, Recording, observed, room_is_not_asked_for
 from tests.resume.training import make_model, make_trainer, outcome
@@ -86,7 +87,7 @@ def _outcome_if_any(folder: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def announced(path: str) -> Iterator[None]:
     """Within, the steps of all published checkpoints are appended to a file, as they are."""
-    module: Any = saver
+    module: Any = writer
     before = module.publish
 
     def publish(*arguments: Any) -> Any:
@@ -116,7 +117,7 @@ def clock_set_back() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", lambda: _SOME_TIME - 3600.0 * next(hours))
-        for module in (saving, trainer):
+        for module in (saving, resumable):
             patch.setattr(module, "datetime", Earlier)
         yield
 

@@ -1,4 +1,4 @@
-"""Observers of the effects on the disk: they kill, count or record; see `llamarec.checkpoints.durable`.
+"""Observers of the effects on the disk: they kill, count or record; see `llamarec.checkpoints.storage.durable`.
 
 Nothing here, nor in the scripted kinds of torture, imports torch: a process without it forks many times faster.
 """
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints import durable, saver, space
+from llamarec.checkpoints.storage import durable, space
+from llamarec.checkpoints.trainer import writer
 
 
 class KillAt:
@@ -76,7 +77,7 @@ class FailAt:
 @contextlib.contextmanager
 def room_is_not_asked_for() -> Iterator[None]:
     """Within, there seems to be room on the disk: as if somebody else filled it just after it was asked."""
-    modules: list[Any] = [space, saver]
+    modules: list[Any] = [space, writer]
     before = [module.free_bytes for module in modules]
     for module in modules:
         module.free_bytes = lambda _: 2**40

@@ -97,7 +97,7 @@ def train_there(
         changes: Arguments of `quiet_trainer`.
         fits: More samples at once are out of memory, in the first process only.
     """
-    from llamarec.checkpoints.signals import Interrupted
+    from llamarec.checkpoints.trainer.signals import Interrupted
     from tests.resume.runs import At, Watch, quiet_trainer, rates, samples_in
 
     rank = int(os.environ.get("RANK", "0"))

@@ -12,7 +12,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.signals import Interrupted
+from llamarec.checkpoints.trainer.signals import Interrupted
 from tests.resume.training import make_trainer
 
 QUIET: dict[str, Any] = {"eval_strategy": "no", "load_best_model_at_end": False, "logging_steps": 1}

@@ -15,10 +15,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.trainer_utils import HPSearchBackend
 
-from llamarec.checkpoints import durable
-from llamarec.checkpoints.integrity import verify_best
-from llamarec.checkpoints.signals import EndNow
-from llamarec.checkpoints.snapshot import model_state
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.verification import verify_best
+from llamarec.checkpoints.trainer.signals import EndNow
+from llamarec.checkpoints.trainer.snapshot import model_state
 from tests.resume.runs import At, quiet_trainer, stopped
 from tests.resume.training import make_trainer, state_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llamarec.checkpoints.discovery import order_of_saves
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.checkpoints.storage.layout import RunFolder
 from tests.resume.runs import Watch, epoch_orders, quiet_trainer, rates, samples_in, stopped
 from tests.resume.training import make_trainer
 

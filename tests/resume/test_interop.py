@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, set_seed
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.loading import load_weights
+from llamarec.checkpoints.resume.safe_load import load_weights
 from tests.resume.runs import stopped
 from tests.resume.training import LENGTH, VOCABULARY, digest, make_model, make_trainer, outcome, state_of
 

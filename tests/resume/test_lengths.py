@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from llamarec.checkpoints import durable
-from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.signals import Interrupted
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.verification import verify
+from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.errors import CheckpointError
 from tests.resume.runs import epoch_orders, quiet_trainer, samples_in, stopped
 from tests.resume.training import digest, make_trainer
@@ -68,9 +68,9 @@ def test_another_metric_starts_its_own_best(tmp_path: Path) -> None:
 
 
 def test_a_damaged_second_save_of_a_step_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamarec.checkpoints.layout import RunFolder
-    from llamarec.checkpoints.manifest import read_manifest
-    from llamarec.checkpoints.publish import Staging, publish
+    from llamarec.checkpoints.storage.layout import RunFolder
+    from llamarec.checkpoints.storage.manifest import read_manifest
+    from llamarec.checkpoints.storage.publish import Staging, publish
 
     run = RunFolder(tmp_path)
     stopped(quiet_trainer(tmp_path), 3)

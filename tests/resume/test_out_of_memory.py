@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from llamarec.checkpoints import memory
-from llamarec.checkpoints.memory import MemoryUse, is_out_of_memory
+from llamarec.checkpoints.trainer import out_of_memory
+from llamarec.checkpoints.trainer.out_of_memory import MemoryUse, is_out_of_memory
 from llamarec.errors import DoesNotFitError
 from tests.resume.runs import Watch, quiet_trainer, samples_in, stopped
 from tests.resume.training import make_trainer, state_of
@@ -186,7 +186,7 @@ def test_one_sample_that_does_not_fit(
 ) -> None:
     trainer = _run(tmp_path, place="forward", limit=0, save_steps=1)
     stopped(_run(tmp_path, save_steps=1), 3)
-    monkeypatch.setattr(memory, "measure", lambda _: MemoryUse(40_000, 61_000, 65_000, "Tiny GPU"))
+    monkeypatch.setattr(out_of_memory, "memory_use", lambda _: MemoryUse(40_000, 61_000, 65_000, "Tiny GPU"))
     with pytest.raises(DoesNotFitError) as error:
         trainer.train("latest")
     assert trainer.failed == [4, 2, 1]
@@ -206,7 +206,7 @@ def test_one_sample_that_does_not_fit(
 
 def test_what_is_used_already_is_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = _run(tmp_path, place="forward", limit=0, activation_checkpointing=True)
-    monkeypatch.setattr(memory, "measure", lambda _: MemoryUse(10**9, 0, 10**9, "this machine"))
+    monkeypatch.setattr(out_of_memory, "memory_use", lambda _: MemoryUse(10**9, 0, 10**9, "this machine"))
     with pytest.raises(DoesNotFitError) as error:
         trainer.train()
     said = str(error.value)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from llamarec.checkpoints.trainer import ResumableMixin, ResumableTrainer
+from llamarec.checkpoints.trainer.resumable import ResumableMixin, ResumableTrainer
 from tests.resume.runs import QUIET, stopped
 from tests.resume.training import Words, make_args, make_model, state_of
 

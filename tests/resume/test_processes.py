@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamarec.checkpoints.integrity import verify
+from llamarec.checkpoints.storage.verification import verify
 from tests.resume.processes import run_in_processes, train_there
 from tests.resume.runs import epoch_orders, quiet_trainer
 

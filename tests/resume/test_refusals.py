@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.integrity import ESSENTIAL, PARTS
-from llamarec.checkpoints.layout import MANIFEST
+from llamarec.checkpoints.storage.layout import MANIFEST
+from llamarec.checkpoints.storage.verification import ESSENTIAL, PARTS
 from llamarec.errors import CheckpointError, ConfigError, LockedError
 from tests.resume.runs import At, kill_self, quiet_trainer, stopped
 from tests.resume.training import Words, make_model

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.discovery import latest, of_this_run
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.discovery import latest, of_this_run
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.main import main as command
 from llamarec.errors import CheckpointError
 from tests.resume.runs import At, quiet_trainer, stopped

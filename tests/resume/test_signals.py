@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from llamarec.checkpoints import durable
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.signals import Interrupted
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.trainer.signals import Interrupted
 from tests.resume.runs import At, kill_self
 from tests.resume.training import make_trainer, outcome
 

@@ -31,8 +31,8 @@ from transformers import (
 )
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.loading import load_pickled
-from llamarec.checkpoints.trainer import ResumableTrainer
+from llamarec.checkpoints.resume.safe_load import load_pickled
+from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 
 NUM_SAMPLES, LENGTH, VOCABULARY = 50, 8, 32
 
@@ -196,8 +196,8 @@ def state_of(checkpoint: Path) -> dict[str, str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a finished run must have in common with one that was never interrupted."""
-    from llamarec.checkpoints.discovery import order_of_saves
-    from llamarec.checkpoints.layout import RunFolder
+    from llamarec.checkpoints.storage.discovery import order_of_saves
+    from llamarec.checkpoints.storage.layout import RunFolder
 
     newest = order_of_saves(RunFolder(folder))[0]
     best = next(

@@ -14,10 +14,10 @@ import pytest
 
 import train_retriever
 from llamarec.assets import sha256_of
-from llamarec.checkpoints.signals import Interrupted
-from llamarec.cli.run import run_main
+from llamarec.checkpoints.trainer.signals import Interrupted
+from llamarec.cli.entry_point import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_USAGE
-from llamarec.ranker.arguments import parse
+from llamarec.ranker.options.command_line import parse
 from llamarec.retriever.progress import FitProgress
 
 NUM_USERS, LENGTH = 12, 8

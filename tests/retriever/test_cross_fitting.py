@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from llamarec.assets import sha256_of
-from llamarec.checkpoints.signals import Interrupted
+from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.discovery import order_of_saves
-from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import MANIFEST, TRAINER_STATE, RunFolder
+from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, RunFolder
+from llamarec.checkpoints.storage.verification import verify
 from llamarec.cli.checkpoints.names import find_either, find_run, latest_of
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import ConfigError, LlamarecError
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"stopped; {len(watch.copied)} copied", file=sys.stderr)
         return 0
 
-    from llamarec.checkpoints.backup import backup
+    from llamarec.checkpoints.backup.copies import backup
 
     found = find_either(text, root)
     checkpoint = found if isinstance(found, Path) else latest_of(found)
@@ -133,7 +133,7 @@ class Watch:
                 self._complain(f"not copied: {checkpoint.name} is {verdict.health}: {verdict.reason}")
 
     def _copy(self, checkpoint: Path, mark: tuple[str, int]) -> None:
-        from llamarec.checkpoints.backup import backup
+        from llamarec.checkpoints.backup.copies import backup
 
         try:
             copy = backup(checkpoint, self.destination)

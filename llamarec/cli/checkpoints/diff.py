@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.facts import trainer_state
-from llamarec.checkpoints.manifest import Manifest, read_manifest
+from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
+from llamarec.checkpoints.storage.summary import trainer_state
 from llamarec.cli.checkpoints.names import find_checkpoint
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, flat, print_json, print_pairs, print_wrapped
 from llamarec.cli.checkpoints.weights import Distance, distance

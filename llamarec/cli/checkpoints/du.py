@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.disk_use import Growth, Save, growth, hours_left
-from llamarec.checkpoints.facts import DEFAULT_KEEP, gather, newest, save_limit
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.space import folder_bytes, free_bytes, readable
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.space import folder_bytes, free_bytes, readable
+from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, gather, newest, save_limit
+from llamarec.cli.checkpoints.growth import Growth, Save, growth, hours_left
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     runs = runs_under(root)
     if not runs and arguments.root:
         runs = [find_run(arguments.root, arguments.experiment_root)]
-    uses = [measure(run, datetime.now(UTC)) for run in runs]
+    uses = [disk_use(run, datetime.now(UTC)) for run in runs]
     free = free_bytes(runs[0].path if runs else root)
     left = hours_left([use.growth for use in uses], free)
     if arguments.json:
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measure(run: RunFolder, now: datetime) -> Use:
+def disk_use(run: RunFolder, now: datetime) -> Use:
     """One run; nothing is hashed."""
     facts = gather(run, deep=False)
     saves = [Save(fact.created, fact.num_bytes, fact.kept.reason) for fact in reversed(newest(facts))]

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.discovery import best_in
-from llamarec.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best, save_limit
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.retention import protected
-from llamarec.checkpoints.space import readable
+from llamarec.checkpoints.storage.discovery import best_in
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.retention import protected
+from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best, save_limit
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,
@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def limit_of(facts: list[Facts]) -> int:
+def limit_of(facts: list[CheckpointSummary]) -> int:
     """How many scheduled checkpoints count as kept."""
     return save_limit(facts) or DEFAULT_KEEP
 
 
-def as_dict(run: RunFolder, facts: list[Facts]) -> dict[str, Any]:
+def as_dict(run: RunFolder, facts: list[CheckpointSummary]) -> dict[str, Any]:
     """A run for programs."""
     latest, best = latest_and_best(facts)
     stay = protected([fact.kept for fact in facts], limit_of(facts))
@@ -109,7 +109,7 @@ def as_dict(run: RunFolder, facts: list[Facts]) -> dict[str, Any]:
     }
 
 
-def _print_run(run: RunFolder, facts: list[Facts], root: Path) -> None:
+def _print_run(run: RunFolder, facts: list[CheckpointSummary], root: Path) -> None:
     name = name_of(run, root)
     print_wrapped(f"{name} ({run.path})" if name != str(run.path) else name)
     if not facts:
@@ -136,7 +136,7 @@ def _print_run(run: RunFolder, facts: list[Facts], root: Path) -> None:
         print_wrapped(f"{len(run.leftovers())} left by killed saves or deletions: llamarec checkpoints prune {name}")
 
 
-def _row(fact: Facts, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:
+def _row(fact: CheckpointSummary, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:
     held = {"B": fact.step == best, "L": fact.step == latest, "P": stays, "R": fact.left_behind}
     return (
         str(fact.step),

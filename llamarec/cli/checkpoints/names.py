@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from llamarec.checkpoints.discovery import BEST, LATEST, Choice, best, inspect, latest, nearest
-from llamarec.checkpoints.layout import MANIFEST, TRAINER_STATE, RunFolder, step_of
+from llamarec.checkpoints.storage.discovery import BEST, LATEST, ResumeChoice, best, inspect, latest, nearest
+from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, RunFolder, step_of
 from llamarec.errors import CheckpointError
 from llamarec.vocabulary import Experiment
 
@@ -112,7 +112,7 @@ def find_either(text: str, root: Path) -> RunFolder | Path:
     return find_run(text, root)
 
 
-def say_passed_over(choice: Choice) -> None:
+def say_passed_over(choice: ResumeChoice) -> None:
     """On stderr: the newer checkpoints that were not taken, and why."""
     for verdict in choice.passed_over:
         print(f"passed over {verdict.path.name}: {verdict.reason}", file=sys.stderr)

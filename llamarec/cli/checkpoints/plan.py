@@ -9,14 +9,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamarec.checkpoints.discovery import LATEST, choose
-from llamarec.checkpoints.layout import RunFolder
+from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.checkpoints.names import find_either
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from llamarec.checkpoints.now import Now
+    from llamarec.checkpoints.resume.process import CurrentProcess
 
 SUMMARY = "What a resume would do and change; loads no model."
 
@@ -51,14 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     found = find_either(arguments.run_name, root)
     folder = found if isinstance(found, RunFolder) else RunFolder(found.parent)
     wanted = _wanted(flags) or (LATEST if isinstance(found, RunFolder) else str(found))
-    choice = choose(folder, wanted, allow_partial="--allow_partial_resume" in flags)
+    choice = choose_checkpoint(folder, wanted, allow_partial="--allow_partial_resume" in flags)
     if choice is None:
         raise CheckpointError(
             f"no checkpoint in {folder.path} yet: a training would start at step 0",
             hint="type the training's command; with --resume_from_checkpoint it serves for start and restart alike",
         )
 
-    from llamarec.checkpoints.resume import decide
+    from llamarec.checkpoints.resume.decision import decide
 
     plan = decide(choice, _now(folder, choice.verdict.manifest, str(choice.verdict.path), flags)).plan
     if as_json:
@@ -88,7 +88,7 @@ def _wanted(flags: list[str]) -> str:
     return ""
 
 
-def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) -> Now:
+def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) -> CurrentProcess:
     """The training that the flags would start."""
     own = manifest.hyperparameters if manifest is not None else {}
     if "dataset_code" in own:
@@ -96,12 +96,12 @@ def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) ->
     return _now_of_any_trainer(folder, own, flags)
 
 
-def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> Now:
-    from llamarec.checkpoints.now import Now, hyperparameters_of
-    from llamarec.ranker.arguments import parse
-    from llamarec.ranker.identity import known_from_files, origins_of
-    from llamarec.ranker.places import experiment_of
-    from llamarec.ranker.run import own_options
+def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> CurrentProcess:
+    from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
+    from llamarec.ranker.options.command_line import parse
+    from llamarec.ranker.trained.locations import experiment_of
+    from llamarec.ranker.training.fingerprints import known_from_files, origins_of
+    from llamarec.ranker.training.run import own_options
 
     experiment = experiment_of(folder)
     root = ["--experiment_root", str(experiment.root)] if experiment is not None else []
@@ -109,7 +109,7 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
     # Already chosen; a bare flag would be chosen again in another way.
     argv += ["--resume_from_checkpoint", checkpoint]
     parsed = parse(argv, mend=False)
-    return Now(
+    return CurrentProcess(
         args=parsed.training,
         num_samples=None,
         hyperparameters=hyperparameters_of(parsed.training, own_options(parsed)),
@@ -120,11 +120,11 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
     )
 
 
-def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]) -> Now:
+def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]) -> CurrentProcess:
     from transformers import HfArgumentParser, TrainingArguments
 
     from llamarec.checkpoints.config import CheckpointConfig
-    from llamarec.checkpoints.now import Now, hyperparameters_of
+    from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
 
     types: Any = (TrainingArguments, CheckpointConfig)
     parser = HfArgumentParser(types, prog="llamarec checkpoints plan", allow_abbrev=False)
@@ -140,7 +140,7 @@ def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]
         raise ConfigError(f"these flags do not fit: {text}", hint="flags are those of TrainingArguments") from error
     # What only the program that trained knows is as it was.
     others = json.loads(json.dumps({name: value for name, value in own.items() if name not in known}))
-    return Now(
+    return CurrentProcess(
         args=args,
         num_samples=None,
         hyperparameters={**hyperparameters_of(args, {}), **others},

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from llamarec.checkpoints import publish
-from llamarec.checkpoints.discovery import best_in
-from llamarec.checkpoints.facts import DEFAULT_KEEP, Facts, gather, latest_and_best
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.retention import protected, to_delete
-from llamarec.checkpoints.space import folder_bytes, readable
+from llamarec.checkpoints.storage import publish
+from llamarec.checkpoints.storage.discovery import best_in
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.retention import protected, to_delete
+from llamarec.checkpoints.storage.space import folder_bytes, readable
+from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best
 from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import ConfigError
@@ -58,7 +58,7 @@ class Proposal:
         leftovers: Folder name -> bytes, of killed saves and deletions.
     """
 
-    doomed: tuple[Facts, ...]
+    doomed: tuple[CheckpointSummary, ...]
     stay: dict[int, str]
     leftovers: dict[str, int]
 
@@ -70,7 +70,7 @@ class Proposal:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows, asks, deletes."""
-    from llamarec.checkpoints.lock import RunLock
+    from llamarec.checkpoints.storage.lock import RunLock
 
     if arguments.keep < 1:
         raise ConfigError(f"--keep {arguments.keep}: at least 1", hint="to delete a whole run, delete its folder")

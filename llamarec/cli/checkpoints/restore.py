@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llamarec.checkpoints.discovery import order_of_saves
+from llamarec.checkpoints.storage.discovery import order_of_saves
 from llamarec.cli.checkpoints.names import find_new_run
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 
@@ -36,10 +36,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Takes the run's lock and restores."""
-    from llamarec.checkpoints.backup import restore
-    from llamarec.checkpoints.contents import one_of
-    from llamarec.checkpoints.lock import RunLock
-    from llamarec.checkpoints.stores import open_store
+    from llamarec.checkpoints.backup.contents import one_of
+    from llamarec.checkpoints.backup.copies import restore
+    from llamarec.checkpoints.backup.stores import open_store
+    from llamarec.checkpoints.storage.lock import RunLock
 
     run = find_new_run(arguments.run_name, arguments.experiment_root)
     # Asked before anything is made in the run's folder.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.facts import facts_of, parse_time, trainer_state
-from llamarec.checkpoints.integrity import PARTS, Verdict, verify
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.manifest import Manifest, Session
-from llamarec.checkpoints.space import readable
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.manifest import Manifest, Session
+from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.summary import facts_of, parse_time, trainer_state
+from llamarec.checkpoints.storage.verification import PARTS, Verdict, verify
 from llamarec.cli.checkpoints.names import find_either, latest_of
 from llamarec.cli.checkpoints.output import (
     add_common_arguments,

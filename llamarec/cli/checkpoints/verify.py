@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.integrity import Verdict, verify, verify_best
-from llamarec.checkpoints.layout import BEST_MANIFEST, RunFolder
-from llamarec.checkpoints.space import folder_bytes, readable
+from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
+from llamarec.checkpoints.storage.space import folder_bytes, readable
+from llamarec.checkpoints.storage.verification import Verdict, verify, verify_best
 from llamarec.cli.checkpoints.names import find_either, name_of, runs_in, runs_under
 from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
 from llamarec.errors import CheckpointError

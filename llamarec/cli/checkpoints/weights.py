@@ -43,7 +43,7 @@ def distance(first: Path, second: Path) -> Distance | None:
     """
     import torch
 
-    from llamarec.checkpoints.loading import load_weights
+    from llamarec.checkpoints.resume.safe_load import load_weights
 
     a, b = load_weights(first), load_weights(second)
     if a is None or b is None:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.discovery import choose, latest
-from llamarec.checkpoints.integrity import verify
-from llamarec.checkpoints.layout import MANIFEST, RunFolder
+from llamarec.checkpoints.storage.discovery import choose_checkpoint, latest
+from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
+from llamarec.checkpoints.storage.verification import verify
 from llamarec.errors import CheckpointError
 from tests.resume import forks
 from tests.resume.torture.kinds import Kind, Tally
@@ -96,7 +96,7 @@ def _problem(run: RunFolder, name: str) -> str:
     if [passed.path for passed in choice.passed_over] != [damaged]:
         return "latest does not say what it passed over"
     try:
-        choose(run, damaged)
+        choose_checkpoint(run, damaged)
     except CheckpointError as error:
         text = str(error)
         return "" if name in text and older.name in text else f"the refusal names neither file nor way out: {text}"

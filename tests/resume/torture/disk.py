@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from llamarec.checkpoints.discovery import latest
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.saver import Saver
+from llamarec.checkpoints.storage.discovery import latest
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer.writer import Saver
 from llamarec.errors import CheckpointError
 from tests.resume.observers import FailAt, observed, room_is_not_asked_for
 from tests.resume.torture import session

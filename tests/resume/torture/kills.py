@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.layout import RunFolder
-from llamarec.checkpoints.saver import Saver
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer.writer import Saver
 from tests.resume import forks
 from tests.resume.observers import KillAt, Recording, observed, without_most_writes
 from tests.resume.torture import session

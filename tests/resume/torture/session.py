@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from llamarec.checkpoints.discovery import latest
-from llamarec.checkpoints.layout import MANIFEST, RunFolder, step_of
-from llamarec.checkpoints.lock import RunLock
-from llamarec.checkpoints.manifest import Manifest
-from llamarec.checkpoints.publish import Staging, recover
-from llamarec.checkpoints.saver import Saver, Snapshot
+from llamarec.checkpoints.storage.discovery import latest
+from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, step_of
+from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.checkpoints.storage.manifest import Manifest
+from llamarec.checkpoints.storage.publish import Staging, recover
+from llamarec.checkpoints.trainer.writer import Saver, Snapshot
 from llamarec.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.discovery import latest
-from llamarec.checkpoints.layout import BEST_MANIFEST, MANIFEST, RunFolder
+from llamarec.checkpoints.storage.discovery import latest
+from llamarec.checkpoints.storage.layout import BEST_MANIFEST, MANIFEST, RunFolder
 from llamarec.errors import CheckpointError
 from tests.resume import forks
 from tests.resume.observers import without_most_writes
@@ -173,7 +173,7 @@ def _problem_of_best(run: Path) -> str:
     """Loadable at any time; and as best.json says, here or (while it is moved) in the staging folder."""
     if not (run / BEST_MANIFEST).is_file():
         return ""
-    from llamarec.checkpoints.loading import load_weights
+    from llamarec.checkpoints.resume.safe_load import load_weights
 
     if load_weights(run) is None:
         return "best model: no weights"

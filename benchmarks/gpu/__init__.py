@@ -1,0 +1,1 @@
+"""The suite for a machine with a GPU."""

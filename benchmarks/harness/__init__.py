@@ -1,0 +1,1 @@
+"""What every benchmark uses: the machine, memory, and the report."""

@@ -1,0 +1,1 @@
+"""Verified copies of checkpoints, anywhere that fsspec reaches. Needs no torch."""

@@ -1,0 +1,213 @@
+"""Verified copies of checkpoints, to anywhere that fsspec reaches and back. Standard library and fsspec only.
+
+On a local disk a copy is staged and renamed, as a save is. Elsewhere no rename is safe, so `.copying` is written first
+and the manifest last: a folder without a manifest is no copy. Every file is hashed on its way and read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from llamarec.checkpoints.backup.contents import COPYING, Content, claim, content_of, one_of
+from llamarec.checkpoints.backup.stores import Store, open_store
+from llamarec.checkpoints.storage import durable, publish
+from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
+from llamarec.checkpoints.storage.lock import RunLock, describe_holder
+from llamarec.checkpoints.storage.manifest import FileEntry, parse_manifest
+from llamarec.checkpoints.storage.ownership import check_same_run
+from llamarec.checkpoints.storage.space import free_bytes, needed_bytes, readable
+from llamarec.checkpoints.storage.verification import verify
+from llamarec.errors import CheckpointError, LockedError, SpaceError
+
+
+def backup(checkpoint: Path, destination: str) -> str:
+    """Copies a checkpoint to `{destination}/checkpoint-{step}`; an intact copy that is there already stays.
+
+    Args:
+        checkpoint: A folder checkpoint-{step}.
+        destination: A folder, or an address that fsspec knows.
+
+    Returns:
+        Where the copy lies.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or incomplete; the destination cannot be reached, or has another
+            checkpoint of that name. Nothing half-made is left.
+        LockedError: another process is copying there (local destinations).
+        SpaceError: it does not fit (local destinations).
+    """
+    verdict = verify(checkpoint, deep=False)
+    if not verdict.is_resumable:
+        raise CheckpointError(
+            f"{checkpoint} is not backed up: it is {verdict.health}",
+            found=verdict.reason,
+            hint=f"llamarec checkpoints backup {checkpoint.parent} {destination}   takes the newest good one",
+        )
+    source = open_store(checkpoint)
+    content = content_of(source)
+    target = open_store(destination).below(f"checkpoint-{content.step}")
+    if not target.is_local:
+        if not _is_there(target, content):
+            _send(source, content, target)
+        return target.url
+    run = RunFolder(Path(target.path).parent)
+    with _local_errors(source, run), _locked(run, destination):
+        if not _is_there(target, content):
+            _copy_in(source, content, run)
+    return os.path.normpath(target.path)
+
+
+def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
+    """Brings a checkpoint back into a run's folder; the caller holds the run's lock.
+
+    Args:
+        source: A folder or address: of one checkpoint, or of several, of which the newest is taken.
+        run: Where it goes.
+        replace: Whether it may replace a good checkpoint of the same step. A damaged one is always replaced.
+
+    Returns:
+        The checkpoint's folder in the run.
+
+    Raises:
+        CheckpointError: the source is missing, incomplete, damaged or hostile; or a good one is there already, or the
+            checkpoints there are of another run.
+        SpaceError: it does not fit.
+    """
+    store = one_of(open_store(source))
+    content = content_of(store)
+    if content.manifest is not None:
+        check_same_run(run, parse_manifest(content.manifest, store.url), store.url)
+    target = run.checkpoint(content.step)
+    verdict = verify(target) if target.is_dir() else None
+    if verdict and verdict.is_resumable:
+        same = content.manifest is not None and (target / MANIFEST).is_file()
+        if same and (target / MANIFEST).read_bytes() == content.manifest:
+            return target
+        if not replace:
+            raise CheckpointError(
+                f"{target} is a good checkpoint, and another one than {store.url}",
+                hint="--replace to replace it",
+            )
+    _copy_in(store, content, run)
+    return target
+
+
+def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
+    """Into a local folder: staged, read back, and one rename."""
+    free = free_bytes(run.path)
+    if free < needed_bytes(content.num_bytes):
+        raise SpaceError(
+            f"the disk of {run.path} has no room for {source.url}",
+            expected=f"{readable(needed_bytes(content.num_bytes))} free",
+            found=f"{readable(free)} free",
+            hint="llamarec checkpoints du   shows what takes how much and what prune would free",
+        )
+    with _local_errors(source, run), publish.staged(run.saving(content.step)) as staging:
+        for name, entry in content.files.items():
+            path = staging.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging.write_with(name, partial(_pour, source, name))
+            _require(staging.files[name], entry, source, name)
+            if FileEntry(path.stat().st_size, durable.sha256_of(path)) != entry:
+                raise _arrived_differently(str(path))
+        if content.manifest is None:
+            _require_plain(staging.path, source)
+            durable.fsync_folder(staging.path)
+        else:
+            staging.finish(MANIFEST, content.manifest)
+        publish.take_name(run, content.step)
+
+
+def _send(source: Store, content: Content, target: Store) -> None:
+    """To where nothing can be renamed: the manifest goes last, and what fails is cleared away."""
+    try:
+        target.write(COPYING, [b"A copy is being made; without a manifest it is none.\n"])
+        target.remove(MANIFEST)
+        for name, entry in content.files.items():
+            _require(target.write(name, source.chunks(name)), entry, source, name)
+            if target.entry(name) != entry:
+                raise _arrived_differently(f"{target.url}/{name}")
+        if content.manifest is not None:
+            target.write(MANIFEST, [content.manifest])
+            if target.read(MANIFEST) != content.manifest:
+                raise _arrived_differently(f"{target.url}/{MANIFEST}")
+        target.remove(COPYING)
+    except BaseException:
+        with contextlib.suppress(CheckpointError):
+            target.remove_all()
+        raise
+
+
+def _is_there(target: Store, content: Content) -> bool:
+    """Whether an intact copy of just this is there; False also for what may be overwritten.
+
+    Raises:
+        CheckpointError: something else is there.
+    """
+    there = set(target.names())
+    if not there or (COPYING in there and MANIFEST not in there):
+        return False
+    manifest = target.read(MANIFEST) if MANIFEST in there else None
+    intact = content.files.keys() <= there and all(target.entry(name) == content.files[name] for name in content.files)
+    if manifest == content.manifest and (intact or manifest is not None):
+        if intact:
+            target.remove(COPYING)
+        return intact
+    raise CheckpointError(
+        f"{target.url} is there already, and another checkpoint",
+        expected="a free name, or a copy of the same checkpoint",
+        found=claim(manifest),
+        hint="give another destination, or remove that one first",
+    )
+
+
+def _pour(source: Store, name: str, file: BinaryIO) -> None:
+    for chunk in source.chunks(name):
+        file.write(chunk)
+
+
+def _require(sent: FileEntry, entry: FileEntry, source: Store, name: str) -> None:
+    if sent != entry:
+        size = f"{sent.num_bytes:,} bytes instead of {entry.num_bytes:,}"
+        raise CheckpointError(
+            f"{source.url} is damaged: {name} is not as it was saved",
+            found=size if sent.num_bytes != entry.num_bytes else "SHA-256 differs",
+            hint="take another checkpoint: llamarec checkpoints verify RUN   says which are good",
+        )
+
+
+def _require_plain(staging: Path, source: Store) -> None:
+    verdict = verify(staging)
+    if not verdict.is_resumable:
+        raise CheckpointError(f"{source.url} is {verdict.health}", found=verdict.reason)
+
+
+def _arrived_differently(where: str) -> CheckpointError:
+    return CheckpointError(f"{where} reads back differently from what was written", hint="try another destination")
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder, destination: str) -> Iterator[None]:
+    """Two that stage the same step in one folder would clear each other's files."""
+    try:
+        with RunLock(run):
+            yield
+    except LockedError as error:
+        raise LockedError(
+            f"another process writes to {destination}", found=describe_holder(run), hint="wait for it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _local_errors(source: Store, run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = SpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else CheckpointError
+        raise kind(f"{source.url} could not be copied to {run.path}", found=str(error)) from error

@@ -1,0 +1,1 @@
+"""Decides what a resume keeps, applies and refuses. Loads no model."""

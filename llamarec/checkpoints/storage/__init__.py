@@ -1,0 +1,1 @@
+"""What is on disk: names, effects, manifests, retention, locks. Needs no torch."""

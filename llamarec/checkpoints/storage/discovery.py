@@ -1,0 +1,287 @@
+"""Which checkpoints a run has, and which one the user means. Standard library only; reads, never writes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
+from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
+from llamarec.checkpoints.storage.publish import read_best
+from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
+from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
+from llamarec.checkpoints.storage.verification import Verdict, verify
+from llamarec.errors import CheckpointError
+
+LATEST: Final = "latest"
+BEST: Final = "best"
+_FLAG: Final = "--resume_from_checkpoint"
+
+
+@dataclass(frozen=True)
+class ResumeChoice:
+    """The checkpoint to resume.
+
+    Attributes:
+        verdict: Of the chosen one.
+        passed_over: Newer ones that were not taken, newest first.
+        why: latest, best or given.
+    """
+
+    verdict: Verdict
+    passed_over: tuple[Verdict, ...] = ()
+    why: str = "given"
+
+
+def inspect(run: RunFolder, *, deep: bool = False) -> list[Verdict]:
+    """Every checkpoint of a run, oldest step first."""
+    return [verify(path, deep=deep) for path in run.checkpoints()]
+
+
+def kept_of(verdict: Verdict) -> SavedCheckpoint:
+    """What retention and `latest` need to know of a verified checkpoint."""
+    manifest = verdict.manifest
+    step = step_of(verdict.path)
+    if manifest is None:
+        return SavedCheckpoint(step or 0, -1, verdict.is_resumable, best_step=_best_step_of_plain(verdict.path))
+    best = manifest.metrics.get("best_step")
+    # Saved without what a resume needs (save_only_model) it is whole all the same.
+    whole = verdict.is_resumable or verdict.health == "incomplete"
+    return SavedCheckpoint(manifest.step if step is None else step, manifest.sequence, whole, manifest.reason, best)
+
+
+def _best_step_of_plain(checkpoint: Path) -> int | None:
+    """A plain Trainer names the best step in its state only."""
+    try:
+        step = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8")).get("best_global_step")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return int(step) if isinstance(step, int | float) and step else None
+
+
+def order_of_saves(run: RunFolder) -> list[Path]:
+    """The run's checkpoints, newest save first, by what their manifests say; nothing is hashed."""
+    by_step = {kept.step: kept for kept in (_claimed(path) for path in run.checkpoints())}
+    return [run.checkpoint(kept.step) for kept in newest_first(list(by_step.values()))]
+
+
+def _claimed(path: Path) -> SavedCheckpoint:
+    step = step_of(path) or 0
+    return SavedCheckpoint(step, sequence_of(RunFolder(path.parent), step), is_good=True)
+
+
+def newest_manifest(newest_first: Sequence[Path]) -> Manifest | None:
+    """The first manifest of some checkpoints that can be read; nothing is hashed."""
+    for path in newest_first:
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError:
+            continue
+        if manifest is not None:
+            return manifest
+    return None
+
+
+def next_sequence(run: RunFolder) -> int:
+    """The number of the next save."""
+    return 1 + max((_claimed(path).sequence for path in run.checkpoints()), default=-1)
+
+
+def latest(run: RunFolder) -> ResumeChoice | None:
+    """The newest checkpoint that verifies, and the newer ones that do not; None where there is none at all.
+
+    Those of the run before a restart do not count.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none of them verifies.
+    """
+    passed_over: list[Verdict] = []
+    for path in of_this_run(run):
+        verdict = verify(path)
+        if verdict.is_resumable:
+            return ResumeChoice(verdict, tuple(passed_over), LATEST)
+        passed_over.append(verdict)
+    if passed_over:
+        raise CheckpointError(
+            f"none of the {len(passed_over)} checkpoints in {run.path} can be resumed",
+            found=_listed(passed_over),
+            hint=_instead_of_latest(passed_over),
+            retry_with=next((_partially(verdict) for verdict in passed_over if can_go_on_partially(verdict)), ()),
+        )
+    return None
+
+
+def _instead_of_latest(verdicts: Sequence[Verdict]) -> str:
+    partial = [verdict for verdict in verdicts if can_go_on_partially(verdict)]
+    if partial:
+        return f"{' '.join(_partially(partial[0]))} goes on without: {', '.join(partial[0].missing)}"
+    return "restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir"
+
+
+def _partially(verdict: Verdict) -> tuple[str, ...]:
+    return (_FLAG, str(verdict.path), "--allow_partial_resume")
+
+
+def can_go_on_partially(verdict: Verdict) -> bool:
+    """Whether a checkpoint lacks something that training can go on without."""
+    return verdict.is_partly_there and bool(verdict.missing)
+
+
+def of_this_run(run: RunFolder) -> list[Path]:
+    """As `order_of_saves`, without the run before a restart.
+
+    Raises:
+        CheckpointError: the note of the restart cannot be read.
+    """
+    order = order_of_saves(run)
+    behind = is_superseded(run, run.steps())
+    return [path for path in order if not behind[step_of(path) or 0]]
+
+
+def best(run: RunFolder) -> ResumeChoice:
+    """The checkpoint of the best step that the newest good one knows.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    newest = latest(run)
+    if newest is None:
+        beside = [path.name for path in run.path.parent.glob("*") if path.is_dir() and RunFolder(path).steps()]
+        near = difflib.get_close_matches(run.path.name, beside, n=1)
+        raise CheckpointError(
+            f"there is no checkpoint in {run.path}",
+            expected="a run's folder (--output_dir), or without that flag the data set's own",
+            hint=f"--output_dir {run.path.parent / near[0]}" if near else "llamarec checkpoints list",
+            retry_with=("--output_dir", str(run.path.parent / near[0])) if near else (),
+        )
+    manifest = newest.verdict.manifest
+    step = manifest.metrics.get("best_step") if manifest else None
+    if step is None:
+        raise CheckpointError(
+            f"no best checkpoint is known in {run.path}",
+            expected="a run with validation and --load_best_model_at_end true",
+            found=_listed(inspect(run)) or "no checkpoint at all",
+            hint=f"{_FLAG} {LATEST}",
+            retry_with=(_FLAG, LATEST),
+        )
+    return ResumeChoice(resumable(run, run.checkpoint(int(step))), (), BEST)
+
+
+def choose_checkpoint(run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False) -> ResumeChoice | None:
+    """The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        run: Where `latest` and `best` look, and what an error lists.
+        wanted: latest (or True), best, or a path.
+        allow_partial: Take a checkpoint with parts missing.
+
+    Returns:
+        None if `latest` was wanted and there is no checkpoint yet.
+
+    Raises:
+        CheckpointError: it does not exist or cannot be resumed; says which can.
+    """
+    if wanted is True or wanted == LATEST:
+        return latest(run)
+    if wanted == BEST and not Path(BEST).is_dir():
+        return best(run)
+    return ResumeChoice(resumable(run, Path(str(wanted)), allow_partial=allow_partial))
+
+
+def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Verdict:
+    """Verifies a checkpoint that was named.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or (without `allow_partial`) incomplete.
+    """
+    if not path.is_dir():
+        raise not_found(run, path)
+    if not (path / TRAINER_STATE).is_file() and RunFolder(path).steps():
+        raise _is_a_run(RunFolder(path))
+    verdict = verify(path)
+    if verdict.is_resumable or (allow_partial and can_go_on_partially(verdict)):
+        return verdict
+    others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]
+    newest = _newest(others)
+    hints = [f"{_FLAG} {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
+    retry = (_FLAG, str(newest.path)) if newest else _partially(verdict) if can_go_on_partially(verdict) else ()
+    if can_go_on_partially(verdict):
+        hints.append("or add --allow_partial_resume to go on without: " + ", ".join(verdict.missing))
+    raise CheckpointError(
+        f"{path} cannot be resumed: it is {verdict.health}",
+        expected="a checkpoint whose files are all there and as they were saved",
+        found=verdict.reason,
+        hint=", ".join(hints) or "restore it from a backup (llamarec checkpoints restore), or start anew",
+        retry_with=retry,
+    )
+
+
+def _is_a_run(run: RunFolder) -> CheckpointError:
+    verdicts = inspect(run)
+    newest = _newest([verdict for verdict in verdicts if verdict.is_resumable])
+    return CheckpointError(
+        f"{run.path} is the folder of a run; one of its checkpoints is needed",
+        expected=f"a folder checkpoint-{{step}}, or with this --output_dir {LATEST} or {BEST}",
+        found=_listed(verdicts),
+        hint=f"{_FLAG} {newest.path}" if newest else None,
+        retry_with=(_FLAG, str(newest.path)) if newest else (),
+    )
+
+
+def not_found(run: RunFolder, path: Path) -> CheckpointError:
+    """The error for a checkpoint that does not exist: what there is, the nearest, and what to type."""
+    beside = RunFolder(path.parent) if step_of(path) is not None and path.parent.is_dir() else run
+    verdicts = inspect(beside, deep=True) or inspect(run, deep=True)
+    word = difflib.get_close_matches(str(path), (LATEST, BEST), n=1)
+    near = nearest(verdicts, path)
+    retry = (_FLAG, word[0] if word else str(near.path)) if near else ()
+    return CheckpointError(
+        f"checkpoint not found: {path}",
+        expected=f"a folder checkpoint-{{step}}, {LATEST} or {BEST}",
+        found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
+        hint=" ".join(retry) or f"start without {_FLAG}",
+        retry_with=retry,
+    )
+
+
+def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
+    """Of the resumable ones the one that was probably meant: the nearest step below; without a number the newest."""
+    good = {verdict.path.name: verdict for verdict in verdicts if verdict.is_resumable}
+    if not good:
+        return None
+    step = step_of(path)
+    digits = re.findall(r"\d+", path.name)
+    if step is None and digits:
+        step = int(digits[-1])
+    if step is not None:
+        steps = sorted(found for name in good if (found := step_of(Path(name))) is not None)
+        below = [found for found in steps if found <= step]
+        return good[f"checkpoint-{below[-1] if below else steps[0]}"]
+    return _newest(list(good.values()))
+
+
+def best_in(run: RunFolder) -> Manifest | None:
+    """The manifest of the best model in the run's folder itself; None where there is none or it is damaged."""
+    try:
+        return read_best(run.path)
+    except CheckpointError:
+        return None
+
+
+def _newest(verdicts: Sequence[Verdict]) -> Verdict | None:
+    order = newest_first([kept_of(verdict) for verdict in verdicts])
+    by_step = {kept_of(verdict).step: verdict for verdict in verdicts}
+    return by_step[order[0].step] if order else None
+
+
+def _listed(verdicts: Sequence[Verdict]) -> str:
+    rows = []
+    for verdict in verdicts:
+        state = "verified" if verdict.health == "good" else verdict.reason
+        rows.append(f"{verdict.path.name} (step {step_of(verdict.path)}, {state})")
+    return ("\n" + " " * 12).join(rows)

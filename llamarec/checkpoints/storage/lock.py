@@ -1,0 +1,96 @@
+"""One run at a time in a folder: the second is refused, and told who the first is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.errors import CheckpointError, LockedError
+
+_LOOKED_AT_SECONDS: Final = 0.2
+
+
+class RunLock:
+    """Held while a process trains in a run's folder.
+
+    The lock is the operating system's (it is gone with the process, however that ends); who holds it stands in a file
+    beside it, for the message only.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._lock = FileLock(run.lock, timeout=0)
+
+    def acquire(self) -> None:
+        """Takes the lock.
+
+        Raises:
+            LockedError: another process has it.
+            CheckpointError: the folder cannot be written.
+        """
+        try:
+            durable.make_folders(self._run.path)
+            # Whoever only looks whether it is held has it for a moment.
+            self._lock.acquire(timeout=_LOOKED_AT_SECONDS)
+        except Timeout as error:
+            raise LockedError(
+                f"another run is training in {self._run.path}",
+                found=describe_holder(self._run),
+                hint="wait for it, stop it, or give this one another --output_dir (or --experiment_root)",
+            ) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._run.path} cannot be written",
+                found=str(error),
+                hint="another --output_dir (or --experiment_root), or: chmod u+w",
+            ) from error
+        holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
+        with contextlib.suppress(OSError):
+            self._run.holder.write_text(json.dumps(holder), encoding="utf-8")
+
+    def release(self) -> None:
+        """Gives it back; harmless without it."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                self._run.holder.unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
+
+
+def describe_holder(run: RunFolder) -> str:
+    """Who holds a run's lock, as far as is known."""
+    try:
+        holder = json.loads(run.holder.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started'][:19].replace('T', ' ')} UTC"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that did not say who it is"
+
+
+def is_locked(run: RunFolder) -> bool:
+    """Whether a process is training in a run's folder now."""
+    if not run.lock.is_file() or not run.holder.is_file():
+        return False
+    lock = FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        # Somebody else's folder, or one that cannot be written.
+        return False
+    lock.release()
+    return False

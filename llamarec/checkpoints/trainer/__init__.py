@@ -1,0 +1,1 @@
+"""The training loop that saves, stops and restores at the edges of steps."""

@@ -1,0 +1,95 @@
+"""What identifies a run: fingerprints of base model, adapter and data, the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from typing import Any, Final
+
+import torch
+
+from llamarec.checkpoints.trainer.rng import SAMPLE_STREAM, keyed
+
+_VALUES_PER_TENSOR: Final = 16
+_NUM_SAMPLES: Final = 4
+# Of a configuration: says where it lies or what wrote it, not what it is.
+_PASSING: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures")
+_DIGITS: Final = 16
+
+
+def fingerprints_of(model: Any, dataset: Any, *, seed: int, by_epoch: bool) -> dict[str, Any]:
+    """Fingerprints of any Trainer's adapter and data.
+
+    Args:
+        model: Unwrapped.
+        dataset: The training data.
+        seed: Of the run, for samples that draw random numbers.
+        by_epoch: Whether samples are asked for by (epoch, index).
+
+    Returns:
+        lora: shape and scale; data: number of samples and a few of them.
+    """
+    lora = _adapter(model)
+    return {"data": _data(dataset, seed, by_epoch), **({"lora": lora} if lora else {})}
+
+
+def base_model_of(model: Any) -> str:
+    """Fingerprint of a model as it is before training: its configuration and a few values of every frozen weight."""
+    digest = hashlib.sha256()
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_dict"):
+        content = {name: value for name, value in config.to_dict().items() if name not in _PASSING}
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(f"{name} {tuple(parameter.shape)} ".encode())
+            digest.update(_some_values(parameter))
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _some_values(parameter: torch.Tensor) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    stride = max(flat.numel() // _VALUES_PER_TENSOR, 1)
+    return flat[::stride][:_VALUES_PER_TENSOR].cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, dict):
+        return {}
+    wanted = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "bias", "rank_pattern", "alpha_pattern")
+    found: dict[str, Any] = {}
+    for adapter, config in configs.items():
+        for name in wanted:
+            value = getattr(config, name, None)
+            if value:
+                key = name if len(configs) == 1 else f"{adapter}.{name}"
+                found[key] = sorted(value) if isinstance(value, set | list) else value
+    return found
+
+
+def _data(dataset: Any, seed: int, by_epoch: bool) -> str:
+    size = len(dataset)
+    digest = hashlib.sha256(str(size).encode())
+    for place in range(min(_NUM_SAMPLES, size)):
+        index = place * (size - 1) // max(_NUM_SAMPLES - 1, 1)
+        with keyed(seed, SAMPLE_STREAM, 0, index):
+            sample = dataset[(0, index) if by_epoch else index]
+        digest.update(_as_bytes(sample))
+    return f"{size} samples, {digest.hexdigest()[:_DIGITS]}"
+
+
+def _as_bytes(value: Any) -> bytes:
+    """Content, whatever the container: two processes pickle equal tensors in different ways."""
+    if isinstance(value, torch.Tensor):
+        return (
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        )
+    if hasattr(value, "items"):
+        return b"".join(str(name).encode() + _as_bytes(item) for name, item in sorted(value.items(), key=str))
+    if isinstance(value, list | tuple):
+        return b"".join(_as_bytes(item) for item in value)
+    if isinstance(value, str | int | float | bool | type(None)):
+        return f"{value!r};".encode()
+    return pickle.dumps(value, protocol=4)

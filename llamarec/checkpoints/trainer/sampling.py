@@ -1,0 +1,93 @@
+"""The training data as keys of one order: batches are slices, and a sample's random draws depend on its key alone.
+
+A key is (epoch, index). What a dataset or a collator draws from the global generators of Python, numpy or torch is
+drawn from a stream of its own for each sample (each micro-batch), in the main process and in workers alike. So neither
+resuming in mid-epoch nor another number of workers changes a sample, and the data never disturb dropout's stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from llamarec.checkpoints.resume.position import Geometry, Position, micro_batches, step_slices
+from llamarec.checkpoints.trainer.rng import COLLATE_STREAM, SAMPLE_STREAM, keyed
+
+Key = tuple[int, int]
+"""(epoch, index of the sample in the dataset)."""
+
+
+class KeyedDataset(Dataset[Any]):
+    """Hands out (key, sample).
+
+    Args:
+        dataset: Map-style.
+        seed: Of the run.
+        by_epoch: The dataset itself is asked for (epoch, index) instead of for the index.
+    """
+
+    def __init__(self, dataset: Any, seed: int, *, by_epoch: bool = False) -> None:
+        self._dataset, self._seed, self._by_epoch = dataset, seed, by_epoch
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+        epoch, index = key
+        with keyed(self._seed, SAMPLE_STREAM, epoch, index):
+            return key, self._dataset[key if self._by_epoch else index]
+
+
+class KeyedCollator:
+    """Collates the samples of a micro-batch; random draws depend on its first key."""
+
+    def __init__(self, collator: Callable[[list[Any]], Any], seed: int) -> None:
+        self._collator, self._seed = collator, seed
+
+    def __call__(self, pairs: Sequence[tuple[Key, Any]]) -> Any:
+        epoch, index = pairs[0][0]
+        with keyed(self._seed, COLLATE_STREAM, epoch, index):
+            return self._collator([sample for _, sample in pairs])
+
+
+class SliceSampler(Sampler[list[Key]]):
+    """The micro-batches of one process, from a position to the end of its epoch.
+
+    Args:
+        geometry: Of the epoch and the step.
+        order: (epoch) -> the epoch's order, a permutation of [num_samples] or more.
+        micro_batch: Samples per forward pass and process.
+        rank: Of this process.
+        num_processes: How many share a step.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        order: Callable[[int], NDArray[np.int64]],
+        micro_batch: int,
+        *,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.geometry, self._order, self._micro_batch = geometry, order, micro_batch
+        self._rank, self._num_processes = rank, num_processes
+        self.position = Position()
+
+    def pieces(self, step: range) -> list[range]:
+        """The micro-batches into which this process cuts its part of a step."""
+        return micro_batches(step, self._micro_batch, self._rank, self._num_processes)
+
+    def __len__(self) -> int:
+        per_step = -(-self.geometry.batch // (self._micro_batch * self._num_processes))
+        return max(per_step * self.geometry.steps_per_epoch, 1)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = self.position.epoch, self._order(self.position.epoch)
+        for step in step_slices(self.geometry, self.position.sample):
+            for piece in self.pieces(step):
+                yield [(epoch, int(order[place])) for place in piece]

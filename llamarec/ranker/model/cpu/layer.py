@@ -1,0 +1,277 @@
+"""A frozen decoder layer with LoRA, for one prompt: forward, and backward through what forward kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llamarec.ranker.model.cpu import attention, ops
+from llamarec.ranker.model.cpu.buffers import Buffers
+from llamarec.ranker.model.cpu.ops import Norm
+from llamarec.ranker.model.cpu.projection import Projection
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights.
+
+    Attributes:
+        norm_1: Before the attention.
+        norm_2: Before the feed-forward part.
+        q: Queries; and so on.
+        groups: Heads with keys and values.
+        heads: Query heads of each.
+        width: Of a head.
+        scale: Of scores.
+    """
+
+    norm_1: Norm
+    norm_2: Norm
+    q: Projection
+    k: Projection
+    v: Projection
+    o: Projection
+    gate: Projection
+    up: Projection
+    down: Projection
+    groups: int
+    heads: int
+    width: int
+    scale: float
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All of them."""
+        return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+
+    def merged(self) -> Layer:
+        """With LoRA in copies of the weights that have it."""
+        return replace(
+            self,
+            q=self.q.merged(),
+            k=self.k.merged(),
+            v=self.v.merged(),
+            o=self.o.merged(),
+            gate=self.gate.merged(),
+            up=self.up.merged(),
+            down=self.down.merged(),
+        )
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """Which tokens a pass is over, and where it keeps what.
+
+    Attributes:
+        tokens: L.
+        queries: Q.
+        cos_LK: Of the tokens' angles: [L, K / 2].
+        sin_LK: The same.
+        head_kv_2GSK: Keys and values of the common head before the tokens; S may be 0.
+        saved: This layer's; of a pass without gradients, what comes and goes.
+        work: For what comes and goes.
+        dice: Draws what is dropped; None: nothing is.
+        gradients: A backward pass follows.
+    """
+
+    tokens: int
+    queries: int
+    cos_LK: Tensor
+    sin_LK: Tensor
+    head_kv_2GSK: Tensor
+    saved: Buffers
+    work: Buffers
+    generator: torch.Generator | None
+    gradients: bool
+
+    @property
+    def head(self) -> int:
+        """S."""
+        return self.head_kv_2GSK.shape[2]
+
+
+class Pass:
+    """One layer's way over one prompt: `forward`, then perhaps `backward`, once.
+
+    Attributes:
+        kv_2GTK: After `forward`: keys and values of all tokens, those of the head included.
+        tokens: L.
+    """
+
+    kv_2GTK: Tensor
+
+    def __init__(self, layer: Layer, place: PassContext) -> None:
+        self._layer, self._place, self.tokens = layer, place, place.tokens
+        self._blocks = attention.Blocks(place.queries, place.head + place.tokens, layer.heads)
+
+    # ---- Forward ----
+
+    def forward(self, x_LD: Tensor, out_QD: Tensor) -> None:
+        """The layer's output into `out_QD`; with no queries only keys and values are computed."""
+        layer, place = self._layer, self._place
+        self._x_LD = x_LD
+        n_LD = place.work.take("normed", *x_LD.shape)
+        self._inverse_1 = layer.norm_1.forward(x_LD, n_LD)
+        self._keys_and_values(n_LD)
+        if place.queries:
+            self._attend(n_LD[-place.queries :])
+            self._feed_forward(out_QD)
+
+    def _keys_and_values(self, n_LD: Tensor) -> None:
+        layer, place = self._layer, self._place
+        shape = (place.tokens, layer.groups * layer.width)
+        self.kv_2GTK = place.saved.take("kv", 2, layer.groups, place.head + place.tokens, layer.width)
+        self.kv_2GTK[:, :, : place.head] = place.head_kv_2GSK
+        for projection, into_GLK in zip((layer.k, layer.v), self.kv_2GTK[:, :, place.head :], strict=True):
+            raw_LM = projection.forward(
+                n_LD, place.work.take("raw kv", *shape), place.saved, place.work, place.generator
+            )
+            raw_GLK = raw_LM.view(place.tokens, layer.groups, layer.width).transpose(0, 1)
+            if projection is layer.k:
+                ops.rotate(raw_GLK, place.cos_LK, place.sin_LK, into_GLK)
+            else:
+                into_GLK.copy_(raw_GLK)
+
+    def _attend(self, n_QD: Tensor) -> None:
+        layer, place = self._layer, self._place
+        shape = (place.queries, layer.groups, layer.heads, layer.width)
+        raw = place.work.take("raw q", place.queries, layer.groups * layer.heads * layer.width)
+        layer.q.forward(n_QD, raw, place.saved, place.work, place.generator)
+        by_group = (shape[1], shape[0], *shape[2:])
+        self._query_angles = cos, sin = self._angles_with_scale()
+        self._q = ops.rotate(raw.view(shape).transpose(0, 1), cos, sin, place.saved.take("q", *by_group))
+        self._probabilities = self._room_for_probabilities()
+        attended = place.work.take("attended", *by_group)
+        k, v = self.kv_2GTK
+        attention.forward(self._blocks, self._q, k, v, attended, place.work, self._probabilities)
+        keeps = place.saved if layer.o.adapter else place.work
+        self._attended_QM = keeps.take("attended by token", *raw.shape)
+        self._attended_QM.view(shape).copy_(attended.transpose(0, 1))
+        self._h_QD = place.saved.take("h", *n_QD.shape)
+        layer.o.forward(self._attended_QM, self._h_QD, place.saved, place.work, place.generator)
+        self._h_QD.add_(self._x_LD[-place.queries :])
+
+    def _angles_with_scale(self) -> tuple[Tensor, Tensor]:
+        """[Q, 1, K / 2] of queries, with the scale of the scores in it."""
+        place, scale = self._place, self._layer.scale
+        return tuple(angles[-place.queries :, None] * scale for angles in (place.cos_LK, place.sin_LK))  # type: ignore[return-value]
+
+    def _room_for_probabilities(self) -> Tensor | None:
+        """Kept where they take no more than all else that is kept; of longer prompts they are computed again."""
+        layer, place = self._layer, self._place
+        if not place.gradients:
+            return None
+        size = self._blocks.scores_per_group
+        others = place.queries * (3 * len(layer.o.weight_MN) + 2 * len(layer.gate.weight_MN))
+        return place.saved.take("probabilities", layer.groups * size) if layer.groups * size <= others else None
+
+    def _feed_forward(self, out_QD: Tensor) -> None:
+        layer, place = self._layer, self._place
+        n_QD = place.work.take("normed", *self._h_QD.shape)
+        self._inverse_2 = layer.norm_2.forward(self._h_QD, n_QD)
+        shape = (place.queries, len(layer.gate.weight_MN))
+        gate = layer.gate.forward(n_QD, place.saved.take("gate", *shape), place.saved, place.work, place.generator)
+        keeps = place.saved if layer.down.adapter else place.work
+        up = layer.up.forward(n_QD, keeps.take("inner", *shape), place.saved, place.work, place.generator)
+        slope = place.saved.take("slope", *shape) if place.gradients else None
+        self._slopes = gate, slope
+        self._inner = ops.gate(gate, up, slope)
+        layer.down.forward(self._inner, out_QD, place.saved, place.work, place.generator).add_(self._h_QD)
+
+    # ---- Backward ----
+
+    def backward(self, grad_QD: Tensor, dkv_2GTK: Tensor, grads: Tensor, into_LD: Tensor | None) -> None:
+        """LoRA's gradients, and those of what the layer read.
+
+        Args:
+            grad_QD: Of the output; used up.
+            dkv_2GTK: Of keys and values, from whoever else read them; complete afterwards.
+            grads: [numbers of all LoRA weights], added to.
+            into_LD: Takes the gradient of the input; None: not wanted. May be `grad_QD`.
+        """
+        place = self._place
+        dq = None
+        if place.queries:
+            self._feed_forward_backward(grad_QD, grads)
+            dq = self._attend_backward(grad_QD, dkv_2GTK, grads)
+        self._inputs_backward(dq, dkv_2GTK[:, :, place.head :], grads, grad_QD, into_LD)
+
+    def _feed_forward_backward(self, grad_QD: Tensor, grads: Tensor) -> None:
+        layer, place = self._layer, self._place
+        work = place.work
+        n_QD = self._normed_again(layer.norm_2, self._h_QD, self._inverse_2, layer.gate, layer.up)
+        d_inner = work.take("d inner", *self._inner.shape)
+        self._back(layer.down, grad_QD, self._inner, grads, d_inner)
+        for_up, for_gate = self._slopes
+        assert for_gate is not None
+        dn_QD = work.take("normed", *grad_QD.shape)
+        self._back(layer.gate, for_gate.mul_(d_inner), n_QD, grads, dn_QD)
+        self._back(layer.up, for_up.mul_(d_inner), n_QD, grads, dn_QD, add=True)
+        layer.norm_2.backward(dn_QD, self._h_QD, self._inverse_2, grad_QD)
+
+    def _attend_backward(self, grad_QD: Tensor, dkv_2GTK: Tensor, grads: Tensor) -> Tensor:
+        """Adds to the gradients of keys and values; returns the queries', before their rotation: [Q, G * H * K]."""
+        layer, place, work = self._layer, self._place, self._place.work
+        by_group = self._q.shape
+        shape = (by_group[1], by_group[0], *by_group[2:])
+        d_attended = work.take("d attended", *self._attended_QM.shape)
+        self._back(layer.o, grad_QD, self._attended_QM, grads, d_attended)
+        grad = work.take("attended", *by_group).copy_(d_attended.view(shape).transpose(0, 1))
+        dq = work.take("dq", *by_group)
+        k, v = self.kv_2GTK
+        attention.backward(self._blocks, grad, self._q, k, v, (dq, *dkv_2GTK), work, self._probabilities)
+        cos, sin = self._query_angles
+        raw = work.take("raw q", place.queries, d_attended.shape[1])
+        ops.rotate(dq, cos, -sin, raw.view(shape).transpose(0, 1))
+        return raw
+
+    def _inputs_backward(
+        self, dq_QM: Tensor | None, dkv_2GLK: Tensor, grads: Tensor, grad_QD: Tensor, into_LD: Tensor | None
+    ) -> None:
+        layer, place, work = self._layer, self._place, self._place.work
+        n_LD = self._normed_again(layer.norm_1, self._x_LD, self._inverse_1, layer.q, layer.k, layer.v)
+        dn_LD = None if into_LD is None else work.take("normed", *self._x_LD.shape)
+        shape = (place.tokens, layer.groups, layer.width)
+        raw_LM = work.take("raw kv", place.tokens, layer.groups * layer.width)
+        by_group = raw_LM.view(shape).transpose(0, 1)
+        ops.rotate(dkv_2GLK[0], place.cos_LK, -place.sin_LK, by_group)
+        self._back(layer.k, raw_LM, n_LD, grads, dn_LD)
+        by_group.copy_(dkv_2GLK[1])
+        self._back(layer.v, raw_LM, n_LD, grads, dn_LD, add=True)
+        if dq_QM is not None:
+            last = slice(place.tokens - place.queries, None)
+            self._back(
+                layer.q,
+                dq_QM,
+                None if n_LD is None else n_LD[last],
+                grads,
+                None if dn_LD is None else dn_LD[last],
+                add=True,
+            )
+        if into_LD is None or dn_LD is None:
+            return
+        if into_LD is not grad_QD:
+            into_LD[: place.tokens - place.queries].zero_()
+            into_LD[place.tokens - place.queries :] = grad_QD
+        layer.norm_1.backward(dn_LD, self._x_LD, self._inverse_1, into_LD)
+
+    def _normed_again(self, norm: Norm, x: Tensor, inverse: Tensor, *readers: Projection) -> Tensor | None:
+        """Where LoRA of a reader needs it; one pass is cheaper than the memory."""
+        if not any(reader.adapter for reader in readers):
+            return None
+        return norm.again(x, inverse, self._place.work.take("normed again", *x.shape))
+
+    def _back(
+        self,
+        projection: Projection,
+        grad: Tensor,
+        x: Tensor | None,
+        grads: Tensor,
+        into: Tensor | None,
+        *,
+        add: bool = False,
+    ) -> None:
+        place = self._place
+        projection.backward(grad, x, place.saved, place.work, grads, into, add=add)

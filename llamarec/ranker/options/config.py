@@ -1,0 +1,206 @@
+"""Options of the ranker that are not the Trainer's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from llamarec.errors import ConfigError
+
+TINY: Final = "tiny"
+SMOLLM2_135M: Final = "smollm2-135m"
+EMBEDDED: Final = (TINY, SMOLLM2_135M)
+
+MAX_CANDIDATES = 26  # one capital letter each
+QUANTIZATIONS = ("auto", "nf4", "none")
+# Figures of a validation by which the best adapter can be chosen.
+LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
+VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") for name in LOGGED)
+CANDIDATE_ORDERS = ("shuffled", "retriever")
+HARD_NEGATIVES_AT = ("proposed", "all")
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Model, LoRA, prompt and evaluation options; defaults are the recipe's (LlamaRec, section 4.1)."""
+
+    llm_base_model: str = field(
+        default="meta-llama/Llama-2-7b-hf",
+        metadata={
+            "help": "Base model: a hub name, a folder, or an embedded one: 'tiny' (random weights, seconds) or "
+            "'smollm2-135m' (really pretrained, minutes on a CPU)."
+        },
+    )
+    quantization: str = field(
+        default="auto",
+        metadata={
+            "help": "'nf4' loads the base model in 4 bits with double quantisation, 'none' does not, 'auto' takes "
+            "nf4 where whole weights would need more than half of the memory (see: llamarec plan)."
+        },
+    )
+    lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale; updates are multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of each LoRA layer."})
+    lora_target_modules: str = field(
+        default="q_proj,v_proj",
+        metadata={"help": "Names of the linear layers that get LoRA, comma-separated."},
+    )
+    init_adapter: str = field(
+        default="",
+        metadata={
+            "help": "Begin with the LoRA weights of another run (its code or folder, a checkpoint, or an export), "
+            "for example when the data have grown; a resume has its own. Empty = fresh ones."
+        },
+    )
+    prompt_template: str = field(
+        default="",
+        metadata={
+            "help": "'letter_last' (letters behind the titles: what a small model can learn), or a JSON file with a "
+            "prompt of your own; empty = the recipe's. See docs/prompt.md."
+        },
+    )
+    max_history: int = field(default=20, metadata={"help": "The prompt shows at most this many last items."})
+    num_candidates: int = field(default=20, metadata={"help": "Candidates per prompt, one letter each (2 to 26)."})
+    max_title_tokens: int = field(default=32, metadata={"help": "Titles are cut to this many tokens."})
+    max_prompt_tokens: int = field(
+        default=1536, metadata={"help": "Longer prompts lose their oldest history items, never a candidate."}
+    )
+    hard_negatives: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of a training prompt's wrong candidates that are a retriever's proposals for that place, as "
+            "at evaluation; the others are drawn uniformly (0 = all of them, as published)."
+        },
+    )
+    hard_negatives_at: str = field(
+        default="proposed",
+        metadata={
+            "help": "In which prompts: 'proposed', those whose right item the retriever would have proposed too, as at "
+            "evaluation (the others have uniform ones); or 'all', where the right one often is the odd one out."
+        },
+    )
+    max_train_prompts: int = field(
+        default=0, metadata={"help": "Train on a fixed random part of this many prompts (0 = all)."}
+    )
+    latest_prompts: bool = field(
+        default=False, metadata={"help": "Of --max_train_prompts take each user's latest ones first, none at random."}
+    )
+    candidate_order: str = field(
+        default="shuffled",
+        metadata={
+            "help": "Which candidate gets which letter in validation and test: 'shuffled', as in training; or "
+            "'retriever', its favourite behind A (as published; letters are then not calibrated)."
+        },
+    )
+    title_similarity: bool = field(
+        default=True,
+        metadata={
+            "help": "Let how alike a candidate's title is to those of the history count beside the retriever's score, "
+            "where validation users say that it helps. Training does not depend on it."
+        },
+    )
+    max_eval_users: int = field(
+        default=1000,
+        metadata={
+            "help": "Validation looks at a fixed random part of this many users (0 = all). Those whose next item "
+            "the retriever missed count as zero and cost no prompt."
+        },
+    )
+    max_fusion_users: int = field(
+        default=5000,
+        metadata={
+            "help": "After training the weights of letters and retriever are fitted again on a fixed random part of "
+            "this many validation users (0 = all): to say what letters are worth takes more users than to choose "
+            "an adapter. With no more than --max_eval_users they stay as that validation fitted them."
+        },
+    )
+    max_test_users: int = field(
+        default=0,
+        metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
+    )
+    test_shuffles: int = field(
+        default=1,
+        metadata={
+            "help": "The test asks every prompt in this many shuffles of its candidates and takes the mean of what the "
+            "letters say; it costs as many times the prompts of the test and of --max_fusion_users."
+        },
+    )
+    order_prompts: int = field(
+        default=50,
+        metadata={
+            "help": "After the test this many of its prompts are asked again with candidates in the retriever's order, "
+            "reversed, and shuffled three times, to see how much the order matters (0 = none)."
+        },
+    )
+    early_stopping_patience: int = field(
+        default=20, metadata={"help": "Stop after so many validations without a better metric (0 = never)."}
+    )
+    train_retriever: bool = field(
+        default=False, metadata={"help": "Train the retriever first if there is none for this data set."}
+    )
+
+    def __post_init__(self) -> None:
+        problems = [text for holds, text in self._rules() if not holds]
+        if problems:
+            raise ConfigError("these ranker options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        return [
+            (
+                self.quantization in QUANTIZATIONS,
+                f"--quantization {self.quantization!r}: one of {', '.join(QUANTIZATIONS)}",
+            ),
+            (
+                2 <= self.num_candidates <= MAX_CANDIDATES,
+                f"--num_candidates {self.num_candidates}: 2 to {MAX_CANDIDATES}, one letter each",
+            ),
+            (self.lora_r >= 1, f"--lora_r {self.lora_r}: at least 1"),
+            (self.lora_alpha >= 1, f"--lora_alpha {self.lora_alpha}: at least 1"),
+            (0.0 <= self.lora_dropout < 1.0, f"--lora_dropout {self.lora_dropout}: from 0 to below 1"),
+            (bool(self.target_modules), "--lora_target_modules: at least one layer name"),
+            (self.max_history >= 1, f"--max_history {self.max_history}: at least 1"),
+            (self.max_title_tokens >= 1, f"--max_title_tokens {self.max_title_tokens}: at least 1"),
+            (self.max_prompt_tokens >= 1, f"--max_prompt_tokens {self.max_prompt_tokens}: at least 1"),
+            (0 <= self.hard_negatives <= 1, f"--hard_negatives {self.hard_negatives}: from 0 to 1"),
+            (
+                self.hard_negatives_at in HARD_NEGATIVES_AT,
+                f"--hard_negatives_at {self.hard_negatives_at!r}: one of {', '.join(HARD_NEGATIVES_AT)}",
+            ),
+            (self.max_train_prompts >= 0, f"--max_train_prompts {self.max_train_prompts}: 0 (all) or more"),
+            (
+                self.candidate_order in CANDIDATE_ORDERS,
+                f"--candidate_order {self.candidate_order!r}: one of {', '.join(CANDIDATE_ORDERS)}",
+            ),
+            (
+                not self.latest_prompts or self.max_train_prompts > 0,
+                "--latest_prompts: only with --max_train_prompts N, the number of prompts to take",
+            ),
+            (self.test_shuffles >= 1, f"--test_shuffles {self.test_shuffles}: at least 1"),
+            (
+                self.test_shuffles <= 1 or self.candidate_order == "shuffled",
+                f"--test_shuffles {self.test_shuffles} with --candidate_order {self.candidate_order}: only shuffled",
+            ),
+            (self.order_prompts >= 0, f"--order_prompts {self.order_prompts}: 0 (none) or more"),
+            (self.max_eval_users >= 0, f"--max_eval_users {self.max_eval_users}: 0 (all) or more"),
+            (self.max_fusion_users >= 0, f"--max_fusion_users {self.max_fusion_users}: 0 (all) or more"),
+            (self.max_test_users >= 0, f"--max_test_users {self.max_test_users}: 0 (all) or more"),
+            (
+                self.early_stopping_patience >= 0,
+                f"--early_stopping_patience {self.early_stopping_patience}: 0 (never) or more",
+            ),
+        ]
+
+    @property
+    def order(self) -> Literal["shuffled", "retriever"]:
+        """`candidate_order`, for a type checker."""
+        return "retriever" if self.candidate_order == "retriever" else "shuffled"
+
+    @property
+    def target_modules(self) -> list[str]:
+        """`lora_target_modules` as a list."""
+        return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+
+
+def is_embedded(name: str) -> bool:
+    """Whether the model comes with the package (or a wheel) and is small enough to need no 4 bits."""
+    return name in EMBEDDED

@@ -1,0 +1,171 @@
+"""The ranker's parser: `HfArgumentParser` over the four dataclasses, with grouped help and errors that say more.
+
+What it knows of its flags is stored in `flags.json`, from which help is shown before this module is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+
+import transformers
+from transformers import HfArgumentParser, TrainingArguments
+
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.storage.discovery import LATEST
+from llamarec.data.config import DataConfig
+from llamarec.errors import ConfigError
+from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.flags import PROGRAM, Flag, Flags
+
+# The Trainer's arguments that people set, in the order in which they ask for them; the rest is in --help_all.
+_TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "Training": (
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "weight_decay",
+        "optim",
+        "max_grad_norm",
+        "seed",
+    ),
+    "Checkpoints and resume": (
+        "resume_from_checkpoint",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_seconds",
+        "adapter_format",
+        "allow_partial_resume",
+        "allow_changed",
+        "restart",
+        "backup_to",
+        "backup_every",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "output_dir",
+    ),
+    "Validation": ("eval_strategy", "eval_steps", "per_device_eval_batch_size", "eval_on_start"),
+    "Hardware and memory": (
+        "bf16",
+        "fp16",
+        "activation_checkpointing",
+        "gradient_checkpointing",
+        "torch_compile",
+        "use_cpu",
+        "dataloader_num_workers",
+    ),
+    "Logging": ("logging_steps", "report_to", "run_name", "disable_tqdm"),
+}
+# The recipe's values that depend on nothing else (LlamaRec, section 4.1), and what our model needs of the Trainer.
+RECIPE: Final[dict[str, Any]] = {
+    "num_train_epochs": 1.0,
+    "learning_rate": 1e-4,
+    "save_steps": 500,
+    "save_total_limit": 3,
+    "save_seconds": 900.0,
+    "adapter_format": "bin",
+    "logging_steps": 10,
+    "report_to": "tensorboard",
+    "eval_strategy": "steps",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "overall_ndcg@10",
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    # Patience is part of what a resume must not lose.
+    "restore_callback_states_from_checkpoint": True,
+}
+_OWN_HELP: Final = {
+    "resume_from_checkpoint": "Go on from this checkpoint folder; without a value, or with 'latest', from the newest "
+    "one that verifies (from the start if there is none yet); with 'best', from the best. Every flag that is not "
+    "given keeps the checkpoint's value.",
+    "output_dir": "Where checkpoint-{step}/ and the best adapter go (default: "
+    "{experiment_root}/llm/{dataset_code}/checkpoints).",
+    "per_device_train_batch_size": "Samples per device in one forward pass; with --gradient_accumulation_steps they "
+    "make a step of 16 for MovieLens, else 12 (default: what fits and is fastest; see: llamarec plan).",
+    "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16; on a CPU 32, "
+    "in bfloat16 4).",
+    "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
+    "metric_for_best_model": "What is best: overall_ or subset_ (the letters alone), or fused_ (the final order), and "
+    "recall@1, recall@10, ndcg@10 or mrr@10 (default: overall_ndcg@10).",
+    "save_total_limit": "Checkpoints kept (default: 3).",
+    "max_steps": "Ends after so many steps, whatever --num_train_epochs says (default: -1, no limit).",
+    "gradient_accumulation_steps": "Forward and backward passes per step (default: see --per_device_train_batch_size).",
+    "eval_steps": "Steps between validations (default: about 100, such that it divides --save_steps).",
+    "warmup_steps": "Steps of linear warm-up (default: 100, at most a tenth of --max_steps).",
+    "use_cpu": "Train on the processor (default: where there is nothing faster).",
+    "bf16": "Compute in bfloat16 (default: where the hardware has it).",
+    "activation_checkpointing": "Recompute activations to save memory (default: where memory needs it).",
+    "gradient_checkpointing": "Older name of --activation_checkpointing.",
+}
+
+
+class RankerArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` with grouped help, no abbreviations, and errors in the form of every other."""
+
+    def __init__(self) -> None:
+        types: Any = (DataConfig, RankerConfig, TrainingArguments, CheckpointConfig)
+        super().__init__(types, prog=PROGRAM, allow_abbrev=False)
+        self.add_argument("--help_all", action="store_true", help="Show every argument of the Trainer too.")
+        self.set_defaults(**RECIPE)
+        resume = self._option("resume_from_checkpoint")
+        resume.nargs, resume.const, resume.metavar = "?", LATEST, "CHECKPOINT"
+
+    def error(self, message: str) -> NoReturn:
+        """As our own error, with exit code and form like every other."""
+        raise ConfigError(f"{PROGRAM}: {message}", hint=f"python {PROGRAM} --help")
+
+    def format_help(self) -> str:
+        """As `flags.json` has it."""
+        return self.flags().help()
+
+    def flags(self) -> Flags:
+        """What can be said of the command line without this parser; the same on every machine."""
+        shown: dict[str, Iterable[str]] = {
+            "Data": DataConfig.__dataclass_fields__,
+            "Model, LoRA, prompt and test": RankerConfig.__dataclass_fields__,
+            **_TRAINER_GROUPS,
+        }
+        often = {name for names in shown.values() for name in names}
+        every = [*CheckpointConfig.__dataclass_fields__, *TrainingArguments.__dataclass_fields__]
+        return Flags(
+            transformers=transformers.__version__,
+            groups={title: self._described(names) for title, names in shown.items()},
+            rare=self._described(name for name in every if name not in often),
+            spellings=sorted(option for action in self._actions for option in action.option_strings),
+        )
+
+    def _described(self, names: Iterable[str]) -> list[Flag]:
+        known = {action.dest for action in self._actions}
+        return [self._flag(self._option(name)) for name in names if name in known]
+
+    def _flag(self, action: argparse.Action) -> Flag:
+        text = _OWN_HELP.get(action.dest) or (action.help or "")
+        if action.dest not in _OWN_HELP and action.dest in TrainingArguments.__dataclass_fields__:
+            # The Trainer's texts are paragraphs; the first sentence is what a list can hold.
+            text = text.partition(". ")[0].rstrip(".").replace("%(default)", "%%(default)") + "."
+        if action.default not in (None, "", argparse.SUPPRESS) and "default" not in text:
+            text = f"{text.rstrip('.')} (default: {_shown(action.default)})."
+        # HfArgumentParser accepts --data-root too; twice the flags would be half the help.
+        metavar = action.metavar or ("" if action.nargs == 0 else _metavar(action))
+        return Flag(action.option_strings[0], action.nargs, str(metavar), text % vars(action))
+
+    def _option(self, name: str) -> argparse.Action:
+        return next(action for action in self._actions if action.dest == name)
+
+
+def _metavar(action: argparse.Action) -> str:
+    if action.choices and len(list(action.choices)) > 6:
+        return "NAME"
+    if action.choices:
+        return "{" + ",".join(str(choice) for choice in action.choices) + "}"
+    return {int: "N", float: "X"}.get(action.type, "TEXT") if isinstance(action.type, type) else "VALUE"
+
+
+def _shown(value: Any) -> str:
+    return str(getattr(value, "value", value)).replace("%", "%%")

@@ -1,0 +1,1 @@
+"""From items and titles to the tokens that the language model reads."""

@@ -1,0 +1,189 @@
+"""The prompt as data: a text with two checked placeholders and one line format each for history and candidates.
+
+Every line ends with a newline, so that a prompt is head + history lines + middle + candidate lines + tail. That is
+what lets `encoding.py` tokenise each title once. The default is the recipe's (LlamaRec, section 3.3): history and
+candidates by title, the candidates behind letters, and the answer's letter on a line of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from llamarec.errors import ConfigError
+from llamarec.ranker.options.config import MAX_CANDIDATES
+
+PROMPT_FILE: Final = "prompt.json"
+"""In an export: the template, and all that asking takes besides."""
+LETTERS = string.ascii_uppercase[:MAX_CANDIDATES]
+
+_CANDIDATE_LINES = (["letter"], ["letter", "title"], ["title", "letter"], ["letter", "title", "letter"])
+
+_DEFAULT_TEXT = (
+    "### Instruction: Given user history in chronological order, recommend an item from the candidate pool "
+    "with its index letter.\n"
+    "### Input: User history:\n"
+    "{history}"
+    "Candidate pool:\n"
+    "{candidates}"
+    "### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with checked placeholders.
+
+    Attributes:
+        text: The whole, with `{history}` before `{candidates}`, once each, at starts of lines.
+        history_line: What stands before a history title; `{number}`, if it is there, counts from 1, oldest first.
+        candidate_line: A candidate's line; `{letter}` is A, B, C, ... The title follows after a space, unless
+            `{title}` says where it stands.
+    """
+
+    text: str = _DEFAULT_TEXT
+    history_line: str = "({number})"
+    candidate_line: str = "({letter})"
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError(
+                "the prompt template does not fit:\n" + "\n".join(f"    {text}" for text in problems),
+                expected="text with {history} and then {candidates}, history_line with {number}, "
+                "candidate_line with {letter}",
+            )
+
+    def _problems(self) -> list[str]:
+        problems = [
+            *_placeholder_problems("text", self.text, ["history", "candidates"]),
+            *_placeholder_problems("history_line", self.history_line, ["number"], []),
+            *_placeholder_problems("candidate_line", self.candidate_line, *_CANDIDATE_LINES),
+        ]
+        if problems:
+            return problems
+        before, _ = self._around_title()
+        if before and not before.endswith(" "):
+            problems.append("candidate_line: a space must stand before {title}, or nothing")
+        for part, name in ((self.head, "{history}"), (self.middle, "{candidates}")):
+            if not part.endswith("\n"):
+                problems.append(f"text: {name} must stand at the start of a line, after a newline")
+        if not self.tail:
+            problems.append("text: something must follow {candidates}, after which the letter comes")
+        return problems
+
+    @property
+    def head(self) -> str:
+        """What stands before the history."""
+        return self.text.partition("{history}")[0]
+
+    @property
+    def middle(self) -> str:
+        """What stands between history and candidates."""
+        return self.text.partition("{history}")[2].partition("{candidates}")[0]
+
+    @property
+    def tail(self) -> str:
+        """What stands after the candidates; the letter comes next."""
+        return self.text.partition("{candidates}")[2]
+
+    def history_prefix(self, number: int) -> str:
+        """What stands before the `number`-th history title (from 1)."""
+        return self.history_line.format(number=number)
+
+    def candidate_before(self, place: int) -> str:
+        """What stands before the title of the candidate at `place` (from 0): nothing, or what ends in a space."""
+        return self._around_title()[0].format(letter=LETTERS[place])
+
+    def candidate_after(self, place: int) -> str:
+        """What stands after it, with the newline."""
+        return self._around_title()[1].format(letter=LETTERS[place]) + "\n"
+
+    @property
+    def ends_in_title(self) -> bool:
+        """Whether a candidate's line ends in its title, as a line of the history does."""
+        return not self._around_title()[1]
+
+    def _around_title(self) -> tuple[str, str]:
+        line = self.candidate_line if "{title}" in self.candidate_line else f"{self.candidate_line} {{title}}"
+        before, _, after = line.partition("{title}")
+        return before, after
+
+    def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
+        """The prompt as one text, up to where the letter comes."""
+        history_lines = (f"{self.history_prefix(i + 1)} {title}\n" for i, title in enumerate(history))
+        candidate_lines = (
+            f"{self.candidate_before(i)}{title}{self.candidate_after(i)}" for i, title in enumerate(candidates)
+        )
+        return self.head + "".join(history_lines) + self.middle + "".join(candidate_lines) + self.tail
+
+    def as_dict(self) -> dict[str, str]:
+        """For manifests and files."""
+        return asdict(self)
+
+
+def load_template(path: str) -> PromptTemplate:
+    """The template of a name (`TEMPLATES`), or in a JSON file with the fields of `PromptTemplate`.
+
+    Args:
+        path: Name or file; empty: the recipe's.
+
+    Raises:
+        ConfigError: the file is absent, not JSON, or its fields or placeholders do not fit.
+    """
+    if not path or path in TEMPLATES:
+        return TEMPLATES[path or "recipe"]
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path, TEMPLATES, n=1)
+        raise ConfigError(
+            f"--prompt_template {path}: there is no such file",
+            expected=f"a JSON file (docs/prompt.md), or one of {', '.join(TEMPLATES)}",
+            hint=f"--prompt_template {near[0]}" if near else None,
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"--prompt_template {path}: cannot be read as JSON", found=str(error)) from error
+    names = {item.name for item in fields(PromptTemplate)}
+    if not isinstance(content, dict) or set(content) - names:
+        raise ConfigError(
+            f"--prompt_template {path}: unknown content",
+            expected=f"an object with some of {', '.join(sorted(names))}",
+            found=", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__,
+        )
+    return PromptTemplate(**content)
+
+
+def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[str]:
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    found = [name for _, name, _, _ in parsed if name is not None]
+    if any(form or conversion for _, _, form, conversion in parsed):
+        return [f"{where}: a placeholder is a name in braces and nothing else"]
+    if where != "text" and ("{{" in text or "}}" in text):
+        return [f"{where}: no doubled braces"]
+    if found in allowed:
+        return []
+    expected = " or ".join(str(names) if names else "none" for names in allowed)
+    return [f"{where}: expected the placeholders {expected} once each and in this order, found {found}"]
+
+
+# Here, because a template checks itself with the functions above.
+LETTER_LAST: Final = "letter_last"
+"""Name of the template that small models can learn (docs/decisions/0009-ranker-quality.md)."""
+TEMPLATES: Final = {
+    "recipe": PromptTemplate(),
+    LETTER_LAST: PromptTemplate(
+        text="A customer bought these products:\n{history}Products for sale:\n{candidates}"
+        "The next product that the customer buys is (",
+        history_line="-",
+        candidate_line="- {title} ({letter})",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Trained rankers on disk: found, loaded, served."""

@@ -1,0 +1,54 @@
+"""The weights that were fitted after training, kept beside the adapter that they belong to.
+
+`fusion.json`, beside the best adapter and in each checkpoint, is what a validation fitted. After training the adapter
+is asked about more users. What comes of it lies in `final_fusion.json` in the run's folder, with the hash of the
+adapter, so that it can never be taken for another one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from llamarec.checkpoints.storage.layout import WEIGHTS
+from llamarec.checkpoints.storage.manifest import read_manifest
+from llamarec.checkpoints.storage.publish import read_best
+from llamarec.errors import CheckpointError
+from llamarec.evaluation.fusion import Fusion
+from llamarec.files import read_json, write_json
+
+FINAL_FUSION: Final = "final_fusion.json"
+_ADAPTER: Final = "adapter_sha256"
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 of the adapter in a checkpoint, or of the best one in a run's folder, as it was saved; "" if unknown."""
+    with contextlib.suppress(CheckpointError):
+        manifest = read_manifest(folder) or read_best(folder)
+        files = manifest.files if manifest is not None else {}
+        return next((files[name].sha256 for name in WEIGHTS if name in files), "")
+    return ""
+
+
+def write_final(run: Path, fusion: Fusion, digest: str) -> None:
+    """Keeps it in a run's folder, in the place of an earlier one's.
+
+    Args:
+        run: The folder of the checkpoints.
+        fusion: What was fitted.
+        digest: Of the adapter that was asked.
+    """
+    write_json(run / FINAL_FUSION, {_ADAPTER: digest, **asdict(fusion)})
+
+
+def read_final(run: Path, digest: str) -> Fusion | None:
+    """What is kept of this very adapter; None where nothing is, or nothing that can be read."""
+    content = read_json(run / FINAL_FUSION) or {}
+    if not digest or content.pop(_ADAPTER, None) != digest:
+        return None
+    try:
+        return Fusion.from_stored(content)
+    except (KeyError, TypeError, ValueError):
+        return None

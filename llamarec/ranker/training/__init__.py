@@ -1,0 +1,1 @@
+"""A ranker's training, from the options to the final test."""

@@ -1,0 +1,172 @@
+"""The plan of a run of the ranker, and the run with what it decided.
+
+Only what nobody decided is for the planner: what the command line says stays, and so does what a resumed checkpoint
+had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+
+from llamarec.checkpoints.resume.position import Geometry, Position
+from llamarec.checkpoints.resume.process import effective_batch
+from llamarec.errors import ModelError
+from llamarec.planning.choice import Wishes, choose_run
+from llamarec.planning.device import Device, this_device
+from llamarec.planning.lengths import Lengths
+from llamarec.planning.plan import Plan, Work
+from llamarec.planning.shape import shape_of
+from llamarec.planning.speed import tried
+from llamarec.ranker.model.base_models import load_configuration, wants_nf4
+from llamarec.ranker.model.cpu.form import goes_by_prompts
+from llamarec.ranker.model.cpu.thread_pool import at_once
+from llamarec.ranker.options.command_line import Parsed
+from llamarec.ranker.prompts.training_samples import TrainingSamples
+
+_NUM_SAMPLED: Final = 1024
+# A choice, and the flags that make it.
+_FLAGS: Final = {
+    "quantization": ("quantization",),
+    "micro_batch": ("per_device_train_batch_size", "gradient_accumulation_steps"),
+    "checkpointing": ("activation_checkpointing", "gradient_checkpointing"),
+    "eval_batch": ("per_device_eval_batch_size",),
+}
+
+
+def plan_run(
+    parsed: Parsed,
+    source: str,
+    train: TrainingSamples,
+    *,
+    validation_prompts: int,
+    test_prompts: int | None,
+    with_speed: bool = True,
+    device: Device | None = None,
+) -> Plan:
+    """What a command line will need. Loads no weights.
+
+    Args:
+        parsed: The command line.
+        source: What `base_model_source` returned.
+        train: Training samples; some of them are made, for their lengths.
+        validation_prompts: Of each validation.
+        test_prompts: Of the test, if it is known.
+        with_speed: Try for a moment how fast the device is.
+        device: Instead of this machine's.
+
+    Raises:
+        ModelError: the base model's configuration is not a Llama-like one.
+    """
+    name = parsed.ranker.llm_base_model
+    config = load_configuration(name, source)
+    shape = shape_of(config, name)
+    device = device or this_device(on_cpu=parsed.training.use_cpu)
+    lengths = _lengths(train, parsed)
+    choice = choose_run(shape, lengths, device, _wishes(parsed, config))
+    return Plan(
+        model=name,
+        shape=shape,
+        lengths=lengths,
+        device=device,
+        choice=choice,
+        work=_work(parsed, len(train), validation_prompts, test_prompts),
+        speed=tried(shape, choice.setup) if with_speed else None,
+        origins=origins(parsed),
+    )
+
+
+def with_plan(parsed: Parsed, plan: Plan) -> Parsed:
+    """The same command line with what the plan chose; in place in the Trainer's arguments."""
+    choice, args, by = plan.choice, parsed.training, plan.origins
+    if "micro_batch" not in by:
+        args.per_device_train_batch_size = choice.micro_batch
+        args.gradient_accumulation_steps = choice.accumulation
+    if "checkpointing" not in by:
+        args.activation_checkpointing = args.gradient_checkpointing = choice.checkpointing
+    if "eval_batch" not in by:
+        args.per_device_eval_batch_size = choice.eval_batch
+    if "quantization" in by:
+        return parsed
+    # In words that another machine will not understand otherwise.
+    return parsed._replace(ranker=replace(parsed.ranker, quantization=choice.quantization))
+
+
+def planned(
+    parsed: Parsed, source: str, train: TrainingSamples, console: Console, *, validation_prompts: int, test_prompts: int
+) -> Parsed:
+    """The command line with what a plan chose, after the console has been told; as it is where none can be made."""
+    # A resumed run was told at its start.
+    resumes = bool(parsed.kept)
+    try:
+        plan = plan_run(
+            parsed,
+            source,
+            train,
+            validation_prompts=validation_prompts,
+            test_prompts=test_prompts,
+            with_speed=not (resumes or console.quiet),
+        )
+    except ModelError as error:
+        console.print(f"no plan      {error.problem}: {error.found}", soft_wrap=True)
+        return parsed
+    for line in [plan.memory_line(), *plan.warnings()] if resumes else plan.short_lines():
+        console.print(line, soft_wrap=True)
+    return with_plan(parsed, plan)
+
+
+def origins(parsed: Parsed) -> dict[str, str]:
+    """Who decided what is not for the planner: "yours" for flags of this command, "kept" for a checkpoint's."""
+    decided: dict[str, str] = {}
+    for choice, flags in _FLAGS.items():
+        if any(flag in parsed.given for flag in flags):
+            decided[choice] = "yours"
+        elif any(flag in parsed.kept for flag in flags):
+            decided[choice] = "kept"
+    if decided.get("quantization") == "yours" and parsed.ranker.quantization == "auto":
+        # Asked for, so chosen.
+        del decided["quantization"]
+    return decided
+
+
+def _wishes(parsed: Parsed, config_of_model: Mapping[str, Any]) -> Wishes:
+    args, config, settled = parsed.training, parsed.ranker, frozenset(origins(parsed))
+    quantization = config.quantization
+    if "quantization" in settled and quantization == "auto":
+        # A checkpoint from before there were plans: as it was then.
+        quantization = "nf4" if wants_nf4(config.llm_base_model, config) else "none"
+    return Wishes(
+        quantization=quantization,
+        computes_bf16=bool(args.bf16),
+        micro_batch=args.per_device_train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        eval_batch=args.per_device_eval_batch_size,
+        checkpointing=bool(args.activation_checkpointing),
+        settled=settled,
+        lora_rank=config.lora_r,
+        lora_targets=tuple(config.target_modules),
+        lora_dropout=config.lora_dropout > 0,
+        prompts_at_once=at_once(effective_batch(args)) if goes_by_prompts(config_of_model) else 0,
+    )
+
+
+def _lengths(train: TrainingSamples, parsed: Parsed) -> Lengths:
+    # Of this seed, so that the same command gives the same plan.
+    rng = np.random.default_rng(parsed.training.seed)
+    chosen = rng.choice(len(train), size=min(_NUM_SAMPLED, len(train)), replace=False)
+    sample = [len(train[0, int(index)]["input_ids"]) for index in chosen]
+    return Lengths(sample, limit=parsed.ranker.max_prompt_tokens)
+
+
+def _work(parsed: Parsed, num_samples: int, validation_prompts: int, test_prompts: int | None) -> Work:
+    args: Any = parsed.training
+    epochs = Geometry(num_samples, effective_batch(args))
+    steps = args.max_steps if args.max_steps > 0 else epochs.steps_to_go(Position(), float(args.num_train_epochs))
+    strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+    validations = {"steps": steps // max(int(args.eval_steps or 1), 1), "epoch": math.ceil(args.num_train_epochs)}
+    return Work(steps, validations.get(strategy, 0), validation_prompts, test_prompts)

@@ -1,0 +1,191 @@
+"""What a trained ranker is worth: the test users' ranks by retriever, letters and final score, and the order's part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.comparison import compare_ranks
+from llamarec.evaluation.fusion import Fusion, prior_of
+from llamarec.evaluation.logit import log_softmax
+from llamarec.evaluation.metrics import by_place
+from llamarec.evaluation.orders import OrderedPrompts, OrderReport, mean_by_place, order_report
+from llamarec.evaluation.outcome import Outcome
+from llamarec.files import replacing
+from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples, Order
+from llamarec.ranker.training.fusion_fit import fusion_of_corrected
+from llamarec.ranker.training.trainer import RankerTrainer
+from llamarec.vocabulary import (
+    CANDIDATE_IDS,
+    FINAL_RANK,
+    FINAL_SCORES,
+    FIRST_STAGE_RANK,
+    LABEL_ID,
+    LETTER_LOGP,
+    LETTERS_RANK,
+    RETRIEVER_RANK,
+    SCORES,
+    TITLE_SIMILARITY,
+    USER,
+    USER_ID,
+)
+
+ASKED_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
+    ("retriever's", "retriever", 0),
+    ("reversed", "reversed", 0),
+    ("shuffled 1", "shuffled", 0),
+    ("shuffled 2", "shuffled", 1),
+    ("shuffled 3", "shuffled", 2),
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a ranker said to some prompts.
+
+    Attributes:
+        samples: The prompts.
+        letters_PC: The letters' log-probabilities, corrected for their prior.
+        fusion: What made the final scores.
+    """
+
+    samples: EvaluationSamples
+    letters_PC: NDArray[np.float64]
+    fusion: Fusion
+
+    @property
+    def final_scores(self) -> NDArray[np.float64]:
+        """[P, C]."""
+        return self.fusion.combined(self.letters_PC, self.samples.first_stage_PC)
+
+    @property
+    def first_stage_ranks(self) -> NDArray[np.int64]:
+        """[num_users] without the language model."""
+        return self.samples.ranks_by(self.samples.first_stage_PC)
+
+    @property
+    def letters_ranks(self) -> NDArray[np.int64]:
+        """[num_users] by letters alone."""
+        return self.samples.ranks_by(self.letters_PC)
+
+    @property
+    def final_ranks(self) -> NDArray[np.int64]:
+        """[num_users] by final score."""
+        return self.samples.ranks_by(self.final_scores)
+
+
+def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
+    """With the adapter that the Trainer holds now, and the fusion that belongs to it.
+
+    Args:
+        trainer: Of the run.
+        samples: Prompts.
+        shuffles: Of each prompt's candidates, of which the mean is taken; the fusion is then fitted on such means too.
+    """
+    if shuffles == 1:
+        fusion = trainer.fusion()
+        return Answers(samples, fusion.corrected(trainer.predict_letters(samples)), fusion)
+    fusion_samples = trainer.fusion_samples
+    of_validation = _in_shuffles(trainer, fusion_samples, shuffles, trainer.fusion_logits())
+    prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
+    mean_PC = _mean(of_validation, fusion_samples, prior_C)
+    fusion = fusion_of_corrected(mean_PC, fusion_samples, prior_C, step=trainer.tested_step, shuffles=shuffles)
+    of_test = _in_shuffles(trainer, samples, shuffles, trainer.predict_letters(samples))
+    return Answers(samples, _mean(of_test, samples, prior_C), fusion)
+
+
+def _in_shuffles(
+    trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int, first_PC: NDArray[np.float32]
+) -> list[OrderedPrompts]:
+    """In several shuffles; what is said in the first one, which is that of `samples`, is known."""
+    others = [samples.reordered("shuffled", draw) for draw in range(1, shuffles)]
+    asked = [_said(one, trainer.predict_letters(one), f"shuffled {draw}") for draw, one in enumerate(others, start=2)]
+    return [_said(samples, first_PC, "shuffled 1"), *asked]
+
+
+def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str) -> OrderedPrompts:
+    # Prompts lie by length, which may differ by order; by user they are the same.
+    by_user = np.argsort(samples.rows)
+    return OrderedPrompts(
+        name,
+        logits_PC[by_user],
+        samples.first_stage_PC[by_user],
+        samples.places_PC[by_user],
+        samples.labels_P[by_user],
+    )
+
+
+def _mean(asked: list[OrderedPrompts], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P, C] in the order of `samples` and its letters: of each item's corrected log-probabilities."""
+    by_user_PC = mean_by_place(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
+    mean_PC = np.empty_like(by_user_PC)
+    mean_PC[np.argsort(samples.rows)] = by_user_PC
+    return np.take_along_axis(mean_PC, samples.places_PC, axis=1)
+
+
+def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
+    """Figures of a test.
+
+    Args:
+        answers: To the test prompts.
+        orders: What `ask_in_orders` found.
+    """
+    retriever = answers.samples.retriever_ranks
+    return Outcome(
+        compare_ranks(retriever, answers.final_ranks),
+        compare_ranks(retriever, answers.letters_ranks),
+        answers.fusion,
+        orders,
+        compare_ranks(retriever, answers.first_stage_ranks),
+        compare_ranks(answers.first_stage_ranks, answers.final_ranks),
+    )
+
+
+def ask_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompts: int) -> OrderReport | None:
+    """Some of the prompts with other letters, each order by itself; None where none are wanted."""
+    if not num_prompts:
+        return None
+    reordered = [samples.reordered(order, draw, max_prompts=num_prompts) for _, order, draw in ASKED_ORDERS]
+    asked = [
+        _said(one, trainer.predict_letters(one), name)
+        for (name, _, _), one in zip(ASKED_ORDERS, reordered, strict=True)
+    ]
+    return order_report(asked, trainer.fusion())
+
+
+def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
+    """Every test user's ranks; of those with a prompt the candidates, the retriever's best first."""
+    samples = answers.samples
+    by_row = np.argsort(samples.rows)
+    lists = {
+        CANDIDATE_IDS: samples.candidates_PC,
+        SCORES: samples.scores_PC,
+        TITLE_SIMILARITY: samples.similarities_PC.astype(np.float32),
+        LETTER_LOGP: log_softmax(answers.letters_PC).astype(np.float32),
+        FINAL_SCORES: answers.final_scores.astype(np.float32),
+    }
+    asked = pl.DataFrame(
+        {"row": samples.rows[by_row].astype(np.uint32)}
+        | {name: by_place(values, samples.places_PC)[by_row] for name, values in lists.items()}
+    ).with_columns(pl.col(name).arr.to_list() for name in lists)
+    users = samples.user_ids
+    everybody = pl.DataFrame(
+        {
+            USER_ID: users,
+            USER: [data.users[int(user)] for user in users],
+            LABEL_ID: np.array([data.sequences.label(int(user), "test") for user in users], dtype=np.int32),
+            RETRIEVER_RANK: samples.retriever_ranks.astype(np.int32),
+            FIRST_STAGE_RANK: answers.first_stage_ranks.astype(np.int32),
+            LETTERS_RANK: answers.letters_ranks.astype(np.int32),
+            FINAL_RANK: answers.final_ranks.astype(np.int32),
+        }
+    ).with_row_index("row")
+    users_and_lists = everybody.join(asked, on="row", how="left", maintain_order="left").drop("row")
+    with replacing(path) as staging:
+        users_and_lists.write_parquet(staging, compression="zstd")

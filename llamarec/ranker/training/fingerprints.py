@@ -1,0 +1,107 @@
+"""What identifies a run of the ranker beside base model, LoRA and samples, and which flags each of it follows from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.data.prepared import PreparedData, read_manifest
+from llamarec.errors import ArtifactError
+from llamarec.files import read_json
+from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.prompts.encoding import PromptEncoder
+from llamarec.ranker.prompts.evaluation_samples import EvaluatedUsers, Order, evaluated_users
+from llamarec.ranker.prompts.training_samples import TrainingSamples
+from llamarec.retriever.candidates import read_candidates
+from llamarec.retriever.dependents import is_of_another
+from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
+from llamarec.retriever.rebuild_command import command_again, config_from
+from llamarec.vocabulary import DESCRIPTION, Experiment
+
+_DIGITS: Final = 16
+_PROMPT: Final = (
+    *("llm_base_model", "prompt_template", "max_history", "max_title_tokens", "max_prompt_tokens", "num_candidates"),
+)
+FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
+    "base_model": ("llm_base_model", "quantization", "bf16", "fp16"),
+    "lora": ("lora_r", "lora_alpha", "lora_target_modules"),
+    "prompt": _PROMPT,
+    "data": (*_PROMPT, "hard_negatives", "hard_negatives_at", "max_train_prompts", "latest_prompts"),
+    "training_lists": ("num_candidates",),
+    "validation_candidates": ("num_candidates", "max_eval_users", "candidate_order"),
+}
+"""Options that decide a fingerprint, by its name."""
+_MEASURES: Final = frozenset({"prompt", "validation_candidates", "prepared_data"})
+
+
+def fingerprints(
+    data: PreparedData, encoder: PromptEncoder, train: TrainingSamples, asked: EvaluatedUsers, order: Order
+) -> dict[str, Any]:
+    """All of a run, by name."""
+    template = encoder.template.as_dict()
+    prompt = json.dumps([template, encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
+    return {
+        **of_data(data.fingerprint),
+        "prompt": _short(hashlib.sha256(prompt.encode())),
+        **_of_candidates(asked, order),
+        **_of_lists(train.lists, encoder.num_candidates),
+    }
+
+
+def of_data(data_fingerprint: str) -> dict[str, Any]:
+    """What no flag of this command decides."""
+    return {"prepared_data": data_fingerprint[:_DIGITS]}
+
+
+def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
+    """As much of `fingerprints` as takes no tokenizer; what is not there is left out."""
+    manifest = read_manifest(experiment.data)
+    found = of_data(manifest["fingerprint"]) if manifest is not None else {}
+    try:
+        candidates = read_candidates(experiment)["validation"]
+        asked = evaluated_users(candidates, "validation", config.num_candidates, config.max_eval_users)
+        found |= _of_candidates(asked, config.order)
+        if config.hard_negatives:
+            found |= _of_lists(read_hard_negatives(experiment)[0], config.num_candidates)
+    except ArtifactError:
+        # Training says what is wrong with them.
+        return found
+    return found
+
+
+def origins_of(experiment: Experiment, data_flags: Sequence[str] = ()) -> FingerprintSources:
+    """Of the fingerprints, with how the retriever's files of the run there come back."""
+    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    advice = _retriever_of_then(ranker, experiment, data_flags)
+    return FingerprintSources(FOLLOWS_FROM, advice, str(ranker.get("run_id") or ""), _MEASURES)
+
+
+def _retriever_of_then(ranker: Mapping[str, Any], experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
+    then, manifest = config_from(ranker.get("retriever_config")), read_manifest(experiment.data)
+    # On other data no retriever is the one of then.
+    if then is None or manifest is None or manifest["fingerprint"] != ranker.get("data_fingerprint"):
+        return {}
+    again = command_again(experiment, data_flags, then=then)
+    text = f"the retriever's files as they were: {again}{' --restart' if is_of_another(ranker, experiment) else ''}"
+    return {"training_lists": text, "validation_candidates": text}
+
+
+def _of_candidates(asked: EvaluatedUsers, order: Order) -> dict[str, str]:
+    """Another retriever asks other questions, and its best metric is no measure for this one's."""
+    ranks = hashlib.sha256(asked.retriever_ranks.astype("<i8").tobytes())
+    ranks.update(asked.user_ids.astype("<i8").tobytes())
+    # Nothing for the retriever's own order, which was the only one before there was a choice.
+    ranks.update(b"" if order == "retriever" else order.encode())
+    return {"validation_candidates": _short(ranks)}
+
+
+def _of_lists(lists: TrainingLists | None, num_candidates: int) -> dict[str, str]:
+    """Other lists are other wrong candidates, which a few samples need not show."""
+    return {"training_lists": lists.digest(num_candidates - 1)[:_DIGITS]} if lists is not None else {}
+
+
+def _short(digest: Any) -> str:
+    return str(digest.hexdigest()[:_DIGITS])

@@ -1,0 +1,218 @@
+"""The smallest Trainer subclass: own sample order, samples counted per step, padding that follows a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
+
+from llamarec.assets import sha256_of
+from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.publish import read_best
+from llamarec.checkpoints.trainer.resumable import ResumableTrainer
+from llamarec.checkpoints.trainer.temporarily import temporarily
+from llamarec.checkpoints.trainer.weights import folder_of_best
+from llamarec.errors import LlamarecError
+from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
+from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
+from llamarec.ranker.model.letter_model import LENGTH_MULTIPLE, collate, trimmed
+from llamarec.ranker.options.config import LOGGED, RankerConfig
+from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
+from llamarec.ranker.prompts.training_samples import TrainingSamples, epoch_order
+from llamarec.ranker.trained.final_fusion import adapter_digest, read_final, write_final
+from llamarec.ranker.training.fingerprints import of_data
+from llamarec.ranker.training.fusion_fit import fusion_of
+
+
+class RankerTrainer(ResumableTrainer):
+    """Trains the adapter; everything else is `ResumableTrainer`'s and the Trainer's own.
+
+    Args:
+        model: What `load_letter_model` returned.
+        args: Hugging Face's arguments; `output_dir` receives checkpoint-{step}/ and the best adapter.
+        config: Early stopping.
+        checkpoint_config: Options of checkpoints.
+        train: Training samples.
+        validation: The part of the users on which the best adapter is chosen.
+        fusion_samples: Those on which the weights of the final score are fitted after training; None: the same.
+        pad_token_id: Any token; padding is never attended to.
+        fingerprints: What identifies the run beside base model, adapter and samples.
+        origins: Of the fingerprints.
+        own_options: The program's hyperparameters, compared on resume.
+        given: Flags of this command.
+        defaults: Of this command, for what was kept from the checkpoint.
+    """
+
+    samples_by_epoch = True
+    beyond_flags = tuple(of_data(""))
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        config: RankerConfig,
+        checkpoint_config: CheckpointConfig,
+        train: TrainingSamples,
+        validation: EvaluationSamples,
+        fusion_samples: EvaluationSamples | None = None,
+        pad_token_id: int,
+        fingerprints: Mapping[str, Any],
+        origins: FingerprintSources,
+        own_options: Mapping[str, Any],
+        given: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self.origins = origins
+        self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
+        self.validation, self.fusion_samples = validation, fusion_samples or validation
+        # Of the model as it is now on `validation`, and of the one after training on `fusion_samples`.
+        self._fusion: Fusion | None = None
+        self._final: Fusion | None = None
+        self._logits: NDArray[np.float32] | None = None
+        stops = config.early_stopping_patience and args.load_best_model_at_end
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=partial(collate, pad_token_id=pad_token_id, multiple=self._multiple),
+            train_dataset=train,
+            eval_dataset=validation,
+            compute_metrics=self._validated,
+            callbacks=[EarlyStoppingCallback(config.early_stopping_patience)] if stops else None,
+            checkpoint_config=checkpoint_config,
+            fingerprints=fingerprints,
+            own_options=own_options,
+            given=given,
+            defaults=defaults,
+        )
+
+    def predict_letters(self, samples: EvaluationSamples) -> NDArray[np.float32]:
+        """Logits of the letters of every prompt of `samples`: [num_prompts, num_candidates]."""
+        # `compute_metrics` belongs to the validation users.
+        with temporarily(self, compute_metrics=None):
+            prediction = self.predict(samples)
+        return np.asarray(prediction.predictions, dtype=np.float32)
+
+    @property
+    def tested_step(self) -> int:
+        """Of the adapter that the Trainer holds after training."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return int(best or self.state.global_step)
+
+    def fusion(self) -> Fusion:
+        """Of the model after training, on `fusion_samples`: as it is stored, or else fitted now."""
+        if self._final is None:
+            run = RunFolder(Path(self.args.output_dir))
+            best = folder_of_best(run, self.tested_step) if self.args.load_best_model_at_end else None
+            digest = adapter_digest(best or run.checkpoint(self.tested_step))
+            self._final = self._known(run.path, digest) or self._fitted()
+            if digest and self.args.process_index == 0:
+                write_final(run.path, self._final, digest)
+        return self._final
+
+    def fusion_logits(self) -> NDArray[np.float32]:
+        """Of the model after training: [P, C] logits of `fusion_samples`; asked for once."""
+        if self._logits is None:
+            self._logits = self.predict_letters(self.fusion_samples)
+        return self._logits
+
+    def _fitted(self) -> Fusion:
+        return fusion_of(self.fusion_logits(), self.fusion_samples, step=self.tested_step)
+
+    def _known(self, run: Path, digest: str) -> Fusion | None:
+        """Fitted earlier on the same users beside the same first stage."""
+        final, last, samples = read_final(run, digest), self._fusion, self.fusion_samples
+        if final is not None and final.num_users == len(samples.user_ids) and self._is_of_this_stage(final):
+            return final
+        if samples is not self.validation:
+            return None
+        return last if last is not None and last.step == self.tested_step else self._stored()
+
+    def _is_of_this_stage(self, fusion: Fusion) -> bool:
+        return math.isclose(fusion.title_weight, self.validation.first_stage.title_weight, rel_tol=1e-6)
+
+    def _stored(self) -> Fusion | None:
+        if not self.args.load_best_model_at_end:
+            return None
+        folder = Path(self.args.output_dir)
+        try:
+            stored, best = read_fusion(folder), read_best(folder)
+        except LlamarecError as error:
+            self._say(f"WARNING: {error.problem}; the fusion is fitted again")
+            return None
+        if stored is None or stored.step != self.tested_step:
+            return None
+        if not self._is_of_this_stage(stored):
+            # It was fitted beside another first stage (--title_similarity).
+            return None
+        entry = best.files.get(FUSION_FILE) if best is not None else None
+        if entry is None or entry.sha256 != sha256_of(folder / FUSION_FILE):
+            self._say(f"WARNING: {folder / FUSION_FILE}: not the file that was saved; the fusion is fitted again")
+            return None
+        return stored
+
+    def files_beside_model(self) -> dict[str, bytes]:
+        """fusion.json, where the model was validated as it is now."""
+        fusion = self._fusion
+        return {} if fusion is None or fusion.step != self.state.global_step else {FUSION_FILE: fusion.as_bytes()}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's."""
+        # Another training of the same object has other weights at the same step.
+        self._fusion = self._final = self._logits = None
+        return super().train(*args, **kwargs)
+
+    def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the letters alone and of the final order."""
+        logits = np.asarray(prediction.predictions)
+        self._fusion = fusion_of(logits, self.validation, step=self.state.global_step)
+        return ranking_metrics(self.validation, logits, self._fusion)
+
+    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
+        """A permutation drawn from (seed, epoch)."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return epoch_order(num_samples, seed, epoch)
+
+    def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
+        """Pieces without the padding that only longer prompts of the micro-batch needed."""
+        pieces = super().split_batch(batch, num_samples, size)
+        return [(trimmed(piece, self._multiple), count) for piece, count in pieces] if len(pieces) > 1 else pieces
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        """Samples in the whole step: the loss is their mean, however they are cut into micro-batches."""
+        if not batch_samples:
+            return None
+        return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+
+
+def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], fusion: Fusion) -> dict[str, float]:
+    """Of a prediction over `samples`, each named for what it is.
+
+    `subset_` and `overall_` are of the letters alone; over all users, `fused_` is of the final order, `retriever_` of
+    the retriever's, and `first_stage_` of retriever and titles.
+    """
+    letters = samples.ranks_by(fusion.corrected(logits_PC))
+    fused = samples.ranks_by(fusion.scores(logits_PC, samples.first_stage_PC))
+    return {
+        **_named("overall", letters),
+        **_named("subset", letters[samples.retriever_ranks > 0]),
+        **_named("fused", fused),
+        "retriever_ndcg@10": ndcg_at(samples.retriever_ranks, 10),
+        "first_stage_ndcg@10": ndcg_at(samples.ranks_by(samples.first_stage_PC), 10),
+        "fusion_alpha": fusion.alpha,
+        "fusion_letters": fusion.letters,
+        "fusion_gain": fusion.gain,
+    }
+
+
+def _named(part: str, ranks: Ranks) -> dict[str, float]:
+    return {f"{part}_{name}": value for name, value in all_metrics(ranks, (1, 10)).items() if name in LOGGED}
