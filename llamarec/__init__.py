@@ -15,7 +15,7 @@ report                       what a run left on the disk -> report.html, compari
 export                       a run's model for others
 cli                          one file per verb of the `llamarec` command
 
-Imports point upwards in this list only; tests/contracts/test_import_direction.py keeps it so.
+Imports point upwards in this list only; the rules stand in pyproject.toml (import-linter).
 """
 
 from __future__ import annotations
