@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,20 @@ def test_every_page_is_in_the_menu() -> None:
     assert sorted(listed) == sorted(there)
     for word in ("http://", "https://", "font: true"):
         assert word not in text, "built and read without network"
+
+
+def _links(path: Path) -> set[str]:
+    """Targets of the page's links to files, without their anchors."""
+    found = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    return {target for target in found if "://" not in target}
+
+
+def test_the_map_links_every_page() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert _links(ROOT / "docs" / "index.md") == pages - {"index.md"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_pages_beside_the_documentation_link_to_what_is_there(name: str) -> None:
+    for target in _links(ROOT / name):
+        assert (ROOT / target).exists(), target
