@@ -25,7 +25,7 @@ def main() -> int:
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
     result = train_ranker(parsed, console)
     print_test(result.outcome, console, title=f"test of {parsed.data.dataset_code}")
-    metrics = parsed.experiment.ranker / "metrics.json"
+    metrics = parsed.experiment.ranker_metrics
     console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
     console.print(f"report       {report_of(parsed)}", soft_wrap=True)
     return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED

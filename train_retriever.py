@@ -40,15 +40,15 @@ def main() -> int:
 
     from rich.console import Console
 
-    from llamarec.data.prepare import settled
+    from llamarec.data.prepare import resolve_options
     from llamarec.hardware import has_accelerator
     from llamarec.retriever.train import print_report, train_retriever
 
     console = Console(markup=False, emoji=False)
-    data_config = settled(data_config, given_in(sys.argv[1:]))
+    data_config = resolve_options(data_config, given_in(sys.argv[1:]))
     report = train_retriever(data_config, config, console, prepare_again=arguments.prepare_again)
     print_report(report, console)
-    console.print(f"\ncandidates  {data_config.experiment.retriever / 'candidates.parquet'}", soft_wrap=True)
+    console.print(f"\ncandidates  {data_config.experiment.candidates}", soft_wrap=True)
     # Paths may hold what rich reads as markup.
     step = next_step(report, data_config)
     if step.endswith("--restart"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.errors import AssetError
 
 CACHE_VARIABLE: Final = "LLAMAREC_CACHE"
@@ -66,12 +66,6 @@ def cache_folder() -> Path:
 
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else user_cache_path("llamarec", appauthor=False)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_member(asset: WheelAsset) -> Path:

@@ -27,7 +27,7 @@ CANDIDATE_IDS: Final = "candidate_ids"  # list of Int32, best first
 SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
 LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
 LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
-LABEL_PLACE: Final = "label_place"  # Int32: of a training place, among all items that could be proposed; 1 = first
+CATALOGUE_RANK: Final = "label_place"  # Int32: of a training place, among all items that could be proposed; 1 = first
 
 RETRIEVER_RANK: Final = "retriever_rank"  # Int32: the label's place by the retriever, 0 = not among the candidates
 LETTERS_RANK: Final = "letters_rank"  # Int32: the same by the ranker's letters alone
@@ -39,6 +39,7 @@ FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_I
 
 PADDING_ITEM: Final = 0
 
+METRICS_FILE: Final = "metrics.json"  # the results of a stage, in its folder
 DESCRIPTION: Final = "ranker.json"  # what a run of the ranker says of itself when it starts
 CHECKPOINTS: Final = "checkpoints"  # the folder of a ranker's checkpoints, unless --output_dir says another
 
@@ -72,13 +73,33 @@ class Experiment:
 
     @property
     def retriever_weights(self) -> Path:
-        """Of the best epoch."""
+        """Weights of the best epoch."""
         return self.retriever / "retriever.safetensors"
+
+    @property
+    def retriever_metrics(self) -> Path:
+        """Metrics and options of the trained retriever."""
+        return self.retriever / METRICS_FILE
+
+    @property
+    def candidates(self) -> Path:
+        """The top k items of every validation and test user; written last, so it marks a finished retriever."""
+        return self.retriever / "candidates.parquet"
+
+    @property
+    def hard_negatives(self) -> Path:
+        """The retriever's lists for the ranker's training prompts."""
+        return self.retriever / "hard_negatives.parquet"
 
     @property
     def ranker(self) -> Path:
         """metrics.json, logs, the checkpoints folder."""
         return self.ranker_at or self.root / "llm" / self.dataset_code
+
+    @property
+    def ranker_metrics(self) -> Path:
+        """Metrics of the test."""
+        return self.ranker / METRICS_FILE
 
     @property
     def test(self) -> Path:

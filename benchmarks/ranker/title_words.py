@@ -35,7 +35,7 @@ def main() -> None:
     lines = []
     for code in options.datasets:
         config = DataConfig(code, data_root=options.data_root, experiment_root=options.experiment_root)
-        if not (config.experiment.retriever / "candidates.parquet").is_file():
+        if not config.experiment.candidates.is_file():
             where = ["--data_root", options.data_root, "--experiment_root", options.experiment_root]
             command = ["train_retriever.py", "--dataset_code", code, *where, "--hard_negative_folds", "1"]
             subprocess.run([sys.executable, *command], cwd=ROOT, check=True)

@@ -82,11 +82,11 @@ def _say(exported: Exported, arguments: argparse.Namespace) -> None:
 
 def _warn_of_another_retriever(experiment: Experiment) -> None:
     from llamarec.files import read_json
-    from llamarec.retriever.dependents import is_of_another
+    from llamarec.retriever.dependents import has_other_retriever
     from llamarec.vocabulary import DESCRIPTION
 
     described = read_json(experiment.ranker / DESCRIPTION) or {}
-    if experiment.retriever_weights.is_file() and is_of_another(described, experiment):
+    if experiment.retriever_weights.is_file() and has_other_retriever(described, experiment):
         print(
             f"The retriever in {experiment.retriever} was trained anew since: fusion.json is for the scores of the one "
             "of then, and `llamarec recommend` refuses the two together"

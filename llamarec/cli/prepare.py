@@ -32,8 +32,8 @@ def add_prepare_again(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepares the data set and says where it lies."""
-    from llamarec.data.prepare import prepare, settled
+    from llamarec.data.prepare import prepare, resolve_options
 
-    config = settled(dataclass_from(DataConfig, arguments), given_in(arguments.argv))
+    config = resolve_options(dataclass_from(DataConfig, arguments), given_in(arguments.argv))
     prepare(config, again=arguments.prepare_again)
     return 0

@@ -15,7 +15,7 @@ import polars as pl
 from rich.console import Console
 
 from llamarec import __version__
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.command import flags_of, typed, with_flags
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
@@ -45,7 +45,7 @@ _TABLE: Final = "--dataset_code"  # what an own table is called among the inputs
 _SEEN: Final = ".inputs.json"  # sizes and times of inputs already hashed; a cache, not an artifact
 
 
-def settled(config: DataConfig, given: Container[str]) -> DataConfig:
+def resolve_options(config: DataConfig, given: Container[str]) -> DataConfig:
     """The options, where they are not given as they were when the set was prepared: a flag may be left out later.
 
     Args:

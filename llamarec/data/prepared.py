@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.errors import ArtifactError
 from llamarec.vocabulary import (
     ITEM,
@@ -70,7 +70,7 @@ class Sequences:
         end = int(self.validation_ends[user_id]) if split == "validation" else len(items)
         return int(items[start]) if 0 < start < end else PADDING_ITEM
 
-    def num_places(self) -> NDArray[np.int64]:
+    def num_training_positions(self) -> NDArray[np.int64]:
         """[num_users] training items with something before them: what a ranker can be asked about."""
         places: NDArray[np.int64] = np.maximum(self.train_ends.astype(np.int64) - 1, 0)
         return places
@@ -171,7 +171,7 @@ def load_prepared(folder: Path) -> PreparedData:
     )
 
 
-def refuse_other_data(what: str, made_from: object, data: PreparedData, hint: str) -> None:
+def check_same_data(what: str, made_from: object, data: PreparedData, hint: str) -> None:
     """What was made from other data is of no use.
 
     Args:

@@ -91,7 +91,7 @@ def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) ->
 
 def ranks_of_users(
     scores_PC: NDArray[np.floating],
-    places_PC: NDArray[np.int64],
+    positions_PC: NDArray[np.int64],
     rows_P: NDArray[np.int64],
     retriever_ranks_U: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -99,7 +99,7 @@ def ranks_of_users(
 
     Args:
         scores_PC: In the order of the letters.
-        places_PC: Of the letters' candidates in the retriever's list, from 0.
+        positions_PC: Of the letters' candidates in the retriever's list, from 0.
         rows_P: Which user each prompt is of.
         retriever_ranks_U: Of the label in that list.
 
@@ -107,19 +107,19 @@ def ranks_of_users(
         [num_users] 1 = first, 0 = no prompt, or a score that is not a number.
     """
     ranks = np.zeros(len(retriever_ranks_U), dtype=np.int64)
-    ranks[rows_P] = score_ranks(by_place(scores_PC, places_PC), retriever_ranks_U[rows_P] - 1)
+    ranks[rows_P] = score_ranks(in_retriever_order(scores_PC, positions_PC), retriever_ranks_U[rows_P] - 1)
     return ranks
 
 
-def by_place(values_PC: NDArray[Any], places_PC: NDArray[np.int64]) -> NDArray[Any]:
+def in_retriever_order(values_PC: NDArray[Any], positions_PC: NDArray[np.int64]) -> NDArray[Any]:
     """From the order of letters to that of the retriever's list.
 
     Args:
         values_PC: One for each letter.
-        places_PC: The letter's place in that list, from 0.
+        positions_PC: The letter's place in that list, from 0.
     """
     result = np.empty_like(values_PC)
-    np.put_along_axis(result, places_PC, values_PC, axis=1)
+    np.put_along_axis(result, positions_PC, values_PC, axis=1)
     return result
 
 

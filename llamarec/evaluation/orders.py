@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.metrics import by_place, ndcg_at, ndcg_values, score_ranks
+from llamarec.evaluation.metrics import in_retriever_order, ndcg_at, ndcg_values, score_ranks
 
 _K: Final = 10
 Scores = NDArray[np.floating]
@@ -22,14 +22,14 @@ Scores = NDArray[np.floating]
 class OrderedPrompts(NamedTuple):
     """Prompts asked in one order; the prompts are the same, and in the same sequence, in every order.
 
-    name: Of the order. logits_PC: of the letters. first_stage_PC: scores of the candidates behind them. places_PC:
+    name: Of the order. logits_PC: of the letters. first_stage_PC: scores of the candidates behind them. positions_PC:
     their places in the retriever's list, from 0. labels_P: letter of the label.
     """
 
     name: str
     logits_PC: Scores
     first_stage_PC: Scores
-    places_PC: NDArray[np.int64]
+    positions_PC: NDArray[np.int64]
     labels_P: NDArray[np.int64]
 
 
@@ -123,9 +123,11 @@ def _standard_error(asked: Sequence[OrderedPrompts]) -> float:
     return float(np.mean(deviations) / np.sqrt(max(len(asked[0].labels_P), 1)))
 
 
-def mean_by_place(asked: Sequence[OrderedPrompts], way: Callable[[OrderedPrompts], Scores]) -> NDArray[np.float64]:
+def mean_in_retriever_order(
+    asked: Sequence[OrderedPrompts], way: Callable[[OrderedPrompts], Scores]
+) -> NDArray[np.float64]:
     """[P, C] mean over orders of what a way of scoring gives each item, in the order of the retriever's list."""
-    mean_PC: NDArray[np.float64] = np.mean([by_place(way(one), one.places_PC) for one in asked], axis=0)
+    mean_PC: NDArray[np.float64] = np.mean([in_retriever_order(way(one), one.positions_PC) for one in asked], axis=0)
     return mean_PC
 
 
@@ -133,18 +135,18 @@ def _averaged(
     shuffles: list[OrderedPrompts], fusion: Fusion, way: Callable[[OrderedPrompts], Scores]
 ) -> tuple[float, float]:
     """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
-    mean_PC = mean_by_place(shuffles, way)
-    labels_P = shuffles[0].places_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
+    mean_PC = mean_in_retriever_order(shuffles, way)
+    labels_P = shuffles[0].positions_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
     # By place the first stage's scores are the same in every shuffle.
     one = shuffles[0]
-    final_PC = fusion.combined(mean_PC, by_place(one.first_stage_PC, one.places_PC))
+    final_PC = fusion.combined(mean_PC, in_retriever_order(one.first_stage_PC, one.positions_PC))
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
 
 
 def _first_places(one: OrderedPrompts, scores_PC: Scores) -> NDArray[np.int64]:
     """[P] place in the retriever's list of the candidate that is first."""
     first_P = np.argmax(np.nan_to_num(scores_PC, nan=-np.inf), axis=1)
-    places: NDArray[np.int64] = one.places_PC[np.arange(len(first_P)), first_P]
+    places: NDArray[np.int64] = one.positions_PC[np.arange(len(first_P)), first_P]
     return places
 
 

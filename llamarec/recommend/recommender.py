@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ConfigError

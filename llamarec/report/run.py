@@ -125,7 +125,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         curves=curves,
         interruptions=interruptions(sessions, facts, curves, seconds),
         seconds_a_step=seconds,
-        metrics=None if experiment is None else read_json(experiment.ranker / "metrics.json"),
+        metrics=None if experiment is None else read_json(experiment.ranker_metrics),
         ranker=ranker,
         test=None if experiment is None else _test(experiment.test),
         data=None if experiment is None else _data(experiment.data, (ranker or {}).get("data_fingerprint")),

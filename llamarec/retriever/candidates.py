@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llamarec.data.prepared import PreparedData, refuse_other_data
+from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing
-from llamarec.retriever.rebuild_command import command_again
+from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.state import STATE_FILE
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
@@ -28,7 +28,6 @@ from llamarec.vocabulary import (
     Split,
 )
 
-CANDIDATES_FILE: Final = "candidates.parquet"
 _METADATA_KEY: Final = "llamarec"
 
 
@@ -82,7 +81,7 @@ def write_candidates(
         ).with_columns(pl.col(CANDIDATE_IDS).arr.to_list(), pl.col(SCORES).arr.to_list())
         for split, rows in candidates.items()
     ]
-    target = experiment.retriever / CANDIDATES_FILE
+    target = experiment.candidates
     metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
     with replacing(target) as staging:
         pl.concat(frames).write_parquet(staging, compression="zstd", metadata=metadata)
@@ -111,7 +110,7 @@ def load_candidates(
     Raises:
         ArtifactError: there are none, or they were made from other data; names the command that makes them.
     """
-    path, command = experiment.retriever / CANDIDATES_FILE, command_again(experiment, data_flags)
+    path, command = experiment.candidates, rebuild_command(experiment, data_flags)
     if not path.is_file():
         is_begun = (experiment.retriever / STATE_FILE).is_file()
         raise ArtifactError(
@@ -123,7 +122,7 @@ def load_candidates(
         made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
-    refuse_other_data(f"{path}: these candidates were", made_by["data_fingerprint"], data, command)
+    check_same_data(f"{path}: these candidates were", made_by["data_fingerprint"], data, command)
     return read_candidates(experiment, command)
 
 
@@ -137,7 +136,7 @@ def read_candidates(experiment: Experiment, command: str = "") -> dict[Split, Ca
     Raises:
         ArtifactError: they are not there, or damaged.
     """
-    path = experiment.retriever / CANDIDATES_FILE
+    path = experiment.candidates
     try:
         rows = pl.read_parquet(path, glob=False)
         return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}

@@ -47,7 +47,7 @@ def cross_fitted_lists(
         num_epochs: Of each training.
     """
     parts_U = parts_of(data.num_users, config.hard_negative_folds, config.seed)
-    of_places_P = np.repeat(parts_U, data.sequences.num_places())
+    of_places_P = np.repeat(parts_U, data.sequences.num_training_positions())
     num_places = len(of_places_P)
     whole = TrainingLists(
         np.zeros((num_places, config.top_k), np.int32),
@@ -60,15 +60,15 @@ def cross_fitted_lists(
         course, shorter = without_part(name, np.flatnonzero(parts_U != part)), replace(config, num_epochs=num_epochs)
         trainer = RetrieverTrainer(data, shorter, own_folder, console, course=course)
         trainer.fit()
-        of_part = lists_by(trainer.model, data, config, users=np.flatnonzero(parts_U == part).tolist())
+        of_part = lists_from_model(trainer.model, data, config, users=np.flatnonzero(parts_U == part).tolist())
         whole.items_PK[of_places_P == part] = of_part.items_PK
-        whole.label_places_P[of_places_P == part] = of_part.label_places_P
+        whole.label_ranks_P[of_places_P == part] = of_part.label_ranks_P
         # Before the next model is made.
         del trainer
     return whole
 
 
-def lists_by(
+def lists_from_model(
     model: LRURec, data: PreparedData, config: RetrieverConfig, users: Iterable[int] | None = None
 ) -> TrainingLists:
     """What a model trained with these options proposes to users (None: to all)."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.hard_negatives import num_folds_of
-from llamarec.retriever.rebuild_command import METRICS_FILE, command_again, config_from, config_of
+from llamarec.retriever.rebuild_command import rebuild_command, stored_config, trained_config
 from llamarec.retriever.state import TrainingState
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
@@ -29,14 +29,14 @@ class DependentRanker(NamedTuple):
 
     def retriever(self, experiment: Experiment) -> RetrieverConfig | None:
         """The retriever's options when this was trained on it, as far as anything says so."""
-        return config_from(self.described.get("retriever_config")) or config_of(experiment)
+        return stored_config(self.described.get("retriever_config")) or trained_config(experiment)
 
     def option(self, name: str) -> Any:
         """Of the ranker's own; None where it does not say."""
         return (self.described.get("config") or {}).get(name)
 
 
-def rankers_on(experiment: Experiment) -> list[DependentRanker]:
+def dependent_rankers(experiment: Experiment) -> list[DependentRanker]:
     """All under the experiment's root, those with an output folder of their own included."""
     weights = experiment.retriever_weights
     digest = sha256_of(weights) if weights.is_file() else ""
@@ -51,7 +51,7 @@ def rankers_on(experiment: Experiment) -> list[DependentRanker]:
     ]
 
 
-def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
+def has_other_retriever(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
     """Whether a ranker (its ranker.json) was trained on another retriever than the one that lies there."""
     then, weights = ranker.get("retriever_digest"), experiment.retriever_weights
     return bool(then) and not (weights.is_file() and sha256_of(weights) == then)
@@ -59,15 +59,15 @@ def is_of_another(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
 
 def is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
     """Whether a ranker (its ranker.json) is of other data, of another retriever, or was asked other questions."""
-    result = read_json(experiment.retriever / METRICS_FILE) or {}
-    if result.get("data_fingerprint") != ranker.get("data_fingerprint") or is_of_another(ranker, experiment):
+    result = read_json(experiment.retriever_metrics) or {}
+    if result.get("data_fingerprint") != ranker.get("data_fingerprint") or has_other_retriever(ranker, experiment):
         return True
-    then, now = config_from(ranker.get("retriever_config")), config_from(result.get("config"))
+    then, now = stored_config(ranker.get("retriever_config")), stored_config(result.get("config"))
     has_lists = bool((ranker.get("config") or {}).get("hard_negatives"))
-    return then is not None and now is not None and bool(differing_questions(then, now, has_lists=has_lists))
+    return then is not None and now is not None and bool(changed_prompt_options(then, now, has_lists=has_lists))
 
 
-def differing_questions(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
+def changed_prompt_options(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
     """Options that change what a ranker is asked, though nothing is trained anew: `name old -> new`."""
     # Items of equal scores stand in another order in longer lists.
     names = ["exclude_history", "top_k", *(["hard_negative_folds"] if has_lists else [])]
@@ -78,7 +78,7 @@ def _differs(name: str, then: RetrieverConfig, now: RetrieverConfig) -> bool:
     return bool(getattr(then, name) != getattr(now, name))
 
 
-def refuse_other_questions(
+def check_prompt_options(
     experiment: Experiment, data: PreparedData, config: RetrieverConfig, state: TrainingState
 ) -> None:
     """Options that change what is written, though nothing is trained anew.
@@ -94,7 +94,7 @@ def refuse_other_questions(
     """
     if not is_result(experiment, state):
         return
-    for ranker in rankers_on(experiment):
+    for ranker in dependent_rankers(experiment):
         changed = _other_questions(ranker, experiment, data, config)
         if changed:
             raise _in_use(experiment, ranker, changed)
@@ -109,10 +109,10 @@ def _other_questions(
     if not ranker.described.get("retriever_config"):
         # Options are of the last run of train_retriever.py, lists may be older.
         then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
-    return differing_questions(then, config, has_lists=bool(ranker.option("hard_negatives")))
+    return changed_prompt_options(then, config, has_lists=bool(ranker.option("hard_negatives")))
 
 
-def refuse_to_replace(
+def check_can_replace(
     experiment: Experiment,
     data: PreparedData,
     config: RetrieverConfig,
@@ -134,15 +134,15 @@ def refuse_to_replace(
     if state is not None and not changed and not is_result(experiment, state):
         # Begun since (--restart): that its result replaces what is there was asked for.
         return
-    for ranker in rankers_on(experiment):
-        longer = _longer(config_of(experiment), config) if state is not None else ["its training state is gone"]
+    for ranker in dependent_rankers(experiment):
+        longer = _longer(trained_config(experiment), config) if state is not None else ["its training state is gone"]
         others = _other_questions(ranker, experiment, data, config)
         raise _in_use(experiment, ranker, [*(changed or longer), *others])
 
 
 def is_result(experiment: Experiment, state: TrainingState) -> bool:
     """Whether what lies there is the outcome of this training as far as it is."""
-    result = read_json(experiment.retriever / METRICS_FILE) or {}
+    result = read_json(experiment.retriever_metrics) or {}
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
     return all(result.get(name, mark) == mark for name, mark in marks.items())
 
@@ -157,7 +157,7 @@ def _longer(then: RetrieverConfig | None, now: RetrieverConfig) -> list[str]:
 
 
 def _all_of(experiment: Experiment, first: DependentRanker) -> str:
-    others = [str(one.folder) for one in rankers_on(experiment) if one.folder != first.folder]
+    others = [str(one.folder) for one in dependent_rankers(experiment) if one.folder != first.folder]
     return ", ".join([str(first.folder), *others])
 
 
@@ -165,7 +165,7 @@ def _in_use(experiment: Experiment, ranker: DependentRanker, changed: list[str])
     return ArtifactError(
         f"{experiment.retriever}: a ranker was trained on this retriever, and this would replace it",
         found=f"{'; '.join(changed)}; the ranker in {_all_of(experiment, ranker)}",
-        hint=f"as it was: {command_again(experiment, then=ranker.retriever(experiment))}\n"
+        hint=f"as it was: {rebuild_command(experiment, then=ranker.retriever(experiment))}\n"
         "            or another --experiment_root for a second retriever,\n"
         "            or --restart, and the ranker is to be trained anew",
     )

@@ -28,10 +28,9 @@ from llamarec.errors import ArtifactError
 from llamarec.files import replacing
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
-from llamarec.retriever.rebuild_command import command_again
-from llamarec.vocabulary import CANDIDATE_IDS, LABEL_PLACE, PADDING_ITEM, Experiment
+from llamarec.retriever.rebuild_command import rebuild_command
+from llamarec.vocabulary import CANDIDATE_IDS, CATALOGUE_RANK, PADDING_ITEM, Experiment
 
-HARD_NEGATIVES_FILE: Final = "hard_negatives.parquet"
 _METADATA_KEY: Final = "llamarec"
 _BLOCK_PLACES: Final = 2048
 
@@ -40,18 +39,18 @@ class TrainingLists(NamedTuple):
     """Of every training item but a user's first; P places.
 
     items_PK: The k best other items as the retriever saw it coming, best first; 0 where there is no further one.
-    label_places_P: Of the item itself among all that could be proposed, 1 = first.
+    label_ranks_P: Of the item itself among all that could be proposed, 1 = first.
     num_folds: 1: by the retriever itself, which was trained on these very items; more: cross-fitted.
     """
 
     items_PK: NDArray[np.int32]
-    label_places_P: NDArray[np.int32]
+    label_ranks_P: NDArray[np.int32]
     num_folds: int = 1
 
     def digest(self, k: int) -> str:
         """Hex SHA-256 of the first k items of each list and of the labels' places, 32-bit integers, little-endian."""
         digest = hashlib.sha256(np.ascontiguousarray(self.items_PK[:, :k], dtype="<i4").data)
-        digest.update(np.ascontiguousarray(self.label_places_P, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(self.label_ranks_P, dtype="<i4").data)
         return digest.hexdigest()
 
 
@@ -165,10 +164,10 @@ def write_hard_negatives(
     experiment: Experiment, lists: TrainingLists, data: PreparedData, made_by: dict[str, Any]
 ) -> None:
     """Writes the lists, with what made them in the file's metadata."""
-    target = experiment.retriever / HARD_NEGATIVES_FILE
+    target = experiment.hard_negatives
     content = {"data_fingerprint": data.fingerprint, "num_folds": lists.num_folds, **made_by}
     metadata = {_METADATA_KEY: json.dumps(content)}
-    columns = {CANDIDATE_IDS: lists.items_PK, LABEL_PLACE: lists.label_places_P}
+    columns = {CANDIDATE_IDS: lists.items_PK, CATALOGUE_RANK: lists.label_ranks_P}
     frame = pl.DataFrame(columns).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
     with replacing(target) as staging:
         frame.write_parquet(staging, compression="zstd", metadata=metadata)
@@ -177,7 +176,7 @@ def write_hard_negatives(
 def num_folds_of(experiment: Experiment, data: PreparedData) -> int | None:
     """How many folds the lists that lie there were made with; None: there are none of these data."""
     try:
-        metadata = _metadata(experiment.retriever / HARD_NEGATIVES_FILE)
+        metadata = _metadata(experiment.hard_negatives)
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError):
         return None
     return metadata["num_folds"] if metadata["data_fingerprint"] == data.fingerprint else None
@@ -202,15 +201,15 @@ def load_hard_negatives(
     Raises:
         ArtifactError: there is none, or it was made from other data; names the command that makes it.
     """
-    path = experiment.retriever / HARD_NEGATIVES_FILE
-    hint = command_again(experiment, data_flags)
+    path = experiment.hard_negatives
+    hint = rebuild_command(experiment, data_flags)
     if not path.is_file():
         raise ArtifactError(
             f"{path}: the retriever's lists for training prompts are missing",
             hint=f"{hint}\n            (or --hard_negatives 0, without them)",
         )
     lists, made_from = read_hard_negatives(experiment, hint)
-    places, (num_lists, k) = int(data.sequences.num_places().sum()), lists.items_PK.shape
+    places, (num_lists, k) = int(data.sequences.num_training_positions().sum()), lists.items_PK.shape
     if made_from != data.fingerprint or num_lists != places:
         raise ArtifactError(
             f"{path}: these lists were made from other data",
@@ -222,7 +221,7 @@ def load_hard_negatives(
         raise ArtifactError(
             f"{path}: lists of {k} items are too short",
             expected=f"{wanted} (--num_candidates - 1)",
-            hint=command_again(experiment, data_flags, top_k=wanted + 1),
+            hint=rebuild_command(experiment, data_flags, top_k=wanted + 1),
         )
     return lists
 
@@ -237,19 +236,19 @@ def read_hard_negatives(experiment: Experiment, hint: str = "") -> tuple[Trainin
     Raises:
         ArtifactError: they are not there, damaged, or of an older version.
     """
-    path = experiment.retriever / HARD_NEGATIVES_FILE
+    path = experiment.hard_negatives
     try:
         metadata = _metadata(path)
         made_from, num_folds = str(metadata["data_fingerprint"]), int(metadata["num_folds"])
         frame = pl.read_parquet(path, glob=False)
         items_PK = frame[CANDIDATE_IDS].explode().to_numpy().astype(np.int32).reshape(len(frame), -1)
-        if LABEL_PLACE not in frame.columns:
+        if CATALOGUE_RANK not in frame.columns:
             raise ArtifactError(
                 f"{path}: of an older version, without the place of the right item",
                 hint=f"{hint}\n            (a trained retriever is not trained again, two further ones are; with "
                 "--hard_negative_folds 1 none,\n            and the lists are those of before, for a ranker that was "
                 "trained on them)",
             )
-        return TrainingLists(items_PK, frame[LABEL_PLACE].to_numpy().astype(np.int32), num_folds), made_from
+        return TrainingLists(items_PK, frame[CATALOGUE_RANK].to_numpy().astype(np.int32), num_folds), made_from
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=hint) from error

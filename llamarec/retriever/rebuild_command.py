@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from llamarec.command import flags_of, options_from, typed
 from llamarec.data.config import DataConfig
@@ -14,16 +14,13 @@ from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.state import load_state
 from llamarec.vocabulary import Experiment
 
-METRICS_FILE: Final = "metrics.json"
-"""What the retriever came to, and its options."""
 
-
-def config_of(experiment: Experiment) -> RetrieverConfig | None:
+def trained_config(experiment: Experiment) -> RetrieverConfig | None:
     """Of the retriever that lies there; None where there is none, or of a later version."""
-    return config_from((read_json(experiment.retriever / METRICS_FILE) or {}).get("config"))
+    return stored_config((read_json(experiment.retriever_metrics) or {}).get("config"))
 
 
-def config_from(stored: Any) -> RetrieverConfig | None:
+def stored_config(stored: Any) -> RetrieverConfig | None:
     """From stored options; None where there are none, or they are no such options."""
     try:
         # Before there were folds, lists were the retriever's own.
@@ -38,10 +35,10 @@ def _unfinished(experiment: Experiment) -> RetrieverConfig | None:
         state = load_state(experiment.retriever)
     except ArtifactError:
         return None
-    return config_from(state.options) if state is not None else None
+    return stored_config(state.options) if state is not None else None
 
 
-def command_again(
+def rebuild_command(
     experiment: Experiment, data_flags: Sequence[str] = (), *, then: RetrieverConfig | None = None, **changes: Any
 ) -> str:
     """`train_retriever.py` with the flags that the retriever there had: what was trained is not trained again.
@@ -54,5 +51,7 @@ def command_again(
     """
     flags = data_flags or flags_of(DataConfig(experiment.dataset_code, experiment_root=str(experiment.root)))
     defaults = RetrieverConfig(**defaults_for(experiment.dataset_code))
-    wanted = replace(then or config_of(experiment) or _unfinished(experiment) or defaults, restart=False, **changes)
+    wanted = replace(
+        then or trained_config(experiment) or _unfinished(experiment) or defaults, restart=False, **changes
+    )
     return typed(["python", "train_retriever.py", *flags, *flags_of(wanted, defaults)])

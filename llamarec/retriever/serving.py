@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.command import options_from
-from llamarec.data.prepared import PreparedData, refuse_other_data
+from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
-from llamarec.retriever.rebuild_command import METRICS_FILE, command_again
+from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.scoring import catalogue_scores
 from llamarec.vocabulary import PADDING_ITEM, Experiment
 
@@ -83,11 +83,11 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
     """
     folder, weights = experiment.retriever, experiment.retriever_weights
-    hint = command_again(experiment)
-    made_by = read_json(folder / METRICS_FILE)
+    hint = rebuild_command(experiment)
+    made_by = read_json(experiment.retriever_metrics)
     if made_by is None or not (weights).is_file():
         raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)
-    refuse_other_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
+    check_same_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
     config = options_from(RetrieverConfig, made_by.get("config") or {})
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
     try:

@@ -21,11 +21,10 @@ from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
 from llamarec.files import replacing, write_json
 from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_by, remove_other_folds
-from llamarec.retriever.dependents import refuse_other_questions, refuse_to_replace
+from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_from_model, remove_other_folds
+from llamarec.retriever.dependents import check_can_replace, check_prompt_options
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
-from llamarec.retriever.rebuild_command import METRICS_FILE
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -105,10 +104,10 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
         config,
         experiment.retriever,
         console,
-        before_replacing=partial(refuse_to_replace, experiment, data, config),
+        before_replacing=partial(check_can_replace, experiment, data, config),
     )
     if not config.restart:
-        refuse_other_questions(experiment, data, config, trainer.state)
+        check_prompt_options(experiment, data, config, trainer.state)
     trainer.fit()
     report = _report(trainer, data, config)
     candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
@@ -232,7 +231,7 @@ def _training_lists(
     trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
 ) -> TrainingLists:
     if config.hard_negative_folds == 1:
-        return lists_by(trainer.model, data, config)
+        return lists_from_model(trainer.model, data, config)
     folds, state = config.hard_negative_folds, trainer.state
     # Each is trained on the users of the other parts, for the epochs up to the best one, without validation.
     seconds = state.seconds / max(state.epoch, 1) * state.best_epoch * (folds - 1)
@@ -253,14 +252,13 @@ def _write(
     lists: TrainingLists,
     report: RetrieverReport,
 ) -> None:
-    folder = experiment.retriever
     made_by = {"config": asdict(config), "best_epoch": report.best_epoch}
     # As bytes: `save_file` makes a file that nobody else may read.
     with replacing(experiment.retriever_weights) as staging:
         staging.write_bytes(save(trainer.model.state_dict()))
     write_hard_negatives(experiment, lists, data, made_by)
-    remove_other_folds(folder, config.hard_negative_folds)
+    remove_other_folds(experiment.retriever, config.hard_negative_folds)
     # Last: where there are candidates, the rest is there too.
     write_candidates(experiment, candidates, data, made_by)
     content: dict[str, Any] = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint, **made_by}
-    write_json(folder / METRICS_FILE, {**content, **asdict(report)})
+    write_json(experiment.retriever_metrics, {**content, **asdict(report)})

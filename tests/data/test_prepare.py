@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import changed_inputs, prepare, settled
+from llamarec.data.prepare import changed_inputs, prepare, resolve_options
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from tests.data.raw import WRITERS
@@ -90,10 +90,10 @@ def _trained(config: DataConfig) -> None:
 
 def test_options_that_are_not_given_stay_as_they_were_prepared(config: DataConfig) -> None:
     prepare(replace(config, min_user_interactions=3, on_bad_line="skip"))
-    later = settled(config, {"dataset_code", "on_bad_line"})
+    later = resolve_options(config, {"dataset_code", "on_bad_line"})
     assert (later.min_user_interactions, later.on_bad_line) == (3, "stop")
     assert (later.data_root, later.experiment_root) == (config.data_root, config.experiment_root)
-    assert settled(replace(config, experiment_root="elsewhere"), set()).min_user_interactions == 5
+    assert resolve_options(replace(config, experiment_root="elsewhere"), set()).min_user_interactions == 5
 
 
 def test_data_that_something_was_trained_on_are_not_replaced_in_silence(config: DataConfig) -> None:

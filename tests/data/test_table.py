@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import prepare, settled
+from llamarec.data.prepare import prepare, resolve_options
 from llamarec.errors import ConfigError, DataError
 
 ROWS = [
@@ -172,11 +172,11 @@ def test_a_second_table_stays_known(tmp_path: Path) -> None:
     items = _csv(tmp_path / "items.csv", rows=[{"asin": f"i{i}", "label": f"Second {i}"} for i in range(1, 7)])
     table = _csv(tmp_path / "shop.csv", rows=rows)
     first = prepare(_config(table, items_file=str(items), title_column="label"))
-    later = settled(_config(table), {"dataset_code"})
+    later = resolve_options(_config(table), {"dataset_code"})
     assert (Path(later.items_file), later.title_column) == (items, "label")
     assert prepare(later).fingerprint == first.fingerprint
     items.unlink()
-    assert settled(_config(table), {"dataset_code"}).items_file == ""
+    assert resolve_options(_config(table), {"dataset_code"}).items_file == ""
 
 
 def test_a_parquet_row_without_a_user_is_named_or_skipped(tmp_path: Path) -> None:

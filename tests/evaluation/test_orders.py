@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.metrics import by_place
+from llamarec.evaluation.metrics import in_retriever_order
 from llamarec.evaluation.orders import OrderedPrompts, order_report
 
 PLACES = {"retriever's": [0, 1, 2, 3], "reversed": [3, 2, 1, 0], "shuffled 1": [2, 0, 3, 1], "shuffled 2": [1, 3, 0, 2]}
@@ -59,7 +59,7 @@ def test_the_retriever_counts_in_the_average_too() -> None:
 
 
 def test_values_by_letter_become_values_by_place() -> None:
-    assert by_place(np.array([[10, 11, 12]]), np.array([[2, 0, 1]])).tolist() == [[11, 12, 10]]
+    assert in_retriever_order(np.array([[10, 11, 12]]), np.array([[2, 0, 1]])).tolist() == [[11, 12, 10]]
 
 
 def test_a_report_becomes_json() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import train_retriever
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.cli.entry_point import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_USAGE

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
@@ -23,7 +23,7 @@ from llamarec.retriever import train
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.cross_fitting import cross_fitted_lists, parts_of
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import HARD_NEGATIVES_FILE, TrainingLists, hard_negatives, num_folds_of
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, num_folds_of
 from llamarec.retriever.progress import FitProgress
 from llamarec.vocabulary import Experiment
 from tests.samples import make_data
@@ -52,7 +52,7 @@ def _with_other_item(data: PreparedData, user: int, position: int) -> PreparedDa
 
 
 def _users_of_places(data: PreparedData) -> NDArray[np.int64]:
-    return np.repeat(np.arange(data.num_users), data.sequences.num_places())
+    return np.repeat(np.arange(data.num_users), data.sequences.num_training_positions())
 
 
 def test_parts_are_nearly_equal_and_belong_to_the_seed() -> None:
@@ -73,7 +73,7 @@ def test_what_a_user_took_decides_nothing_in_the_lists_of_the_users_of_the_same_
     # The changed item is the label of the user's last place, and the history of none.
     others_P = of_part_P & (users_P != user)
     np.testing.assert_array_equal(before.items_PK[others_P], after.items_PK[others_P])
-    np.testing.assert_array_equal(before.label_places_P[others_P], after.label_places_P[others_P])
+    np.testing.assert_array_equal(before.label_ranks_P[others_P], after.label_ranks_P[others_P])
     own = np.flatnonzero(users_P == user)
     np.testing.assert_array_equal(before.items_PK[own[:-1]], after.items_PK[own[:-1]])
     assert (before.items_PK[~of_part_P] != after.items_PK[~of_part_P]).any(), "the other part is trained on it"
@@ -94,7 +94,7 @@ def test_each_part_has_the_lists_of_a_retriever_of_the_other_users(tmp_path: Pat
         whole = hard_negatives(trainer.model, data, 6, max_length=10, exclude=True)
         own_P = parts[_users_of_places(data)] == part
         np.testing.assert_array_equal(found.items_PK[own_P], whole.items_PK[own_P])
-        np.testing.assert_array_equal(found.label_places_P[own_P], whole.label_places_P[own_P])
+        np.testing.assert_array_equal(found.label_ranks_P[own_P], whole.label_ranks_P[own_P])
 
 
 class _Silent:
@@ -126,7 +126,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_lists(
         again = cross_fitted_lists(data, config, tmp_path / "cut", console, num_epochs=3)
     assert said.get().count("loss") == 6 - epochs_before, "no epoch is trained twice"
     np.testing.assert_array_equal(again.items_PK, whole.items_PK)
-    np.testing.assert_array_equal(again.label_places_P, whole.label_places_P)
+    np.testing.assert_array_equal(again.label_ranks_P, whole.label_ranks_P)
 
 
 def test_a_training_of_more_epochs_than_are_wanted_is_replaced(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_part_says_which_it_is_and_a_finished_one_is_not_trained_again(tmp_pat
 def test_more_parts_than_users(tmp_path: Path, num_users: int) -> None:
     data = make_data(num_users=num_users)
     found = _lists(data, tmp_path, replace(CONFIG, hard_negative_folds=5))
-    assert (found.label_places_P > 0).all()
+    assert (found.label_ranks_P > 0).all()
     assert (found.items_PK > 0).all()
 
 
@@ -183,7 +183,7 @@ def test_the_lists_of_the_command_are_cross_fitted_unless_it_says_one_fold(
     for folds in (2, 1):
         config = replace(CONFIG, hard_negative_folds=folds)
         train.train_retriever(DataConfig("made-up", experiment_root=str(tmp_path)), config, QUIET)
-        path = Experiment(tmp_path, "made-up").retriever / HARD_NEGATIVES_FILE
+        path = Experiment(tmp_path, "made-up").hard_negatives
         made_by = json.loads(pl.read_parquet_metadata(path)["llamarec"])
         assert made_by["config"]["hard_negative_folds"] == folds
         written[folds] = pl.read_parquet(path)["candidate_ids"].to_list()
@@ -198,18 +198,18 @@ def test_lists_that_a_ranker_was_trained_on_are_not_replaced(tmp_path: Path, mon
     monkeypatch.setattr(train, "prepare", lambda *args, **kwargs: data)
     data_config, one_fold = DataConfig("made-up", experiment_root=str(tmp_path)), replace(CONFIG, hard_negative_folds=1)
     train.train_retriever(data_config, one_fold, QUIET)
-    lists = (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes()
+    lists = experiment.hard_negatives.read_bytes()
     digest = sha256_of(experiment.retriever_weights)
     ranker: dict[str, Any] = {"retriever_digest": digest, "config": {"hard_negatives": 0.5}}
     write_json(experiment.ranker / "ranker.json", ranker)
     with pytest.raises(ArtifactError, match=r"(?s)hard_negative_folds 1 -> 2.*as it was: .* --hard_negative_folds 1 "):
         train.train_retriever(data_config, CONFIG, QUIET)
     train.train_retriever(data_config, one_fold, QUIET)
-    assert (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes() == lists
+    assert experiment.hard_negatives.read_bytes() == lists
     ranker["config"]["hard_negatives"] = 0.0
     write_json(experiment.ranker / "ranker.json", ranker)
     train.train_retriever(data_config, CONFIG, QUIET)
-    assert (experiment.retriever / HARD_NEGATIVES_FILE).read_bytes() != lists
+    assert experiment.hard_negatives.read_bytes() != lists
 
 
 @pytest.mark.parametrize("has_lists", [True, False])

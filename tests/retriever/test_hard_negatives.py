@@ -15,7 +15,6 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.retriever.batches import pack
 from llamarec.retriever.hard_negatives import (
-    HARD_NEGATIVES_FILE,
     hard_negatives,
     load_hard_negatives,
     write_hard_negatives,
@@ -59,7 +58,7 @@ def test_each_list_is_what_evaluation_proposes_but_for_the_label(model: LRURec, 
     found = hard_negatives(model, data, K, max_length=50, exclude=exclude)
     lists, places = _one_by_one(model, data, 50, exclude=exclude)
     assert found.items_PK.tolist() == lists
-    assert found.label_places_P.tolist() == places
+    assert found.label_ranks_P.tolist() == places
 
 
 def test_long_sequences_are_read_in_windows_and_leave_out_all_of_the_history(model: LRURec) -> None:
@@ -110,7 +109,7 @@ def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
     loaded = load_hard_negatives(experiment, data, K)
     assert loaded.num_folds == 3
     assert loaded.items_PK.tolist() == found.items_PK.tolist()
-    assert loaded.label_places_P.tolist() == found.label_places_P.tolist()
+    assert loaded.label_ranks_P.tolist() == found.label_ranks_P.tolist()
     assert not list(experiment.retriever.glob("*.tmp"))
 
 
@@ -126,7 +125,7 @@ def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: 
         load_hard_negatives(experiment, make_data(num_users=29), K)
     with pytest.raises(ArtifactError, match=r"(?s)lists of 6 items are too short.*--top_k 25"):
         load_hard_negatives(experiment, data, 24)
-    path = experiment.retriever / HARD_NEGATIVES_FILE
+    path = experiment.hard_negatives
     # The file's own metadata are gone with it where polars writes it anew.
     metadata = pl.read_parquet_metadata(path)
     content = json.loads(metadata["llamarec"])

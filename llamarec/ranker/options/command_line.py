@@ -28,7 +28,7 @@ from llamarec.checkpoints.storage.ownership import check_can_resume
 from llamarec.checkpoints.storage.publish import recover
 from llamarec.command import given_in
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import settled
+from llamarec.data.prepare import resolve_options
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_bfloat16
 from llamarec.ranker.options.config import TINY, VALIDATED, RankerConfig, is_embedded
@@ -106,7 +106,7 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
         flags -= {"init_adapter"}
     # Tokens stay out of checkpoints and reports.
     values = {name: _plain(getattr(given, name)) for name in sorted(flags) if not name.endswith("_token")}
-    return Parsed(settled(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
+    return Parsed(resolve_options(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
 
 
 def _plain(value: Any) -> Any:

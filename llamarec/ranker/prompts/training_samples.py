@@ -86,7 +86,7 @@ class TrainingSamples(Dataset[Sample]):
         latest: bool = False,
     ) -> None:
         self._data, self._encoder, self._seed, self._hard = data, encoder, seed, hard
-        positions = data.sequences.num_places()
+        positions = data.sequences.num_training_positions()
         self._ends = np.cumsum(positions)
         self._places = _part_of_places(positions, max_prompts, latest=latest)
         if not len(self):
@@ -115,7 +115,7 @@ class TrainingSamples(Dataset[Sample]):
         """Prompts whose label the lists' retriever would have proposed too."""
         if self._hard is None:
             return 0
-        return int((self._hard.lists.label_places_P[self._places] <= self._encoder.num_candidates).sum())
+        return int((self._hard.lists.label_ranks_P[self._places] <= self._encoder.num_candidates).sum())
 
     def __len__(self) -> int:
         return len(self._places)
@@ -152,7 +152,7 @@ class TrainingSamples(Dataset[Sample]):
         return [int(item) for item in rng.choice(proposed, size=size, replace=False)]
 
     def _is_proposed(self, hard: Negatives, place: int) -> bool:
-        return hard.everywhere or int(hard.lists.label_places_P[place]) <= self._encoder.num_candidates
+        return hard.everywhere or int(hard.lists.label_ranks_P[place]) <= self._encoder.num_candidates
 
     def _uniform_negatives(self, rng: np.random.Generator, history: NDArray[np.int32], chosen: list[int]) -> list[int]:
         taken = set(chosen) if self._data.has_repeats else {*chosen, *history.tolist()}

@@ -11,7 +11,7 @@ from llamarec.checkpoints.storage.discovery import best_in, latest
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.weights import folder_of_best
 from llamarec.command import options_from
-from llamarec.data.prepared import PreparedData, refuse_other_data
+from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
@@ -86,7 +86,7 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     if ranker is None:
         raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=command_with(named(experiment)))
     anew = f"to train it anew: {retrain_command(experiment)}\n            or prepare the data as they were"
-    refuse_other_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
+    check_same_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
     return ranker
 
 

@@ -14,8 +14,8 @@ from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import compare_ranks
 from llamarec.evaluation.fusion import Fusion, prior_of
 from llamarec.evaluation.logit import log_softmax
-from llamarec.evaluation.metrics import by_place
-from llamarec.evaluation.orders import OrderedPrompts, OrderReport, mean_by_place, order_report
+from llamarec.evaluation.metrics import in_retriever_order
+from llamarec.evaluation.orders import OrderedPrompts, OrderReport, mean_in_retriever_order, order_report
 from llamarec.evaluation.outcome import Outcome
 from llamarec.files import replacing
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples, Order
@@ -123,7 +123,7 @@ def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str)
 
 def _mean(asked: list[OrderedPrompts], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float64]:
     """[P, C] in the order of `samples` and its letters: of each item's corrected log-probabilities."""
-    by_user_PC = mean_by_place(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
+    by_user_PC = mean_in_retriever_order(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
     mean_PC = np.empty_like(by_user_PC)
     mean_PC[np.argsort(samples.rows)] = by_user_PC
     return np.take_along_axis(mean_PC, samples.places_PC, axis=1)
@@ -172,7 +172,7 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
     }
     asked = pl.DataFrame(
         {"row": samples.rows[by_row].astype(np.uint32)}
-        | {name: by_place(values, samples.places_PC)[by_row] for name, values in lists.items()}
+        | {name: in_retriever_order(values, samples.places_PC)[by_row] for name, values in lists.items()}
     ).with_columns(pl.col(name).arr.to_list() for name in lists)
     users = samples.user_ids
     everybody = pl.DataFrame(

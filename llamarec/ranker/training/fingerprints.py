@@ -16,9 +16,9 @@ from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import EvaluatedUsers, Order, evaluated_users
 from llamarec.ranker.prompts.training_samples import TrainingSamples
 from llamarec.retriever.candidates import read_candidates
-from llamarec.retriever.dependents import is_of_another
+from llamarec.retriever.dependents import has_other_retriever
 from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
-from llamarec.retriever.rebuild_command import command_again, config_from
+from llamarec.retriever.rebuild_command import rebuild_command, stored_config
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
 _DIGITS: Final = 16
@@ -80,12 +80,14 @@ def origins_of(experiment: Experiment, data_flags: Sequence[str] = ()) -> Finger
 
 
 def _retriever_of_then(ranker: Mapping[str, Any], experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
-    then, manifest = config_from(ranker.get("retriever_config")), read_manifest(experiment.data)
+    then, manifest = stored_config(ranker.get("retriever_config")), read_manifest(experiment.data)
     # On other data no retriever is the one of then.
     if then is None or manifest is None or manifest["fingerprint"] != ranker.get("data_fingerprint"):
         return {}
-    again = command_again(experiment, data_flags, then=then)
-    text = f"the retriever's files as they were: {again}{' --restart' if is_of_another(ranker, experiment) else ''}"
+    again = rebuild_command(experiment, data_flags, then=then)
+    text = (
+        f"the retriever's files as they were: {again}{' --restart' if has_other_retriever(ranker, experiment) else ''}"
+    )
     return {"training_lists": text, "validation_candidates": text}
 
 

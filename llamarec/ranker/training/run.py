@@ -13,7 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from llamarec.assets import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.ownership import check_can_start
 from llamarec.command import flags_of
@@ -39,9 +39,9 @@ from llamarec.ranker.training.fingerprints import fingerprints, of_data, origins
 from llamarec.ranker.training.init_adapter import read_initial
 from llamarec.ranker.training.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
-from llamarec.retriever.dependents import rankers_on
+from llamarec.retriever.dependents import dependent_rankers
 from llamarec.retriever.hard_negatives import load_hard_negatives
-from llamarec.retriever.rebuild_command import METRICS_FILE, command_again
+from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import DESCRIPTION, Experiment, Split
 
 _LOGS: Final = "TENSORBOARD_LOGGING_DIR"
@@ -179,7 +179,7 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     encoder = encoder_for(tokenizer, data.titles, load_template(config.prompt_template), config, experiment.ranker)
-    has_retriever = (experiment.retriever / "candidates.parquet").is_file()
+    has_retriever = experiment.candidates.is_file()
     # Which items are the wrong ones changes a prompt's length by a few tokens.
     train = _training(parsed, data, encoder, uniform=not has_retriever)
     if not has_retriever:
@@ -201,7 +201,7 @@ def own_options(parsed: Parsed) -> dict[str, Any]:
 def _candidates(
     data_config: DataConfig, data: PreparedData, config: RankerConfig, *, resumes: bool = False
 ) -> dict[Split, Candidates]:
-    if config.train_retriever and not (data_config.experiment.retriever / "candidates.parquet").is_file():
+    if config.train_retriever and not data_config.experiment.candidates.is_file():
         from llamarec.retriever.train import train_retriever_for
 
         has_lists = config.hard_negatives > 0
@@ -212,7 +212,7 @@ def _candidates(
     for split, of_split in candidates.items():
         proposed = of_split.item_ids.shape[1]
         if proposed < config.num_candidates:
-            command = command_again(data_config.experiment, flags, top_k=config.num_candidates)
+            command = rebuild_command(data_config.experiment, flags, top_k=config.num_candidates)
             raise ArtifactError(
                 f"the retriever proposed {proposed} items per user for {split}",
                 expected=f"{config.num_candidates} (--num_candidates)",
@@ -290,10 +290,10 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
 
 def _of_own_lists(experiment: Experiment, parsed: Parsed) -> str:
     text = "by the retriever that was trained on these very items"
-    if rankers_on(experiment):
+    if dependent_rankers(experiment):
         # They need the lists that lie there.
         return text
-    return f"{text}; by others: {command_again(parsed.experiment, flags_of(parsed.data), hard_negative_folds=2)}"
+    return f"{text}; by others: {rebuild_command(parsed.experiment, flags_of(parsed.data), hard_negative_folds=2)}"
 
 
 def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
@@ -338,7 +338,7 @@ def _write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> N
 
 
 def _retriever_config(experiment: Experiment) -> Any:
-    return (read_json(experiment.retriever / METRICS_FILE) or {}).get("config")
+    return (read_json(experiment.retriever_metrics) or {}).get("config")
 
 
 def _versions() -> dict[str, str]:
@@ -365,4 +365,4 @@ def _write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None
         "versions": _versions(),
         **outcome.as_dict(),
     }
-    write_json(ranker.experiment.ranker / "metrics.json", content)
+    write_json(ranker.experiment.ranker_metrics, content)

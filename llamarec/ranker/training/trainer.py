@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
-from llamarec.assets import sha256_of
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
