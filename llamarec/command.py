@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+# What two names have in common, from 0 to 1, from which on one may be a slip for the other: "json" and "jsn" 0.86,
+# "num_epochs" and "num_train_epochs" 0.77, but "restart" and "data_root" 0.50.
+_NEAR: Final = 0.75
+_SHORTEST_ABBREVIATION: Final = 3
 
 
 def typed(words: Sequence[str]) -> str:
@@ -63,3 +69,34 @@ def given_in(argv: Sequence[str]) -> set[str]:
     ['data_root', 'seed']
     """
     return {flag_name(word)[2:] for word in argv if word.startswith("--")}
+
+
+def near_flags(flag: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Flags that a mistyped one may stand for, nearest first; none where no flag is near.
+
+    >>> near_flags("--jsn", ["--json", "--restart"]), near_flags("--data_root", ["--json", "--restart"])
+    (['--json'], [])
+    >>> near_flags("--exp_root", ["--experiment_root", "--json"])
+    ['--experiment_root']
+    """
+    mistyped = _bare(flag)
+    near = {name: ratio for name in known if (ratio := _nearness(mistyped, _bare(name)))}
+    return sorted(near, key=lambda name: -near[name])[:count]
+
+
+def _bare(flag: str) -> str:
+    return flag_name(flag).lstrip("_")
+
+
+def _nearness(mistyped: str, name: str) -> float:
+    """How alike two names are, up to 1 for the same; 0 where they are not near."""
+    ratio = difflib.SequenceMatcher(None, mistyped, name).ratio()
+    return ratio if ratio >= _NEAR or _abbreviates(mistyped, name) else 0.0
+
+
+def _abbreviates(short: str, name: str) -> bool:
+    """Whether each word of it begins a word of the name, in the same order."""
+    rest = iter(name.split("_"))
+    return len(short) >= _SHORTEST_ABBREVIATION and all(
+        any(word.startswith(beginning) for word in rest) for beginning in short.split("_")
+    )

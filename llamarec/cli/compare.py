@@ -6,14 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamarec.cli.checkpoints.output import (
-    add_common_arguments,
-    add_verb,
-    print_json,
-    print_pairs,
-    print_table,
-    print_wrapped,
-)
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.output import print_json, print_pairs, print_table, print_wrapped
 from llamarec.cli.report import place_of
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -30,16 +24,16 @@ differ in their seeds only are also taken together.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "compare", SUMMARY, _EPILOG)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="Data set codes or folders, two or more.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Write a page with table and plots too.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints the table, and writes the page where one is wanted."""
     names = list(dict.fromkeys(arguments.runs))
     if len(names) < 2:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.output import print_json
 from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -27,7 +28,7 @@ with --lora-modules (the card has the command). A push needs
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "export", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code of a trained ranker, or the folder of a run.")
@@ -42,10 +43,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace what is in the folder.")
     parser.add_argument("--push_to_hub", default="", metavar="REPO", help="Upload the folder to this repository too.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Writes the folder and says what it is."""
     from llamarec.export.export import export_run
     from llamarec.ranker.trained.locations import find_experiment

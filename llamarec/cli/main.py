@@ -41,7 +41,7 @@ def _run(argv: Sequence[str]) -> int:
     if unknown:
         # Of the verb, which knows its flags.
         _verb(whole, argv).error(f"unrecognized arguments: {' '.join(unknown)}")
-    return int(arguments.run(arguments))
+    return int(arguments.execute(arguments))
 
 
 def _verb(whole: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from llamarec.cli.checkpoints.output import print_json
+from llamarec.cli.arguments import Subparsers
 from llamarec.cli.fast_help import answer_early
+from llamarec.cli.output import print_json
 from llamarec.command import flag_name
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -26,7 +26,7 @@ prepared data (which is made if it is not there), no weights.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = commands.add_parser(
         "plan",
@@ -39,10 +39,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.usage = "llamarec plan [--json] --dataset_code DATASET [FLAGS]"
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of train_ranker.py, and --json.")
-    parser.set_defaults(run=run, print_help=parser.print_help)
+    parser.set_defaults(execute=execute, print_help=parser.print_help)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints the plan."""
     words = [word for word in arguments.flags if word != "--json"]
     if {"-h", "--help"} & set(words):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from llamarec.cli.arguments import add_dataclass_arguments, dataclass_from
+from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, dataclass_from
 from llamarec.command import given_in
 from llamarec.data.config import DataConfig
 
 SUMMARY = "Prepare a data set: read, filter, number, sort by time, split."
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = commands.add_parser("prepare", help=SUMMARY, description=SUMMARY)
     add_dataclass_arguments(parser, DataConfig, title="data")
     add_prepare_again(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
 def add_prepare_again(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,7 @@ def add_prepare_again(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prepares the data set and says where it lies."""
     from llamarec.data.prepare import prepare, resolve_options
 

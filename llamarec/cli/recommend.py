@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, figure, print_json, print_table
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.output import figure, print_json, print_table
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ the same command goes on.
 _LINE_SECONDS = 30.0
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "recommend", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", nargs="?", help="The same as --dataset_code, as in other commands.")
@@ -54,10 +55,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--restart", action="store_true", help="Begin --output anew, and replace what is there.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints the recommendations, or writes the file."""
     _check(arguments)
     if arguments.users is not None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json
+from llamarec.cli.output import print_json
 from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED
 from llamarec.vocabulary import Experiment
@@ -26,13 +27,13 @@ needs no network.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "report", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Default: report.html in the run's folder.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
 def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
@@ -52,7 +53,7 @@ def place_of(text: str, root: Path) -> tuple[RunFolder, Experiment | None]:
     return folder, experiment_of(folder)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Writes the page and says where it lies."""
     from llamarec.report.page import write_report
 

@@ -8,10 +8,9 @@ import ipaddress
 import os
 import signal
 import socket
-from typing import Any, Final
+from typing import Final
 
-from llamarec.cli.arguments import add_dataclass_arguments, dataclass_from
-from llamarec.cli.checkpoints.output import add_experiment_root, add_verb
+from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, add_experiment_root, add_verb, dataclass_from
 from llamarec.errors import EXIT_FINISHED, ConfigError
 from llamarec.serve.limits import Limits
 
@@ -29,7 +28,7 @@ Ctrl-C (or SIGTERM) answers what waits, then ends.
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "serve", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code of a trained ranker, or the folder of a run.")
@@ -41,10 +40,10 @@ def add_parser(commands: Any) -> None:
     )
     add_experiment_root(parser)
     add_dataclass_arguments(parser, Limits, title="limits")
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Loads the run, and serves it until it is told to stop."""
     limits = dataclass_from(Limits, arguments)
     # Before minutes of loading.

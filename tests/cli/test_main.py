@@ -92,3 +92,60 @@ def test_an_unknown_flag_of_a_verb_is_answered_by_the_verb(capsys: pytest.Captur
     assert "--title_column? (llamarec prepare --help)" in capsys.readouterr().err
     assert main(["checkpoints", "list", "--jsn"]) == EXIT_USAGE
     assert "--json? (llamarec checkpoints list --help)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "typed_flag", "meant"),
+    [
+        # Mistyped: a wrong letter, one too many or too few, two exchanged; abbreviated; a word left out.
+        (["prepare"], "--datset_code", "--dataset_code"),
+        (["prepare"], "--title_colum", "--title_column"),
+        (["prepare"], "--data", "--data_root"),
+        (["checkpoints", "list"], "--verfy", "--verify"),
+        (["checkpoints", "show", "beauty"], "--jsno", "--json"),
+        (["checkpoints", "verify"], "--exp_root", "--experiment_root"),
+        (["checkpoints", "diff", "a", "b"], "--Json", "--json"),
+        (["checkpoints", "backup", "a", "b"], "--evry", "--every"),
+        (["checkpoints", "restore", "a", "b"], "--replaced", "--replace"),
+        (["checkpoints", "prune", "beauty"], "--dry-runn", "--dry_run"),
+        (["checkpoints", "prune", "beauty"], "--dry", "--dry_run"),
+        (["checkpoints", "du"], "--experiments_root", "--experiment_root"),
+        (["report", "beauty"], "--ouput", "--output"),
+        (["compare", "a", "b"], "--out", "--output"),
+        (["recommend"], "--histroy", "--history"),
+        (["recommend"], "--new", "--only_new"),
+        (["serve", "beauty"], "--prot", "--port"),
+        (["serve", "beauty"], "--timeout", "--timeout_seconds"),
+        (["export", "beauty", "--to", "x"], "--overwrit", "--overwrite"),
+        (["export", "beauty", "--to", "x"], "--push", "--push_to_hub"),
+        # Of another command, where nothing of this one looks like it.
+        (["prepare"], "--learning_rate", None),
+        (["prepare"], "--json", None),
+        (["checkpoints", "list"], "--keep", None),
+        (["checkpoints", "list"], "--every", None),
+        (["checkpoints", "show", "beauty"], "--save_steps", None),
+        (["checkpoints", "verify"], "--seed", None),
+        (["checkpoints", "diff", "a", "b"], "--yes", None),
+        (["checkpoints", "backup", "a", "b"], "--backup_to", None),
+        (["checkpoints", "restore", "a", "b"], "--restart", None),
+        (["checkpoints", "prune", "beauty"], "--save_total_limit", None),
+        (["checkpoints", "du"], "--data_root", None),
+        (["report", "beauty"], "--report_to", None),
+        (["compare", "a", "b"], "--seed", None),
+        (["recommend"], "--data_root", None),
+        (["recommend"], "--num_candidates", None),
+        (["serve", "beauty"], "--user", None),
+        (["serve", "beauty"], "--batch_size", None),
+        (["export", "beauty", "--to", "x"], "--torch_compile", None),
+    ],
+)
+def test_a_flag_is_proposed_only_where_it_is_near(
+    verb: list[str], typed_flag: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb, typed_flag, "X"]) == EXIT_USAGE
+    lines = capsys.readouterr().err.splitlines()
+    program = " ".join(["llamarec", *verb[: 2 if verb[0] == "checkpoints" else 1]])
+    assert lines[0] == f"error: {program}: unknown flag {typed_flag}"
+    assert lines[1] == (
+        f"  next:     did you mean {meant}? ({program} --help)" if meant else f"  next:     {program} --help"
+    )

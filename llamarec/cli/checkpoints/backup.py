@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llamarec.checkpoints.storage.discovery import order_of_saves
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, RunFolder
 from llamarec.checkpoints.storage.verification import verify
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, find_run, latest_of
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import ConfigError, LlamarecError
 
 SUMMARY = "Copy a checkpoint, verified, to a folder or address."
@@ -37,7 +37,7 @@ one is taken.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "backup", SUMMARY, _EPILOG)
     parser.add_argument(
@@ -46,10 +46,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("destination", metavar="DEST", help="Folder or address.")
     parser.add_argument("--every", type=float, metavar="SECONDS", help="Look for a new one so often, until Ctrl-C.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Copies one, or keeps copying."""
     root, text = arguments.experiment_root, arguments.checkpoint
     if arguments.every is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
+from llamarec.cli.arguments import Subparsers
 from llamarec.cli.checkpoints import backup, diff, du, listing, plan, prune, restore, show, verify
 
 SUMMARY = "Checkpoints: list, show, plan, verify, diff, backup, restore, prune, du."
@@ -37,7 +37,7 @@ Every verb takes --json; its help says what it does.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Subparsers) -> None:
     """Adds the command, and each verb to it."""
     parser = commands.add_parser(
         "checkpoints",

@@ -9,9 +9,10 @@ from typing import Any
 
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.summary import trainer_state
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_checkpoint
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, flat, print_json, print_pairs, print_wrapped
 from llamarec.cli.checkpoints.weights import Distance, distance
+from llamarec.cli.output import flat, print_json, print_pairs, print_wrapped
 
 SUMMARY = "Compare two checkpoints: options, fingerprints, metrics, weights."
 _EPILOG = """\
@@ -25,16 +26,16 @@ _SECTIONS = ("hyperparameters", "fingerprints", "environment", "metrics")
 _ABSENT = "(none)"
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "diff", SUMMARY, _EPILOG)
     parser.add_argument("first", metavar="A", help="RUN:latest, RUN:best, RUN:1000 or a path.")
     parser.add_argument("second", metavar="B", help="As A.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints the sections that differ, then the distance."""
     first = find_checkpoint(arguments.first, arguments.experiment_root)
     second = find_checkpoint(arguments.second, arguments.experiment_root)

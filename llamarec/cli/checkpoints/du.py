@@ -11,17 +11,11 @@ from typing import Any, Final
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.space import folder_bytes, free_bytes, readable
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, gather, newest, save_limit
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.growth import Growth, Save, growth, hours_left
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
-from llamarec.cli.checkpoints.output import (
-    add_common_arguments,
-    add_verb,
-    duration,
-    print_json,
-    print_table,
-    print_wrapped,
-)
 from llamarec.cli.checkpoints.prune import propose
+from llamarec.cli.output import duration, print_json, print_table, print_wrapped
 
 SUMMARY = "Disk use per run, what prune would free, how long the disk lasts."
 _EPILOG = f"""\
@@ -54,15 +48,15 @@ class Use:
     growth: Growth
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "du", SUMMARY, _EPILOG)
     parser.add_argument("root", nargs="?", metavar="ROOT", help="Experiment root or run (default: --experiment_root).")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Measures and prints."""
     root = Path(arguments.root) if arguments.root else arguments.experiment_root
     runs = runs_under(root)

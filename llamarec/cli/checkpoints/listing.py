@@ -11,16 +11,9 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.retention import protected
 from llamarec.checkpoints.storage.space import readable
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best, save_limit
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
-from llamarec.cli.checkpoints.output import (
-    add_common_arguments,
-    add_verb,
-    age,
-    figure,
-    print_json,
-    print_table,
-    print_wrapped,
-)
+from llamarec.cli.output import age, figure, print_json, print_table, print_wrapped
 
 SUMMARY = "List checkpoints: step, epoch, loss, metric, size, age, state."
 _EPILOG = """\
@@ -40,16 +33,16 @@ marks:
 _COLUMNS = ("step", "epoch", "loss", "metric", "size", "age", "verified", "marks")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "list", SUMMARY, _EPILOG)
     parser.add_argument("run_name", nargs="?", metavar="RUN", help="Data set code or folder (default: all runs).")
     parser.add_argument("--verify", action="store_true", help="Hash every file instead of comparing names and sizes.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints one table a run."""
     root = arguments.experiment_root
     runs = runs_in(find_run(arguments.run_name, root)) if arguments.run_name else runs_under(root)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,17 +36,17 @@ are here; model and prompts when training starts.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(verbs, "plan", SUMMARY, _EPILOG)
     parser.usage = "llamarec checkpoints plan [--json] RUN [FLAGS]"
     add_common_arguments(parser)
     parser.add_argument("run_name", metavar="RUN", help="A data set code, a folder or a checkpoint.")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of the training.")
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Prints the plan."""
     as_json, root, flags = _own_flags(arguments)
     found = find_either(arguments.run_name, root)

@@ -14,8 +14,9 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.retention import protected, to_delete
 from llamarec.checkpoints.storage.space import folder_bytes, readable
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import ConfigError
 
 SUMMARY = "Delete old checkpoints, after showing which."
@@ -35,7 +36,7 @@ only shows. Refused while a run trains in the folder.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "prune", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder.")
@@ -45,7 +46,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--yes", action="store_true", help="Delete without asking.")
     parser.add_argument("--dry_run", action="store_true", help="Only show, whatever else is given.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Proposal:
         return sum(fact.num_bytes for fact in self.doomed) + sum(self.leftovers.values())
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Shows, asks, deletes."""
     from llamarec.checkpoints.storage.lock import RunLock
 

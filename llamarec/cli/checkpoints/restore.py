@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_new_run
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.cli.output import print_json, print_wrapped
 
 SUMMARY = "Bring a copied checkpoint back into a run's folder."
 _EPILOG = """\
@@ -24,17 +24,17 @@ good one only with --replace.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "restore", SUMMARY, _EPILOG)
     parser.add_argument("source", metavar="SRC", help="Folder or address of a copy, or of several.")
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder; it need not exist yet.")
     parser.add_argument("--replace", action="store_true", help="Replace a good checkpoint of the same step.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Takes the run's lock and restores."""
     from llamarec.checkpoints.backup.contents import one_of
     from llamarec.checkpoints.backup.copies import restore

@@ -12,17 +12,9 @@ from llamarec.checkpoints.storage.manifest import Manifest, Session
 from llamarec.checkpoints.storage.space import readable
 from llamarec.checkpoints.storage.summary import facts_of, parse_time, trainer_state
 from llamarec.checkpoints.storage.verification import PARTS, Verdict, verify
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, latest_of
-from llamarec.cli.checkpoints.output import (
-    add_common_arguments,
-    add_verb,
-    age,
-    flat,
-    print_json,
-    print_pairs,
-    print_table,
-    print_wrapped,
-)
+from llamarec.cli.output import age, flat, print_json, print_pairs, print_table, print_wrapped
 
 SUMMARY = "Show one checkpoint: state, position, metrics, options, history."
 _EPILOG = """\
@@ -48,15 +40,15 @@ _STATE_KEYS = (
 )
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "show", SUMMARY, _EPILOG)
     parser.add_argument("checkpoint", metavar="CKPT", help="RUN (the newest), RUN:best, RUN:1000 or a path.")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Verifies and prints it."""
     found = find_either(arguments.checkpoint, arguments.experiment_root)
     path = latest_of(found) if isinstance(found, RunFolder) else found

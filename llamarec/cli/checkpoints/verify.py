@@ -9,8 +9,9 @@ from typing import Any, Final
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
 from llamarec.checkpoints.storage.space import folder_bytes, readable
 from llamarec.checkpoints.storage.verification import Verdict, verify, verify_best
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, name_of, runs_in, runs_under
-from llamarec.cli.checkpoints.output import add_common_arguments, add_verb, print_json, print_wrapped
+from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import CheckpointError
 
 EXIT_ALL_GOOD: Final = 0
@@ -34,15 +35,15 @@ exit codes:
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "verify", SUMMARY, _EPILOG)
     parser.add_argument("what", nargs="?", metavar="CKPT|RUN", help="Checkpoint or run (default: all runs).")
     add_common_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=execute)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Verifies one after the other, printing as it goes; returns `EXIT_DAMAGED` if one is not whole."""
     verdicts = []
     for path in _targets(arguments.what, arguments.experiment_root):

@@ -8,7 +8,6 @@ flags are: with another one the parser itself answers.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from llamarec.command import near_flags
 from llamarec.errors import ConfigError
 from llamarec.files import write_json
 
@@ -80,7 +80,7 @@ class Flags:
         for word in unknown:
             flag = word.partition("=")[0]
             # Of --data_root and --data-root one is enough to propose.
-            near = difflib.get_close_matches(flag, [name for name in self.spellings if "-" not in name[2:]], n=3)
+            near = near_flags(flag, [name for name in self.spellings if "-" not in name[2:]], 3)
             near = [_ELSEWHERE[flag.lstrip("-")]] if flag.lstrip("-") in _ELSEWHERE else near
             raise ConfigError(
                 f"unknown argument {flag}",

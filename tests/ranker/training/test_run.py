@@ -252,19 +252,19 @@ def test_other_lists_for_training_are_refused(folder: Path) -> None:
         run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6")
     # And a plan sees it without a model.
     with pytest.raises(CheckpointError, match=way):
-        plan.run(plan_of(str(checkpoints_of(folder)), "--max_steps", "6"))
+        plan.execute(plan_of(str(checkpoints_of(folder)), "--max_steps", "6"))
     run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6", "--allow_changed", "training_lists")
 
 
 def test_a_plan_says_which_changes_it_cannot_judge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_shop(folder, "--max_steps", "4")
     capsys.readouterr()
-    assert plan.run(plan_of(str(checkpoints_of(folder)), "--max_history", "3", "--learning_rate", "1e-5")) == 0
+    assert plan.execute(plan_of(str(checkpoints_of(folder)), "--max_history", "3", "--learning_rate", "1e-5")) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "--max_history decides prompt and data: training refuses what differs without --allow_changed prompt" in said
     assert "experiment_root" not in said
     assert "--learning_rate decides" not in said
-    assert plan.run(plan_of(str(checkpoints_of(folder)), "--bf16", "true")) == 0
+    assert plan.execute(plan_of(str(checkpoints_of(folder)), "--bf16", "true")) == 0
     assert "--bf16 decides base_model" in " ".join(capsys.readouterr().out.split())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -11,39 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 _AGES = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb takes that answers and ends."""
-    add_experiment_root(parser)
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
-
-
-def add_experiment_root(parser: argparse.ArgumentParser) -> None:
-    """Where a run that is named by its data set code is looked for."""
-    parser.add_argument(
-        "--experiment_root",
-        type=Path,
-        default=Path("experiments"),
-        metavar="DIR",
-        help="Where the runs of data set codes lie (default: experiments).",
-    )
-
-
-def add_verb(verbs: Any, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A verb's parser; the epilog is printed as it is written."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=summary,
-        description=textwrap.fill(summary, 58),  # the formatter leaves it as it is
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
 
 
 def print_json(content: Any) -> None:
