@@ -17,7 +17,7 @@ its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 EXIT_FINISHED = 0
 EXIT_FAILED = 1  # a bug: there is a traceback
@@ -27,31 +27,55 @@ EXIT_KILLED = 130  # Ctrl-C where there is nothing to save, or the third request
 EXIT_INTERRUPTED = 75  # stopped by a signal, saved: type the same again with --resume_from_checkpoint (EX_TEMPFAIL)
 
 
+_LABEL_WIDTH = 10
+_NEXT_LINE = "\n" + " " * (2 + _LABEL_WIDTH)
+
+Lines = str | Sequence[str] | None
+"""A text of one line, or its lines."""
+
+
 class LlamarecError(Exception):
     """A problem that the user can solve.
 
     Args:
         problem: One sentence that names the object (file and line, flag, model, folder).
-        expected: What would have been right.
-        found: What was there instead.
-        hint: What to type or do next.
-        retry_with: Flags with which the same command works, in the place of those of the same names. A command that
-            knows how it was typed prints it whole.
+        expected: What would have been right; one line or a list of lines.
+        found: What was there instead; likewise.
+        hint: What to type or do next; likewise.
+        retry_with: Flags that make the same command work. They replace flags of the same name. A command that
+            knows how it was typed prints itself with them.
+
+    Attributes:
+        expected: The text, its lines joined by newlines; None where nothing was given.
+        found: Likewise.
+        hint: Likewise.
     """
 
     def __init__(
         self,
         problem: str,
         *,
-        expected: str | None = None,
-        found: str | None = None,
-        hint: str | None = None,
+        expected: Lines = None,
+        found: Lines = None,
+        hint: Lines = None,
         retry_with: Sequence[str] = (),
     ) -> None:
-        self.problem, self.expected, self.found, self.hint = problem, expected, found, hint
+        self.problem = problem
+        self.expected, self.found, self.hint = _joined(expected), _joined(found), _joined(hint)
         self.retry_with = tuple(retry_with)
+
         rows = [("expected", expected), ("found", found), ("next", hint)]
-        super().__init__("\n".join([problem, *(f"  {name + ':':<10}{text}" for name, text in rows if text)]))
+        super().__init__("\n".join([problem, *(_row(label, lines) for label, lines in rows if lines)]))
+
+
+def _joined(lines: Lines) -> str | None:
+    return lines if lines is None or isinstance(lines, str) else "\n".join(lines)
+
+
+def _row(label: str, lines: Lines) -> str:
+    """One labelled entry of a message; further lines start below the first."""
+    text = lines if isinstance(lines, str) else _NEXT_LINE.join(lines or ())
+    return f"  {label + ':':<{_LABEL_WIDTH}}{text}"
 
 
 class ConfigError(LlamarecError):
@@ -88,3 +112,30 @@ class LockedError(LlamarecError):
 
 class DoesNotFitError(LlamarecError):
     """One sample alone does not fit into memory."""
+
+
+def check_all(
+    problem: str, rules: Iterable[tuple[bool, str]], *, expected: Lines = None, found: Lines = None, hint: Lines = None
+) -> None:
+    """Raises one error that lists every rule that does not hold.
+
+    Args:
+        problem: What does not fit, without a colon.
+        rules: Pairs of whether a rule holds and its sentence, which names the flag and what it takes.
+        expected: As in `LlamarecError`.
+        found: As in `LlamarecError`.
+        hint: As in `LlamarecError`.
+
+    Raises:
+        ConfigError: at least one rule does not hold.
+
+    >>> check_all("these options do not fit", [(True, "--seed: 0 or more"), (False, "--rate -1: above 0")])
+    Traceback (most recent call last):
+    llamarec.errors.ConfigError: these options do not fit:
+        --rate -1: above 0
+    """
+    broken = [sentence for holds, sentence in rules if not holds]
+
+    if broken:
+        listed = "\n".join(f"    {sentence}" for sentence in broken)
+        raise ConfigError(f"{problem}:\n{listed}", expected=expected, found=found, hint=hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamarec.errors import ConfigError
+from llamarec.errors import check_all
 
 ADAPTER_FORMATS = ("bin", "safetensors")
 
@@ -61,9 +61,8 @@ class CheckpointConfig:
                 f"--adapter_format {self.adapter_format!r}: one of {', '.join(ADAPTER_FORMATS)}",
             ),
         ]
-        problems = [text for holds, text in rules if not holds]
-        if problems:
-            raise ConfigError("these checkpoint options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+
+        check_all("these checkpoint options do not fit", rules)
 
     @property
     def changes_allowed(self) -> frozenset[str]:

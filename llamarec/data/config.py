@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamarec.errors import ConfigError
+from llamarec.errors import check_all
 from llamarec.vocabulary import Experiment
 
 SPLIT_METHODS = ("leave_one_out", "temporal")
@@ -110,9 +110,8 @@ class DataConfig:
                 f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); of UTF-16 save it as UTF-8",
             ),
         ]
-        problems = [text for holds, text in rules if not holds]
-        if problems:
-            raise ConfigError("these data options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+
+        check_all("these data options do not fit", rules)
         # UTF8 and utf-8 are the same option.
         object.__setattr__(self, "encoding", _canonical(self.encoding))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from llamarec.errors import ConfigError
+from llamarec.errors import check_all
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
 PRODUCTS = ("auto", "float32", "bfloat16")
@@ -82,8 +82,8 @@ class RetrieverConfig:
             *("hidden_size", "num_blocks", "max_length", "batch_size", "num_epochs", "patience", "top_k"),
             "hard_negative_folds",
         )
-        problems = [f"--{name} {getattr(self, name)}: at least 1" for name in positive if getattr(self, name) < 1]
         rules = [
+            *((getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1") for name in positive),
             (self.window_stride >= 0, f"--window_stride {self.window_stride}: 0 or more"),
             (0 <= self.dropout < 1, f"--dropout {self.dropout}: from 0 to below 1"),
             (0 <= self.label_smoothing < 1, f"--label_smoothing {self.label_smoothing}: from 0 to below 1"),
@@ -100,9 +100,8 @@ class RetrieverConfig:
                 f"--products {self.products!r}: one of {', '.join(PRODUCTS)}",
             ),
         ]
-        problems += [text for holds, text in rules if not holds]
-        if problems:
-            raise ConfigError("these retriever options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+
+        check_all("these retriever options do not fit", rules)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamarec.errors import ConfigError
+from llamarec.errors import check_all
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         whole = ("max_batch", "max_queue", "max_k", "max_history", "max_body_bytes")
-        problems = [f"--{name} {getattr(self, name)}: at least 1" for name in whole if getattr(self, name) < 1]
-        if not 0 <= self.max_wait_ms < 60000:
-            problems.append(f"--max_wait_ms {self.max_wait_ms}: 0 or more, at most a minute")
-        if not 0 < self.timeout_seconds < 86400:
-            problems.append(f"--timeout_seconds {self.timeout_seconds}: above 0, at most a day")
-        if problems:
-            raise ConfigError("these limits do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+        rules = [
+            *((getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1") for name in whole),
+            (0 <= self.max_wait_ms < 60000, f"--max_wait_ms {self.max_wait_ms}: 0 or more, at most a minute"),
+            (0 < self.timeout_seconds < 86400, f"--timeout_seconds {self.timeout_seconds}: above 0, at most a day"),
+        ]
+
+        check_all("these limits do not fit", rules)

@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_run_does_not_go_on_over_this_one(run: Path, tmp
     with pytest.raises(CheckpointError) as caught:
         _trainer(run).train(str(other / "checkpoint-2"))
     assert f"{run} holds the checkpoints of another run" in str(caught.value)
-    assert f"--output_dir {other} goes on where that checkpoint lies" in str(caught.value)
+    assert f"--output_dir {other} continues that run" in str(caught.value)
     assert caught.value.retry_with == ("--output_dir", str(other))
     assert sorted(run.rglob("*")) == there
     _trainer(tmp_path / "new").train(str(other / "checkpoint-2"))

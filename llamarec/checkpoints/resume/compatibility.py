@@ -184,15 +184,14 @@ def refuse(checkpoint: str, changes: list[Change], origins: FingerprintSources |
     if not refused:
         return
     names = ",".join(change.name for change in refused)
-    indent = "\n" + " " * 12
     ways = _ways_back(changes, refused, origins or FingerprintSources())
     ways.append("start anew, with --restart instead of --resume_from_checkpoint, or in another --output_dir")
     ways.append(f"if you know that it fits: --allow_changed {names}")
     raise CheckpointError(
         f"{checkpoint} is of another run than this command",
-        expected=indent.join(f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused),
-        found=indent.join(f"{change.name} {_shown(change.new, change.old)}" for change in refused),
-        hint=f"{indent}or ".join(ways),
+        expected=[f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused],
+        found=[f"{change.name} {_shown(change.new, change.old)}" for change in refused],
+        hint=[ways[0], *(f"or {way}" for way in ways[1:])],
     )
 
 

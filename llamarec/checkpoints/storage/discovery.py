@@ -279,9 +279,9 @@ def _newest(verdicts: Sequence[Verdict]) -> Verdict | None:
     return by_step[order[0].step] if order else None
 
 
-def _listed(verdicts: Sequence[Verdict]) -> str:
+def _listed(verdicts: Sequence[Verdict]) -> list[str]:
     rows = []
     for verdict in verdicts:
         state = "verified" if verdict.health == "good" else verdict.reason
         rows.append(f"{verdict.path.name} (step {step_of(verdict.path)}, {state})")
-    return ("\n" + " " * 12).join(rows)
+    return rows

@@ -37,14 +37,18 @@ def check_can_start(run: RunFolder, beyond_flags: Mapping[str, Any], allowed: fr
         raise CheckpointError(
             f"{run.path} holds the checkpoints of another run, of other data ({', '.join(other)})",
             found=found,
-            hint="to start anew: --restart, or another --output_dir (or --experiment_root)\n            "
-            "to see what differs: --resume_from_checkpoint",
+            hint=[
+                "to start over: --restart, or another --output_dir (or --experiment_root)",
+                "to see what differs: --resume_from_checkpoint",
+            ],
         )
     raise CheckpointError(
         f"{run.path} holds the checkpoints of an earlier run; starting at step 0 would replace them",
         found=found,
-        hint="to go on: --resume_from_checkpoint (takes the newest)\n            "
-        "to start anew: --restart, or another --output_dir (or --experiment_root)",
+        hint=[
+            "to continue: --resume_from_checkpoint (takes the newest)",
+            "to start over: --restart, or another --output_dir (or --experiment_root)",
+        ],
         retry_with=("--resume_from_checkpoint",),
     )
 
@@ -63,8 +67,11 @@ def check_can_resume(run: RunFolder, choice: ResumeChoice) -> None:
     raise CheckpointError(
         f"{run.path} holds the checkpoints of another run; going on there from {path} would replace them",
         found=", ".join(one.name for one in there),
-        hint=f"--output_dir {home} goes on where that checkpoint lies; for a run of its own another --output_dir;\n"
-        "            with --resume_from_checkpoint alone the run goes on that lies here",
+        hint=[
+            f"--output_dir {home} continues that run.",
+            "A new --output_dir starts a separate one.",
+            "--resume_from_checkpoint without a path continues the run in this folder.",
+        ],
         retry_with=("--output_dir", str(home)),
     )
 

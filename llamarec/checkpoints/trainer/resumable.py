@@ -38,7 +38,7 @@ from llamarec.checkpoints.trainer.saving import Saving
 from llamarec.checkpoints.trainer.signals import EndNow, StopRequests
 from llamarec.checkpoints.trainer.weights import Weights
 from llamarec.checkpoints.trainer.writer import Saver
-from llamarec.errors import CheckpointError, ConfigError
+from llamarec.errors import CheckpointError, check_all
 
 _ORDERS = ("random", "sequential")
 
@@ -324,11 +324,8 @@ class ResumableMixin(StepLoop, TrainData, Saving, Weights, Restoring):
             ),
             (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
         ]
-        problems = [text for holds, text in rules if not holds]
-        if problems:
-            raise ConfigError(
-                "this training cannot be resumed exactly:\n" + "\n".join(f"    {text}" for text in problems)
-            )
+
+        check_all("this training cannot be resumed exactly", rules)
 
     def _say_plan(self, line: str) -> None:
         if self.args.process_index == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from llamarec.errors import ConfigError
+from llamarec.errors import check_all
 
 TINY: Final = "tiny"
 SMOLLM2_135M: Final = "smollm2-135m"
@@ -140,9 +140,7 @@ class RankerConfig:
     )
 
     def __post_init__(self) -> None:
-        problems = [text for holds, text in self._rules() if not holds]
-        if problems:
-            raise ConfigError("these ranker options do not fit:\n" + "\n".join(f"    {text}" for text in problems))
+        check_all("these ranker options do not fit", self._rules())
 
     def _rules(self) -> list[tuple[bool, str]]:
         return [

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from llamarec.errors import ConfigError
+from llamarec.errors import ConfigError, check_all
 from llamarec.ranker.options.config import MAX_CANDIDATES
 
 PROMPT_FILE: Final = "prompt.json"
@@ -51,13 +51,12 @@ class PromptTemplate:
     candidate_line: str = "({letter})"
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
-        if problems:
-            raise ConfigError(
-                "the prompt template does not fit:\n" + "\n".join(f"    {text}" for text in problems),
-                expected="text with {history} and then {candidates}, history_line with {number}, "
-                "candidate_line with {letter}",
-            )
+        check_all(
+            "the prompt template does not fit",
+            [(False, problem) for problem in self._problems()],
+            expected="text with {history} and then {candidates}, history_line with {number}, "
+            "candidate_line with {letter}",
+        )
 
     def _problems(self) -> list[str]:
         problems = [
