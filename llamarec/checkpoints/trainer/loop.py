@@ -21,6 +21,7 @@ from llamarec.checkpoints.trainer.distributed import Distributed
 from llamarec.checkpoints.trainer.evaluation import Evaluation, StopNowError
 from llamarec.checkpoints.trainer.restoring import goes_by_metrics
 from llamarec.checkpoints.trainer.sampling import SliceSampler
+from llamarec.checkpoints.trainer.versions import recomputes_activations
 
 
 class StepLoop(Evaluation, Distributed):
@@ -159,7 +160,7 @@ class StepLoop(Evaluation, Distributed):
                 self.model,
                 use,
                 longest=_longest([batch for batch, _ in pieces]),
-                checkpointing=bool(self.args.activation_checkpointing),
+                checkpointing=recomputes_activations(self.args),
                 last=self._last_good_path(),
             )
         share = self.args.train_batch_size * self.args.gradient_accumulation_steps

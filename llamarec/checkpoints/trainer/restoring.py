@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer
-from transformers.optimization import GreedyLR
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
 from llamarec.checkpoints.resume.decision import METRIC, Resume
@@ -20,6 +19,7 @@ from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, TRAINER_STATE
 from llamarec.checkpoints.trainer import rng
 from llamarec.checkpoints.trainer.shared_state import SharedState
+from llamarec.checkpoints.trainer.versions import METRIC_SCHEDULERS
 from llamarec.checkpoints.trainer.weights import folder_of_best
 from llamarec.errors import CheckpointError
 
@@ -308,7 +308,7 @@ def _is_overridden(cls: type, name: str) -> bool:
 
 def goes_by_metrics(scheduler: Any) -> bool:
     """What validations have reduced is no function of the step, and has no length."""
-    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
+    return isinstance(scheduler, METRIC_SCHEDULERS)
 
 
 def _mapped(curve: Any, schedule: ScheduleMap) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_callback import ExportableState
 
@@ -35,10 +34,9 @@ from llamarec.checkpoints.trainer.evaluation import StopNowError
 from llamarec.checkpoints.trainer.shared_state import SharedState
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.checkpoints.trainer.snapshot import copied, model_state, num_bytes_of, pickled, pickling
+from llamarec.checkpoints.trainer.versions import installed_versions, is_adapter
 from llamarec.checkpoints.trainer.writer import Snapshot, say_on_stderr
 from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED
-
-_PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 class Saving(SharedState):
@@ -200,7 +198,7 @@ class Saving(SharedState):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As `Trainer._save`, with an adapter in the wanted format."""
         model = self._unwrapped()
-        if not isinstance(model, PeftModel) or self._config.adapter_format == "safetensors":
+        if not is_adapter(model) or self._config.adapter_format == "safetensors":
             super()._save(output_dir, state_dict)  # type: ignore[misc]
             return
         if self.args.should_save:
@@ -301,14 +299,12 @@ class Saving(SharedState):
 
 
 def _environment(args: Any) -> dict[str, Any]:
-    from importlib.metadata import version
-
     device = args.device
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        **{name: version(name) for name in _PACKAGES},
+        **installed_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "num_processes": args.world_size,
         "num_threads": torch.get_num_threads(),

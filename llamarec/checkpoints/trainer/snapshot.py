@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import torch
-from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
+
+from llamarec.checkpoints.trainer.versions import is_adapter
 
 
 def copied(value: Any) -> Any:
@@ -53,7 +54,9 @@ def model_state(model: Any) -> dict[str, torch.Tensor] | None:
     Of a whole model frozen weights are copied too: a callback may change them (an average kept beside), and nothing
     tells when. Weights that are one in memory (tied embeddings) stay one.
     """
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
+        from peft import LoraConfig
+
         # Other kinds of adapters read what they save from the live model.
         configs = model.peft_config.values()
         if not all(isinstance(config, LoraConfig) and not config.trainable_token_indices for config in configs):

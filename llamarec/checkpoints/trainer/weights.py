@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
@@ -15,6 +14,7 @@ from llamarec.checkpoints.storage.discovery import best_in
 from llamarec.checkpoints.storage.layout import RunFolder, weight_files
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.shared_state import SharedState
+from llamarec.checkpoints.trainer.versions import is_adapter
 from llamarec.errors import CheckpointError
 
 _ANOTHER_MODEL: Final = "give the model the form that it had, or train the new one in another --output_dir"
@@ -41,7 +41,7 @@ class Weights(SharedState):
             CheckpointError: they are damaged, hostile, or of another shape.
         """
         model = self._unwrapped()
-        adapter = model.active_adapters[0] if isinstance(model, PeftModel) else ""
+        adapter = model.active_adapters[0] if is_adapter(model) else ""
         # Adapters of other names than the default one lie in folders of their own.
         folder = folder / adapter if adapter and weight_files(folder / adapter) else folder
         weights = load_weights(folder)
@@ -74,7 +74,9 @@ def put_weights(model: Any, weights: Mapping[str, Tensor], folder: Path, adapter
     """
     try:
         result: Any
-        if isinstance(model, PeftModel):
+        if is_adapter(model):
+            from peft import set_peft_model_state_dict
+
             result = set_peft_model_state_dict(model, dict(weights), adapter_name=adapter)
             unexpected = list(result.unexpected_keys)
             missing = [name for name in result.missing_keys if "lora_" in name and f".{adapter}." in name]
