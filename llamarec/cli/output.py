@@ -8,11 +8,9 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from io import StringIO
 from typing import Any
-
-_AGES = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def print_json(content: Any) -> None:
@@ -83,25 +81,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{name}"] = value
     return result
-
-
-def age(created: datetime | None, now: datetime | None = None) -> str:
-    """How long ago, in the largest unit that fits.
-
-    >>> age(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 3, 59, tzinfo=UTC))
-    '3 h'
-    """
-    if created is None:
-        return "-"
-    return duration(((now or datetime.now(UTC)) - created).total_seconds())
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit that fits; a clock that went backwards counts as no time."""
-    for unit, name in _AGES:
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name}"
-    return "0 s"
 
 
 def figure(value: float | None, form: str = ".4f") -> str:

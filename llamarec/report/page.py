@@ -9,13 +9,13 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_text
 from llamarec.ranker.trained.retrain import command_with
 from llamarec.report import tested, trained
 from llamarec.report.examples import examples
-from llamarec.report.format import duration, total
+from llamarec.report.format import total
 from llamarec.report.run import RunFacts, read_run
 from llamarec.report.sessions import interrupted
 from llamarec.vocabulary import Experiment

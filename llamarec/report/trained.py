@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llamarec.checkpoints.storage.space import readable
 from llamarec.checkpoints.storage.summary import CheckpointSummary
+from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.command import typed
 from llamarec.report.figures import training_figure
-from llamarec.report.format import duration, time_text, total
+from llamarec.report.format import time_text, total
 from llamarec.report.run import RunFacts
 from llamarec.report.sessions import Interruption, interrupted
 

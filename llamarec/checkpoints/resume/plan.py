@@ -8,7 +8,7 @@ from typing import Any
 from llamarec.checkpoints.resume.compatibility import Change
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.storage.discovery import ResumeChoice
-from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.units import readable
 
 _NAME_WIDTH = 13
 

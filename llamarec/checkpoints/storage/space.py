@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.units import readable
 from llamarec.errors import SpaceError
 
 # State and history grow a little from one checkpoint to the next, and so do folders.
@@ -58,18 +59,3 @@ def require_space(run: RunFolder, checkpoint_bytes: int, *, measured: bool) -> N
             hint="llamarec checkpoints du   shows what takes how much and what prune would free; "
             "or another --output_dir",
         )
-
-
-def readable(num_bytes: float) -> str:
-    """As people write sizes.
-
-    >>> [readable(n) for n in (0, 999, 2_300, 52_428_800, 3.2e12)]
-    ['0 B', '999 B', '2.3 kB', '52.4 MB', '3.2 TB']
-    """
-    if abs(num_bytes) < 1000:
-        return f"{num_bytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        num_bytes /= 1000
-        if abs(num_bytes) < 1000:
-            return f"{num_bytes:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} TB"

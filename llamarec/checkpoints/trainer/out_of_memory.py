@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from llamarec.checkpoints.storage.space import readable
+from llamarec.checkpoints.storage.units import readable
 from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.

@@ -27,7 +27,8 @@ from llamarec.checkpoints.storage.layout import (
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
 from llamarec.checkpoints.storage.retention import to_delete
-from llamarec.checkpoints.storage.space import free_bytes, needed_bytes, readable
+from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
+from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.errors import EXIT_KILLED, LlamarecError
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.space import folder_bytes, free_bytes, readable
+from llamarec.checkpoints.storage.space import folder_bytes, free_bytes
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, gather, newest, save_limit
+from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.growth import Growth, Save, growth, hours_left
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
 from llamarec.cli.checkpoints.prune import propose
-from llamarec.cli.output import duration, print_json, print_table, print_wrapped
+from llamarec.cli.output import print_json, print_table, print_wrapped
 
 SUMMARY = "Disk use per run, what prune would free, how long the disk lasts."
 _EPILOG = f"""\

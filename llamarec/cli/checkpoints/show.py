@@ -9,12 +9,12 @@ from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest, Session
-from llamarec.checkpoints.storage.space import readable
 from llamarec.checkpoints.storage.summary import facts_of, parse_time, trainer_state
+from llamarec.checkpoints.storage.units import age, readable
 from llamarec.checkpoints.storage.verification import PARTS, Verdict, verify
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, latest_of
-from llamarec.cli.output import age, flat, print_json, print_pairs, print_table, print_wrapped
+from llamarec.cli.output import flat, print_json, print_pairs, print_table, print_wrapped
 
 SUMMARY = "Show one checkpoint: state, position, metrics, options, history."
 _EPILOG = """\
