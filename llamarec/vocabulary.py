@@ -1,4 +1,4 @@
-"""The shared words: column names, id types, splits, and where each stage's results lie.
+"""The shared vocabulary: column names, id types, splits, and the paths of each stage's results.
 
 Ids are dense. `user_id` runs from 0 to num_users - 1 and is the row in `histories.parquet`; `item_id` runs
 from 1 to num_items, and 0 is padding ("no item"). `user` and `item` are the keys of the raw files, as text.
@@ -16,7 +16,7 @@ TIMESTAMP: Final = "timestamp"  # seconds since 1970-01-01 UTC, Int64
 TITLE: Final = "title"  # text, HTML entities resolved
 
 USER_ID: Final = "user_id"  # Int32, 0-based
-ITEM_ID: Final = "item_id"  # Int32, 1-based; PADDING_ITEM is no item
+ITEM_ID: Final = "item_id"  # Int32, 1-based; 0 is PADDING_ITEM
 ITEM_IDS: Final = "item_ids"  # list of Int32: a user's whole sequence by time
 TIMESTAMPS: Final = "timestamps"  # list of Int64, parallel to ITEM_IDS
 TRAIN_END: Final = "train_end"  # Int32: item_ids[:train_end] is for training
@@ -27,21 +27,21 @@ CANDIDATE_IDS: Final = "candidate_ids"  # list of Int32, best first
 SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
 LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
 LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
-CATALOGUE_RANK: Final = "label_place"  # Int32: of a training place, among all items that could be proposed; 1 = first
+CATALOGUE_RANK: Final = "label_place"  # Int32: rank of a training label in the whole catalogue, 1 = first
 
-RETRIEVER_RANK: Final = "retriever_rank"  # Int32: the label's place by the retriever, 0 = not among the candidates
-LETTERS_RANK: Final = "letters_rank"  # Int32: the same by the ranker's letters alone
-FINAL_RANK: Final = "final_rank"  # Int32: the same by the final score
-FIRST_STAGE_RANK: Final = "first_stage_rank"  # Int32: of the label by retriever and titles, 0 = not a candidate
-TITLE_SIMILARITY: Final = "title_similarity"  # list of Float32: of the candidates' titles to those of the history
+RETRIEVER_RANK: Final = "retriever_rank"  # Int32: rank of the label by the retriever, 0 = not among the candidates
+LETTERS_RANK: Final = "letters_rank"  # Int32: likewise, by the ranker's letters alone
+FINAL_RANK: Final = "final_rank"  # Int32: likewise, by the final score
+FIRST_STAGE_RANK: Final = "first_stage_rank"  # Int32: likewise, by the retriever and titles
+TITLE_SIMILARITY: Final = "title_similarity"  # list of Float32: similarity of candidates' titles to the history's
 LETTER_LOGP: Final = "letter_logp"  # list of Float32: log-probabilities of the candidates' letters
 FINAL_SCORES: Final = "final_scores"  # list of Float32, parallel to CANDIDATE_IDS
 
 PADDING_ITEM: Final = 0
 
 METRICS_FILE: Final = "metrics.json"  # the results of a stage, in its folder
-DESCRIPTION: Final = "ranker.json"  # what a run of the ranker says of itself when it starts
-CHECKPOINTS: Final = "checkpoints"  # the folder of a ranker's checkpoints, unless --output_dir says another
+DESCRIPTION: Final = "ranker.json"  # options and inputs of a ranker's run, written when it starts
+CHECKPOINTS: Final = "checkpoints"  # folder of a ranker's checkpoints, unless --output_dir names another
 
 Split = Literal["validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
@@ -49,12 +49,12 @@ SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where the results of one data set lie, under one root (`--experiment_root`).
+    """Paths of the results for one data set.
 
     Attributes:
-        root: Folder.
-        dataset_code: Of the data set.
-        ranker_at: Where a ranker with an `--output_dir` of its own has its results; None: llm/{dataset_code}.
+        root: The folder `--experiment_root`.
+        dataset_code: Short name of the data set.
+        ranker_at: Folder of a ranker with its own `--output_dir`; None: llm/{dataset_code}.
     """
 
     root: Path
@@ -63,12 +63,12 @@ class Experiment:
 
     @property
     def data(self) -> Path:
-        """histories.parquet, items.parquet, manifest.json."""
+        """Folder of the prepared data: histories.parquet, items.parquet, manifest.json."""
         return self.root / "data" / self.dataset_code
 
     @property
     def retriever(self) -> Path:
-        """Retriever weights, candidates.parquet, metrics.json."""
+        """Folder of the retriever: weights, candidates.parquet, metrics.json."""
         return self.root / "lru" / self.dataset_code
 
     @property
@@ -93,7 +93,7 @@ class Experiment:
 
     @property
     def ranker(self) -> Path:
-        """metrics.json, logs, the checkpoints folder."""
+        """Folder of the ranker: metrics.json, logs, checkpoints."""
         return self.ranker_at or self.root / "llm" / self.dataset_code
 
     @property
@@ -103,10 +103,10 @@ class Experiment:
 
     @property
     def test(self) -> Path:
-        """Of each test user: ranks, candidates, scores."""
+        """Ranks, candidates and scores of each test user."""
         return self.ranker / "test.parquet"
 
     @property
     def checkpoints(self) -> Path:
-        """checkpoint-{step}/ and, in the folder itself, the best adapter."""
+        """Folder of checkpoint-{step}/ and, beside them, the best adapter."""
         return self.ranker / CHECKPOINTS

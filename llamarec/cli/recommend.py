@@ -95,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Recommender:
-    from llamarec.data.prepare import changed_inputs
+    from llamarec.data.inputs import changed_inputs
     from llamarec.recommend.recommender import Recommender
 
     found = Recommender.load(

@@ -17,7 +17,7 @@ DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"
 
 
 def _canonical(encoding: str) -> str:
-    """Its one name; empty for what is none, or one in which a line does not end with the byte of a newline."""
+    """Python's name of an encoding; empty where it is unknown or encodes a newline as anything but one byte."""
     try:
         found = codecs.lookup(encoding).name
         return found if "\n".encode(found) == b"\n" else ""
@@ -26,65 +26,73 @@ def _canonical(encoding: str) -> str:
 
 
 def default_data_root() -> str:
-    """`LLAMAREC_DATA_ROOT`, or `data` in the working folder."""
+    """`LLAMAREC_DATA_ROOT`, else `data` in the working folder."""
     return os.environ.get(DATA_ROOT_VARIABLE) or "data"
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data set, where its raw files are, and how it is prepared."""
+    """Options of the data stage: which data set, where its raw files are, how it is prepared."""
 
     dataset_code: str = field(
         default="",
         metadata={
-            "help": "beauty, games, yelp2020, ml-100k, ml-latest-small, or a path to a table of your own "
+            "help": "Data set: beauty, games, yelp2020, ml-100k, ml-latest-small, or the path of your own table "
             "(CSV, TSV, JSON lines, Parquet)."
         },
     )
     data_root: str = field(
         default_factory=default_data_root,
         metadata={
-            "help": "Raw files are looked for in DATA_ROOT/DATASET_CODE (default: the environment's "
-            f"{DATA_ROOT_VARIABLE}, else data)."
+            "help": "Folder of raw files, which are read from DATA_ROOT/DATASET_CODE (default: the environment "
+            f"variable {DATA_ROOT_VARIABLE}, else data)."
         },
     )
-    experiment_root: str = field(default="experiments", metadata={"help": "Everything written goes under here."})
-    min_user_interactions: int = field(default=5, metadata={"help": "k-core: users with fewer are dropped."})
-    min_item_interactions: int = field(default=5, metadata={"help": "k-core: items with fewer are dropped."})
+    experiment_root: str = field(default="experiments", metadata={"help": "Folder for everything that is written."})
+    min_user_interactions: int = field(
+        default=5, metadata={"help": "Users with fewer interactions are dropped (k-core)."}
+    )
+    min_item_interactions: int = field(
+        default=5, metadata={"help": "Items with fewer interactions are dropped (k-core)."}
+    )
     split: str = field(
         default="leave_one_out",
         metadata={
-            "help": "leave_one_out: last item = test, last but one = validation. temporal: one cut in time for all "
-            "users; the first item after each cut is the label."
+            "help": "leave_one_out: a user's last item is the test label, the one before it the validation label. "
+            "temporal: two points in time for all users; the first item after each is the label."
         },
     )
     temporal_validation_share: float = field(
-        default=0.1, metadata={"help": "temporal: share of all interactions between the two cuts."}
+        default=0.1, metadata={"help": "With --split temporal: share of all interactions between the two points."}
     )
     temporal_test_share: float = field(
-        default=0.1, metadata={"help": "temporal: share of all interactions after the second cut."}
+        default=0.1, metadata={"help": "With --split temporal: share of all interactions after the second point."}
     )
     on_bad_line: str = field(
-        default="stop", metadata={"help": "stop at a malformed line, or skip: go on, count and list them."}
+        default="stop",
+        metadata={"help": "At a malformed line: stop, or skip it (skipped lines are counted and listed)."},
     )
-    user_column: str = field(default="", metadata={"help": "Own table: name of the user column (empty: recognised)."})
-    item_column: str = field(default="", metadata={"help": "Own table: name of the item column (empty: recognised)."})
+    user_column: str = field(default="", metadata={"help": "Own table: name of the user column (default: recognised)."})
+    item_column: str = field(default="", metadata={"help": "Own table: name of the item column (default: recognised)."})
     timestamp_column: str = field(
-        default="", metadata={"help": "Own table: name of the time column (empty: recognised)."}
+        default="", metadata={"help": "Own table: name of the time column (default: recognised)."}
     )
     timestamp_format: str = field(
         default="",
         metadata={
-            "help": "Own table: how times are written, as strptime has it: '%%d/%%m/%%Y %%H:%%M' (empty: recognised, "
-            "where it can be told)."
+            "help": "Own table: format of times in the codes of strptime, such as '%%d/%%m/%%Y %%H:%%M' (default: "
+            "recognised where it is unambiguous)."
         },
     )
     encoding: str = field(
-        default="utf-8", metadata={"help": "Own table: of its text, for example cp1252 for a CSV of an older Excel."}
+        default="utf-8",
+        metadata={"help": "Own table: text encoding, for example cp1252 for a CSV from an older Excel."},
     )
-    title_column: str = field(default="", metadata={"help": "Own table: name of the title column (empty: recognised)."})
+    title_column: str = field(
+        default="", metadata={"help": "Own table: name of the title column (default: recognised)."}
+    )
     items_file: str = field(
-        default="", metadata={"help": "Own table: a second table with item and title, if titles are not in the first."}
+        default="", metadata={"help": "Own table: a second table with items and titles, where the first has no titles."}
     )
 
     def __post_init__(self) -> None:
@@ -99,6 +107,7 @@ class DataConfig:
             ),
             (self.on_bad_line in ON_BAD_LINE, f"--on_bad_line {self.on_bad_line!r}: one of {', '.join(ON_BAD_LINE)}"),
         ]
+
         chosen = [name for name in (self.user_column, self.item_column, self.timestamp_column) if name]
         rules += [
             (
@@ -107,7 +116,7 @@ class DataConfig:
             ),
             (
                 bool(_canonical(self.encoding)),
-                f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); of UTF-16 save it as UTF-8",
+                f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); save UTF-16 files as UTF-8",
             ),
         ]
 
@@ -126,11 +135,11 @@ class DataConfig:
         """The data set's short name; a table's is its file name without endings."""
         if not self.is_own_table:
             return self.dataset_code
-        # A path typed on Windows has to work on any system that reads the command from a file or a test.
+        # A path typed on Windows gives the same name on every system.
         file_name = self.dataset_code.replace("\\", "/").rpartition("/")[2]
         return file_name.removesuffix(".gz").rpartition(".")[0]
 
     @property
     def experiment(self) -> Experiment:
-        """Where the results lie."""
+        """Folders of the results."""
         return Experiment(Path(self.experiment_root), self.name)

@@ -1,7 +1,7 @@
-"""Files of lines, read in blocks by polars; a malformed line is named by file, number and reason.
+"""Text files read in blocks by polars; an error names file, line number and reason.
 
-Blocks keep memory independent of the file's size and make gzip no special case. Polars parses a block at once; only
-where it fails, or a value is missing, are that block's lines looked at one by one.
+Blocks keep memory independent of the file's size, and gzip needs no special case. Polars parses a block at once. Only
+a block that fails, or misses a value, is parsed line by line.
 """
 
 from __future__ import annotations
@@ -12,22 +12,30 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import polars as pl
 
 from llamarec.errors import DataError
 
 BLOCK_BYTES = 32 * 2**20
-LINE = "line number"  # with a space, as no column of a file's own can be called here
+LINE = "line number"  # the space keeps it apart from a file's own columns
 _MAX_LISTED = 20
 
-Parse = Callable[[str], dict[str, Any]]
+Schema = dict[str, type[pl.DataType]]
+Row = dict[str, object]
+Parse = Callable[[str], Row]
 
 
 @dataclass
 class BadLines:
-    """Malformed lines: the first one stops (`stop`), or they are counted and the first few listed (`skip`)."""
+    """Malformed lines.
+
+    Attributes:
+        mode: "stop" raises at the first one; "skip" counts them and lists the first few.
+        count: How many were skipped.
+        listed: The first few with file, number and reason.
+    """
 
     mode: str = "stop"
     count: int = 0
@@ -36,15 +44,20 @@ class BadLines:
     def add(
         self, path: Path, number: int, reason: str, line: str, *, expected: str | None = None, unit: str = "line"
     ) -> None:
-        """Counts a line (or a row, as `unit` says), or raises DataError for it."""
+        """Counts a malformed line (or a row, as `unit` says).
+
+        Raises:
+            DataError: the mode is "stop".
+        """
         if self.mode == "stop":
             shown = line if len(line) <= 120 else line[:117] + "..."
             raise DataError(
                 f"{path}, {unit} {number}: {reason}",
                 expected=expected,
                 found=repr(shown),
-                hint="mend the line, or go on without such lines: --on_bad_line skip",
+                hint="fix the line, or skip malformed lines: --on_bad_line skip",
             )
+
         self.count += 1
         if len(self.listed) < _MAX_LISTED:
             self.listed.append(f"{path.name}, {unit} {number}: {reason}")
@@ -55,13 +68,14 @@ class LineFormat:
     """How a line becomes a row.
 
     Attributes:
-        schema: The wanted columns. A row without a value in one of `required` is malformed.
+        schema: The columns to read.
+        required: Columns that every row needs; a row without one is malformed.
         read_block: Parses a block with polars; may raise, or leave nulls.
         parse_line: Parses one line; raises ValueError with the reason.
-        encoding: Of the file; blocks and lines reach the two functions as UTF-8.
+        encoding: Encoding of the file. Both functions receive UTF-8.
     """
 
-    schema: dict[str, Any]
+    schema: Schema
     required: tuple[str, ...]
     read_block: Callable[[bytes], pl.DataFrame]
     parse_line: Parse
@@ -77,25 +91,26 @@ def read_lines(
     keep: pl.Expr | None = None,
     numbered: bool = False,
 ) -> pl.DataFrame:
-    """All rows of a file of lines, in its order.
+    """All rows of a text file, in its order.
 
     Args:
         path: Plain or gzip.
         form: How a line becomes a row.
         bad: What happens to malformed lines.
-        skip_lines: A header's lines.
-        keep: Rows to keep; applied per block, so that what is not wanted never gathers in memory.
-        numbered: Adds the column LINE, the number of each row's line.
+        skip_lines: Number of header lines.
+        keep: Condition for the rows to keep, applied per block so that other rows take no memory.
+        numbered: Adds the column LINE with line numbers, from 1.
 
     Raises:
         DataError: the file cannot be read, or a line is malformed and `bad` stops.
     """
-    schema = form.schema | ({LINE: pl.Int64} if numbered else {})
+    schema: Schema = form.schema | ({LINE: pl.Int64} if numbered else {})
     frames = [pl.DataFrame(schema=schema)]
     for first_line, raw in _blocks(path, skip_lines):
         block = raw if form.encoding == "utf-8" else _recoded(path, raw, form.encoding)
         frame = _read_block(path, first_line, block, form, bad).select(*schema)
         frames.append(frame if keep is None else frame.filter(keep))
+
     return pl.concat(frames)
 
 
@@ -116,18 +131,21 @@ def _line_by_line(path: Path, first_line: int, block: bytes, form: LineFormat, b
     for number, raw in enumerate(block.splitlines(), start=first_line):
         if not raw.strip():
             continue
+
         try:
             row = form.parse_line(raw.decode("utf-8"))
             missing = [name for name in form.required if row.get(name) in (None, "")]
             if missing:
                 raise ValueError(f"no value for {' and '.join(missing)}")
+
             rows.append({name: row.get(name) for name in form.schema} | {LINE: number})
         except UnicodeDecodeError as error:
             if bad.mode == "stop":
-                _refuse_encoding(path, number, error)
+                raise _not_utf_8(path, number, error) from error
             bad.add(path, number, f"not UTF-8: {error}", "")
         except ValueError as error:
             bad.add(path, number, str(error), raw.decode("utf-8", errors="replace"))
+
     return pl.DataFrame(rows, schema={**form.schema, LINE: pl.Int64})
 
 
@@ -137,31 +155,31 @@ def _recoded(path: Path, raw: bytes, encoding: str) -> bytes:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: its text is not {encoding}",
-            found=f"byte 0x{error.object[error.start]:02x}, which means nothing there",
-            hint="--encoding NAME, or save it as UTF-8",
+            found=f"byte 0x{error.object[error.start]:02x}, which {encoding} does not have",
+            hint="name the encoding: --encoding NAME, or save the file as UTF-8",
         ) from error
 
 
-def _refuse_encoding(path: Path, number: int, error: UnicodeDecodeError) -> None:
-    """To skip is not the advice here: all lines with an umlaut would go, and nobody would see why."""
+def _not_utf_8(path: Path, number: int, error: UnicodeDecodeError) -> DataError:
+    """Does not advise --on_bad_line skip: every line with an umlaut would go, and nobody would see why."""
     shown = error.object.decode("cp1252", errors="replace")
-    raise DataError(
+    return DataError(
         f"{path}, line {number}: its text is not UTF-8",
         found=f"byte 0x{error.object[error.start]:02x}; as cp1252 the line reads {shown[:120]!r}",
-        hint="an own table: --encoding cp1252 (or what it is); or save the file as UTF-8",
-    ) from error
+        hint="for your own table: --encoding cp1252 (or its true encoding), or save the file as UTF-8",
+    )
 
 
-def jsonl_format(schema: dict[str, Any], required: tuple[str, ...], *, encoding: str = "utf-8") -> LineFormat:
-    """One JSON object a line; other fields are ignored."""
+def jsonl_format(schema: Schema, required: tuple[str, ...], *, encoding: str = "utf-8") -> LineFormat:
+    """Format of one JSON object per line; other fields are ignored."""
 
-    def parse(line: str) -> dict[str, Any]:
+    def parse(line: str) -> Row:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a JSON object ({error.msg} at column {error.colno})") from None
         if not isinstance(row, dict):
-            raise ValueError(f"a JSON object was expected, this is a {type(row).__name__}")
+            raise ValueError(f"expected a JSON object, found a {type(row).__name__}")
         return {name: _cast(name, row.get(name), kind) for name, kind in schema.items()}
 
     return LineFormat(schema, required, lambda block: pl.read_ndjson(block, schema=schema), parse, encoding)
@@ -169,14 +187,14 @@ def jsonl_format(schema: dict[str, Any], required: tuple[str, ...], *, encoding:
 
 def csv_format(
     columns: tuple[str, ...],
-    schema: dict[str, Any],
+    schema: Schema,
     required: tuple[str, ...],
     *,
     separator: str = ",",
     quote: bool = True,
     encoding: str = "utf-8",
 ) -> LineFormat:
-    """Delimited fields, one record a line; `columns` names all of them, `schema` the wanted ones."""
+    """Format of delimited fields, one record per line; `columns` names all of them, `schema` those to read."""
     quote_char = '"' if quote else None
 
     def read(block: bytes) -> pl.DataFrame:
@@ -188,33 +206,38 @@ def csv_format(
             schema=dict.fromkeys(columns, pl.String),
         ).select(pl.col(name).cast(kind) for name, kind in schema.items())
 
-    def parse(line: str) -> dict[str, Any]:
+    def parse(line: str) -> Row:
         fields = next(csv.reader([line], delimiter=separator), []) if quote else line.split(separator)
         if len(fields) != len(columns):
-            raise ValueError(f"{len(columns)} fields separated by {separator!r} were expected, found {len(fields)}")
+            raise ValueError(f"expected {len(columns)} fields separated by {separator!r}, found {len(fields)}")
+
         row = dict(zip(columns, fields, strict=True))
         return {name: _cast(name, row[name], kind) for name, kind in schema.items()}
 
     return LineFormat(schema, required, read, parse, encoding)
 
 
-def _cast(name: str, value: Any, kind: Any) -> Any:
+def _cast(name: str, value: object, kind: type[pl.DataType]) -> str | int | float | None:
     if value is None or value == "":
         return None
     if kind == pl.String:
         return str(value)
+
     try:
-        return int(value) if kind == pl.Int64 else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is not a number: {value!r}") from None
+        if isinstance(value, str | int | float):
+            return int(value) if kind == pl.Int64 else float(value)
+    except ValueError:
+        pass
+    raise ValueError(f"{name} is not a number: {value!r}")
 
 
 def _blocks(path: Path, skip_lines: int) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines) until the end of the file."""
+    """Pairs (number of the first line, bytes of whole lines) until the end of the file."""
     try:
         with open_bytes(path) as file:
             for _ in range(skip_lines):
                 file.readline()
+
             number = skip_lines + 1
             while block := file.read(BLOCK_BYTES):
                 block += file.readline()
@@ -223,12 +246,12 @@ def _blocks(path: Path, skip_lines: int) -> Iterator[tuple[int, bytes]]:
                 number += block.count(b"\n")
     except (OSError, EOFError) as error:
         raise DataError(
-            f"{path}: cannot be read", found=str(error), hint="is the file whole? fetch it again"
+            f"{path}: cannot be read", found=str(error), hint="the file may be incomplete: fetch it again"
         ) from error
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked if it is gzip, without a byte-order mark."""
+    """The bytes of a file, decompressed if it is gzip, without a byte-order mark."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     opened: IO[bytes] = gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[assignment]  # noqa: SIM115

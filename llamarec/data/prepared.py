@@ -1,18 +1,20 @@
-"""A prepared data set: what later stages read, and how it is checked when it is read."""
+"""A prepared data set as later stages read it, and the checks when it is read."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError
 from llamarec.vocabulary import (
     ITEM,
@@ -31,18 +33,59 @@ ITEMS: Final = "items.parquet"
 OTHERS: Final = "others.parquet"
 MANIFEST: Final = "manifest.json"
 FORMAT_VERSION: Final = 1
+# Where files are does not change what is prepared from them.
+_PATHS: Final = ("data_root", "experiment_root", "dataset_code", "items_file")
+
+Options = dict[str, str | int | float]
+"""Fields of `DataConfig` that decide what is prepared."""
+
+
+class FileDescription(TypedDict):
+    """Size and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class SkippedLines(TypedDict):
+    """Malformed lines: how many, and the first few with the reason."""
+
+    count: int
+    listed: list[str]
+
+
+class Manifest(TypedDict, total=False):
+    """manifest.json of a prepared set; earlier versions wrote fewer keys.
+
+    inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
+    and interactions of the raw files.
+    """
+
+    format_version: int
+    dataset_code: str
+    num_users: int
+    num_items: int
+    num_interactions: int
+    has_repeats: bool
+    options: Options
+    inputs: dict[str, FileDescription]
+    outputs: dict[str, FileDescription]
+    fingerprint: str
+    raw: dict[str, int]
+    bad_lines: SkippedLines
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """All users' sequences, one after the other.
+    """The sequences of all users, concatenated.
 
     Attributes:
         item_ids: [num_interactions], each user's by time.
         timestamps: [num_interactions] seconds since 1970.
         offsets: [num_users + 1]; user u has item_ids[offsets[u]:offsets[u + 1]].
-        train_ends: [num_users] within the user's own sequence; what is before is for training.
-        validation_ends: [num_users] within the user's own sequence; what is from here on is for the test.
+        train_ends: [num_users] end of the training part, counted within the user's sequence.
+        validation_ends: [num_users] end of the validation part, counted likewise; the test part follows.
     """
 
     item_ids: NDArray[np.int32]
@@ -65,18 +108,18 @@ class Sequences:
         return self.whole(user_id)[: ends[user_id]]
 
     def label(self, user_id: int, split: Split) -> int:
-        """The item that follows the history in a split; 0 if there is none, or no history before it."""
+        """The item that follows the history in a split; 0 without such an item or without a history."""
         items, start = self.whole(user_id), len(self.history(user_id, split))
         end = int(self.validation_ends[user_id]) if split == "validation" else len(items)
         return int(items[start]) if 0 < start < end else PADDING_ITEM
 
     def num_training_positions(self) -> NDArray[np.int64]:
-        """[num_users] training items with something before them: what a ranker can be asked about."""
-        places: NDArray[np.int64] = np.maximum(self.train_ends.astype(np.int64) - 1, 0)
-        return places
+        """[num_users] training items that have a history: the ones that can be labels of training prompts."""
+        positions: NDArray[np.int64] = np.maximum(self.train_ends.astype(np.int64) - 1, 0)
+        return positions
 
     def users_with_label(self, split: Split) -> NDArray[np.int32]:
-        """Users who have something to be predicted in a split."""
+        """Ids of the users who have a label in a split."""
         lengths = np.diff(self.offsets)
         starts, ends = (
             (self.train_ends, self.validation_ends) if split == "validation" else (self.validation_ends, lengths)
@@ -90,14 +133,14 @@ class PreparedData:
 
     Attributes:
         dataset_code: Its short name.
-        folder: Where it was read from.
-        sequences: What each user took, by time.
+        folder: The folder it was read from.
+        sequences: Each user's items by time.
         titles: By item_id; titles[0] is padding.
         items: Raw keys by item_id.
         users: Raw keys by user_id.
-        has_repeats: Whether somebody took the same item twice.
-        fingerprint: Hex SHA-256 over the artifacts' hashes; what a candidate list or an adapter was made from.
-        manifest: The content of manifest.json.
+        has_repeats: Whether any user has an item more than once.
+        fingerprint: Hex SHA-256 over the hashes of histories and items; candidates and adapters carry it.
+        manifest: Content of manifest.json.
     """
 
     dataset_code: str
@@ -108,13 +151,13 @@ class PreparedData:
     users: list[str]
     has_repeats: bool
     fingerprint: str
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @cached_property
     def others(self) -> pl.DataFrame:
-        """Users who took too little to be trained or tested on: `user` (raw key) and `item_ids`, oldest first.
+        """Users with too few interactions for training and test: `user` (raw key) and `item_ids`, oldest first.
 
-        Read when it is asked for: of public data they are the most. Empty in a set of an earlier version.
+        Read on demand, since most users of public data are among them. Empty in a set of an earlier version.
         """
         if OTHERS not in self.manifest.get("outputs", {}):
             return pl.DataFrame(schema={USER: pl.String, ITEM_IDS: pl.List(pl.Int32)})
@@ -122,41 +165,43 @@ class PreparedData:
 
     @property
     def num_users(self) -> int:
-        """Users with a sequence."""
+        """Number of users with a sequence."""
         return len(self.users)
 
     @property
     def num_items(self) -> int:
-        """Items, padding not counted."""
+        """Number of items, without padding."""
         return len(self.items) - 1
 
     @property
     def num_interactions(self) -> int:
-        """Interactions of all users."""
+        """Number of interactions of all users."""
         return len(self.sequences.item_ids)
 
 
 def load_prepared(folder: Path) -> PreparedData:
-    """Reads a prepared set.
+    """Reads a prepared set and verifies its files.
 
     Raises:
-        ArtifactError: it is absent, of another format, or not what its manifest says.
+        ArtifactError: it is absent, has another format, or a file does not match its manifest.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ArtifactError(
-            f"{folder}: there is no prepared data set",
+            f"{folder}: no prepared data set",
             hint=f"llamarec prepare --dataset_code {folder.name}",
         )
+
     for name, recorded in manifest["outputs"].items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != recorded["sha256"]:
             raise ArtifactError(
-                f"{path}: not the file that {MANIFEST} describes",
+                f"{path} does not match {MANIFEST}",
                 expected=f"SHA-256 {recorded['sha256']}",
                 found=f"SHA-256 {sha256_of(path)}" if path.is_file() else "no file",
-                hint=f"remove the folder {folder} and type: llamarec prepare --dataset_code {folder.name}",
+                hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
             )
+
     histories, items = (pl.read_parquet(folder / name, glob=False) for name in (HISTORIES, ITEMS))
     return PreparedData(
         dataset_code=manifest["dataset_code"],
@@ -172,16 +217,16 @@ def load_prepared(folder: Path) -> PreparedData:
 
 
 def check_same_data(what: str, made_from: object, data: PreparedData, hint: str) -> None:
-    """What was made from other data is of no use.
+    """Checks that an artifact was made from this data.
 
     Args:
-        what: Subject of the sentence "... made from other data".
-        made_from: Fingerprint of the data that it was made from.
-        data: Those that it must have been made from.
-        hint: What to type.
+        what: Start of the sentence "... made from other data".
+        made_from: Fingerprint of the data that the artifact was made from.
+        data: The data it must have been made from.
+        hint: Command that makes the artifact.
 
     Raises:
-        ArtifactError: they are not the same.
+        ArtifactError: the fingerprints differ.
     """
     if made_from != data.fingerprint:
         raise ArtifactError(
@@ -192,14 +237,24 @@ def check_same_data(what: str, made_from: object, data: PreparedData, hint: str)
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a prepared set, or None where there is none that this version understands."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = msgspec.convert(content, Manifest)
+    except (OSError, ValueError, msgspec.ValidationError):
         return None
-    is_ours = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION
-    return content if is_ours else None
+    return manifest if manifest.get("format_version") == FORMAT_VERSION else None
+
+
+def options_from(config: DataConfig) -> Options:
+    """The options that decide what is prepared: all but the paths."""
+    return {name: value for name, value in asdict(config).items() if name not in _PATHS}
+
+
+def options_of(manifest: Manifest) -> Options:
+    """The options a set was prepared with; defaults where an earlier version had no such option."""
+    return {**options_from(DataConfig()), **manifest["options"]}
 
 
 def _sequences(histories: pl.DataFrame) -> Sequences:

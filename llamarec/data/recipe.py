@@ -1,6 +1,6 @@
-"""From raw interactions to split histories, as LlamaRec does it: titled items, k-core, ids, order, split.
+"""Raw interactions to split histories by LlamaRec's recipe: titled items, k-core, ids, order, split.
 
-Every step keeps the file's order where it says nothing else, so that equal inputs give equal bytes.
+Every step keeps the order of the file unless it states another, so equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from llamarec.vocabulary import (
 
 
 class Built(NamedTuple):
-    """The two tables of a prepared set, and what there was before.
+    """The tables of a prepared set, and counts of the raw data.
 
-    histories: a row per user. items: a row per item. raw: number of users, items and interactions in the files.
-    untitled: interactions with items that have no title. others: a row per user who is left out, with those of his or
-    her items that are not.
+    histories: a row per user. items: a row per item. others: a row per dropped user, with those of the user's items
+    that are not dropped. raw: users, items and interactions of the raw files. untitled: interactions with items that
+    have no title.
     """
 
     histories: pl.DataFrame
@@ -49,7 +49,7 @@ def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
-    """Drops users and items with too few interactions until none is left; rows count, repeats included."""
+    """Drops users and items with too few interactions until all have enough; repeats count."""
     while True:
         before = interactions.height
         interactions = interactions.filter(pl.len().over(USER) >= min_user).filter(pl.len().over(ITEM) >= min_item)
@@ -58,28 +58,31 @@ def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataF
 
 
 def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> Built:
-    """Histories and items, the two tables of a prepared set.
+    """Histories and items, the tables of a prepared set.
 
     Args:
         interactions: user, item, timestamp in the file's order.
-        items: item, title; items that are not in it have no title and are dropped.
+        items: item, title; an item without a row here has no title and is dropped.
         config: Core sizes and split.
 
     Raises:
-        DataError: nothing is left; says which step took it.
+        DataError: nothing is left; names the step that dropped it.
     """
     titled = clean_titles(items)
     with_title = interactions.join(titled.select(ITEM), on=ITEM, how="semi", maintain_order="left")
     core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
     if core.is_empty():
-        _refuse_nothing(interactions, with_title, config)
+        raise _nothing_left(interactions, with_title, config)
+
     numbered = _dense(core, USER, USER_ID, first=0)
     numbered = _dense(numbered, ITEM, ITEM_ID, first=1)
+
     ordered = numbered.sort(USER_ID, TIMESTAMP, maintain_order=True)
     histories = ordered.group_by(USER_ID, maintain_order=True).agg(
         pl.col(USER).first(), pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS)
     )
     item_table = numbered.unique(ITEM_ID, maintain_order=True).sort(ITEM_ID).select(ITEM_ID, ITEM)
+
     return Built(
         _split(histories, ordered, config),
         item_table.join(titled, on=ITEM, how="left", maintain_order="left"),
@@ -94,14 +97,14 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
 
 
 def _others(interactions: pl.DataFrame, histories: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Users with too few interactions to be trained or tested on; recommended to they can be."""
+    """Users with too few interactions for training and test, who can still get recommendations."""
     theirs = interactions.join(histories.select(USER), on=USER, how="anti", maintain_order="left")
     known = theirs.join(items, on=ITEM, how="inner", maintain_order="left").sort(TIMESTAMP, maintain_order=True)
     return known.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS)).sort(USER)
 
 
 def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFrame:
-    """Ids from `first` on, in order of first appearance."""
+    """Adds ids, counted from `first` in order of first appearance."""
     keys = frame.select(pl.col(key).unique(maintain_order=True)).with_columns(
         (pl.int_range(pl.len(), dtype=pl.Int32) + first).cast(pl.Int32).alias(name)
     )
@@ -111,7 +114,7 @@ def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFr
 def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     length = pl.col(ITEM_IDS).list.len().cast(pl.Int32)
     if config.split == "leave_one_out":
-        # Two items cannot be split in three; such users (only with a lower core) are for training.
+        # Fewer than three items (possible with a lower core) cannot be split in three: all are for training.
         enough = length >= 3
         train, validation = (
             pl.when(enough).then(length - 2).otherwise(length),
@@ -122,6 +125,7 @@ def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -
         train, validation = (
             pl.col(TIMESTAMPS).list.eval(pl.element() < cut).list.sum().cast(pl.Int32) for cut in (first, second)
         )
+
     return histories.with_columns(train.alias(TRAIN_END), validation.alias(VALIDATION_END))
 
 
@@ -132,18 +136,21 @@ def _cuts(ordered: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
     return first, second
 
 
-def _refuse_nothing(interactions: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig) -> None:
+def _nothing_left(interactions: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig) -> DataError:
     if interactions.is_empty():
-        raise DataError(f"{config.dataset_code}: the raw files hold no interaction")
+        return DataError(f"{config.dataset_code}: the raw files have no interactions")
+
     if with_title.is_empty():
-        raise DataError(
-            f"{config.dataset_code}: none of the {interactions.height:,} interactions is with an item that has a title",
+        return DataError(
+            f"{config.dataset_code}: none of the {interactions.height:,} interactions has an item with a title",
             expected="the same item keys in interactions and titles",
-            found=f"for example the item {interactions[ITEM][0]!r}",
+            found=f"an item without a title, for example {interactions[ITEM][0]!r}",
         )
-    raise DataError(
-        f"{config.dataset_code}: nothing is left after the k-core of {with_title.height:,} interactions",
-        expected=f"users with {config.min_user_interactions} and items with {config.min_item_interactions} or more",
+
+    return DataError(
+        f"{config.dataset_code}: the k-core of {with_title.height:,} interactions is empty",
+        expected=f"users with at least {config.min_user_interactions} interactions, items with "
+        f"{config.min_item_interactions}",
         found=f"{with_title[USER].n_unique():,} users and {with_title[ITEM].n_unique():,} items",
         hint="lower --min_user_interactions and --min_item_interactions",
     )

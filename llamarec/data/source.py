@@ -1,4 +1,4 @@
-"""What a source is: the raw files it needs, and how they become two tables."""
+"""A public data set: the raw files it needs, and how they become two tables."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import NamedTuple
 import polars as pl
 
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines
+from llamarec.data.lines import BadLines, Schema
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
-INTERACTION_SCHEMA = {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64}
-ITEM_SCHEMA = {ITEM: pl.String, TITLE: pl.String}
+INTERACTION_SCHEMA: Schema = {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64}
+ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
 REQUIRED = (USER, ITEM, TIMESTAMP)
 
 
 class RawTables(NamedTuple):
-    """interactions: user, item, timestamp in the file's order. items: item, title. times: how times were read."""
+    """Raw data in common columns.
+
+    interactions: user, item, timestamp in the file's order. items: item, title. times: the format of times in words,
+    where it was recognised.
+    """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
@@ -31,9 +35,9 @@ class RawFile:
     """A raw file by its public name.
 
     Attributes:
-        name: As its owner publishes it.
-        other_names: Accepted in its place (packed, say).
-        download: Where it comes from; None where a person must fetch it.
+        name: The name its owner gives it.
+        other_names: Names accepted instead, of compressed copies for example.
+        download: Its address; None where a person must download it.
     """
 
     name: str
@@ -46,12 +50,12 @@ class Source:
     """One public data set.
 
     Attributes:
-        code: Its `--dataset_code` and its folder under the data root.
-        files: What it is read from.
-        read: Raw tables from the paths, by `RawFile.name`.
-        homepage: Where a person finds it.
-        by_hand: Why it cannot be fetched by a program; empty where it can.
-        fallback: Other files that give the same tables, for where the public address cannot be reached.
+        code: Its `--dataset_code`, also its folder under the data root.
+        files: The raw files.
+        read: Reads the tables from paths by `RawFile.name`.
+        homepage: Page where a person finds the files.
+        by_hand: Why a program cannot fetch them; empty where it can.
+        fallback: Fetches other files with the same tables when the public address cannot be reached.
     """
 
     code: str

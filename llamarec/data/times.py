@@ -1,7 +1,7 @@
-"""Times as people write them into tables: seconds, milliseconds, ISO dates, or day and month in either order.
+"""Times as tables have them: seconds, milliseconds, ISO dates, or day and month in either order.
 
-What a column is, all of it must be; of a value that is something else nothing is guessed. Where nothing says whether
-03/04 is in March or in April, nothing is guessed either: an order of events that is wrong is seen nowhere.
+A column has one format; a value in another one is not guessed. Where nothing says whether 03/04 is in March or in
+April, nothing is guessed either: an order of events that is wrong is seen nowhere.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import polars as pl
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
-# From how much on a number is in which unit: as seconds 1e11 is the year 5138, as milliseconds 1973.
+# Smallest number of each unit: 1e11 as seconds is the year 5138, as milliseconds 1973.
 _UNITS: Final = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
 _AS_ISO: Final = (
-    "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or what "
-    '--timestamp_format says ("%d/%m/%y %H:%M")'
+    "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "
+    '--timestamp_format ("%d/%m/%y %H:%M")'
 )
 _DATE: Final = r"^\s*(?<first>\d{1,4})(?<mark>[-/.])(?<second>\d{1,2})[-/.](?<third>\d{1,4})"
 _CLOCK: Final = (
@@ -26,13 +26,16 @@ _CLOCK: Final = (
 )
 _ZONE: Final = r"\s*(?<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?\s*$"
 _MONTHS: Final = 12
-_CLEARLY: Final = 10  # times as many must say one thing as the other; a few are slips
+_CLEARLY: Final = 10  # one order must have so many times the evidence of the other; a few values are typos
 DAY_FIRST: Final = ("%d/%m/%Y", "day/month/year")
 MONTH_FIRST: Final = ("%m/%d/%Y", "month/day/year")
 
 
 class Times(NamedTuple):
-    """seconds: since 1970, null where a value is no time. form: how they were read, in words. expected: for errors."""
+    """Times of a column.
+
+    seconds: since 1970; null where a value is not a time. form: the format in words. expected: the format for an error.
+    """
 
     seconds: pl.Series
     form: str
@@ -40,18 +43,19 @@ class Times(NamedTuple):
 
 
 def read_times(text: pl.Series, form: str, where: str) -> Times:
-    """Seconds since 1970 (UTC, where a time says no zone).
+    """Seconds since 1970; a time without a zone is UTC.
 
     Args:
-        text: As it stands in the table, no nulls.
-        form: As `strptime` has it (%d/%m/%Y %H:%M), or empty: recognised.
-        where: The table's path, for an error.
+        text: The column's values, without nulls.
+        form: Format for `strptime` (%d/%m/%Y %H:%M); empty: recognised.
+        where: Path of the table, for an error.
 
     Raises:
-        DataError: day and month cannot be told apart; names the flag that says which is which.
+        DataError: day and month cannot be told apart; names the flag that tells them apart.
     """
     if form:
         return _by_form(text, form, where)
+
     numbers = text.cast(pl.Float64, strict=False)
     numbers = numbers.set(~numbers.is_finite(), None)
     return _of_numbers(numbers) if 2 * numbers.null_count() <= len(text) else _of_dates(text, where)
@@ -61,11 +65,13 @@ def _by_form(text: pl.Series, form: str, where: str) -> Times:
     seconds = [_strptime(one, form) for one in text.to_list()]
     if seconds and all(one is None for one in seconds):
         raise DataError(
-            f"--timestamp_format {form}: no time of {where} is in it",
-            expected="%Y, %m, %d, %H, %M, %S as Python's strptime has them, for example %d/%m/%Y %H:%M",
+            f"--timestamp_format {form}: no time of {where} has this format",
+            expected="codes of Python's strptime (%Y, %m, %d, %H, %M, %S), for example %d/%m/%Y %H:%M",
             found=repr(text[0]),
         )
-    return Times(pl.Series(TIMESTAMP, seconds, dtype=pl.Int64), form, f"a time in the form {form} (--timestamp_format)")
+    return Times(
+        pl.Series(TIMESTAMP, seconds, dtype=pl.Int64), form, f"a time in the format {form} (--timestamp_format)"
+    )
 
 
 def _strptime(text: str, form: str) -> int | None:
@@ -93,50 +99,54 @@ def _of_dates(text: pl.Series, where: str) -> Times:
         return Times(pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Int64), "no times", _AS_ISO)
     form, words = _order(rows, text, where)
     day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
-    return Times(_seconds(parts, "third", month, day), words, f"a time in the form {words}, as most of the others are")
+    return Times(_seconds(parts, "third", month, day), words, f"a time in the format {words}, as most others")
 
 
 def _order(rows: pl.DataFrame, text: pl.Series, where: str) -> tuple[str, str]:
-    """Whether the day or the month comes first, by the rows that are of either form."""
+    """Whether the day or the month comes first, decided by the rows with a number above 12."""
     says_day = rows.filter(pl.col("first").cast(pl.Int64) > _MONTHS).height
     says_month = rows.filter(pl.col("second").cast(pl.Int64) > _MONTHS).height
-    # In dates with points the day comes first everywhere.
+    # Dates with points put the day first everywhere.
     has_points = 2 * rows.filter(pl.col("mark") == ".").height > rows.height
     if has_points and not says_month:
         return DAY_FIRST
     most, least = max(says_day, says_month), min(says_day, says_month)
     if not most or most < _CLEARLY * least:
-        _refuse_to_guess(text, where)
+        raise _ambiguous(text, where)
+
     return DAY_FIRST if says_day > says_month else MONTH_FIRST
 
 
-def _refuse_to_guess(text: pl.Series, where: str) -> None:
+def _ambiguous(text: pl.Series, where: str) -> DataError:
     clock = " %H:%M:%S" if text.str.count_matches(":").max() == 2 else " %H:%M"
     clock = clock if text.str.contains(":").any() else ""
     mark = text.str.extract(r"\d([-/.])", 1).drop_nulls()[0]
     forms = [form[0].replace("/", mark) + clock for form in (DAY_FIRST, MONTH_FIRST)]
-    raise DataError(
+    return DataError(
         f"{where}: nothing says whether the day or the month comes first",
-        found=f"times such as {text[0]!r}; no number above 12 in either place, or some in both",
+        found=f"times such as {text[0]!r}; no number above 12 in either position, or some in both",
         hint=f'--timestamp_format "{forms[0]}" (day first) or --timestamp_format "{forms[1]}" (month first)',
     )
 
 
 def _seconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
-    """Of what was taken apart; null where there is no such day."""
+    """Seconds from the parts of a date, whose columns are named; null where there is no such day."""
     clock = pl.concat_str([pl.col(name).fill_null("0") for name in ("hour", "minute", "seconds")], separator=":")
     whole = pl.concat_str([pl.col(name) for name in (year, month, day)], separator="-")
     zone = pl.col("zone").str.replace("Z|UTC|GMT", "+0000").str.replace(":", "")
     minutes = zone.str.slice(3, 2).replace("", "0").cast(pl.Int64)
     away = zone.str.slice(1, 2).cast(pl.Int64) * 3600 + minutes * 60
     offset = pl.when(zone.str.starts_with("-")).then(-away).otherwise(away).fill_null(0)
+
     found = pl.concat_str([whole, clock], separator=" ").str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False)
     hour, half = pl.col("hour").cast(pl.Int64), pl.col("half").str.to_lowercase()
+
     # 12 AM is midnight, 12 PM noon.
     morning, noon = pl.when(hour == 12).then(-12).otherwise(0), pl.when(hour == 12).then(0).otherwise(12)
     shift = pl.when(half == "a").then(morning).when(half == "p").then(noon).otherwise(0)
     found = found + pl.duration(hours=shift)
-    # A year of two digits is no year.
+
+    # A two-digit year is refused.
     is_hour = half.is_null() | hour.is_between(1, 12)
     found = pl.when((pl.col(year).str.len_chars() == 4) & is_hour).then(found)
     return parts.select((found.dt.epoch("s") - offset).alias(TIMESTAMP))[TIMESTAMP]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from llamarec.data.config import DataConfig
-from llamarec.data.prepare import changed_inputs, prepare, resolve_options
+from llamarec.data.inputs import changed_inputs
+from llamarec.data.prepare import prepare, resolve_options
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from tests.data.raw import WRITERS
@@ -70,7 +71,7 @@ def test_a_prepared_set_that_fits_is_taken(config: DataConfig, capsys: pytest.Ca
     prepare(config)
     before = (config.experiment.data / "histories.parquet").stat().st_mtime_ns
     prepare(config)
-    assert "is prepared already" in capsys.readouterr().out
+    assert "is already prepared" in capsys.readouterr().out
     assert (config.experiment.data / "histories.parquet").stat().st_mtime_ns == before
 
 
@@ -103,7 +104,7 @@ def test_data_that_something_was_trained_on_are_not_replaced_in_silence(config: 
     with pytest.raises(ArtifactError) as refused:
         prepare(replace(config, min_item_interactions=2))
     text = str(refused.value)
-    assert "--min_item_interactions 2: it was prepared with 5" in text
+    assert "--min_item_interactions 2 (prepared with 5)" in text
     assert "--min_item_interactions 2 --prepare_again" in text
     assert "another --experiment_root" in text
     assert _hashes(config.experiment.data) == before
@@ -123,7 +124,7 @@ def test_a_changed_raw_file_replaces_nothing_that_something_was_trained_on(confi
     assert prepare(config).fingerprint == first.fingerprint, "other bytes, the same data"
     path.write_text(path.read_text().replace("U6,", "U7,"))
     with pytest.raises(
-        ArtifactError, match=r"(?s)36 interactions are prepared.*changed: ratings_Beauty.csv"
+        ArtifactError, match=r"(?s)prepared from \(36 interactions\).*changed: ratings_Beauty.csv"
     ) as refused:
         prepare(config)
     assert "--data_root" in str(refused.value)
@@ -159,7 +160,7 @@ def test_what_is_left_out_is_said_and_kept(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "1 interactions with items that have no title" in said
     assert "1 interactions of users with fewer than 5 or items with fewer than 5" in said
-    assert "7 users, 7 items, 38 interactions in the files" in said
+    assert "raw files    7 users, 7 items, 38 interactions" in said
 
 
 def test_a_prepared_set_serves_where_the_raw_files_are_gone(config: DataConfig) -> None:

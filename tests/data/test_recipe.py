@@ -96,9 +96,9 @@ def test_what_was_left_out_is_counted() -> None:
 @pytest.mark.parametrize(
     ("rows", "items", "reason"),
     [
-        ([], ["a"], "hold no interaction"),
-        ([("1", "a", 1)], ["b"], "with an item that has a title"),
-        ([("1", "a", 1)], ["a"], "nothing is left after the k-core"),
+        ([], ["a"], "have no interactions"),
+        ([("1", "a", 1)], ["b"], "has an item with a title"),
+        ([("1", "a", 1)], ["a"], r"the k-core of 1 interactions is empty"),
     ],
 )
 def test_nothing_left_says_which_step_took_it(rows: list[tuple[str, str, int]], items: list[str], reason: str) -> None:

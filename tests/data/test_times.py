@@ -100,7 +100,7 @@ def test_forms_of_data_bases(text: str, wanted: str | None) -> None:
 
 
 def test_a_form_in_which_nothing_is_is_refused() -> None:
-    with pytest.raises(DataError, match=r"--timestamp_format %Q: no time of shop\.csv is in it"):
+    with pytest.raises(DataError, match=r"--timestamp_format %Q: no time of shop\.csv has this format"):
         _read("03/04/2019", form="%Q")
     assert _read("3 PM 03/04/2019", form="%I %p %d/%m/%Y")[0] == ["2019-04-03 15:00:00"]
 

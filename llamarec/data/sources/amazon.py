@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, LineFormat, csv_format, read_lines
+from llamarec.data.lines import BadLines, LineFormat, Row, csv_format, read_lines
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -38,8 +37,8 @@ def _read(ratings: str, meta: str, paths: Mapping[str, Path], bad: BadLines) -> 
     return RawTables(interactions, read_lines(paths[meta], _META, bad))
 
 
-def _parse_meta(line: str) -> dict[str, Any]:
-    """`{'asin': ..., 'title': ...}` as Python wrote it; never evaluated, and real JSON is read too."""
+def _parse_meta(line: str) -> Row:
+    """Asin and title from a Python literal, which is parsed and never evaluated, or from JSON."""
     try:
         row = ast.literal_eval(line)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -48,16 +47,16 @@ def _parse_meta(line: str) -> dict[str, Any]:
         except json.JSONDecodeError:
             raise ValueError("neither a Python literal nor JSON") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a dictionary was expected, this is a {type(row).__name__}")
+        raise ValueError(f"expected a dictionary, found a {type(row).__name__}")
     title = row.get("title")
     return {ITEM: row.get("asin"), TITLE: title if isinstance(title, str) else None}
 
 
-def _never(_: bytes) -> pl.DataFrame:
+def _only_line_by_line(_: bytes) -> pl.DataFrame:
     raise pl.exceptions.ComputeError("Python literals are read line by line")
 
 
-_META = LineFormat(ITEM_SCHEMA, (ITEM,), _never, _parse_meta)
+_META = LineFormat(ITEM_SCHEMA, (ITEM,), _only_line_by_line, _parse_meta)
 
 BEAUTY = _source("beauty", "Beauty")
 GAMES = _source("games", "Video_Games")

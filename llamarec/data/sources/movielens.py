@@ -9,7 +9,7 @@ import polars as pl
 
 from llamarec import assets
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, csv_format, read_lines
+from llamarec.data.lines import BadLines, Schema, csv_format, read_lines
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -29,8 +29,8 @@ def _read_100k(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
 
 
 def _wheel_items(path: Path, bad: BadLines) -> pl.DataFrame:
-    """Titles as `u.item` has them, "Title (year)"; of 1,682 only the one of item 267, "unknown", is spelt otherwise."""
-    schema = {ITEM: pl.String, "movie_title": pl.String, "release_year": pl.String}
+    """Titles in the spelling of `u.item`, "Title (year)"; of 1,682 only item 267, "unknown", differs."""
+    schema: Schema = {ITEM: pl.String, "movie_title": pl.String, "release_year": pl.String}
     rows = read_lines(path, csv_format(_WHEEL_ITEM, schema, (ITEM,), separator="\t", quote=False), bad, skip_lines=1)
     titled = pl.when(pl.col("release_year").str.contains(r"^\d{4}$"))
     title = titled.then(pl.format("{} ({})", "movie_title", "release_year")).otherwise("movie_title")

@@ -8,13 +8,14 @@ from pathlib import Path
 import polars as pl
 
 from llamarec.data.config import DataConfig
-from llamarec.data.lines import LINE, BadLines, csv_format, jsonl_format, open_bytes, read_lines
+from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
+from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, open_bytes, read_lines
 from llamarec.data.source import RawTables
 from llamarec.data.times import Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
-# Names that other tools and data sets give these columns, best first.
+# Column names that other tools and data sets use, best first.
 KNOWN_NAMES = {
     USER: ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "session_id", "visitorid"),
     ITEM: ("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),
@@ -25,19 +26,20 @@ SEPARATORS = (",", "\t", ";", "|")
 
 
 def table_files(config: DataConfig) -> dict[str, Path]:
-    """The files that the options name.
+    """The table and, where given, the table of titles, by flag.
 
     Raises:
-        ConfigError: one of them is not there.
+        ConfigError: a file does not exist.
     """
-    named = {"--dataset_code": config.dataset_code, "--items_file": config.items_file}
+    named = {INTERACTIONS_FLAG: config.dataset_code, TITLES_FLAG: config.items_file}
     paths = {flag: Path(name) for flag, name in named.items() if name}
+
     for flag, path in paths.items():
         if not path.is_file():
             near = _near_files(path)
-            kind = "interactions" if flag == "--dataset_code" else "items and titles"
+            kind = "interactions" if flag == INTERACTIONS_FLAG else "items and titles"
             raise ConfigError(
-                f"{flag} {path}: there is no such file",
+                f"{flag} {path}: no such file",
                 expected=f"the path of a table of {kind}",
                 hint=f"{flag} {near[0]}" if near else None,
             )
@@ -57,12 +59,14 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
         DataError: a line is malformed.
     """
     paths = table_files(config)
-    main, second = paths["--dataset_code"], paths.get("--items_file")
+    main, second = paths[INTERACTIONS_FLAG], paths.get(TITLES_FLAG)
+
     chosen = {USER: config.user_column, ITEM: config.item_column, TIMESTAMP: config.timestamp_column}
     title = {TITLE: config.title_column}
     with_titles = chosen if second else {**chosen, **title}
     rows = _read(main, with_titles, config, bad)
-    # Titles stay where only the time of a row is none.
+
+    # A row whose time cannot be read still gives the title of its item.
     times = _seconds(rows, main, config, bad)
     interactions = rows.select(USER, ITEM, times.seconds.alias(TIMESTAMP)).drop_nulls(TIMESTAMP)
     items = rows.select(ITEM, TITLE) if not second else _read(second, {ITEM: config.item_column, **title}, config, bad)
@@ -70,14 +74,15 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
 
 
 def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines) -> pl.DataFrame:
-    """The wanted columns under our names, all as text."""
+    """The chosen columns under this package's names, all as text."""
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     required = tuple(name for name in chosen if name != TITLE)
     if kind == "parquet":
         return _read_parquet(path, chosen, required, bad)
+
     if kind in ("jsonl", "json", "ndjson"):
         found = _find_columns(path, _json_fields(path, config.encoding), chosen)
-        schema = dict.fromkeys(found.values(), pl.String)
+        schema: Schema = dict.fromkeys(found.values(), pl.String)
         form = jsonl_format(schema, tuple(found[name] for name in required), encoding=config.encoding)
         rows = read_lines(path, form, bad, numbered=True)
     else:
@@ -89,6 +94,7 @@ def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines)
         needed = tuple(found[name] for name in required)
         form = csv_format(columns, schema, needed, separator=separator, encoding=config.encoding)
         rows = read_lines(path, form, bad, skip_lines=1, numbered=True)
+
     return rows.rename({column: name for name, column in found.items()})
 
 
@@ -105,6 +111,7 @@ def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...],
         for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
             bad.add(path, row, f"no value for {found[name]}", "", unit="row")
         rows = rows.drop_nulls(name)
+
     return rows
 
 
@@ -117,36 +124,39 @@ def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
 def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) -> dict[str, str]:
     lower = {column.lower(): column for column in columns}
     found, problems = {}, []
+
     for name, given in chosen.items():
         candidates = [lower[known] for known in KNOWN_NAMES[name] if known in lower]
         if given in columns:
             found[name] = given
         elif given or not candidates:
             near = difflib.get_close_matches(given or name, columns, n=1, cutoff=0.4)
-            asked = f"there is no column {given!r}" if given else f"no column looks like the {name}"
+            asked = f"no column {given!r}" if given else f"no column looks like the {name}"
             way = f"--{name}_column {near[0] if near else 'NAME'}"
             if name == TITLE and not given:
                 way = "--title_column NAME, or titles in a second table: --items_file FILE"
             problems.append(f"{asked}: {way}")
         else:
             found[name] = candidates[0]
+
     taken: dict[str, str] = {}
     for name, column in found.items():
         if column in taken:
-            problems.append(f"{column!r} is taken for the {taken[column]} already: --{name}_column NAME")
+            problems.append(f"{column!r} is already the {taken[column]} column: --{name}_column NAME")
         taken.setdefault(column, name)
+
     if problems:
         raise ConfigError(f"{path}: " + "\n    ".join(problems), found=f"the columns {', '.join(columns)}")
     return found
 
 
 def _seconds(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
-    """Times of the rows; null where a row has none, which `bad` is told."""
+    """Times of the rows; null where a row has none, which is then a malformed line."""
     text = rows[TIMESTAMP]
     times = read_times(text, config.timestamp_format, str(path))
     unit = "row" if path.suffix.lower() == ".parquet" else "line"
     for row in times.seconds.is_null().arg_true().to_list():
-        bad.add(path, rows[LINE][row], "this is no time", text[row], expected=times.expected, unit=unit)
+        bad.add(path, rows[LINE][row], "not a time", text[row], expected=times.expected, unit=unit)
     return times
 
 
@@ -154,7 +164,7 @@ def _first_line(path: Path, encoding: str) -> str:
     with open_bytes(path) as file:
         line = file.readline().decode(encoding, errors="replace").rstrip("\r\n")
     if not line:
-        raise DataError(f"{path}: the file is empty", expected="a line with the names of the columns")
+        raise DataError(f"{path}: the file is empty", expected="a first line with the column names")
     return line
 
 
@@ -166,5 +176,5 @@ def _json_fields(path: Path, encoding: str) -> tuple[str, ...]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line 1: not a JSON object ({error.msg})") from error
     if not isinstance(row, dict):
-        raise DataError(f"{path}, line 1: a JSON object was expected, this is a {type(row).__name__}")
+        raise DataError(f"{path}, line 1: expected a JSON object, found a {type(row).__name__}")
     return tuple(row)

@@ -1,4 +1,4 @@
-"""Yelp Open Dataset: reviews of 2019. People come back, and their visits are all kept."""
+"""Yelp Open Dataset: reviews of 2019. Users visit the same business again, and all visits are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llamarec.data.lines import BadLines, jsonl_format, read_lines
+from llamarec.data.lines import BadLines, Schema, jsonl_format, read_lines
 from llamarec.data.source import RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -17,20 +17,22 @@ _YEAR = "2019-"
 
 
 def _read(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
-    review = {"user_id": pl.String, "business_id": pl.String, "date": pl.String}
-    # 5 GB of text go by; of the reviews only three fields of one year stay.
+    review: Schema = {"user_id": pl.String, "business_id": pl.String, "date": pl.String}
+    # The file has 5 GB; only three fields of one year stay in memory.
     rows = read_lines(
         paths[_REVIEWS],
         jsonl_format(review, tuple(review)),
         bad,
         keep=pl.col("date").str.starts_with(_YEAR),
     )
+
     interactions = rows.select(
         pl.col("user_id").alias(USER),
         pl.col("business_id").alias(ITEM),
         pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
     )
-    business = {"business_id": pl.String, "name": pl.String}
+
+    business: Schema = {"business_id": pl.String, "name": pl.String}
     items = read_lines(paths[_BUSINESSES], jsonl_format(business, ("business_id",)), bad)
     return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}))
 
@@ -40,5 +42,5 @@ YELP_2020 = Source(
     files=(RawFile(_REVIEWS, (f"{_REVIEWS}.gz",)), RawFile(_BUSINESSES, (f"{_BUSINESSES}.gz",))),
     read=_read,
     homepage="https://www.yelp.com/dataset",
-    by_hand="Yelp gives it to a person who accepts its licence",
+    by_hand="accept Yelp's licence and download them by hand",
 )

@@ -1,0 +1,111 @@
+"""The raw files a data set was prepared from: size and SHA-256 of each, hashed again only after a change."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple, TypedDict
+
+import msgspec
+
+from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.data.prepared import FileDescription, read_manifest
+from llamarec.files import read_json, write_bytes
+
+INTERACTIONS_FLAG: Final = "--dataset_code"  # the name of a user's own table among the inputs
+TITLES_FLAG: Final = "--items_file"  # the name of its second table
+_CACHE_FILE: Final = ".inputs.json"  # a cache of hashes, not an artifact
+
+
+class _CachedHash(TypedDict):
+    """A hash, and the file that it belongs to: path, size, time of change in ns."""
+
+    mark: tuple[str, int, int]
+    described: FileDescription
+
+
+class Inputs(NamedTuple):
+    """Size and hash of each raw file, and the file's state when it was hashed."""
+
+    described: dict[str, FileDescription]
+    cached: dict[str, _CachedHash]
+
+    def remember(self, folder: Path) -> None:
+        """Keeps the hashes, so that an unchanged file is not read again."""
+        # Merged: a table of titles that was not named this time stays known.
+        before = _read_cache(folder)
+        merged = {**before, **self.cached}
+
+        if merged != before:
+            write_bytes(folder / _CACHE_FILE, json.dumps(merged).encode())
+
+
+def hash_inputs(paths: Mapping[str, Path], folder: Path) -> Inputs:
+    """Size and SHA-256 of raw files; a file unchanged since it was last hashed is not read.
+
+    Args:
+        paths: Files by their names among the inputs.
+        folder: The prepared set, with its cache of hashes.
+    """
+    cache, described, cached = _read_cache(folder), {}, {}
+
+    for name, path in sorted(paths.items()):
+        stat = path.stat()
+        mark = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        known = cache.get(name)
+        is_unchanged = known is not None and known["mark"] == mark
+
+        described[name] = known["described"] if known is not None and is_unchanged else describe(path)
+        cached[name] = _CachedHash(mark=mark, described=described[name])
+
+    return Inputs(described, cached)
+
+
+def changed_inputs(folder: Path, table: str = "") -> list[str]:
+    """Paths of raw files whose content changed after the data set was prepared; absent files are not listed.
+
+    Args:
+        folder: The prepared set.
+        table: The current path of a user's own table, which may have moved.
+    """
+    manifest, cache = read_manifest(folder), _read_cache(folder)
+    then = manifest["inputs"] if manifest is not None else {}
+
+    paths = {name: Path(known["mark"][0]) for name, known in cache.items() if name in then}
+    if INTERACTIONS_FLAG in paths and Path(table).is_file():
+        paths[INTERACTIONS_FLAG] = Path(table)
+
+    changed = []
+    for name, path in paths.items():
+        # A file of somebody else may be unreadable, and this is only a warning.
+        with contextlib.suppress(OSError):
+            if not path.is_file():
+                continue
+            inputs = hash_inputs({name: path}, folder)
+            if inputs.described[name] != then[name]:
+                changed.append(str(path))
+            elif name != INTERACTIONS_FLAG or not table:
+                inputs.remember(folder)
+    return changed
+
+
+def known_titles_path(folder: Path) -> str:
+    """Path of the table of titles that a data set was prepared with; empty where it is gone or was never given."""
+    known = _read_cache(folder).get(TITLES_FLAG)
+    with contextlib.suppress(OSError):
+        return known["mark"][0] if known and Path(known["mark"][0]).is_file() else ""
+    return ""
+
+
+def describe(path: Path) -> FileDescription:
+    """Size and SHA-256 of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _read_cache(folder: Path) -> dict[str, _CachedHash]:
+    try:
+        return msgspec.convert(read_json(folder / _CACHE_FILE) or {}, dict[str, _CachedHash])
+    except msgspec.ValidationError:
+        return {}

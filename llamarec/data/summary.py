@@ -1,0 +1,88 @@
+"""What the preparation of a data set prints: its size, how times were read, what was dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import polars as pl
+
+from llamarec.data.config import DataConfig
+from llamarec.data.lines import BadLines
+from llamarec.data.prepared import PreparedData
+from llamarec.data.recipe import Built
+from llamarec.data.source import RawTables
+from llamarec.vocabulary import ITEM, TIMESTAMP, USER
+
+_MANY_BAD = 0.01  # share of the lines from which skipped ones are a warning
+
+
+def size_line(data: PreparedData, what: str) -> str:
+    """Users, items, interactions and folder of a prepared set."""
+    return (
+        f"{data.dataset_code} {what}: {data.num_users:,} users, {data.num_items:,} items, "
+        f"{data.num_interactions:,} interactions -> {data.folder}"
+    )
+
+
+def detail_lines(tables: RawTables, built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
+    """How the raw files were understood, and what of them is not in the prepared set."""
+    yield from _times(tables, data)
+    yield from _dropped(built, data, config)
+
+
+def skipped_line(bad: BadLines, num_rows: int) -> str:
+    """How many malformed lines were skipped, as a warning where they are many; empty where there was none."""
+    if not bad.count:
+        return ""
+
+    share = bad.count / (bad.count + num_rows)
+    warning = "WARNING: " if share > _MANY_BAD else ""
+    return f"{warning}{bad.count:,} malformed lines ({share:.1%}) were skipped. The first: {bad.listed[0]}"
+
+
+def _times(tables: RawTables, data: PreparedData) -> Iterator[str]:
+    """How times and repeats of a user's own table were read: a mistake here spoils everything that follows."""
+    if not tables.times or tables.interactions.is_empty():
+        return
+
+    first, last = (_day(second) for second in _first_and_last(tables.interactions))
+    yield f"times        read as {tables.times}: {first} to {last}"
+
+    if data.has_repeats:
+        rows = tables.interactions.height
+        repeats = rows - tables.interactions.select(USER, ITEM).unique().height
+        yield (
+            f"repeats      {repeats:,} of {rows:,} interactions repeat an earlier item of the same user, so items of "
+            "the history can be candidates again (exclude them: train_retriever.py --exclude_history always)"
+        )
+
+
+def _day(second: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
+    except (OverflowError, ValueError, OSError):
+        return f"{second:,} s since 1970"
+
+
+def _first_and_last(interactions: pl.DataFrame) -> tuple[int, int]:
+    times = interactions[TIMESTAMP]
+    return int(times.min() or 0), int(times.max() or 0)  # type: ignore[arg-type]
+
+
+def _dropped(built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
+    """What was dropped and why; nothing where all of the raw data is prepared."""
+    too_few = built.raw["interactions"] - built.untitled - data.num_interactions
+    num_others = built.others.height
+
+    if built.untitled:
+        yield f"dropped      {built.untitled:,} interactions with items that have no title"
+    if too_few:
+        least = f"users with fewer than {config.min_user_interactions} or items with fewer than"
+        flags = "--min_user_interactions, --min_item_interactions"
+        yield f"dropped      {too_few:,} interactions of {least} {config.min_item_interactions} ({flags})"
+    if num_others:
+        yield f"             {num_others:,} users are in neither training nor test, but can get recommendations"
+
+    if built.untitled or too_few or num_others:
+        yield f"raw files    {', '.join(f'{count:,} {name}' for name, count in built.raw.items())}"
