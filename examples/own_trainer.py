@@ -1,13 +1,13 @@
-"""A model and data of one's own, in a training that may be killed at any moment and goes on where it was.
+"""Your own model and data, in a training that may be killed at any moment and resumes where it stopped.
 
-    python examples/own_trainer.py                          # starts; typed again it goes on, also after kill -9
-    python examples/own_trainer.py --learning_rate 1e-3     # goes on with another rate, from the next step on
-    python examples/own_trainer.py --hidden 64              # refused: what is there is of another model
-    python examples/own_trainer.py --hidden 64 --restart    # starts anew
+    python examples/own_trainer.py                          # starts; the same command resumes, also after kill -9
+    python examples/own_trainer.py --learning_rate 1e-3     # resumes with another rate, from the next step on
+    python examples/own_trainer.py --hidden 64              # refused: the checkpoints have another model
+    python examples/own_trainer.py --hidden 64 --restart    # starts over
     llamarec checkpoints list experiments/sine
 
-Every argument of `TrainingArguments` and of `CheckpointConfig` is a flag. Exit codes: 0 finished, 2 refused (what to do
-is said, without a traceback), 74 the last save failed, 75 stopped by a signal and saved: type the same again.
+Every argument of `TrainingArguments` and of `CheckpointConfig` is a flag. Exit codes: 0 finished; 2 refused, with
+what to do instead of a traceback; 74 the last save failed; 75 stopped by a signal and saved: run the same command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "experiments/sine",
-    # The newest checkpoint that verifies, or the start where there is none: one command for both.
+    # The newest checkpoint that verifies, or step 0 if there is none: one command for both.
     "resume_from_checkpoint": "latest",
     "num_train_epochs": 40.0,
     "learning_rate": 1e-2,
@@ -43,13 +43,13 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass
 class Options:
-    """What `TrainingArguments` does not have."""
+    """Options that `TrainingArguments` lacks."""
 
     hidden: int = field(default=32, metadata={"help": "Width of the model."})
 
 
 class Curve(torch.nn.Module):
-    """A function of one number. A Trainer wants the loss, and for validation the predictions after it."""
+    """A function of one number. A Trainer needs the loss, and for validation the predictions after it."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class Curve(torch.nn.Module):
 
 
 def points(count: int) -> list[dict[str, torch.Tensor]]:
-    """A data set: anything that has a length, and samples by their index."""
+    """A data set: anything with a length and samples by index."""
     return [{"x": x, "labels": torch.sin(x)} for x in torch.linspace(-3, 3, count).unsqueeze(1)]
 
 
 def main() -> int:
-    """Trains or goes on; returns the exit code. A stop passes through it as `Interrupted`, a `SystemExit`."""
+    """Starts or resumes the training; returns the exit code. A stop leaves it as `Interrupted`, a `SystemExit`."""
     types: Any = (TrainingArguments, CheckpointConfig, Options)
     parser = HfArgumentParser(types)
     parser.set_defaults(**DEFAULTS)
@@ -78,7 +78,7 @@ def main() -> int:
         train_dataset=points(1000),
         eval_dataset=points(101),
         checkpoint_config=checkpoint_config,
-        # A plain torch model has no configuration to be told apart by: say what it is.
+        # A plain torch model has no configuration that identifies it.
         fingerprints={"model": f"{options.hidden} hidden units"},
     )
     trainer.train(False if checkpoint_config.restart else None)
