@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -68,3 +69,26 @@ def test_the_map_links_every_page() -> None:
 def test_pages_beside_the_documentation_link_to_what_is_there(name: str) -> None:
     for target in _links(ROOT / name):
         assert (ROOT / target).exists(), target
+
+
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_paths_and_modules_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"\b((?:llamarec|tests|benchmarks|examples)/[\w/.-]*\w)", text):
+        assert (ROOT / path).exists(), path
+    for name in [*re.findall(r"\bllamarec(?:\.\w+)+", text), *re.findall(r"python -m (benchmarks[\w.]*\w)", text)]:
+        assert _is_there(name), name
+
+
+def _is_there(name: str) -> bool:
+    """Whether this is a module, or what one holds."""
+    module, _, attribute = name.rpartition(".")
+    return _is_module(name) or hasattr(importlib.import_module(module), attribute)
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
