@@ -16,6 +16,7 @@ from llamarec.checkpoints.resume.process import effective_batch
 from llamarec.checkpoints.trainer.sampling import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.checkpoints.trainer.shared_state import SharedState
 from llamarec.checkpoints.trainer.temporarily import temporarily
+from llamarec.checkpoints.trainer.versions import multiprocessing_context
 from llamarec.errors import ConfigError
 
 
@@ -65,7 +66,7 @@ class TrainData(SharedState):
             workers = {
                 "persistent_workers": args.dataloader_persistent_workers,
                 "prefetch_factor": args.dataloader_prefetch_factor,
-                "multiprocessing_context": args.dataloader_multiprocessing_context,
+                "multiprocessing_context": multiprocessing_context(args),
             }
         return DataLoader(
             KeyedDataset(dataset, seed, by_epoch=self.samples_by_epoch),

@@ -32,6 +32,7 @@ from llamarec.checkpoints.storage.restart import clear_superseded, is_superseded
 from llamarec.checkpoints.storage.space import require_space
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
+from llamarec.checkpoints.trainer.hooks import check_hooks
 from llamarec.checkpoints.trainer.loop import OpensEpochs, StepLoop
 from llamarec.checkpoints.trainer.restoring import Restoring
 from llamarec.checkpoints.trainer.saving import Saving
@@ -70,6 +71,7 @@ class ResumableMixin(StepLoop, TrainData, Saving, Weights, Restoring):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_hooks(self, Trainer)
         self._config, self._after_save = checkpoint_config or CheckpointConfig(), after_save
         self._own_options, self._given = dict(own_options or {}), dict(given or {})
         self._defaults, self._extra_fingerprints = dict(defaults or {}), dict(fingerprints or {})

@@ -29,6 +29,11 @@ def recomputes_activations(args: TrainingArguments) -> bool:
     return any(bool(getattr(args, name, False)) for name in ("activation_checkpointing", "gradient_checkpointing"))
 
 
+def multiprocessing_context(args: TrainingArguments) -> str | None:
+    """How the processes that load data are started; None: as Python does, the only choice in older versions."""
+    return getattr(args, "dataloader_multiprocessing_context", None)
+
+
 def is_adapter(model: object) -> TypeGuard[PeftModel]:
     """Whether a model is PEFT's. Imports nothing: whoever made such a model has imported PEFT."""
     peft = sys.modules.get("peft")
