@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from llamarec.errors import ModelError
 
-# Whose last layer is cut short (ranker/last_layer.py).
-_ENDS_AT_ANSWERS: Final = ("llama", "mistral", "qwen2")
+PLAIN_DECODERS: Final = ("llama", "mistral", "qwen2")
+"""`model_type` of the decoders that the ranker computes itself on a CPU, and whose last layer it cuts short."""
 
 
 @dataclass(frozen=True)
@@ -121,5 +121,5 @@ def shape_of(config: Mapping[str, Any], name: str) -> ModelShape:
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
         tied=bool(config.get("tie_word_embeddings", False)),
-        ends_at_answers=config.get("model_type") in _ENDS_AT_ANSWERS,
+        ends_at_answers=config.get("model_type") in PLAIN_DECODERS,
     )

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from llamarec import assets
@@ -29,6 +29,7 @@ from llamarec.errors import ModelError
 from llamarec.ranker.model.dropout import quicken_dropout
 from llamarec.ranker.model.hub import how_to_load, hub_name, is_unreachable
 from llamarec.ranker.model.letter_model import as_letter_model
+from llamarec.ranker.model.quantization import nf4, prepare_for_training
 from llamarec.ranker.model.tiny import tiny_model
 from llamarec.ranker.options.config import EMBEDDED, SMOLLM2_135M, TINY, RankerConfig, is_embedded
 
@@ -92,42 +93,20 @@ def load_letter_model(
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
-    quantization = _nf4(dtype) if four_bits else None
+    quantization = nf4(dtype) if four_bits else None
     # Weights in 4 bits cannot be moved later.
     how = how_to_load(source) | ({} if device is None else {"device_map": {"": device}})
     with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
     model.config.use_cache = False
     if four_bits:
-        # Checkpointing is the Trainer's business; this only freezes, and keeps norms in float32.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        _keep_one_layout(model)
+        prepare_for_training(model)
     return _with_lora(as_letter_model(model, letter_ids), config)
 
 
 def wants_nf4(name: str, config: RankerConfig) -> bool:
     """Where no plan has decided, `auto` means 4 bits for all but the embedded models."""
     return config.quantization == "nf4" or (config.quantization == "auto" and not is_embedded(name))
-
-
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _keep_one_layout(model: Any) -> None:
-    """Keeps bitsandbytes from repacking weights at the first validation on a CPU with AVX512-BF16.
-
-    The packed product has no gradient, so every later training step would go wrong without an error, and it rounds the
-    weights' scales, so a resumed run would not be the same. (bitsandbytes 0.50)
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _with_lora(model: Any, config: RankerConfig) -> Any:

@@ -7,13 +7,12 @@ values of all positions are still needed, so the attention stays as it is.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Layers of just this form: attention and feed-forward, each with a norm before it and a sum after it.
-_KINDS: Final = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+from llamarec.ranker.model.known_layers import layer_difference
 
 
 class AnswerOnly:
@@ -31,8 +30,10 @@ class AnswerOnly:
 def read_answers_only(model: Any) -> bool:
     """Makes the last layer of a causal language model do this; False for layers of another form, which stay."""
     layers = getattr(model.get_decoder(), "layers", None)
-    if not layers or type(layers[-1]).__name__ not in _KINDS:
+    if not layers or layer_difference(layers[-1], str(model.config.model_type)) is not None:
         return False
+
     last, cls = layers[-1], type(layers[-1])
-    last.__class__ = type(cls.__name__, (AnswerOnly, cls), {"__module__": cls.__module__})
+    members = {"__module__": cls.__module__, "library_class": cls}
+    last.__class__ = type(cls.__name__, (AnswerOnly, cls), members)
     return True

@@ -25,6 +25,7 @@ from llamarec.evaluation.outcome import Outcome
 from llamarec.files import read_json, write_json
 from llamarec.planning.plan import Plan
 from llamarec.ranker.model.base_models import base_model_source, load_letter_model, load_tokenizer, pad_token_of
+from llamarec.ranker.model.cpu.form import why_by_modules
 from llamarec.ranker.options.command_line import Parsed
 from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
@@ -272,6 +273,10 @@ def _evaluated(
 def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
     args, config = ranker.trainer.args, ranker.config
     console.print(f"base model   {config.llm_base_model}, {ranker.num_trainable:,} trainable LoRA weights")
+    difference = why_by_modules(ranker.trainer.model.get_base_model())
+    if difference is not None:
+        text = f"their own code, slower than prompt by prompt: {difference}"
+        console.print(f"layers       {text}", soft_wrap=True)
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
     console.print(f"negatives    {_negatives_text(config, ranker.train)}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from llamarec.cli.checkpoints import plan
 from llamarec.command import typed
@@ -358,3 +361,15 @@ def test_safetensors_by_a_flag(folder: Path) -> None:
     files = os.listdir(checkpoints_of(folder) / "checkpoint-4")
     assert "adapter_model.safetensors" in files
     assert "adapter_model.bin" not in files
+
+
+def test_layers_of_another_form_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def same(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(LlamaMLP, "forward", same)
+    text = io.StringIO()
+    run_shop(folder, "--max_steps", "1", console=Console(file=text, width=300))
+    assert "layers       their own code, slower than prompt by prompt: the forward pass of LlamaMLP is replaced" in (
+        text.getvalue()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -14,9 +14,7 @@ from llamarec.ranker.model.cpu.layer import Layer
 from llamarec.ranker.model.cpu.ops import Norm
 from llamarec.ranker.model.cpu.projection import LoraWeights, Projection
 from llamarec.ranker.model.dropout import drops
-
-# Decoders of just this form: norm, attention, sum, norm, gated feed-forward, sum.
-_KINDS: Final = {"llama": "LlamaModel", "mistral": "MistralModel", "qwen2": "Qwen2Model"}
+from llamarec.ranker.model.known_layers import config_difference, decoder_difference
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,21 @@ class Form:
         return replace(self, layers=[layer.merged() for layer in self.layers])
 
 
-def goes_by_prompts(config: Mapping[str, Any]) -> bool:
-    """Whether a model with this config.json is of the form, once it is in float32 on a processor."""
-    windows = set(config.get("layer_types") or ["full_attention"]) != {"full_attention"}
-    return (
-        config.get("model_type") in _KINDS
-        and config.get("hidden_act") in ("silu", "swish")
-        and not windows
-        and (not config.get("sliding_window") or config.get("use_sliding_window") is False)
-    )
+def goes_by_prompts(config: Mapping[str, object]) -> bool:
+    """Whether a model with this config.json is computed prompt by prompt, in float32 on a CPU."""
+    return config_difference(config) is None
+
+
+def why_by_modules(model: Any) -> str | None:
+    """What keeps a float32 model on a CPU from being computed prompt by prompt; None where nothing does.
+
+    Args:
+        model: A causal language model.
+    """
+    decoder = model.get_decoder()
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return None
+    return decoder_difference(decoder)
 
 
 class _UnfitError(Exception):
@@ -70,11 +74,11 @@ def form_of(model: Any) -> Form | None:
     activations, with other trained weights than LoRA's, with hooks, or of another architecture.
     """
     decoder = model.get_decoder()
-    if type(decoder).__name__ not in _KINDS.values() or torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu"):
         return None
     if getattr(decoder, "gradient_checkpointing", False) and decoder.training:
         return None
-    if not goes_by_prompts(decoder.config.to_dict()) or (decoder.training and decoder.config.attention_dropout):
+    if decoder_difference(decoder) is not None or (decoder.training and decoder.config.attention_dropout):
         return None
     try:
         reader = _Reader()

@@ -1,0 +1,76 @@
+"""Base models in 4 bits (NF4, arXiv 2305.14314) through bitsandbytes."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Final
+
+import torch
+from peft import prepare_model_for_kbit_training
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from llamarec.errors import ModelError
+
+_REPACKS_ON_CPU: Final = "support_avx512bf16_for_cpu"
+
+
+def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4 bits with double quantisation; products are computed in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def prepare_for_training(model: PreTrainedModel) -> None:
+    """Freezes a model in 4 bits, puts its norms into float32 and keeps the layout of its weights. In place.
+
+    Raises:
+        ModelError: the installed bitsandbytes may repack the weights on this CPU.
+    """
+    # The Trainer switches activation checkpointing on, where it is wanted.
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    keep_one_layout(model)
+
+
+def keep_one_layout(model: nn.Module) -> None:
+    """Keeps bitsandbytes from repacking weights at the first validation on a CPU with AVX512-BF16.
+
+    The packed product has no gradient, so every later training step would go wrong without an error. It also rounds the
+    weights' scales, so a resumed run would differ. (bitsandbytes 0.50)
+
+    Raises:
+        ModelError: a 4-bit layer on the CPU lacks the switch for this, so it cannot be said what would happen.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for name, module in model.named_modules():
+        if hasattr(module, _REPACKS_ON_CPU):
+            setattr(module, _REPACKS_ON_CPU, False)
+        elif isinstance(module, Linear4bit) and module.weight.device.type == "cpu":
+            raise _unknown_layout(name)
+
+
+def _unknown_layout(layer: str) -> ModelError:
+    supported = f"bitsandbytes{_supported_range('bitsandbytes')}"
+    return ModelError(
+        f"bitsandbytes {version('bitsandbytes')} cannot train a 4-bit model on a CPU: its gradients may be wrong",
+        expected=f"{supported}, whose Linear4bit has {_REPACKS_ON_CPU}",
+        found=f"{layer} without it",
+        hint=[f'pip install "{supported}"', "or train in whole weights: --quantization none"],
+    )
+
+
+def _supported_range(name: str) -> str:
+    """The versions of a distribution that this package declares; empty where it is not installed."""
+    try:
+        declared = requires("llamarec") or []
+    except PackageNotFoundError:
+        return ""
+    # "bitsandbytes<1,>=0.49; extra == ..." -> ">=0.49,<1"
+    ranges = [line.partition(";")[0].removeprefix(name).strip() for line in declared if line.startswith(name)]
+    found = next((text for text in ranges if text[:1] in "<>=!~"), "")
+    return ",".join(sorted(found.split(","), reverse=True))
