@@ -52,7 +52,7 @@ def demo(arguments: Sequence[str]) -> None:
 
 def test(arguments: Sequence[str]) -> None:
     """All tests, or what pytest's arguments choose."""
-    _run("-m", "pytest", *(arguments or ["-n", "2"]))
+    _run("-m", "pytest", "--durations=10", *(arguments or ["-n", "2"]))
 
 
 def torture(arguments: Sequence[str]) -> None:
@@ -62,7 +62,10 @@ def torture(arguments: Sequence[str]) -> None:
 
 def flags(_: Sequence[str] = ()) -> None:
     """Of the parser, into llamarec/ranker/options/flags.json."""
-    _run("-c", "from llamarec.ranker import flags, parser; flags.store_flags(parser.RankerArgumentParser().flags())")
+    program = (
+        "from llamarec.ranker.options import flags, parser; flags.store_flags(parser.RankerArgumentParser().flags())"
+    )
+    _run("-c", program)
 
 
 def bench(arguments: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -83,6 +83,7 @@ def main() -> None:
     """Prints a Markdown page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--num_layers", type=int, default=32, help="Of the model; 32 as in a 7B model.")
     parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--resume", nargs=4, metavar=("KIND", "FOLDER", "CHECKPOINT", "STARTED"), help=argparse.SUPPRESS
@@ -91,23 +92,23 @@ def main() -> None:
     if options.resume:
         kind, folder, checkpoint, started = options.resume
         clock = StopAfterFirst(float(started))
-        make_trainer(kind, Path(folder), max_steps=1000, callbacks=[clock]).train(checkpoint)
+        make_trainer(kind, Path(folder), options.num_layers, max_steps=1000, callbacks=[clock]).train(checkpoint)
         return
     print(f"{describe('torch', 'transformers', 'peft')}\n\n`python -m benchmarks.checkpoint_cost`\n")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [*_print_saves(Path(folder), options.repeats), *_print_starts(Path(folder), options.repeats)]
+        rows = [*_print_saves(Path(folder), options), *_print_starts(Path(folder), options)]
     if options.json:
         write_rows(options.json, rows)
 
 
-def make_model() -> Any:
-    """A small Llama whose LoRA layers have the size and number of those of a 7B model."""
+def make_model(num_layers: int) -> PeftModel:
+    """A narrow Llama whose LoRA layers have the size, and with 32 layers the number, of those of a 7B model."""
     set_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=32,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         use_cache=False,
     )
@@ -117,7 +118,9 @@ def make_model() -> Any:
     return get_peft_model(LlamaForCausalLM(config), lora)
 
 
-def make_trainer(kind: str, folder: Path, *, callbacks: list[Any], **changes: Any) -> Any:
+def make_trainer(
+    kind: str, folder: Path, num_layers: int, *, callbacks: list[TrainerCallback], **changes: Any
+) -> Trainer:
     """A Trainer of either kind with the same arguments."""
     arguments: dict[str, Any] = {
         "max_steps": STEPS,
@@ -131,29 +134,32 @@ def make_trainer(kind: str, folder: Path, *, callbacks: list[Any], **changes: An
         "logging_strategy": "no",
     }
     own = {"checkpoint_config": CheckpointConfig(restart=True)} if kind == "ours" else {}
-    return KINDS[kind](
-        model=make_model(),
+    trainer: Trainer = KINDS[kind](
+        model=make_model(num_layers),
         args=TrainingArguments(output_dir=str(folder), **{**arguments, **changes}),
         train_dataset=Tokens(),
         callbacks=callbacks,
         **own,
     )
 
+    return trainer
+
 
 # ---- Saves ----
 
 
-def _print_saves(folder: Path, repeats: int) -> list[Row]:
+def _print_saves(folder: Path, options: argparse.Namespace) -> list[Row]:
     extra: dict[str, list[float]] = {kind: [] for kind in KINDS}
     held: dict[str, list[float]] = {kind: [] for kind in KINDS}
     disk: dict[str, float] = {}
-    for number in range(repeats):
+
+    for number in range(options.repeats):
         for kind in KINDS:
-            total, blocked, peak, one = _one_run(kind, folder / f"{kind}-{number}")
+            total, blocked, peak, one = _one_run(kind, folder / f"{kind}-{number}", options.num_layers)
             extra[kind].append(total)
             held[kind].append(blocked)
             disk[kind] = peak / one
-    print(f"Saves: {repeats} alternating runs of {STEPS} steps with a save every {SAVE_STEPS}; medians.\n")
+    print(f"Saves: {options.repeats} alternating runs of {STEPS} steps with a save every {SAVE_STEPS}; medians.\n")
     print("| a save ... | plain Trainer | ours | ratio |\n|---|---|---|---|")
     for name, values in (("stops the training loop, ms", held), ("makes the run longer, ms", extra)):
         plain, ours = (1000 * statistics.median(values[kind]) for kind in KINDS)
@@ -163,10 +169,10 @@ def _print_saves(folder: Path, repeats: int) -> list[Row]:
     return [Row("save_stops_training_ratio", stops, "<= 0.333"), Row("disk_checkpoints", disk["ours"])]
 
 
-def _one_run(kind: str, folder: Path) -> tuple[float, float, float, float]:
+def _one_run(kind: str, folder: Path, num_layers: int) -> tuple[float, float, float, float]:
     """(seconds a save adds to a run, seconds it stops the loop, most bytes on the disk, bytes of a checkpoint)."""
     clock = Clock()
-    trainer = make_trainer(kind, folder, callbacks=[clock])
+    trainer = make_trainer(kind, folder, num_layers, callbacks=[clock])
     blocked: list[float] = []
     name = "_save_checkpoint" if kind == "plain" else "_save_at_edge"
     setattr(trainer, name, _timed(getattr(trainer, name), blocked))
@@ -226,24 +232,25 @@ def _size(folder: Path) -> int:
 # ---- Starting again ----
 
 
-def _print_starts(folder: Path, repeats: int) -> list[Row]:
+def _print_starts(folder: Path, options: argparse.Namespace) -> list[Row]:
     early, late = 10, NUM_SAMPLES // BATCH - 10
-    print(f"From the start of the process to the first resumed step, seconds; medians of {repeats}.\n")
+    print(f"From the start of the process to the first resumed step, seconds; medians of {options.repeats}.\n")
     print("| position | plain Trainer | ours |\n|---|---|---|")
     ours = []
     for name, step in (("step 10", early), (f"step {late} of {NUM_SAMPLES // BATCH} of the epoch", late)):
         medians = []
         for kind in KINDS:
-            checkpoint = _checkpoint_at(kind, folder / f"{kind}-start-{step}", step)
-            medians.append(statistics.median(_seconds_to_first(kind, checkpoint) for _ in range(repeats)))
+            checkpoint = _checkpoint_at(kind, folder / f"{kind}-start-{step}", step, options.num_layers)
+            seconds = [_seconds_to_first(kind, checkpoint, options.num_layers) for _ in range(options.repeats)]
+            medians.append(statistics.median(seconds))
         ours.append(medians[1])
         print(f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} |")
     return [Row("resume_late_over_early", ours[1] / ours[0], "<= 1.15", "seconds to the first step, late and early")]
 
 
-def _checkpoint_at(kind: str, folder: Path, step: int) -> Path:
+def _checkpoint_at(kind: str, folder: Path, step: int, num_layers: int) -> Path:
     """A checkpoint of a step without training up to there: what a resume costs depends on the position alone."""
-    trainer = make_trainer(kind, folder, callbacks=[], max_steps=step, save_steps=1000)
+    trainer = make_trainer(kind, folder, num_layers, callbacks=[], max_steps=step, save_steps=1000)
     trainer.add_callback(_SkipTo(trainer, step))
     trainer.train()
     return folder / f"checkpoint-{step}"
@@ -268,9 +275,10 @@ class _SkipTo(TrainerCallback):
         return control
 
 
-def _seconds_to_first(kind: str, checkpoint: Path) -> float:
-    command = [sys.executable, "-m", "benchmarks.checkpoint_cost", "--resume", kind, str(checkpoint.parent)]
-    done = subprocess.run([*command, str(checkpoint), str(time.time())], capture_output=True, text=True, check=True)
+def _seconds_to_first(kind: str, checkpoint: Path, num_layers: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.checkpoint_cost", "--num_layers", str(num_layers)]
+    command += ["--resume", kind, str(checkpoint.parent), str(checkpoint), str(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(next(line for line in done.stdout.splitlines() if line.startswith("FIRST")).split()[1])
 
 

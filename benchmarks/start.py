@@ -3,7 +3,7 @@
     python -m benchmarks.start --data_root data
 
 A start is compared with the least that it can be: a process that only imports the libraries and loads the same base
-model with LoRA. Everything is measured in processes of their own; the fastest of a few runs counts.
+model with LoRA. Everything is measured in processes of their own; the fastest of --repeats runs counts.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.harness.machine import describe
 from benchmarks.harness.report import Row, write_rows
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-REPEATS: Final = 3
 HELP_COMMANDS: Final = (
     ("train_ranker.py", "--help"),
     ("train_ranker.py", "--help_all"),
@@ -38,12 +38,12 @@ from transformers import AutoModelForCausalLM, Trainer
 model = AutoModelForCausalLM.from_pretrained({source!r}, dtype=torch.float32)
 peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 """
-# train_ranker.py as it is, ended at its first step.
+# train_ranker.py itself, ended at its first step.
 _TO_FIRST_STEP: Final = """
 import os, sys, time
 sys.argv = ["train_ranker.py", *{arguments!r}]
 import train_ranker
-from llamarec.ranker import trainer
+from llamarec.ranker.training import trainer
 def first_step(*_, **__):
     print("FIRST", time.time(), flush=True)
     os._exit(0)
@@ -56,7 +56,7 @@ def main() -> None:
     """Prints a table and, with --json, writes rows."""
     options = _options()
     print(f"{describe('torch', 'transformers', 'peft')}\n")
-    rows = [_slowest_help()]
+    rows = [_slowest_help(options.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         rows += _starts(Path(folder), options)
     for row in rows:
@@ -65,8 +65,8 @@ def main() -> None:
         write_rows(options.json, rows)
 
 
-def _slowest_help() -> Row:
-    seconds = {" ".join(command): min(_run(*command) for _ in range(REPEATS)) for command in HELP_COMMANDS}
+def _slowest_help(repeats: int) -> Row:
+    seconds = {" ".join(command): min(_run(*command) for _ in range(repeats)) for command in HELP_COMMANDS}
     for name, value in seconds.items():
         print(f"{value:6.2f} s  {name}")
     return Row("help_seconds", max(seconds.values()), "<= 0.3")
@@ -81,31 +81,44 @@ def _starts(folder: Path, options: argparse.Namespace) -> list[Row]:
         [sys.executable, "train_ranker.py", *common, "--max_steps", "1", "--max_test_users", "1"], check=True
     )
     resumed = [*common, "--max_steps", "2", "--resume_from_checkpoint"]
-    ours = min(_seconds_to_first_step(resumed) for _ in range(REPEATS))
-    bare = min(_run("-c", _BARE.format(source=source)) for _ in range(REPEATS))
+    ours = min(_seconds_to_first_step(resumed) for _ in range(options.repeats))
+    bare = min(_run("-c", _BARE.format(source=source)) for _ in range(options.repeats))
     print(f"{bare:6.2f} s  imports and base model alone\n{ours:6.2f} s  from the command to the first resumed step")
     return [Row("start_seconds", ours, ""), Row("start_over_bare_load", ours / bare, "<= 1.5")]
 
 
 def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> str:
-    """Data, and candidates as a retriever would leave them; returns the base model's folder."""
+    """Writes data, candidates and lists as a retriever would leave them; returns the base model's folder."""
     from rich.console import Console
 
     from llamarec.data.config import DataConfig
     from llamarec.data.prepare import prepare
     from llamarec.ranker.model.base_models import base_model_source
-    from llamarec.retriever.candidates import with_labels, write_candidates
+    from llamarec.retriever.candidates import Candidates, with_labels, write_candidates
+    from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
+    from llamarec.vocabulary import Split
 
     config = DataConfig(dataset_code=options.dataset, data_root=options.data_root, experiment_root=str(folder))
     data, rng = prepare(config, Console(quiet=True)), np.random.default_rng(0)
-    candidates: dict[Any, Any] = {}
-    for split in ("validation", "test"):
+
+    def drawn_lists(num_lists: int) -> NDArray[np.int32]:
+        among = min(200, data.num_items)
+        return np.argsort(rng.random((num_lists, among)), axis=1)[:, :20].astype(np.int32) + 1
+
+    splits: tuple[Split, ...] = ("validation", "test")
+    candidates: dict[Split, Candidates] = {}
+    for split in splits:
         users = data.sequences.users_with_label(split)
-        items = np.argsort(rng.random((len(users), 200)), axis=1)[:, :20].astype(np.int32) + 1
-        # The retriever is taken to have found every label.
+        items = drawn_lists(len(users))
+        # Every label counts as found by the retriever.
         items[:, 0] = [data.sequences.label(int(user), split) for user in users]
         candidates[split] = with_labels(data, split, users, items, np.zeros(items.shape, dtype=np.float32))
     write_candidates(config.experiment, candidates, data, {})
+
+    num_lists = int(data.sequences.num_places().sum())
+    lists = TrainingLists(drawn_lists(num_lists), np.ones(num_lists, dtype=np.int32))
+    write_hard_negatives(config.experiment, lists, data, {})
+
     return base_model_source(options.model, data, config.experiment.ranker)
 
 
@@ -128,6 +141,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--dataset", default="beauty")
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--repeats", type=int, default=3, help="The fastest of so many processes counts.")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -113,7 +113,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", required=True)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--order", choices=ORDERS, default="shuffled")
-    own, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    cut = argv.index("--") if "--" in argv else len(argv)
+    own, flags = argv[:cut], argv[cut + 1 :]
     options = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as folder:
         own_flags = ["--init_adapter", options.adapter, "--output_dir", str(Path(folder, "checkpoints"))]

@@ -20,6 +20,7 @@ from benchmarks.ranker import published
 from benchmarks.ranker.epoch import STEP
 from benchmarks.ranker.product import our_model, our_trainer
 from benchmarks.ranker.workload import Workload, load
+from llamarec.ranker.options.config import SMOLLM2_135M
 
 Way = Literal["theirs", "ours"]
 WAYS: Final[tuple[Way, ...]] = ("theirs", "ours")
@@ -31,8 +32,9 @@ def main() -> None:
     parser.add_argument("way", choices=WAYS)
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--dataset", default="beauty")
+    parser.add_argument("--model", default=SMOLLM2_135M)
     options = parser.parse_args()
-    print(peak_bytes(options.way, load(options.dataset, options.data_root)))
+    print(peak_bytes(options.way, load(options.dataset, options.data_root, options.model)))
 
 
 def peak_bytes(way: Way, workload: Workload) -> int:
@@ -42,10 +44,10 @@ def peak_bytes(way: Way, workload: Workload) -> int:
     return peak.value
 
 
-def peak_gb(way: Way, dataset: str, data_root: str) -> float:
+def peak_gb(way: Way, dataset: str, data_root: str, model: str = SMOLLM2_135M) -> float:
     """The same in a process of its own; infinite where it did not fit at all."""
     command = [sys.executable, "-m", "benchmarks.ranker.memory_use", way, "--dataset", dataset]
-    command += ["--data_root", str(Path(data_root).resolve())]
+    command += ["--data_root", str(Path(data_root).resolve()), "--model", model]
     out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     return float("inf") if out.returncode else int(out.stdout.splitlines()[-1]) / 1e9
 

@@ -31,7 +31,7 @@ from benchmarks.ranker.epoch import COVERED, STEP, Epoch
 from benchmarks.ranker.memory_use import WAYS, peak_gb
 from benchmarks.ranker.product import our_model, our_trainer
 from benchmarks.ranker.workload import Workload, load
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import SMOLLM2_135M, RankerConfig
 
 GOALS = {"training": (3.0, 0.70), "evaluation": (2.0, 0.75)}
 
@@ -110,7 +110,7 @@ def main() -> None:
     """Prints a table and a line for each goal; with --json, writes rows."""
     options = _options()
     print(f"{describe('torch', 'transformers', 'peft')}; {torch.get_num_threads()} threads\n")
-    workloads = [load(code, options.data_root) for code in options.datasets]
+    workloads = [load(code, options.data_root, options.model) for code in options.datasets]
     pairs = [pair for workload in workloads for pair in measure(workload, options)]
     print("| what | data | dtype | recipe, tokens/s | ours, tokens/s | ratio | recipe of limit | ours of limit |")
     print("|---|---|---|---|---|---|---|---|")
@@ -118,7 +118,7 @@ def main() -> None:
         print(_row(pair))
     rows = [row for pair in pairs for row in _rows_of(pair)]
     if not options.no_memory:
-        rows.append(memory_row(options.datasets[-1], options.data_root))
+        rows.append(memory_row(options.datasets[-1], options.data_root, options.model))
     rows += [epoch_row(workload, pairs) for workload in workloads if workload.code in COVERED]
     for row in rows:
         print(row.line())
@@ -136,9 +136,9 @@ def _rows_of(pair: Pair) -> list[Row]:
     ]
 
 
-def memory_row(code: str, data_root: str) -> Row:
+def memory_row(code: str, data_root: str, model: str) -> Row:
     """Peak of a step of the effective batch, ours in shares of the recipe's."""
-    theirs, ours = (peak_gb(way, code, data_root) for way in WAYS)
+    theirs, ours = (peak_gb(way, code, data_root, model) for way in WAYS)
     return Row("memory_share", ours / theirs, "<= 0.5", f"{ours:.1f} GB against {theirs:.1f} GB, a step of {STEP}")
 
 
@@ -267,6 +267,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", default="data")
     parser.add_argument("--datasets", nargs="+", default=["beauty", "games"])
+    parser.add_argument("--model", default=SMOLLM2_135M)
     parser.add_argument("--steps", type=int, default=1, help=f"Steps of {STEP} samples.")
     parser.add_argument("--prompts", type=int, default=24, help="Validation prompts.")
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="Of the recipe.")

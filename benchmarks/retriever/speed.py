@@ -5,6 +5,7 @@ python -m benchmarks.retriever.speed
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,8 @@ REPEATS = 5
 
 def main() -> None:
     """Prints a Markdown table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{describe('torch', 'numpy')}; one thread, fastest of {REPEATS}\n")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from rapidfuzz import fuzz, process
 
 from llamarec.data.prepared import OTHERS, PreparedData
 from llamarec.errors import ConfigError
@@ -18,6 +18,7 @@ _WORD = re.compile(r"\w+")
 _MOST_COMPARED = 200
 _MOST_CHARACTERS, _MOST_WORDS = 120, 8
 _NEAR = 0.4
+_NEAR_WORD = 0.75
 _NEAR_KEY = 0.8  # of keys that look alike: what is only somewhat like a number is another one
 
 
@@ -108,7 +109,7 @@ class Catalogue:
         row = int(others[USER].search_sorted(key)) if len(others) else 0
         if row < len(others) and others[USER][row] == key:
             return [int(item) for item in others[ITEM_IDS][row]]
-        near = difflib.get_close_matches(key, self._users, n=3, cutoff=_NEAR_KEY) if propose else []
+        near = _alike(key, self._data.users, _NEAR_KEY) if propose else []
         raise UnknownError(
             f"there is no user {key!r} in {self._data.dataset_code}{self._of_others()}",
             near,
@@ -148,7 +149,7 @@ class Catalogue:
         """Those that share the rarest words with a text, or have words that look like them."""
         shared: Counter[int] = Counter()
         for word in list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]:
-            alike = [word] if word in self._words else difflib.get_close_matches(word, self._words, n=3, cutoff=0.75)
+            alike = [word] if word in self._words else _alike(word, list(self._words), _NEAR_WORD)
             for one in alike:
                 items = self._words[one]
                 shared.update(dict.fromkeys(items, 1 + round(1000 / len(items))))
@@ -160,10 +161,15 @@ def plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def _alike(text: str, others: Sequence[str], least: float) -> list[str]:
+    """The three most similar texts, best first; none below a similarity of `least`, from 0 to 1."""
+    return [other for other, *_ in process.extract(text, others, scorer=fuzz.ratio, limit=3, score_cutoff=100 * least)]
+
+
 def _likeness(wanted: str, title: str) -> float:
     """From 0 to 1: half of it for the words that are there, half for the letters in their order."""
     words, there = set(_WORD.findall(wanted)), set(_WORD.findall(title))
-    whole = difflib.SequenceMatcher(None, wanted, title).ratio()
+    whole = fuzz.ratio(wanted, title) / 100
     # The start of a long title is nearly all of it.
-    start = difflib.SequenceMatcher(None, wanted, title[: len(wanted)]).ratio()
+    start = fuzz.ratio(wanted, title[: len(wanted)]) / 100
     return 0.5 * max(whole, 0.95 * start) + 0.5 * len(words & there) / max(len(words), 1)

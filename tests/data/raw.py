@@ -1,9 +1,11 @@
-"""Small raw files in each public format: 6 users who each took the same 6 items, one day apart."""
+"""Small raw files in each public format: 6 users who each took the same 6 items, one day apart, or what is given."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 NUM_USERS, NUM_ITEMS = 6, 6
@@ -11,51 +13,64 @@ DAY_SECONDS = 86_400
 START = 1_546_300_800  # 2019-01-01 UTC
 
 
-def _pairs() -> list[tuple[int, int, int]]:
-    return [(u, i, START + DAY_SECONDS * i) for u in range(1, NUM_USERS + 1) for i in range(1, NUM_ITEMS + 1)]
+# (user, item, seconds since 1970) of each interaction.
+Pairs = Sequence[tuple[int, int, int]]
+PAIRS: Pairs = [(u, i, START + DAY_SECONDS * i) for u in range(1, NUM_USERS + 1) for i in range(1, NUM_ITEMS + 1)]
 
 
-def write_ml_100k(folder: Path) -> None:
-    ratings = "".join(f"{u}\t{i}\t3\t{t}\n" for u, i, t in _pairs())
-    movies = "".join(f"{i}|Café {i} (1995)|x|\t|y|{'|'.join('0' * 19)}\n" for i in range(1, NUM_ITEMS + 1))
+def walks(num_users: int, num_items: int, length: int) -> Pairs:
+    """Users who walk round a circle of items, each from a start and with a stride of their own."""
+    return [
+        (u, (7 * u + step * (1 + u % 3)) % num_items + 1, START + DAY_SECONDS * step)
+        for u in range(1, num_users + 1)
+        for step in range(length)
+    ]
+
+
+def _items(pairs: Pairs) -> list[int]:
+    return sorted({item for _, item, _ in pairs})
+
+
+def write_ml_100k(folder: Path, pairs: Pairs = PAIRS) -> None:
+    ratings = "".join(f"{u}\t{i}\t3\t{t}\n" for u, i, t in pairs)
+    movies = "".join(f"{i}|Café {i} (1995)|x|\t|y|{'|'.join('0' * 19)}\n" for i in _items(pairs))
     (folder / "u.data").write_bytes(ratings.encode())
     (folder / "u.item").write_bytes(movies.encode("latin-1"))
 
 
-def write_ml_latest_small(folder: Path) -> None:
-    ratings = "userId,movieId,rating,timestamp\r\n" + "".join(f"{u},{i},4.0,{t}\r\n" for u, i, t in _pairs())
-    movies = "movieId,title,genres\r\n" + "".join(
-        f'{i},"Film, The {i} (1995)",Drama\r\n' for i in range(1, NUM_ITEMS + 1)
-    )
+def write_ml_latest_small(folder: Path, pairs: Pairs = PAIRS) -> None:
+    ratings = "userId,movieId,rating,timestamp\r\n" + "".join(f"{u},{i},4.0,{t}\r\n" for u, i, t in pairs)
+    movies = "movieId,title,genres\r\n" + "".join(f'{i},"Film, The {i} (1995)",Drama\r\n' for i in _items(pairs))
     (folder / "ratings.csv").write_bytes(ratings.encode())
     (folder / "movies.csv").write_bytes(movies.encode())
 
 
-def _write_amazon(folder: Path, category: str) -> None:
-    ratings = "".join(f"U{u},B{i},5.0,{t}\n" for u, i, t in _pairs())
-    meta = "".join(f"{{'asin': 'B{i}', 'title': \"Rock &amp; Roll's {i}\"}}\n" for i in range(1, NUM_ITEMS + 1))
+def _write_amazon(folder: Path, category: str, pairs: Pairs) -> None:
+    ratings = "".join(f"U{u},B{i},5.0,{t}\n" for u, i, t in pairs)
+    meta = "".join(f"{{'asin': 'B{i}', 'title': \"Rock &amp; Roll's {i}\"}}\n" for i in _items(pairs))
     (folder / f"ratings_{category}.csv").write_bytes(ratings.encode())
     (folder / f"meta_{category}.json.gz").write_bytes(gzip.compress(meta.encode()))
 
 
-def write_beauty(folder: Path) -> None:
-    _write_amazon(folder, "Beauty")
+def write_beauty(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_amazon(folder, "Beauty", pairs)
 
 
-def write_games(folder: Path) -> None:
-    _write_amazon(folder, "Video_Games")
+def write_games(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_amazon(folder, "Video_Games", pairs)
 
 
-def write_yelp2020(folder: Path) -> None:
+def _date(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d} 10:00:00"
+
+
+def write_yelp2020(folder: Path, pairs: Pairs = PAIRS) -> None:
     reviews = "".join(
-        json.dumps(
-            {"user_id": f"u{u}", "business_id": f"b{i}", "stars": 5.0, "date": f"2019-01-{i:02} 10:00:00", "text": "x"}
-        )
-        + "\n"
-        for u, i, _ in _pairs()
+        json.dumps({"user_id": f"u{u}", "business_id": f"b{i}", "stars": 5.0, "date": _date(t), "text": "x"}) + "\n"
+        for u, i, t in pairs
     )
     reviews += json.dumps({"user_id": "u1", "business_id": "b1", "stars": 5.0, "date": "2018-12-31 10:00:00"}) + "\n"
-    places = "".join(json.dumps({"business_id": f"b{i}", "name": f"Joe's {i}"}) + "\n" for i in range(1, NUM_ITEMS + 1))
+    places = "".join(json.dumps({"business_id": f"b{i}", "name": f"Joe's {i}"}) + "\n" for i in _items(pairs))
     (folder / "yelp_academic_dataset_review.json").write_text(reviews, encoding="utf-8")
     (folder / "yelp_academic_dataset_business.json").write_text(places, encoding="utf-8")
 

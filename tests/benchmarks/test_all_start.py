@@ -1,0 +1,101 @@
+"""Every benchmark runs to its end, in its smallest form and on generated data: what has rotted is found here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench import PARTS
+from tests.data.raw import WRITERS, walks
+from tests.report.conftest import finished
+
+__all__ = ["finished"]
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks"
+TINY = ("--model", "tiny")
+ON_DATA = ("--data_root", "{data}")
+SMALL: dict[str, tuple[str, ...]] = {
+    "benchmarks.bench": ("--help",),
+    "benchmarks.checkpoint_cost": ("--repeats", "1", "--num_layers", "1", "--json", "{out}"),
+    "benchmarks.harness.structure": ("benchmarks/harness", "--against", "benchmarks"),
+    "benchmarks.ranker.quality": (
+        *(*ON_DATA, "--datasets", "beauty", "--experiment_root", "{folder}", "--output", "{out}"),
+        *("--trainings", "published", "--flags=--llm_base_model tiny --max_steps 1 --use_cpu true"),
+        *("--validation_users", "4", "--test_users", "4"),
+    ),
+    "benchmarks.ranker.speed": (*ON_DATA, *TINY, "--datasets", "beauty", "--prompts", "2", "--json", "{out}"),
+    "benchmarks.ranker.title_words": (
+        *(*ON_DATA, "--datasets", "beauty", "--experiment_root", "{folder}", "--output", "{out}"),
+    ),
+    "benchmarks.retriever.epoch": (*ON_DATA, "--plain_steps", "1", "--json", "{out}"),
+    "benchmarks.retriever.prepare_yelp": ("--reviews", "2000", "--folder", "{folder}", "--output", "{out}"),
+    "benchmarks.retriever.quality": (
+        *(*ON_DATA, "--datasets", "beauty", "--seeds", "1", "--experiment_root", "{folder}", "--output", "{out}"),
+    ),
+    "benchmarks.retriever.speed": (),
+    "benchmarks.serve": ("{run}", "--seconds", "1", "--clients", "1", "2", "--output", "{out}"),
+    "benchmarks.start": (*ON_DATA, *TINY, "--repeats", "1", "--json", "{out}"),
+}
+# What runs the others.
+RUN_BY = {
+    "benchmarks.gpu": "tests/benchmarks/test_gpu.py",
+    "benchmarks.ranker.answers": "benchmarks.ranker.quality",
+    "benchmarks.ranker.memory_use": "benchmarks.ranker.speed",
+    "benchmarks.ranker.published_loss": "benchmarks.ranker.quality",
+}
+
+
+def _programs() -> set[str]:
+    """Modules below `benchmarks` that are started with `python -m`."""
+    paths = [path for path in FOLDER.rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
+
+    return {name.removesuffix(".__main__") for name in names}
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw files of every public data set, with 60 users and 40 items."""
+    root = tmp_path_factory.mktemp("raw")
+    for code, write in WRITERS.items():
+        (root / code).mkdir()
+        write(root / code, walks(num_users=60, num_items=40, length=10))
+
+    return root
+
+
+def test_every_benchmark_has_a_small_form() -> None:
+    assert _programs() == {*SMALL, *RUN_BY}
+    assert {name for name in RUN_BY.values() if not (ROOT / name).is_file()} <= set(SMALL)
+    assert {module for module, *_ in PARTS.values()} <= set(SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", SMALL)
+def test_it_runs_to_its_end(module: str, data_root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    names = {"data": data_root, "out": tmp_path / "out", "folder": tmp_path}
+    if "{run}" in SMALL[module]:
+        names["run"] = request.getfixturevalue("finished") / "experiments" / "llm" / "shop"
+    arguments = [word.format(**names) for word in SMALL[module]]
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if "--json" in arguments:
+        assert json.loads(names["out"].read_text(encoding="utf-8"))
+    elif "--output" in arguments:
+        assert names["out"].read_text(encoding="utf-8").startswith("# ")
