@@ -115,7 +115,7 @@ def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> st
         candidates[split] = with_labels(data, split, users, items, np.zeros(items.shape, dtype=np.float32))
     write_candidates(config.experiment, candidates, data, {})
 
-    num_lists = int(data.sequences.num_places().sum())
+    num_lists = int(data.sequences.num_training_positions().sum())
     lists = TrainingLists(drawn_lists(num_lists), np.ones(num_lists, dtype=np.int32))
     write_hard_negatives(config.experiment, lists, data, {})
 
