@@ -9,7 +9,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.errors import ArtifactError
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -72,13 +78,55 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none."""
+def read_json(path: Path, shape: type[Any] | None = None) -> dict[str, Any] | None:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+        shape: A TypedDict (or dataclass) of the fields that the program reads, with their types.
+
+    Returns:
+        The object with all its fields; None where there is no file, or no JSON object in it.
+
+    Raises:
+        ArtifactError: it is a JSON object, and one of these fields has another type.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = shapes.read_object(path)
+    except (OSError, ShapeError):
         return None
-    return content if isinstance(content, dict) else None
+
+    if shape is not None:
+        try:
+            shapes.shaped(content, shape)
+        except ShapeError as error:
+            raise _misshapen(path, error) from error
+    return content
+
+
+def stored(content: object, shape: type[T], where: Path | str) -> T:
+    """Stored values as a dataclass. Unknown fields are ignored: a later version may write more.
+
+    Args:
+        content: Plain values from JSON.
+        shape: The dataclass.
+        where: The file that they come from.
+
+    Raises:
+        ArtifactError: a field is missing or has another type; names the file.
+    """
+    try:
+        return shapes.shaped(content, shape)
+    except ShapeError as error:
+        raise _misshapen(where, error) from error
+
+
+def _misshapen(where: Path | str, error: ShapeError) -> ArtifactError:
+    return ArtifactError(
+        f"{where}: a field has another type than this program writes",
+        found=str(error),
+        hint="repeat the step that writes this file, or restore the file from a copy",
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -139,7 +139,7 @@ def _since_restart(folder: RunFolder) -> tuple[Session, ...]:
     if not folder.restarted.is_file():
         return ()
     begun = datetime.fromtimestamp(folder.restarted.stat().st_mtime, UTC)
-    return (Session(begun.isoformat(), 0),)
+    return (Session(started=begun.isoformat(), from_step=0),)
 
 
 def _test(path: Path) -> pl.DataFrame | None:

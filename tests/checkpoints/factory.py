@@ -70,10 +70,18 @@ def manifest(
 ) -> Manifest:
     """As training writes it: two sessions from step 200 on, the second with a lower learning rate."""
     rate = 1e-4 if step < 200 else 5e-5
-    sessions = [Session("2026-01-01T10:00:00+00:00", 0, None, "host-a")]
+    sessions = [Session(started="2026-01-01T10:00:00+00:00", from_step=0, host="host-a")]
     if step >= 200:
         change = "learning_rate: 0.0001 -> 5e-05"
-        sessions.append(Session("2026-01-02T10:00:00+00:00", 100, "checkpoint-100", "host-b", (change,)))
+        sessions.append(
+            Session(
+                started="2026-01-02T10:00:00+00:00",
+                from_step=100,
+                resumed_from="checkpoint-100",
+                host="host-b",
+                changes=(change,),
+            )
+        )
     metrics: dict[str, Any] = {"loss": 2.0 - step / 1000}
     if best is not None:
         metrics |= {"best_metric": 0.5, "best_step": best, "metric_name": "overall_ndcg@10"}

@@ -37,7 +37,7 @@ MANIFEST = Manifest(
     reason="scheduled",
     created="2026-01-01T00:00:00+00:00",
     run_id="0123456789ab",
-    sessions=(Session("2026-01-01T00:00:00+00:00", 0),),
+    sessions=(Session(started="2026-01-01T00:00:00+00:00", from_step=0),),
     files={"optimizer.pt": FileEntry(3, "0" * 64)},
 )
 
@@ -81,7 +81,7 @@ def test_without_a_required_key_of_an_entry_too(inside: str, name: str) -> None:
 
 def test_a_session_may_say_no_more_than_where_it_began() -> None:
     content = {"format": 1, **asdict(MANIFEST), "sessions": [{"started": "then", "from_step": 3}]}
-    assert parse_manifest(_written(content), "here").sessions == (Session("then", 3),)
+    assert parse_manifest(_written(content), "here").sessions == (Session(started="then", from_step=3),)
 
 
 # ---- Fingerprints of any Trainer ----

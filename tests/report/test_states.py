@@ -69,10 +69,10 @@ def test_curves_leave_out_what_a_restart_or_a_resume_gave_up(experiment: Experim
     logs = experiment.ranker / "logs"
     events = curves_of({}, logs).events
     last = events[-1].time
-    later = Session((last + timedelta(seconds=1)).isoformat(), 0)
+    later = Session(started=(last + timedelta(seconds=1)).isoformat(), from_step=0)
     assert curves_of({}, logs, [later]).values == {}
-    first = Session(events[0].time.isoformat(), 0)
-    resumed = Session((last + timedelta(seconds=1)).isoformat(), 6)
+    first = Session(started=events[0].time.isoformat(), from_step=0)
+    resumed = Session(started=(last + timedelta(seconds=1)).isoformat(), from_step=6)
     assert curves_of({}, logs, [first, resumed]).last_step == 6
 
 
@@ -169,11 +169,14 @@ def test_where_nothing_tells_how_long_a_step_took_nothing_is_made_up() -> None:
 
 
 def test_where_nothing_tells_how_far_a_process_came_it_is_as_far_as_was_resumed() -> None:
-    sessions = [Session("2026-01-01T10:00:00.5+00:00", 0), Session("2026-01-01T10:00:00.9+00:00", 4)]
+    sessions = [
+        Session(started="2026-01-01T10:00:00.5+00:00", from_step=0),
+        Session(started="2026-01-01T10:00:00.9+00:00", from_step=4),
+    ]
     (one,) = interruptions(sessions, [], Curves(), None)
     assert (one.reached, one.steps_lost) == (4, 0)
     # Killed before it saved anything, the next one resumes from the same step.
-    again = [*sessions, Session("2026-01-01T10:00:01+00:00", 4)]
+    again = [*sessions, Session(started="2026-01-01T10:00:01+00:00", from_step=4)]
     assert interruptions(again, [], Curves(), None)[1].steps_lost is None
 
 
@@ -185,5 +188,5 @@ def test_a_step_takes_the_median_of_what_was_seen(run: RunFacts) -> None:
     assert seconds_a_step([], [], Curves(events=events)) == 2.0
     assert seconds_a_step([], [], Curves()) is None
     # Of three moments one pair is a pause between two processes.
-    few, second = [events[1], events[2], events[3]], Session(times[3].isoformat(), 3)
+    few, second = [events[1], events[2], events[3]], Session(started=times[3].isoformat(), from_step=3)
     assert seconds_a_step([second], [], Curves(events=few)) == 2.0

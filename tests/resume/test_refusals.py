@@ -142,7 +142,7 @@ def test_a_missing_part_of_a_plain_checkpoint_is_named(
     capsys.readouterr()
     trainer = _trainer(run, CheckpointConfig(allow_partial_resume=True))
     assert trainer.train(str(checkpoint)).global_step == (4 + 6 if part == "trainer_state.json" else 6)
-    assert f"lost:        {part}: {PARTS[part]} start anew" in capsys.readouterr().out
+    assert f"lost:        {part}: {PARTS[part]} start over" in capsys.readouterr().out
 
 
 def test_a_missing_part_that_a_manifest_lists_can_be_gone_on_without(
@@ -153,7 +153,7 @@ def test_a_missing_part_that_a_manifest_lists_can_be_gone_on_without(
     with pytest.raises(CheckpointError, match=r"--allow_partial_resume to go on without: optimizer\.pt"):
         _trainer(run).train(str(checkpoint))
     _trainer(run, CheckpointConfig(allow_partial_resume=True)).train(str(checkpoint))
-    assert f"lost:        optimizer.pt: {PARTS['optimizer.pt']} start anew" in capsys.readouterr().out
+    assert f"lost:        optimizer.pt: {PARTS['optimizer.pt']} start over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", ["adapter_config.json", "adapter_model.safetensors", MANIFEST])
@@ -227,7 +227,7 @@ def test_an_old_folder_with_an_adapter_only(run: Path, tmp_path: Path, capsys: p
     trainer.train(str(old))
     said = capsys.readouterr().out
     for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        assert f"lost:        {name}: {PARTS[name]} start anew" in said
+        assert f"lost:        {name}: {PARTS[name]} start over" in said
 
 
 def test_a_second_run_in_the_same_folder(tmp_path: Path) -> None:

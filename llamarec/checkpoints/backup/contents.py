@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.backup.stores import Store
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, step_of
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, inside, parse_manifest
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 COPYING: Final = ".copying"  # there while a copy is made where nothing can be renamed
@@ -35,6 +36,13 @@ class Content:
         return sum(entry.num_bytes for entry in self.files.values())
 
 
+@dataclass(frozen=True)
+class _Claim:
+    step: int
+    run_id: str
+    created: str
+
+
 def content_of(source: Store) -> Content:
     """What lies at a checkpoint's place, according to its manifest where it has one.
 
@@ -54,7 +62,7 @@ def content_of(source: Store) -> Content:
         return Content(step, {name: source.entry(name) for name in map(inside, ordered)}, None)
     raw = source.read(MANIFEST)
     manifest = _parsed(raw, source)
-    if type(manifest.step) is not int or manifest.step < 0 or (step is not None and step != manifest.step):
+    if step is not None and step != manifest.step:
         raise CheckpointError(f"{source.url}: its manifest is of step {manifest.step}, its name is {source.name}")
     return Content(manifest.step, {inside(name): entry for name, entry in manifest.files.items()}, raw)
 
@@ -91,7 +99,7 @@ def claim(manifest: bytes | None) -> str:
     if manifest is None:
         return "files without a manifest"
     try:
-        content = json.loads(manifest)
-        return f"step {content['step']} of run {content['run_id']}, saved {content['created'][:19]} UTC"
-    except (ValueError, KeyError, TypeError):
+        claimed = shapes.parsed(manifest, _Claim)
+    except ShapeError:
         return "a damaged manifest"
+    return f"step {claimed.step} of run {claimed.run_id}, saved {claimed.created[:19]} UTC"

@@ -1,4 +1,4 @@
-"""From a chosen checkpoint and this process's arguments to how training goes on; loads no model and no weights."""
+"""From a chosen checkpoint and this process's arguments to how training continues; loads no model and no weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from transformers import TrainingArguments
 from llamarec.checkpoints.resume.compatibility import Change, compare_fingerprints, compare_hyperparameters, refuse
 from llamarec.checkpoints.resume.learning_rate import rates
 from llamarec.checkpoints.resume.notes import remarks
-from llamarec.checkpoints.resume.plan import ResumePlan
+from llamarec.checkpoints.resume.plan import HOW_TO_EXTEND, ResumePlan
 from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.resume.process import OWN_OPTIMIZER, OWN_SCHEDULER, CurrentProcess
 from llamarec.checkpoints.resume.progress import Progress, plain_progress, progress_in
-from llamarec.checkpoints.resume.safe_load import load_json, refuse_hostile
+from llamarec.checkpoints.resume.safe_load import refuse_hostile
 from llamarec.checkpoints.resume.schedule import ScheduleMap, resumed
+from llamarec.checkpoints.resume.trainer_state import read_trainer_state, stopped_early
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, step_of
 from llamarec.checkpoints.storage.verification import PARTS
 
-# After these the end of training is another one, so that an early stop does not stand.
+# A change of these moves the end of training, so an early stop no longer holds.
 _LENGTHS = frozenset({"num_train_epochs", "max_steps"})
 _CUTS = frozenset(
     {"per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "dataloader_drop_last"}
@@ -38,20 +39,20 @@ _GROUP_KEYS: dict[str, tuple[str, ...]] = {
 _EXTENDING = _LENGTHS | {"early_stopping_patience"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resume:
     """A decided resume.
 
     Attributes:
         choice: The checkpoint.
         trainer_state: Content of its trainer_state.json; empty if that is lost.
-        progress: Where training goes on.
+        progress: Where training continues.
         plan: What is printed.
-        stops: The checkpoint's early stop stands.
-        new_optimizer: The optimizer is one that cannot take over the moments of the checkpoint's.
-        new_scheduler: The program's own scheduler is another one than the checkpoint's.
-        has_own_scheduler: There is one.
-        num_epochs: As the checkpoint had it, where nothing about the length has changed; 0 = to be counted.
+        stops: Whether the checkpoint's early stop still holds.
+        new_optimizer: Whether the optimizer is of another kind, which cannot use the checkpoint's moments.
+        num_epochs: The checkpoint's number, where nothing about the length has changed; 0 = to be counted.
+        new_scheduler: Whether the program's own scheduler differs from the checkpoint's.
+        has_own_scheduler: Whether the program made its own scheduler.
     """
 
     choice: ResumeChoice
@@ -72,7 +73,7 @@ class Resume:
     @property
     def was_finished(self) -> bool:
         """Whether the checkpoint is the end of a training, as far as that was to go."""
-        return not self.plan.steps_to_go_before or _stopped_early(self.trainer_state)
+        return not self.plan.steps_to_go_before or stopped_early(self.trainer_state)
 
     @property
     def step(self) -> int:
@@ -91,71 +92,144 @@ class Resume:
         return frozenset(key for name in changed for key in _GROUP_KEYS.get(name, ()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """The checkpoint's side of a resume.
+
+    Attributes:
+        choice: The checkpoint.
+        content: Its trainer_state.json; empty if that is lost.
+        progress: Its progress.
+        step: Optimizer steps done.
+    """
+
+    choice: ResumeChoice
+    content: dict[str, Any]
+    progress: Progress
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Length:
+    """How far training goes from the checkpoint.
+
+    Attributes:
+        geometry: How samples are taken now.
+        is_same: Nothing that decides the length has changed.
+        steps_to_go: Optimizer steps to the end, whether or not an early stop stands.
+        old_map: The checkpoint's schedule.
+        schedule: The schedule from here on.
+    """
+
+    geometry: Geometry
+    is_same: bool
+    steps_to_go: int
+    old_map: ScheduleMap
+    schedule: ScheduleMap
+
+
 def decide(choice: ResumeChoice, now: CurrentProcess) -> Resume:
-    """How training goes on from a checkpoint.
+    """Decides how training continues from a checkpoint.
 
     Raises:
-        CheckpointError: it is of another run, or a file of it cannot be read, or is hostile.
+        CheckpointError: it belongs to another run, or one of its files cannot be read or is hostile.
     """
-    path, missing = choice.verdict.path, choice.verdict.missing
-    refuse_hostile(path, now.allowed)
-    content = {} if TRAINER_STATE in missing else load_json(path / TRAINER_STATE)
+    saved = _read(choice, now)
     changes = _changes(choice, now)
-    before = _progress_before(choice, content, now)
-    step = int(content.get("global_step", step_of(path) or 0))
+    length = _length(saved, changes, now)
+
+    was_finished = saved.step >= length.old_map.end
+    changes = [_explained(change, now, was_finished=was_finished, steps_to_go=length.steps_to_go) for change in changes]
+    stops = stopped_early(saved.content) and not _extends(changes)
+
+    return Resume(
+        choice=choice,
+        trainer_state=saved.content,
+        progress=_progress(saved.progress, length, changes),
+        plan=_plan(saved, length, changes, now, stops=stops),
+        stops=stops,
+        new_optimizer=any(_is_new_optimizer(change) for change in changes),
+        num_epochs=int(saved.content.get("num_train_epochs") or 0) if length.is_same else 0,
+        new_scheduler=any(change.name == OWN_SCHEDULER for change in changes),
+        has_own_scheduler=now.has_own_scheduler,
+    )
+
+
+def _read(choice: ResumeChoice, now: CurrentProcess) -> _Saved:
+    path = choice.verdict.path
+    refuse_hostile(path, now.allowed)
+
+    content = {} if TRAINER_STATE in choice.verdict.missing else read_trainer_state(path)
+    return _Saved(
+        choice=choice,
+        content=content,
+        progress=_progress_before(content, now),
+        step=int(content.get("global_step", step_of(path) or 0)),
+    )
+
+
+def _length(saved: _Saved, changes: list[Change], now: CurrentProcess) -> _Length:
+    before, step = saved.progress, saved.step
     geometry = Geometry(now.num_samples or before.num_samples, now.batch)
-    same_length = _is_same_length(choice, changes, before, geometry)
-    if same_length and before.schedule is not None:
+    is_same = _is_same_length(saved.choice, changes, before, geometry)
+
+    if is_same and before.schedule is not None:
         # Not counted again: a callback may have cut epochs short.
         steps_to_go = max(before.schedule.end - step, 0)
     else:
         steps_to_go = _steps_to_go(geometry, before, step, now.args)
+
     old_map = before.schedule or ScheduleMap(step + steps_to_go, step + steps_to_go)
-    schedule = _schedule(old_map, step, steps_to_go, before.batch, now)
-    changes = [_explained(change, now, was_finished=step >= old_map.end, steps_to_go=steps_to_go) for change in changes]
-    resets = "per_device_train_batch_size" in {change.name for change in changes}
-    progress = Progress(
-        position=before.position,
-        num_samples=geometry.num_samples,
-        batch=geometry.batch,
-        micro_batch=0 if resets else before.micro_batch,
-        schedule=schedule,
-        loss_since_log=before.loss_since_log,
-        loss_total=before.loss_total,
-        logged_step=before.logged_step,
-        grad_norm=before.grad_norm,
-        learning_rate=before.learning_rate,
-        events_due=before.events_due,
+    return _Length(
+        geometry=geometry,
+        is_same=is_same,
+        steps_to_go=steps_to_go,
+        old_map=old_map,
+        schedule=_schedule(old_map, step, steps_to_go, before.batch, now),
     )
-    extends = any(change.name in _EXTENDING for change in changes if change.decision == "applied")
-    stopped = _stopped_early(content) and not extends
-    plan = ResumePlan(
+
+
+def _progress(before: Progress, length: _Length, changes: list[Change]) -> Progress:
+    """The checkpoint's progress with this process's batch and schedule."""
+    resets = "per_device_train_batch_size" in {change.name for change in changes}
+
+    # `step` stays 0 until the first save, which sets it.
+    return replace(
+        before,
+        step=0,
+        num_samples=length.geometry.num_samples,
+        batch=length.geometry.batch,
+        micro_batch=0 if resets else before.micro_batch,
+        schedule=length.schedule,
+    )
+
+
+def _plan(saved: _Saved, length: _Length, changes: list[Change], now: CurrentProcess, *, stops: bool) -> ResumePlan:
+    choice, before, step = saved.choice, saved.progress, saved.step
+    steps_to_go = 0 if stops else length.steps_to_go
+    notes = remarks(
+        choice, changes, before, length.old_map, now, step=step, steps_to_go=length.steps_to_go, stopped=stops
+    )
+
+    return ResumePlan(
         choice=choice,
         step=step,
-        position=progress.position,
-        num_samples=geometry.num_samples,
-        steps_to_go=0 if stopped else steps_to_go,
-        steps_to_go_before=max(old_map.end - step, 0),
+        position=before.position,
+        num_samples=length.geometry.num_samples,
+        steps_to_go=steps_to_go,
+        steps_to_go_before=max(length.old_map.end - step, 0),
         batch=(_batch_before(choice, before, now), now.batch),
-        rate=rates(choice, now, schedule, step, changes) if steps_to_go and not stopped else None,
+        rate=rates(choice, now, length.schedule, step, changes) if steps_to_go else None,
         changes=tuple(changes),
-        lost=tuple(f"{part}: {PARTS.get(part, '')} start anew" for part in missing),
-        notes=tuple(
-            remarks(choice, changes, before, old_map, now, step=step, steps_to_go=steps_to_go, stopped=stopped)
-        ),
-        how_to_extend="--early_stopping_patience with a larger number" if stopped else _EXTEND,
+        lost=tuple(f"{part}: {PARTS.get(part, '')} start over" for part in choice.verdict.missing),
+        notes=tuple(notes),
+        how_to_extend="--early_stopping_patience with a larger number" if stops else HOW_TO_EXTEND,
     )
-    return Resume(
-        choice,
-        content,
-        progress,
-        plan,
-        stopped,
-        any(_is_new_optimizer(change) for change in changes),
-        int(content.get("num_train_epochs") or 0) if same_length else 0,
-        any(change.name == OWN_SCHEDULER for change in changes),
-        now.has_own_scheduler,
-    )
+
+
+def _extends(changes: list[Change]) -> bool:
+    """Whether the user asked for more training than the checkpoint's early stop allows."""
+    return any(change.name in _EXTENDING for change in changes if change.decision == "applied")
 
 
 def _schedule(old_map: ScheduleMap, step: int, steps_to_go: int, batch_before: int, now: CurrentProcess) -> ScheduleMap:
@@ -170,9 +244,6 @@ def _schedule(old_map: ScheduleMap, step: int, steps_to_go: int, batch_before: i
         batch_before=batch_before,
         batch=now.batch,
     )
-
-
-_EXTEND = "--num_train_epochs or --max_steps with a larger number"
 
 
 def _is_same_length(choice: ResumeChoice, changes: list[Change], before: Progress, geometry: Geometry) -> bool:
@@ -225,7 +296,7 @@ def _changes(choice: ResumeChoice, now: CurrentProcess) -> list[Change]:
     return changes
 
 
-def _progress_before(choice: ResumeChoice, content: dict[str, Any], now: CurrentProcess) -> Progress:
+def _progress_before(content: dict[str, Any], now: CurrentProcess) -> Progress:
     progress = progress_in(content)
     if progress is not None:
         return progress
@@ -239,16 +310,3 @@ def _steps_to_go(geometry: Geometry, before: Progress, step: int, args: Training
     if args.max_steps > 0:
         return max(int(args.max_steps) - step, 0)
     return geometry.steps_to_go(before.position, float(args.num_train_epochs))
-
-
-def _stopped_early(content: dict[str, Any]) -> bool:
-    """Whether patience ran out; what else a callback stops for (a time limit, ...) is over with its process."""
-    states = content.get("stateful_callbacks") or {}
-    stops = bool(((states.get("TrainerControl") or {}).get("args") or {}).get("should_training_stop"))
-    entries = states.get("EarlyStoppingCallback") or []
-    entries = entries if isinstance(entries, list) else [entries]
-    patient = all(
-        entry["attributes"]["early_stopping_patience_counter"] < entry["args"]["early_stopping_patience"]
-        for entry in entries
-    )
-    return stops and not patient and int(content.get("global_step", 0)) < int(content.get("max_steps", 0))

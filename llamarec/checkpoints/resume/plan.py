@@ -11,9 +11,11 @@ from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.units import readable
 
 _NAME_WIDTH = 13
+HOW_TO_EXTEND = "--num_train_epochs or --max_steps with a larger number"
+"""How to train a finished run further."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResumePlan:
     """Everything that a resume does differently from what the user may expect.
 
@@ -43,7 +45,7 @@ class ResumePlan:
     changes: tuple[Change, ...] = ()
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    how_to_extend: str = "--num_train_epochs or --max_steps with a larger number"
+    how_to_extend: str = HOW_TO_EXTEND
 
     @property
     def changed(self) -> frozenset[str]:

@@ -1,6 +1,6 @@
-"""What the Trainer's own state does not say about where a training is; stored inside `trainer_state.json`.
+"""What the Trainer's own state does not say about a training's progress; stored inside `trainer_state.json`.
 
-It lies among the callbacks' states, where a plain Trainer that resumes the checkpoint passes it over.
+It is an entry among the callbacks' states, which a plain Trainer that resumes the checkpoint ignores.
 """
 
 from __future__ import annotations
@@ -10,26 +10,47 @@ from typing import Any
 
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.resume.schedule import ScheduleMap
-from llamarec.checkpoints.storage.layout import STATE_NAME
+from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage.layout import STATE_NAME, TRAINER_STATE
+from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The JSON form of `Progress`."""
+
+    step: Count
+    epoch: Count
+    sample: Count
+    num_samples: Count
+    batch: Count
+    micro_batch: Count
+    schedule: ScheduleMap | None
+    loss_since_log: float
+    loss_total: float
+    logged_step: Count
+    grad_norm: float | None
+    learning_rate: float | None
+    events_due: bool = False
+
+
+@dataclass(kw_only=True)
 class Progress:
-    """Where a training is, at the edge of a step.
+    """A training's progress at a step boundary.
 
     Attributes:
         step: Optimizer steps done.
         position: The next sample.
-        num_samples: Of an epoch.
+        num_samples: Samples per epoch.
         batch: Samples per optimizer step.
         micro_batch: Samples per forward pass and process that fit into memory; 0 = as configured.
         schedule: From steps to the learning-rate curve.
-        loss_since_log: Sum of the steps' losses that are not logged yet.
-        loss_total: Sum of those that are.
+        loss_since_log: Sum of the losses of steps that are not logged yet.
+        loss_total: Sum of the losses of logged steps.
         logged_step: Step of the last log.
-        grad_norm: Of the last step, for a log at the end of an epoch; a number or a tensor of one.
-        learning_rate: Of the last step, likewise.
+        grad_norm: Gradient norm of the last step, for a log at the end of an epoch; a number or a tensor of one.
+        learning_rate: Learning rate of the last step, likewise.
         events_due: The step is done, but its callbacks, log, validation and save are still to come.
     """
 
@@ -65,40 +86,49 @@ class Progress:
         }
 
     @staticmethod
-    def from_dict(content: dict[str, Any]) -> Progress:
-        """What `as_dict` wrote.
+    def from_dict(content: object) -> Progress:
+        """The progress that `as_dict` wrote.
 
         Raises:
-            CheckpointError: something is not there.
+            CheckpointError: a field is missing or has another type.
         """
         try:
-            return Progress(
-                step=int(content["step"]),
-                position=Position(int(content["epoch"]), int(content["sample"])),
-                num_samples=int(content["num_samples"]),
-                batch=int(content["batch"]),
-                micro_batch=int(content["micro_batch"]),
-                schedule=ScheduleMap.from_dict(content["schedule"]) if content["schedule"] else None,
-                loss_since_log=float(content["loss_since_log"]),
-                loss_total=float(content["loss_total"]),
-                logged_step=int(content["logged_step"]),
-                grad_norm=content["grad_norm"],
-                learning_rate=content["learning_rate"],
-                events_due=bool(content.get("events_due")),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"trainer_state.json: {STATE_NAME} is not readable", found=str(error)) from error
+            stored = shapes.shaped(content, _Stored)
+        except ShapeError as error:
+            raise CheckpointError(
+                f"{TRAINER_STATE}: the entry {STATE_NAME} cannot be read", found=str(error)
+            ) from error
+
+        return Progress(
+            step=stored.step,
+            position=Position(stored.epoch, stored.sample),
+            num_samples=stored.num_samples,
+            batch=stored.batch,
+            micro_batch=stored.micro_batch,
+            schedule=stored.schedule,
+            loss_since_log=stored.loss_since_log,
+            loss_total=stored.loss_total,
+            logged_step=stored.logged_step,
+            grad_norm=stored.grad_norm,
+            learning_rate=stored.learning_rate,
+            events_due=stored.events_due,
+        )
 
 
 def progress_in(trainer_state: dict[str, Any]) -> Progress | None:
     """The progress inside a trainer state's content; None in a plain Trainer's.
 
-    A plain Trainer that resumed our checkpoint carries our entry along unchanged; it is of an earlier step then.
+    A plain Trainer that resumed our checkpoint carries our entry along unchanged, at the step where it took over.
+
+    Raises:
+        CheckpointError: our entry cannot be read.
     """
-    states = trainer_state.get("stateful_callbacks") or {}
-    entry = states.get(STATE_NAME)
-    progress = Progress.from_dict(entry["attributes"]) if entry else None
-    return progress if progress is not None and progress.step == trainer_state.get("global_step") else None
+    entry = (trainer_state.get("stateful_callbacks") or {}).get(STATE_NAME)
+    if not entry:
+        return None
+
+    progress = Progress.from_dict(entry.get("attributes") if isinstance(entry, dict) else entry)
+    return progress if progress.step == trainer_state.get("global_step") else None
 
 
 def plain_progress(trainer_state: dict[str, Any], num_samples: int, batch: int) -> Progress:
@@ -106,10 +136,11 @@ def plain_progress(trainer_state: dict[str, Any], num_samples: int, batch: int) 
 
     Args:
         trainer_state: Content of its trainer_state.json.
-        num_samples: Of an epoch, now.
-        batch: Samples per step that it was trained with; taken from its own counts where they tell.
+        num_samples: Samples per epoch, now.
+        batch: Samples per step that it was trained with; its own counts decide where they tell.
     """
     step, epoch = int(trainer_state.get("global_step", 0)), float(trainer_state.get("epoch") or 0.0)
+
     per_epoch = -(-num_samples // batch)
     if step and epoch:
         # state.epoch is the fraction of an epoch's batches that are done, which rounding up to whole ones hides.

@@ -48,12 +48,6 @@ class ScheduleMap:
         """For a checkpoint; floats survive JSON exactly."""
         return {"total": self.total, "end": self.end, "knots": [list(knot) for knot in self.knots]}
 
-    @staticmethod
-    def from_dict(content: dict[str, Any]) -> ScheduleMap:
-        """What `as_dict` wrote."""
-        knots = tuple((float(step), float(curve)) for step, curve in content["knots"])
-        return ScheduleMap(int(content["total"]), int(content["end"]), knots)
-
 
 def resumed(
     before: ScheduleMap, step: int, steps_to_go: int, *, warmup: float, batch_before: int, batch: int

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.checkpoints.storage.verification import Verdict, verify
 from llamarec.errors import CheckpointError
 
@@ -49,19 +50,23 @@ def kept_of(verdict: Verdict) -> SavedCheckpoint:
     step = step_of(verdict.path)
     if manifest is None:
         return SavedCheckpoint(step or 0, -1, verdict.is_resumable, best_step=_best_step_of_plain(verdict.path))
-    best = manifest.metrics.get("best_step")
-    # Saved without what a resume needs (save_only_model) it is whole all the same.
-    whole = verdict.is_resumable or verdict.health == "incomplete"
-    return SavedCheckpoint(manifest.step if step is None else step, manifest.sequence, whole, manifest.reason, best)
+    # Saved without what a resume needs (save_only_model) it is complete all the same.
+    return SavedCheckpoint(
+        step=manifest.step if step is None else step,
+        sequence=manifest.sequence,
+        is_good=verdict.is_resumable or verdict.health == "incomplete",
+        reason=manifest.reason,
+        best_step=manifest.best_step,
+    )
 
 
 def _best_step_of_plain(checkpoint: Path) -> int | None:
     """A plain Trainer names the best step in its state only."""
     try:
-        step = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8")).get("best_global_step")
-    except (OSError, ValueError, AttributeError):
+        state = shapes.read_object(checkpoint / TRAINER_STATE)
+    except (OSError, ShapeError):
         return None
-    return int(step) if isinstance(step, int | float) and step else None
+    return shapes.whole(state.get("best_global_step")) or None
 
 
 def order_of_saves(run: RunFolder) -> list[Path]:
@@ -160,7 +165,7 @@ def best(run: RunFolder) -> ResumeChoice:
             retry_with=("--output_dir", str(run.path.parent / near[0])) if near else (),
         )
     manifest = newest.verdict.manifest
-    step = manifest.metrics.get("best_step") if manifest else None
+    step = manifest.best_step if manifest is not None else None
     if step is None:
         raise CheckpointError(
             f"no best checkpoint is known in {run.path}",
@@ -169,7 +174,7 @@ def best(run: RunFolder) -> ResumeChoice:
             hint=f"{_FLAG} {LATEST}",
             retry_with=(_FLAG, LATEST),
         )
-    return ResumeChoice(resumable(run, run.checkpoint(int(step))), (), BEST)
+    return ResumeChoice(resumable(run, run.checkpoint(step)), (), BEST)
 
 
 def choose_checkpoint(run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False) -> ResumeChoice | None:

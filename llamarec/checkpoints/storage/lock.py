@@ -6,16 +6,27 @@ import contextlib
 import json
 import os
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError, LockedError
 
 _LOOKED_AT_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """The process that holds a lock, as its file says."""
+
+    pid: int
+    host: str
+    started: str
 
 
 class RunLock:
@@ -74,10 +85,12 @@ class RunLock:
 def describe_holder(run: RunFolder) -> str:
     """Who holds a run's lock, as far as is known."""
     try:
-        holder = json.loads(run.holder.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}, since {holder['started'][:19].replace('T', ' ')} UTC"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a process that did not say who it is"
+        holder = shapes.read(run.holder, _Holder)
+    except (OSError, ShapeError):
+        return "an unknown process"
+
+    since = holder.started[:19].replace("T", " ")
+    return f"process {holder.pid} on {holder.host}, since {since} UTC"
 
 
 def is_locked(run: RunFolder) -> bool:

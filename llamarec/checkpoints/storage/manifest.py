@@ -1,4 +1,4 @@
-"""The manifest: written last, it is what makes a folder a checkpoint. Standard library only.
+"""The manifest: written last, it is what makes a folder a checkpoint. Imports no torch.
 
 Its format is specified in docs/checkpoint-format.md; `FORMAT` changes when a reader of the old one would err.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.layout import MANIFEST
+from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
 
 FORMAT: Final = 1
@@ -22,65 +24,84 @@ FORMAT: Final = 1
 class FileEntry:
     """Size and hash of one file."""
 
-    num_bytes: int
+    num_bytes: Count
     sha256: str
 
 
 MAX_SESSIONS: Final = 100
-"""In a manifest: the first one and the last ones of a run that is started again for ever."""
+"""Sessions in a manifest: the first and the latest ones, so that a run that is restarted forever stays readable."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
-    """One process that trained: from where to where.
+    """One process that trained: where it started and what it changed.
 
     Attributes:
         started: ISO time, UTC.
-        from_step: Step of the checkpoint that it resumed from; 0 at a fresh start.
+        from_step: Step of the checkpoint that it resumed; 0 at a fresh start.
         resumed_from: Name of that checkpoint, or None.
-        host: Machine.
-        changes: `name: old -> new` of the hyperparameters that it changed.
-        extends: The training had come to its end there, and got a later one: no interruption.
+        host: Machine name.
+        changes: Hyperparameters that it changed, as `name: old -> new`.
+        extends: Whether it extended a training that had finished, which is no interruption.
     """
 
     started: str
-    from_step: int
+    from_step: Count
     resumed_from: str | None = None
     host: str = ""
     changes: tuple[str, ...] = ()
     extends: bool = False
 
 
-@dataclass(frozen=True)
+class _Metrics(TypedDict, total=False):
+    """The entries of `Manifest.metrics` that the program reads."""
+
+    loss: float | None
+    best_metric: float | None
+    best_step: Count | None
+    metric_name: str | None
+    evaluation: dict[str, Any] | None
+
+
+class _Required(TypedDict):
+    """What every manifest on disk has, although `Manifest` has defaults for it."""
+
+    files: dict[str, Any]
+    sessions: list[Any]
+    metrics: NotRequired[_Metrics]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says about itself.
+    """A checkpoint's description of itself.
 
     Attributes:
         step: Optimizer steps done.
         epoch: Epochs done, as a fraction.
-        position: Where the next sample is; see `position.Position`.
-        sequence: Counts the saves of a folder; the newest checkpoint has the highest, whatever its step or the clock.
+        position: The next sample; see `position.Position`.
+        sequence: Number of the save in its folder. The newest checkpoint has the highest, whatever its step or the
+            clock.
         reason: Why it was saved: scheduled, best, time, signal, exception or final.
         created: ISO time, UTC.
-        run_id: Same for all checkpoints that descend from one start.
-        parent: `step` of the checkpoint that this process resumed from, or None.
-        metrics: loss, and where known best_metric, best_step, metric_name, last evaluation.
+        run_id: Identifier shared by all checkpoints that descend from one start.
+        parent: `step` of the checkpoint that this process resumed, or None.
+        metrics: loss, and where known best_metric, best_step, metric_name and the last evaluation.
         hyperparameters: Every training argument, and the program's own options.
-        given: Those that the user gave on the command line, over all sessions.
+        given: The hyperparameters that the user gave on the command line, over all sessions.
         fingerprints: What identifies the run; a resume with others is refused.
         environment: Versions, platform, devices, number of processes.
         sessions: The processes that led here, oldest first.
-        files: Every file of the folder but the manifest.
+        files: Every file of the folder except the manifest.
     """
 
-    step: int
+    step: Count
     epoch: float
     position: dict[str, Any]
-    sequence: int
+    sequence: Count
     reason: str
     created: str
     run_id: str
-    parent: int | None = None
+    parent: Count | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
@@ -91,11 +112,17 @@ class Manifest:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the files that it lists."""
+        """Total size of the listed files."""
         return sum(entry.num_bytes for entry in self.files.values())
 
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best model so far; None where nothing was validated."""
+        step: int | None = self.metrics.get("best_step")
+        return step
+
     def to_bytes(self) -> bytes:
-        """As JSON, with a checksum of itself."""
+        """The manifest as JSON, with its own checksum."""
         content = {"format": FORMAT, **asdict(self)}
         return (json.dumps({**content, "checksum": _checksum(content)}, indent=2, sort_keys=True) + "\n").encode()
 
@@ -104,7 +131,7 @@ def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
     """The manifest of a folder; None where there is none, as in a plain Trainer's checkpoint.
 
     Raises:
-        CheckpointError: it is damaged, or of a format that this version does not know.
+        CheckpointError: it is damaged, or its format is unknown to this version.
     """
     path = checkpoint / name
     try:
@@ -124,47 +151,47 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         where: What an error names.
 
     Raises:
-        CheckpointError: it is damaged, lists a file outside, or is of a format that this version does not know.
+        CheckpointError: it is damaged, lists a file outside the folder, or its format is unknown to this version.
     """
     try:
-        content = json.loads(raw.decode())
+        content = shapes.parsed(raw, dict[str, Any])
         found_format, checksum = content.pop("format"), content.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ShapeError, KeyError) as error:
         raise CheckpointError(
             f"{where}: damaged", expected="JSON with format and checksum", found=str(error)
         ) from error
+
     if found_format != FORMAT:
         raise CheckpointError(
             f"{where}: format {found_format}", expected=f"format {FORMAT}", hint="use a newer version of llamarec"
         )
     if checksum != _checksum({"format": found_format, **content}):
         raise CheckpointError(f"{where}: damaged", expected=f"checksum {checksum}", found="other content")
+
     return _from_content(content, where)
 
 
 def _from_content(content: dict[str, Any], where: str) -> Manifest:
     try:
-        # A later writer of the same format may say more.
-        files = {inside(name): FileEntry(**_known(FileEntry, entry)) for name, entry in content["files"].items()}
-        sessions = tuple(
-            Session(**{**_known(Session, session), "changes": tuple(session.get("changes", ()))})
-            for session in content["sessions"]
-        )
-        return Manifest(**{**_known(Manifest, content), "files": files, "sessions": sessions})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{where}: does not say what a manifest says", found=str(error)) from error
+        manifest = shapes.shaped(content, Manifest)
+        shapes.shaped(content, _Required)
+    except ShapeError as error:
+        raise CheckpointError(
+            f"{where}: not the content of a manifest",
+            found=str(error),
+            hint="restore the checkpoint from a backup (llamarec checkpoints restore), or use another one",
+        ) from error
 
-
-def _known(cls: type[Any], content: dict[str, Any]) -> dict[str, Any]:
-    known = {item.name for item in fields(cls)}
-    return {name: value for name, value in content.items() if name in known}
+    for name in manifest.files:
+        inside(name)
+    return manifest
 
 
 def inside(name: str) -> str:
-    """A file's name that stays within the folder; a manifest may come from anywhere.
+    """A file's name, checked to stay within the folder; a manifest may come from anywhere.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: it leaves the folder.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name) or name == MANIFEST:

@@ -7,13 +7,22 @@ had turned away from. Standard library only.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
-from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import read_manifest
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 _UNNUMBERED = -1
+
+
+@dataclass(frozen=True)
+class _Note:
+    """The content of restarted.json: number of the save by name of the checkpoint, -1 without a manifest."""
+
+    before_restart: dict[str, int]
 
 
 def sequence_of(run: RunFolder, step: int) -> int:
@@ -56,11 +65,10 @@ def is_superseded(run: RunFolder, steps: list[int]) -> dict[int, bool]:
 
 def _noted(run: RunFolder) -> dict[str, int]:
     try:
-        content = json.loads(run.restarted.read_text(encoding="utf-8"))
-        return {str(name): int(sequence) for name, sequence in content["before_restart"].items()}
+        return shapes.read(run.restarted, _Note).before_restart
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ShapeError) as error:
         raise CheckpointError(
             f"{run.restarted} cannot be read",
             expected='{"before_restart": {"checkpoint-500": 3}}',

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.discovery import inspect, kept_of
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.restart import is_superseded
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.checkpoints.storage.space import folder_bytes
 from llamarec.checkpoints.storage.verification import Verdict
 
@@ -22,7 +23,7 @@ DEFAULT_KEEP: Final = 3
 _VERIFIED: Final = {("good", True): "hashes", ("good", False): "sizes", ("unverified", True): "formats"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSummary:
     """One checkpoint.
 
@@ -75,31 +76,35 @@ def facts_of(verdict: Verdict, *, deep: bool) -> CheckpointSummary:
         return _from_state(verdict, trainer_state(verdict.path), deep, size, kept)
     name = str(manifest.metrics.get("metric_name") or "")
     return CheckpointSummary(
-        verdict,
-        deep,
-        kept.step,
-        manifest.epoch,
-        number(manifest.metrics.get("loss")),
-        _metric(manifest, name),
-        name,
-        size,
-        parse_time(manifest.created),
-        kept,
+        verdict=verdict,
+        deep=deep,
+        step=kept.step,
+        epoch=manifest.epoch,
+        loss=number(manifest.metrics.get("loss")),
+        metric=_metric(manifest, name),
+        metric_name=name,
+        num_bytes=size,
+        created=parse_time(manifest.created),
+        kept=kept,
     )
 
 
 def trainer_state(checkpoint: Path) -> dict[str, Any]:
     """trainer_state.json, or nothing where it cannot be read."""
     try:
-        content = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return shapes.read_object(checkpoint / TRAINER_STATE)
+    except (OSError, ShapeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def number(value: Any) -> float | None:
-    """A number as float; None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A number as float; None for anything else, also for one that is too large."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def parse_time(text: str) -> datetime | None:
@@ -115,8 +120,7 @@ def save_limit(facts: list[CheckpointSummary]) -> int | None:
     """How many checkpoints the run keeps (save_total_limit), by its newest manifest; None: all, or unknown."""
     for fact in newest(facts):
         if fact.verdict.manifest is not None:
-            limit = number(fact.verdict.manifest.hyperparameters.get("save_total_limit"))
-            return int(limit) if limit else None
+            return shapes.whole(fact.verdict.manifest.hyperparameters.get("save_total_limit")) or None
     return None
 
 
@@ -135,28 +139,28 @@ def latest_and_best(facts: list[CheckpointSummary]) -> tuple[int | None, int | N
 def _from_state(
     verdict: Verdict, state: Mapping[str, Any], deep: bool, size: int, kept: SavedCheckpoint
 ) -> CheckpointSummary:
-    history = [entry for entry in state.get("log_history") or [] if isinstance(entry, dict)]
+    logged = state.get("log_history")
+    history = [entry for entry in logged if isinstance(entry, dict)] if isinstance(logged, list) else []
     losses = [value for entry in history if (value := number(entry.get("loss"))) is not None]
-    best = number(state.get("best_global_step"))
     best_folder = step_of(Path(str(state.get("best_model_checkpoint") or "")))
     # A plain Trainer names the best checkpoint in its state only.
-    best_step = int(best) if best else best_folder
+    best_step = shapes.whole(state.get("best_global_step")) or best_folder
     try:
         created = datetime.fromtimestamp((verdict.path / TRAINER_STATE).stat().st_mtime, UTC)
     except OSError:
         created = None
     is_best = best_step == kept.step
     return CheckpointSummary(
-        verdict,
-        deep,
-        kept.step,
-        number(state.get("epoch")),
-        losses[-1] if losses else None,
-        number(state.get("best_metric")) if is_best else None,
-        "",
-        size,
-        created,
-        replace(kept, best_step=best_step),
+        verdict=verdict,
+        deep=deep,
+        step=kept.step,
+        epoch=number(state.get("epoch")),
+        loss=losses[-1] if losses else None,
+        metric=number(state.get("best_metric")) if is_best else None,
+        metric_name="",
+        num_bytes=size,
+        created=created,
+        kept=replace(kept, best_step=best_step),
     )
 
 
@@ -168,6 +172,6 @@ def _metric(manifest: Manifest, name: str) -> float | None:
         value = number(evaluation.get(name if name.startswith("eval_") else f"eval_{name}"))
         if value is not None:
             return value
-    if manifest.metrics.get("best_step") == manifest.step:
+    if manifest.best_step == manifest.step:
         return number(manifest.metrics.get("best_metric"))
     return None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import (
     ADAPTER_CONFIG,
     BEST_MANIFEST,
@@ -32,6 +32,7 @@ from llamarec.checkpoints.storage.layout import (
     weight_files,
 )
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, read_manifest
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 CheckpointHealth = Literal["good", "incomplete", "damaged", "unverified"]
@@ -49,6 +50,22 @@ _IS_MISSING: Final = " is missing"
 # Without these there is nothing to go on from, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
 _HEADER_BYTES: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    attributes: _Step
+
+
+@dataclass(frozen=True)
+class _TrainerState:
+    global_step: int
+    stateful_callbacks: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -199,11 +216,11 @@ def was_ours(trainer_state: Path) -> bool:
     A plain Trainer that resumes our checkpoint carries our entry along, with the step at which it took over.
     """
     try:
-        content = json.loads(trainer_state.read_text(encoding="utf-8"))
-        entry = (content.get("stateful_callbacks") or {}).get(STATE_NAME)
-        return entry is not None and entry["attributes"]["step"] == content["global_step"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        state = shapes.read(trainer_state, _TrainerState)
+        entry = shapes.shaped(state.stateful_callbacks.get(STATE_NAME), _Entry)
+    except (OSError, ShapeError):
         return False
+    return entry.attributes.step == state.global_step
 
 
 def _damage(path: Path, deep: bool) -> str:

@@ -127,7 +127,7 @@ class Saver:
             snapshot.discard()
 
     def _write_or_say(self, snapshot: Snapshot) -> None:
-        step, best_step = snapshot.manifest.step, snapshot.manifest.metrics.get("best_step")
+        step, best_step = snapshot.manifest.step, snapshot.manifest.best_step
         self._write_owed(best_step)
         try:
             written = self._publish(snapshot)
@@ -183,7 +183,7 @@ class Saver:
 
     def bring_best(self, manifest: Manifest) -> None:
         """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already."""
-        step = manifest.metrics.get("best_step")
+        step = manifest.best_step
         source = self.run.checkpoint(step) if step is not None else None
         if source is None or not source.is_dir():
             return

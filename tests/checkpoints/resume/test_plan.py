@@ -21,7 +21,16 @@ MANIFEST = replace(
     manifest(300, 2, datetime(2026, 1, 1, tzinfo=UTC)), files={"adapter_model.bin": FileEntry(52_428_800, "0" * 64)}
 )
 GOOD = Verdict(FOLDER / "checkpoint-300", "good", manifest=MANIFEST, seconds=0.25)
-PLAN = ResumePlan(ResumeChoice(GOOD, (), "latest"), 300, Position(1, 400), 3200, 100, 100, (16, 16), rate=(5e-5, 5e-5))
+PLAN = ResumePlan(
+    choice=ResumeChoice(GOOD, (), "latest"),
+    step=300,
+    position=Position(1, 400),
+    num_samples=3200,
+    steps_to_go=100,
+    steps_to_go_before=100,
+    batch=(16, 16),
+    rate=(5e-5, 5e-5),
+)
 
 
 def _lines(**changes: Any) -> list[str]:
@@ -45,7 +54,7 @@ def test_all_that_can_be_said() -> None:
         steps_to_go=50,
         batch=(16, 32),
         rate=(5e-5, 2.5e-5),
-        lost=("optimizer.pt: the optimizer's moments start anew",),
+        lost=("optimizer.pt: the optimizer's moments start over",),
         notes=("a note",),
         changes=(
             Change("learning_rate", 1e-4, 5e-5, "applied", "from the next step on"),
@@ -54,7 +63,7 @@ def test_all_that_can_be_said() -> None:
     )
     assert lines[1:] == [
         "passed over: checkpoint-400: optimizer.pt is missing",
-        "lost:        optimizer.pt: the optimizer's moments start anew",
+        "lost:        optimizer.pt: the optimizer's moments start over",
         "next:        sample 401 of 3,200, epoch 2 (step 301)",
         "to go:       50 steps (was 100)",
         "step:        16 -> 32 samples per optimizer step",

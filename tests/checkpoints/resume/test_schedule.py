@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llamarec.checkpoints.resume.schedule import ScheduleMap, resumed
+from llamarec.checkpoints.storage.shapes import shaped
 
 FRESH = ScheduleMap(total=100, end=100)
 
@@ -48,7 +49,7 @@ def test_it_does_not_jump_and_ends_at_the_end(history: list[tuple[ScheduleMap, i
 @given(history=histories())
 def test_it_is_stored_exactly(history: list[tuple[ScheduleMap, int]]) -> None:
     for found, _ in history:
-        assert ScheduleMap.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+        assert shaped(json.loads(json.dumps(found.as_dict())), ScheduleMap) == found
 
 
 @given(step=st.integers(0, 99))

@@ -41,9 +41,9 @@ def test_releasing_without_holding_is_harmless(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": 1, "host": "x", "started": 5}'])
 def test_a_holder_that_cannot_be_read(content: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    assert describe_holder(run) == "a process that did not say who it is"
+    assert describe_holder(run) == "an unknown process"
     run.holder.write_text(content, encoding="utf-8")
-    assert describe_holder(run) == "a process that did not say who it is"
+    assert describe_holder(run) == "an unknown process"
 
 
 def _hold_and_die(folder: Path, ready: Any) -> None:

@@ -94,7 +94,7 @@ def test_a_later_writer_of_the_same_format_may_say_more() -> None:
 def test_an_earlier_writer_may_have_said_less() -> None:
     found = parse_manifest(_with(fingerprints=None, sessions=[{"started": "x", "from_step": 0}]), "here")
     assert found.fingerprints == {}
-    assert found.sessions == (Session("x", 0),)
+    assert found.sessions == (Session(started="x", from_step=0),)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_an_earlier_writer_may_have_said_less() -> None:
         (b'{"format": 1}', "damaged"),
         (b"\xff\xfe", "damaged"),
         (_with(format=2), "format 2"),
-        (_with(step=None), "does not say what a manifest says"),
-        (_with(files=[]), "does not say what a manifest says"),
-        (_with(sessions=[1]), "does not say what a manifest says"),
+        (_with(step=None), "not the content of a manifest"),
+        (_with(files=[]), "not the content of a manifest"),
+        (_with(sessions=[1]), "not the content of a manifest"),
         (_with(files={"../x": {"num_bytes": 1, "sha256": ""}}), "refused"),
         (MANIFEST.to_bytes().replace(b'"step": 200\n}', b'"step": 300\n}'), "damaged"),
     ],
