@@ -1,10 +1,11 @@
-"""Figures as SVG that take their colours from the page, so that one figure suits a light and a dark one."""
+"""Figures as SVG that take their colours from the page's style sheet: the same figure suits light and dark themes."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib
@@ -12,6 +13,8 @@ import matplotlib
 matplotlib.use("svg")
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llamarec.evaluation.comparison import Row
@@ -19,7 +22,7 @@ from llamarec.evaluation.orders import OrderRow
 from llamarec.report.breakdown import Bin
 from llamarec.report.curves import Curves
 
-# Drawn in these, shown in what the page's style sheet says for the name.
+# Drawn in these, shown in the colours that style.css gives the names.
 _COLOURS: Final = {
     "#010101": "currentColor",
     "#020202": "var(--grid)",
@@ -30,7 +33,9 @@ _COLOURS: Final = {
 }
 _INK, _GRID, _FIRST, _SECOND, _THIRD, _MARK = _COLOURS
 _SERIES: Final = (_FIRST, _SECOND, _THIRD)
-_STROKES: Final = ("-", "--", ":")
+_STROKES: Final = ("-", "--", "-.")
+_MARKERS: Final = ("o", "s", "^")
+_MOST_MARKED_POINTS: Final = 40
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "llamarec",
@@ -53,36 +58,23 @@ _STYLE: Final[Any] = {
 }
 
 
-def training_figure(curves: Curves, resumes: Sequence[int], best_step: int | None) -> str | None:
-    """Loss, learning rate and validation metrics over steps; None where nothing was logged."""
-    panels = [panel for panel in _PANELS if any(curves.of(name)[0] for name in panel[1])]
-    if not panels:
-        return None
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            len(panels), 1, figsize=(8, 2.2 * len(panels)), sharex=True, squeeze=False, layout="constrained"
-        )
-        for axis, (title, names) in zip(axes[:, 0], panels, strict=True):
-            for (name, shown), colour in zip(names.items(), _SERIES, strict=False):
-                steps, values = curves.of(name)
-                marker = "o" if len(steps) < 40 else ""
-                axis.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=1.4, label=shown)
-            for step in resumes:
-                axis.axvline(step, color=_MARK, linestyle="--", linewidth=1)
-            if best_step is not None and title.startswith("validation"):
-                axis.axvline(best_step, color=_FIRST, linestyle=":", linewidth=1)
-            axis.set_title(title, loc="left", fontsize=10)
-            if sum(bool(curves.of(name)[0]) for name in names) > 1:
-                axis.legend(fontsize=9)
-        axes[-1, 0].set_xlabel("optimizer step")
-        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure, "Loss, learning rate and validation over steps")
+@dataclass(frozen=True)
+class _Panel:
+    """One of the training figure's diagrams.
+
+    Attributes:
+        title: Above it.
+        curves: Legend by the name in the Trainer's log.
+    """
+
+    title: str
+    curves: Mapping[str, str]
 
 
-_PANELS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
-    ("loss", {"loss": "training", "eval_loss": "validation"}),
-    ("learning rate", {"learning_rate": "rate"}),
-    (
+_PANELS: Final = (
+    _Panel("loss", {"loss": "training", "eval_loss": "validation"}),
+    _Panel("learning rate", {"learning_rate": "rate"}),
+    _Panel(
         "validation, ndcg@10, all users",
         {
             "eval_fused_ndcg@10": "ranker",
@@ -93,34 +85,82 @@ _PANELS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
 )
 
 
+def training_figure(curves: Curves, resumes: Sequence[int], best_step: int | None) -> str | None:
+    """Loss, learning rate and validation metrics over steps; None where nothing was logged."""
+    panels = [panel for panel in _PANELS if any(curves.of(name)[0] for name in panel.curves)]
+    if not panels:
+        return None
+
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            len(panels), 1, figsize=(8, 2.2 * len(panels)), sharex=True, squeeze=False, layout="constrained"
+        )
+        for axis, panel in zip(axes[:, 0], panels, strict=True):
+            _draw_panel(axis, panel, curves)
+            for step in resumes:
+                axis.axvline(step, color=_MARK, linestyle="--", linewidth=1)
+            if best_step is not None and panel.title.startswith("validation"):
+                axis.axvline(best_step, color=_FIRST, linestyle=":", linewidth=1)
+
+        axes[-1, 0].set_xlabel("optimizer step")
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+
+        return _svg(figure, "Loss, learning rate and validation over steps")
+
+
+def _draw_panel(axis: Axes, panel: _Panel, curves: Curves) -> None:
+    for number, (name, label) in enumerate(panel.curves.items()):
+        _draw_series(axis, number, *curves.of(name), label)
+
+    axis.set_title(panel.title, loc="left", fontsize=10)
+    if sum(bool(curves.of(name)[0]) for name in panel.curves) > 1:
+        axis.legend(fontsize=9)
+
+
+def _draw_series(axis: Axes, number: int, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
+    """A line of its own colour, stroke and marker; the first nine of a diagram all differ."""
+    cycle = len(_SERIES)
+    axis.plot(
+        xs,
+        ys,
+        color=_SERIES[number % cycle],
+        linestyle=_STROKES[(number + number // cycle) % cycle],
+        marker=_MARKERS[number % cycle] if len(xs) < _MOST_MARKED_POINTS else "",
+        markersize=4,
+        linewidth=1.6,
+        label=label,
+    )
+
+
 def curves_figure(curves: Mapping[str, Curves], name: str, title: str) -> str | None:
-    """One curve of several runs; None where nobody has it."""
+    """One curve of several runs; None where no run has it."""
     shown = {run: one.of(name) for run, one in curves.items() if one.of(name)[0]}
     if not shown:
         return None
+
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
         for number, (run, (steps, values)) in enumerate(shown.items()):
-            # Beyond three the strokes tell them apart.
-            colour, stroke = _SERIES[number % len(_SERIES)], _STROKES[number // len(_SERIES) % len(_STROKES)]
-            axis.plot(steps, values, color=colour, linestyle=stroke, marker="o", markersize=3, linewidth=1.4, label=run)
+            _draw_series(axis, number, steps, values, run)
+
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.legend(fontsize=9)
+
         return _svg(figure, title)
 
 
 def difference_figure(rows: Sequence[Row]) -> str:
-    """Ranker - retriever with intervals, metric by metric."""
+    """Ranker minus retriever with intervals, metric by metric."""
     return intervals_figure(
         [row.metric for row in rows],
         [(row.difference, row.low, row.high) for row in rows],
-        "ranker - retriever, with 95% intervals",
+        "ranker − retriever, with 95% intervals",
     )
 
 
 def breakdown_figure(bins: Sequence[Bin], what: str) -> str:
-    """The same for kinds of users."""
+    """Ranker minus retriever for groups of users."""
     return intervals_figure(
         [f"{one.name}  ({one.num_users:,})" for one in bins],
         [(one.difference, one.low, one.high) for one in bins],
@@ -129,20 +169,23 @@ def breakdown_figure(bins: Sequence[Bin], what: str) -> str:
 
 
 def orders_figure(rows: Sequence[OrderRow]) -> str:
-    """NDCG@10 in each order, by letters alone, calibrated and final."""
+    """NDCG@10 in each order of the candidates: letters alone, raw and calibrated, and the ranker."""
+    series = {
+        "ranker": [row.final for row in rows],
+        "letters alone": [row.calibrated for row in rows],
+        "raw letters": [row.letters for row in rows],
+    }
+
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
-        places = range(len(rows))
-        for column, colour, shown in (
-            ("letters", _THIRD, "raw letters"),
-            ("calibrated", _SECOND, "letters alone"),
-            ("final", _FIRST, "ranker"),
-        ):
-            values = [getattr(row, column) for row in rows]
-            axis.plot(places, values, color=colour, marker="o", linewidth=1.4, label=shown)
-        axis.set_xticks(list(places), [row.order for row in rows])
+        positions = range(len(rows))
+        for number, (label, values) in enumerate(series.items()):
+            _draw_series(axis, number, positions, values, label)
+
+        axis.set_xticks(list(positions), [row.order for row in rows])
         axis.set_title("ndcg@10 by order of the candidates", loc="left", fontsize=10)
         axis.legend(fontsize=9)
+
         return _svg(figure, "NDCG@10 by order of the candidates")
 
 
@@ -150,31 +193,38 @@ def intervals_figure(names: Sequence[str], values: Sequence[tuple[float, float, 
     """Differences (middle, low, high) by name."""
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(8, 0.7 + 0.28 * len(names)), layout="constrained")
-        places = list(range(len(names)))[::-1]
+        heights = list(range(len(names)))[::-1]
         axis.axvline(0, color=_INK, linewidth=0.8)
-        for place, (middle, low, high) in zip(places, values, strict=True):
+
+        for height, (middle, low, high) in zip(heights, values, strict=True):
             colour = _FIRST if low > 0 else _MARK if high < 0 else _INK
-            axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            axis.plot([middle], [place], color=colour, marker="o", markersize=5)
-        axis.set_yticks(places, list(names))
+            axis.plot([low, high], [height, height], color=colour, linewidth=2, solid_capstyle="round")
+            axis.plot([middle], [height], color=colour, marker="o", markersize=5)
+
+        axis.set_yticks(heights, list(names))
         axis.set_title(title, loc="left", fontsize=10)
         axis.grid(visible=False, axis="y")
+
         return _svg(figure, title)
 
 
-def _svg(figure: Any, title: str) -> str:
-    """As an element for a page; its ids are its own."""
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an element for a page, with ids that no other figure has."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     plt.close(figure)
+
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for drawn, shown in _COLOURS.items():
         text = text.replace(drawn, shown)
+
     prefix = re.sub(r"\W+", "-", title.lower())
     text = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", text)
-    # The page gives the width; the height follows.
+
+    # The page sets the width; the height follows.
     text = re.sub(r'<svg ([^>]*?)width="[^"]+"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]+"', r"<svg \1", text, count=1)
+
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
