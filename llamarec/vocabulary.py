@@ -27,7 +27,7 @@ CANDIDATE_IDS: Final = "candidate_ids"  # list of Int32, best first
 SCORES: Final = "scores"  # list of Float32, parallel to CANDIDATE_IDS
 LABEL_ID: Final = "label_id"  # Int32: the item that the user took next
 LABEL_RANK: Final = "label_rank"  # Int32: 1 = first candidate, 0 = not among them
-CATALOGUE_RANK: Final = "label_place"  # Int32: rank of a training label in the whole catalogue, 1 = first
+CATALOGUE_RANK: Final = "label_place"  # Int32: rank of a training label among all possible candidates, 1 = first
 
 RETRIEVER_RANK: Final = "retriever_rank"  # Int32: rank of the label by the retriever, 0 = not among the candidates
 LETTERS_RANK: Final = "letters_rank"  # Int32: likewise, by the ranker's letters alone

@@ -1,4 +1,4 @@
-"""Sequences packed one after the other, without padding."""
+"""Sequences concatenated on one axis, without padding."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ORDER_STREAM = 1
 class Packed(NamedTuple):
     """Items of several sequences on one axis.
 
-    items_T: [tokens] item ids.  positions_T: [tokens] place inside the own sequence.  lasts_B: [batch] index of each
-    sequence's last token.
+    items_T: [tokens] item ids. positions_T: [tokens] position within the own sequence, from 0. lasts_B: [batch] index
+    of each sequence's last token.
     """
 
     items_T: Tensor
@@ -40,22 +40,26 @@ def pack(sequences: Sequence[NDArray[np.int32]]) -> Packed:
 def training_windows(
     sequences: Sequences, max_length: int, stride: int, users: Iterable[int] | None = None
 ) -> list[NDArray[np.int32]]:
-    """Training parts of users, each at most max_length + 1 items (the first is only an input, the last a label).
+    """Windows of the users' training parts, each of max_length + 1 items at most.
+
+    The first item of a window is only an input, the last one only a label.
 
     Args:
-        sequences: Of all users.
+        sequences: Sequences of all users.
         max_length: Inputs per window.
         stride: Longer sequences give windows that end so many items apart, from the last one back; 0: only the last.
-        users: Of these; None: of all.
+        users: Ids of the users; None: all.
     """
     windows = []
     for user in range(len(sequences.train_ends)) if users is None else users:
         items = sequences.train(user)
         end = len(items)
+
         while end >= 2:
             start = max(0, end - max_length - 1)
             windows.append(items[start:end])
             end = end - stride if stride and start else 0
+
     return windows
 
 

@@ -1,11 +1,10 @@
-"""candidates.parquet: the top k of every user with scores, the label and its rank. What the ranker starts from."""
+"""candidates.parquet: each user's top k items with scores, the label and its rank; the ranker's input."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
-from llamarec.files import replacing
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.state import STATE_FILE
+from llamarec.retriever.stored_tables import read_origin, reading, write_table
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
     LABEL_ID,
@@ -28,19 +27,19 @@ from llamarec.vocabulary import (
     Split,
 )
 
-_METADATA_KEY: Final = "llamarec"
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of the users of one split who have a label.
+    """Candidates of one split's users, those who have a label.
 
     Attributes:
         user_ids: [num_rows].
         item_ids: [num_rows, k] best first.
-        scores: [num_rows, k] the retriever's, as logits.
+        scores: [num_rows, k] logits of the retriever.
         label_ids: [num_rows] the item taken next.
-        label_ranks: [num_rows] its place among the k, 1 = first, 0 = not among them.
+        label_ranks: [num_rows] rank of the label among the k, 1 = first, 0 = not among them.
     """
 
     user_ids: NDArray[np.int32]
@@ -65,9 +64,9 @@ def with_labels(
 
 
 def write_candidates(
-    experiment: Experiment, candidates: dict[Split, Candidates], data: PreparedData, made_by: dict[str, Any]
+    experiment: Experiment, candidates: dict[Split, Candidates], data: PreparedData, made_by: Mapping[str, object]
 ) -> None:
-    """Writes all splits into one file, with what made them in its metadata."""
+    """Writes all splits into one file, with `made_by` in its metadata."""
     frames = [
         pl.DataFrame(
             {
@@ -81,18 +80,15 @@ def write_candidates(
         ).with_columns(pl.col(CANDIDATE_IDS).arr.to_list(), pl.col(SCORES).arr.to_list())
         for split, rows in candidates.items()
     ]
-    target = experiment.candidates
-    metadata = {_METADATA_KEY: json.dumps({"data_fingerprint": data.fingerprint, **made_by})}
-    with replacing(target) as staging:
-        pl.concat(frames).write_parquet(staging, compression="zstd", metadata=metadata)
+    write_table(pl.concat(frames), experiment.candidates, {"data_fingerprint": data.fingerprint, **made_by})
 
 
 def most_candidates(data: PreparedData) -> int:
-    """How many candidates each training prompt of the ranker can have.
+    """The number of candidates that every training prompt of the ranker can have.
 
-    They are the label and items that are not in the history before it; where people come back, any items.
+    Candidates are the label and items outside the history before it, or any items where users repeat items.
     """
-    # Of the longest training part everything but the last item is history.
+    # All items of the longest training part but the last are history.
     taken = 0 if data.has_repeats else int(data.sequences.train_ends.max(initial=1)) - 1
     return data.num_items - taken
 
@@ -103,9 +99,9 @@ def load_candidates(
     """Candidates by split.
 
     Args:
-        experiment: Where they lie.
-        data: What they must have been made from.
-        data_flags: Of this data set, for the command that an error names.
+        experiment: Paths of the run.
+        data: The data they must have been made from.
+        data_flags: Flags of the data set, for the command that an error names.
 
     Raises:
         ArtifactError: there are none, or they were made from other data; names the command that makes them.
@@ -114,45 +110,41 @@ def load_candidates(
     if not path.is_file():
         is_begun = (experiment.retriever / STATE_FILE).is_file()
         raise ArtifactError(
-            f"{path}: there is no trained retriever for {experiment.dataset_code}, so there is nothing to rank",
-            found="a training of it that has not come to its end" if is_begun else None,
-            hint=command if is_begun else f"{command}\n            (or add --train_retriever to train it first)",
+            f"{path}: no trained retriever for {experiment.dataset_code}, so there are no candidates to rank",
+            found="an unfinished training" if is_begun else None,
+            hint=[command] if is_begun else [command, "(or add --train_retriever to train it first)"],
         )
-    try:
-        made_by = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
-    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
-    check_same_data(f"{path}: these candidates were", made_by["data_fingerprint"], data, command)
+
+    with reading(path, command):
+        made_from = read_origin(path)["data_fingerprint"]
+    check_same_data(f"{path}: these candidates were", made_from, data, command)
     return read_candidates(experiment, command)
 
 
 def read_candidates(experiment: Experiment, command: str = "") -> dict[Split, Candidates]:
-    """Candidates by split, of whichever data.
+    """Candidates by split, whatever data they were made from.
 
     Args:
-        experiment: Where they lie.
-        command: That makes them, for an error.
+        experiment: Paths of the run.
+        command: The command that makes them, for an error.
 
     Raises:
-        ArtifactError: they are not there, or damaged.
+        ArtifactError: they are missing or damaged.
     """
-    path = experiment.candidates
-    try:
-        rows = pl.read_parquet(path, glob=False)
-        return {split: _of_split(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
-    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=command) from error
+    with reading(experiment.candidates, command):
+        rows = pl.read_parquet(experiment.candidates, glob=False)
+        return {split: _candidates(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
 
 
-def _of_split(rows: pl.DataFrame) -> Candidates:
+def _candidates(rows: pl.DataFrame) -> Candidates:
     return Candidates(
         user_ids=rows[USER_ID].to_numpy(),
-        item_ids=_matrix(rows[CANDIDATE_IDS]),
-        scores=_matrix(rows[SCORES]),
+        item_ids=_matrix(rows[CANDIDATE_IDS], np.int32),
+        scores=_matrix(rows[SCORES], np.float32),
         label_ids=rows[LABEL_ID].to_numpy(),
         label_ranks=rows[LABEL_RANK].to_numpy(),
     )
 
 
-def _matrix(lists: pl.Series) -> NDArray[Any]:
-    return lists.explode().to_numpy().reshape(len(lists), -1)
+def _matrix(lists: pl.Series, kind: type[Number]) -> NDArray[Number]:
+    return lists.explode().to_numpy().reshape(len(lists), -1).astype(kind, copy=False)

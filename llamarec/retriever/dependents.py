@@ -1,11 +1,11 @@
-"""A ranker's questions, wrong candidates and fusion are of one very retriever, which is not replaced unasked."""
+"""Rankers that depend on a retriever: its lists make their prompts, so it is replaced only on request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.data.prepared import PreparedData
@@ -17,99 +17,80 @@ from llamarec.retriever.rebuild_command import rebuild_command, stored_config, t
 from llamarec.retriever.state import TrainingState
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
-# Of the options that end a training: with higher ones it goes on.
+# Options that decide when a training ends: with larger ones it continues.
 _LENGTHS = ("num_epochs", "patience")
 
 
 class DependentRanker(NamedTuple):
-    """One that was trained on the retriever that lies there: its folder, and the content of its ranker.json."""
+    """A ranker trained on the present retriever: its folder, and the content of its ranker.json."""
 
     folder: Path
-    described: Mapping[str, Any]
+    described: Mapping[str, object]
 
-    def retriever(self, experiment: Experiment) -> RetrieverConfig | None:
-        """The retriever's options when this was trained on it, as far as anything says so."""
+    def retriever_config(self, experiment: Experiment) -> RetrieverConfig | None:
+        """The retriever's options when this ranker was trained, as far as they are recorded."""
         return stored_config(self.described.get("retriever_config")) or trained_config(experiment)
 
-    def option(self, name: str) -> Any:
-        """Of the ranker's own; None where it does not say."""
-        return (self.described.get("config") or {}).get(name)
+    @property
+    def has_lists(self) -> bool:
+        """Whether it draws wrong candidates from the retriever's lists."""
+        return _has_lists(self.described)
 
 
 def dependent_rankers(experiment: Experiment) -> list[DependentRanker]:
-    """All under the experiment's root, those with an output folder of their own included."""
+    """All rankers under the experiment's root that were trained on its retriever."""
     weights = experiment.retriever_weights
     digest = sha256_of(weights) if weights.is_file() else ""
-    places = [path.parent for path in sorted((experiment.root / "llm").glob(f"*/{DESCRIPTION}"))]
-    found = [DependentRanker(place, read_json(place / DESCRIPTION) or {}) for place in places]
+    folders = [path.parent for path in sorted((experiment.root / "llm").glob(f"*/{DESCRIPTION}"))]
+    rankers = [DependentRanker(folder, read_json(folder / DESCRIPTION) or {}) for folder in folders]
+
     return [
         ranker
-        for ranker in found
-        # In a folder of the data set's name it is of that data set, whatever it says.
+        for ranker in rankers
+        # Older descriptions do not name their data set: it is the folder's name.
         if ranker.described.get("dataset_code", ranker.folder.name) == experiment.dataset_code
         and ranker.described.get("retriever_digest") == digest != ""
     ]
 
 
-def has_other_retriever(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
-    """Whether a ranker (its ranker.json) was trained on another retriever than the one that lies there."""
+def has_other_retriever(ranker: Mapping[str, object], experiment: Experiment) -> bool:
+    """Whether a ranker (its ranker.json) was trained on another retriever than the present one."""
     then, weights = ranker.get("retriever_digest"), experiment.retriever_weights
     return bool(then) and not (weights.is_file() and sha256_of(weights) == then)
 
 
-def is_outdated(ranker: Mapping[str, Any], experiment: Experiment) -> bool:
-    """Whether a ranker (its ranker.json) is of other data, of another retriever, or was asked other questions."""
+def is_outdated(ranker: Mapping[str, object], experiment: Experiment) -> bool:
+    """Whether a ranker (its ranker.json) was trained on other data, another retriever, or other prompts."""
     result = read_json(experiment.retriever_metrics) or {}
-    if result.get("data_fingerprint") != ranker.get("data_fingerprint") or has_other_retriever(ranker, experiment):
+    has_other_data = result.get("data_fingerprint") != ranker.get("data_fingerprint")
+    if has_other_data or has_other_retriever(ranker, experiment):
         return True
+
     then, now = stored_config(ranker.get("retriever_config")), stored_config(result.get("config"))
-    has_lists = bool((ranker.get("config") or {}).get("hard_negatives"))
-    return then is not None and now is not None and bool(changed_prompt_options(then, now, has_lists=has_lists))
-
-
-def changed_prompt_options(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
-    """Options that change what a ranker is asked, though nothing is trained anew: `name old -> new`."""
-    # Items of equal scores stand in another order in longer lists.
-    names = ["exclude_history", "top_k", *(["hard_negative_folds"] if has_lists else [])]
-    return [f"{name} {getattr(then, name)} -> {getattr(now, name)}" for name in names if _differs(name, then, now)]
-
-
-def _differs(name: str, then: RetrieverConfig, now: RetrieverConfig) -> bool:
-    return bool(getattr(then, name) != getattr(now, name))
+    return then is not None and now is not None and bool(_prompt_changes(then, now, has_lists=_has_lists(ranker)))
 
 
 def check_prompt_options(
     experiment: Experiment, data: PreparedData, config: RetrieverConfig, state: TrainingState
 ) -> None:
-    """Options that change what is written, though nothing is trained anew.
+    """Checks that a finished retriever's files are not written again with other prompts for a ranker.
 
     Args:
-        experiment: Where it lies.
-        data: Prepared.
-        config: Of now.
-        state: Of the training that these options go on with.
+        experiment: Paths of the run.
+        data: Prepared data.
+        config: Options of this run.
+        state: State of the training that this run continues.
 
     Raises:
-        ArtifactError: these would replace what a ranker was trained on.
+        ArtifactError: a ranker was trained on the files that would be replaced.
     """
     if not is_result(experiment, state):
         return
+
     for ranker in dependent_rankers(experiment):
-        changed = _other_questions(ranker, experiment, data, config)
-        if changed:
-            raise _in_use(experiment, ranker, changed)
-
-
-def _other_questions(
-    ranker: DependentRanker, experiment: Experiment, data: PreparedData, config: RetrieverConfig
-) -> list[str]:
-    then = ranker.retriever(experiment)
-    if then is None:
-        return []
-    if not ranker.described.get("retriever_config"):
-        # Options are of the last run of train_retriever.py, lists may be older.
-        then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
-    return changed_prompt_options(then, config, has_lists=bool(ranker.option("hard_negatives")))
+        changes = _changes_for(ranker, experiment, data, config)
+        if changes:
+            raise _in_use(experiment, ranker, changes)
 
 
 def check_can_replace(
@@ -117,55 +98,84 @@ def check_can_replace(
     data: PreparedData,
     config: RetrieverConfig,
     state: TrainingState | None,
-    changed: list[str],
+    changes: Sequence[str],
 ) -> None:
-    """Before a training begins where one may lie already, or an earlier one goes on.
+    """Checks that a training may start, or an earlier one continue, although its result replaces files.
 
     Args:
-        experiment: Where.
-        data: Prepared.
-        config: Of now.
-        state: Of the earlier training; None: it cannot go on, its state is not there.
-        changed: How it differs; nothing where it goes on.
+        experiment: Paths of the run.
+        data: Prepared data.
+        config: Options of this run.
+        state: State of the earlier training; None where there is none.
+        changes: Differences between the earlier options and these; empty where the training continues.
 
     Raises:
-        ArtifactError: what lies there would be replaced, and a ranker was trained on it.
+        ArtifactError: a ranker was trained on the files that would be replaced.
     """
-    if state is not None and not changed and not is_result(experiment, state):
-        # Begun since (--restart): that its result replaces what is there was asked for.
+    if state is not None and not changes and not is_result(experiment, state):
+        # Started with --restart before: the user asked for the replacement then.
         return
+
     for ranker in dependent_rankers(experiment):
         longer = _longer(trained_config(experiment), config) if state is not None else ["its training state is gone"]
-        others = _other_questions(ranker, experiment, data, config)
-        raise _in_use(experiment, ranker, [*(changed or longer), *others])
+        others = _changes_for(ranker, experiment, data, config)
+        raise _in_use(experiment, ranker, [*(changes or longer), *others])
 
 
 def is_result(experiment: Experiment, state: TrainingState) -> bool:
-    """Whether what lies there is the outcome of this training as far as it is."""
+    """Whether the retriever's files are the result of this training as it stands."""
     result = read_json(experiment.retriever_metrics) or {}
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
     return all(result.get(name, mark) == mark for name, mark in marks.items())
 
 
+def _has_lists(ranker: Mapping[str, object]) -> bool:
+    config = ranker.get("config")
+    return isinstance(config, Mapping) and bool(config.get("hard_negatives"))
+
+
+def _changes_for(
+    ranker: DependentRanker, experiment: Experiment, data: PreparedData, config: RetrieverConfig
+) -> list[str]:
+    """Options that would change this ranker's prompts."""
+    then = ranker.retriever_config(experiment)
+    if then is None:
+        return []
+
+    if not ranker.described.get("retriever_config"):
+        # These options are of the last run of train_retriever.py; the lists may be older.
+        then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
+    return _prompt_changes(then, config, has_lists=ranker.has_lists)
+
+
+def _prompt_changes(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
+    # top_k as well: in longer lists, items of equal scores stand in another order.
+    names = ["exclude_history", "top_k", *(["hard_negative_folds"] if has_lists else [])]
+    return _changes(names, then, now)
+
+
 def _longer(then: RetrieverConfig | None, now: RetrieverConfig) -> list[str]:
-    changed = [
-        f"{name} {getattr(then, name)} -> {getattr(now, name)}"
-        for name in _LENGTHS
-        if then is not None and _differs(name, then, now)
-    ]
-    return changed or ["further epochs"]
+    changes = _changes(_LENGTHS, then, now) if then is not None else []
+    return changes or ["further epochs"]
 
 
-def _all_of(experiment: Experiment, first: DependentRanker) -> str:
-    others = [str(one.folder) for one in dependent_rankers(experiment) if one.folder != first.folder]
-    return ", ".join([str(first.folder), *others])
+def _changes(names: Sequence[str], then: RetrieverConfig, now: RetrieverConfig) -> list[str]:
+    """`name old -> new` for each option that differs."""
+    pairs = [(name, getattr(then, name), getattr(now, name)) for name in names]
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
 
-def _in_use(experiment: Experiment, ranker: DependentRanker, changed: list[str]) -> ArtifactError:
+def _in_use(experiment: Experiment, ranker: DependentRanker, changes: Sequence[str]) -> ArtifactError:
+    others = [str(one.folder) for one in dependent_rankers(experiment) if one.folder != ranker.folder]
+    folders = ", ".join([str(ranker.folder), *others])
+    keep = rebuild_command(experiment, then=ranker.retriever_config(experiment))
+
     return ArtifactError(
-        f"{experiment.retriever}: a ranker was trained on this retriever, and this would replace it",
-        found=f"{'; '.join(changed)}; the ranker in {_all_of(experiment, ranker)}",
-        hint=f"as it was: {rebuild_command(experiment, then=ranker.retriever(experiment))}\n"
-        "            or another --experiment_root for a second retriever,\n"
-        "            or --restart, and the ranker is to be trained anew",
+        f"{experiment.retriever}: a ranker was trained on this retriever, which this run would replace",
+        found=f"{'; '.join(changes)}; used by the ranker in {folders}",
+        hint=[
+            f"to keep the retriever as the ranker needs it: {keep}",
+            "to have a second retriever: use another --experiment_root",
+            "to replace it: add --restart, then retrain the ranker",
+        ],
     )

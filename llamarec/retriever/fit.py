@@ -1,4 +1,4 @@
-"""Training: full softmax at real positions, validation on the whole catalogue, early stopping, exact continuation."""
+"""Training: full softmax at every position, validation on the whole catalogue, early stopping, exact resume."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 import torch
@@ -30,50 +30,27 @@ from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 from llamarec.retriever.title_embeddings import title_vectors
+from llamarec.retriever.training_spec import OWN_TRAINING, TrainingSpec
 
 _TOKENS_MULTIPLE: Final = 64
 
 
-@dataclass(frozen=True)
-class TrainingSpec:
-    """Which of a retriever's trainings it is; the retriever's own unless it says otherwise.
-
-    Attributes:
-        users: [number of users] ids of those that it is trained on; None: all.
-        is_validated: It ends by validation, and the best epoch's weights are its result. Otherwise it has exactly
-            `num_epochs`, and the last one's.
-        prefix: Of all that it says.
-        mark: Part of its identity.
-        hint: What to do where its state is damaged.
-    """
-
-    users: NDArray[np.int64] | None = None
-    is_validated: bool = True
-    prefix: str = ""
-    mark: Mapping[str, Any] = field(default_factory=dict)
-    hint: str | None = None
-
-
-def without_part(name: str, users: NDArray[np.int64]) -> TrainingSpec:
-    """A further training, on the users of all parts but one ("1 of 2")."""
-    hint = "remove the file: only this part is trained again"
-    return TrainingSpec(users, is_validated=False, prefix=f"without part {name}, ", mark={"fold": name}, hint=hint)
-
-
-_OWN: Final = TrainingSpec()
-
-
 class RetrieverTrainer:
-    """Trains one LRURec; `state` says where it is, `windows` are the parts of sequences that an epoch is made of.
+    """Trains one LRURec, or continues an earlier training.
 
     Args:
-        data: Prepared histories.
+        data: Prepared data.
         config: Options.
-        folder: Where the state file lies.
-        console: Receives one line about what is done, and the progress.
-        course: Which of the retriever's trainings.
-        before_replacing: Is told of an earlier run on the same data (None: there is no state of one), before it is
-            forgotten or goes on, and how it differs from this one. Not with --restart.
+        folder: Folder of the training state.
+        console: Receives a line about what is done, and the progress.
+        spec: Which of the retriever's trainings this is.
+        before_replacing: Called before an earlier run on the same data is replaced or continued, unless with --restart.
+            Receives its state (None: there is none) and how its options differ; may raise.
+
+    Attributes:
+        model: The model; after `fit` with the resulting weights.
+        state: Progress, metrics and weights so far.
+        windows: The parts of sequences that make up an epoch.
 
     Raises:
         ArtifactError: the state file is damaged.
@@ -86,29 +63,32 @@ class RetrieverTrainer:
         folder: Path,
         console: Console,
         *,
-        course: TrainingSpec = _OWN,
+        spec: TrainingSpec = OWN_TRAINING,
         before_replacing: Callable[[TrainingState | None, list[str]], None] = lambda state, changed: None,
     ) -> None:
         self._data, self._config, self._folder, self._console = data, config, folder, console
-        self._course, self._before_replacing = course, before_replacing
+        self._spec, self._before_replacing = spec, before_replacing
+
         self.model = _new_model(data, config)
         self._optimizer = _optimizer(self.model, config)
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
-        self.state = TrainingState({**config.identity, "data": data.fingerprint, **course.mark})
-        users = None if course.users is None else course.users.tolist()
+
+        self.state = TrainingState({**config.identity, "data": data.fingerprint, **spec.mark})
+        users = None if spec.users is None else spec.users.tolist()
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
-        self._go_on()
+
+        self._continue_earlier()
         self._saved_epochs = self.state.epoch
 
     def fit(self) -> None:
         """Trains until `num_epochs` or until patience ends; the best weights are then in `model`.
 
         Raises:
-            Interrupted: stopped by Ctrl-C or SIGTERM, after saying what is saved: started again it goes on.
+            Interrupted: stopped by Ctrl-C or SIGTERM. The same command continues from the last save.
         """
         with (
-            self._stopped_clearly(),
-            FitProgress(self._console, self.state, self._config.num_epochs, self._course.prefix) as progress,
+            self._interruptible(),
+            FitProgress(self._console, self.state, self._config.num_epochs, self._spec.prefix) as progress,
         ):
             saved = time.monotonic()
             while not self.is_finished:
@@ -117,64 +97,72 @@ class RetrieverTrainer:
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
                     saved, self._saved_epochs = time.monotonic(), self.state.epoch
+
         if self.state.bad_epochs >= self._config.patience:
             why = f"{self.state.bad_epochs} epochs without a better Recall@10 on validation (--patience)"
             self._console.print(f"stopped     {why}", soft_wrap=True)
-        if self._course.is_validated:
+        if self._spec.is_validated:
             self.model.load_state_dict(self.state.best_model)
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Whether the last epoch is done."""
         return self.state.epoch >= self._config.num_epochs or self.state.bad_epochs >= self._config.patience
 
     @contextlib.contextmanager
-    def _stopped_clearly(self) -> Iterator[None]:
+    def _interruptible(self) -> Iterator[None]:
         try:
             with _sigterm_as_ctrl_c():
                 yield
         except KeyboardInterrupt as stop:
-            saved = f"saved up to epoch {self._saved_epochs}; started again it goes on there, unless with --restart"
-            nothing = (
-                f"no epoch of this training is saved yet{'' if self._course.is_validated else '; those before it are'}"
+            saved = f"saved up to epoch {self._saved_epochs}; the same command without --restart continues there"
+            unsaved = (
+                f"no epoch of this training is saved yet{'' if self._spec.is_validated else '; earlier trainings are'}"
             )
-            self._say(f"stopped: {saved if self._saved_epochs else nothing}")
+            self._print(f"stopped: {saved if self._saved_epochs else unsaved}")
             raise Interrupted(str(self._folder), str(stop) or "SIGINT") from None
 
-    def _go_on(self) -> None:
-        earlier = None if self._config.restart else load_state(self._folder, self._course.hint)
+    def _continue_earlier(self) -> None:
+        earlier = None if self._config.restart else load_state(self._folder, self._spec.hint)
         if earlier is None:
             if not self._config.restart:
                 self._before_replacing(None, [])
             return
-        if not self._course.is_validated and earlier.epoch > self._config.num_epochs:
-            self._say(f"an earlier run of {earlier.epoch} epochs is replaced")
+
+        if not self._spec.is_validated and earlier.epoch > self._config.num_epochs:
+            self._print(f"replacing an earlier run of {earlier.epoch} epochs")
             return
+
         changed = differences(earlier.identity, self.state.identity)
         if changed:
             if earlier.identity.get("data") == self.state.identity["data"]:
                 self._before_replacing(earlier, changed)
-            self._say(f"an earlier run is replaced, because: {'; '.join(changed)}")
+            self._print(f"replacing the earlier run, which had other options or data: {'; '.join(changed)}")
             return
+
         self.state = earlier
         if not self.is_finished:
             self._before_replacing(earlier, [])
         self.model.load_state_dict(earlier.model)
         self._optimizer.load_state_dict(earlier.optimizer)
-        what = "is finished" if self.is_finished else "goes on"
-        may_go_on = self.is_finished and self._course.is_validated
-        more = " (more epochs: --num_epochs, --patience; again from the start: --restart)" if may_go_on else ""
-        self._say(f"the earlier run {what} at epoch {earlier.epoch}{more}")
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"{self._course.prefix}{text}", soft_wrap=True)
+        if self.is_finished:
+            flags = (
+                " (train longer: --num_epochs, --patience; start over: --restart)" if self._spec.is_validated else ""
+            )
+            self._print(f"the earlier run is finished at epoch {earlier.epoch}{flags}")
+        else:
+            self._print(f"continuing the earlier run from epoch {earlier.epoch}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(f"{self._spec.prefix}{text}", soft_wrap=True)
 
     def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch
-        # Dropout of an epoch depends on (seed, epoch) alone: nothing random has to be saved.
+        # Dropout of an epoch depends on (seed, epoch) alone, so no random state has to be saved.
         self.model.masks.restart(self._config.seed, epoch)
         loss = self._train_epoch(epoch, progress)
-        self._note(loss, self._validation() if self._course.is_validated else {}, time.monotonic() - started)
+        self._record(loss, self._validation() if self._spec.is_validated else {}, time.monotonic() - started)
 
     def _validation(self) -> dict[str, float]:
         exclude = self._config.excludes(self._data.has_repeats)
@@ -185,6 +173,7 @@ class RetrieverTrainer:
         self.model.train()
         total = 0.0
         num_steps = -(-len(self.windows) // self._config.batch_size)
+
         batches = epoch_batches(len(self.windows), self._config.batch_size, self._config.seed, epoch)
         for step, chosen in enumerate(batches, start=1):
             total += self.step(chosen)
@@ -192,7 +181,7 @@ class RetrieverTrainer:
         return total / max(num_steps, 1)
 
     def step(self, chosen: NDArray[np.int64]) -> float:
-        """One optimizer step on the training windows with these indices; its loss."""
+        """Takes one optimizer step on the training windows with these indices; returns its loss."""
         loss = self.loss(chosen)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -203,16 +192,18 @@ class RetrieverTrainer:
     def loss(self, chosen: NDArray[np.int64]) -> Tensor:
         """Mean cross-entropy over all items at every position that has a next item."""
         packed = pack([self.windows[index] for index in chosen])
-        # The last item of a window is only a label; its state is not computed.
+        # The last item of a window is only a label: its state is not computed.
         has_next_T = torch.ones(len(packed.items_T), dtype=torch.bool)
         has_next_T[packed.lasts_B] = False
         inputs = torch.nonzero(has_next_T).squeeze(1)
-        # Sequences of one padding item, to a multiple of 64 tokens: for every new shape of a bfloat16 product oneDNN
-        # generates code and keeps it (memory grew by 100 MB per epoch of MovieLens).
+
+        # Padded with sequences of one item to a multiple of 64 tokens: oneDNN generates and keeps code for every new
+        # shape of a bfloat16 product (memory grew by 100 MB per epoch of MovieLens).
         rounding = (0, -len(inputs) % _TOKENS_MULTIPLE)
         items_T, positions_T = F.pad(packed.items_T[inputs], rounding), F.pad(packed.positions_T[inputs], rounding)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._product_type == torch.bfloat16):
             states_TD = self.model(items_T, positions_T)[: len(inputs)].float()
+
         items_ND, bias_N = self.model.item_vectors()
         labels_T = packed.items_T[inputs + 1]
         smoothing = self._config.label_smoothing
@@ -220,13 +211,14 @@ class RetrieverTrainer:
             states_TD, items_ND, bias_N, labels_T, smoothing=smoothing, product_type=self._product_type
         )
 
-    def _note(self, loss: float, metrics: dict[str, float], seconds: float) -> None:
+    def _record(self, loss: float, metrics: dict[str, float], seconds: float) -> None:
         state = self.state
         state.epoch += 1
         state.seconds += seconds
         state.history.append({"loss": loss, **metrics})
         if not metrics:
             return
+
         if metrics["recall@10"] <= state.best_recall:
             state.bad_epochs += 1
             return
@@ -252,18 +244,19 @@ def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
 
 
 def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
-    """Decay is for matrices and embeddings; norms, biases and the recurrence's few numbers have none."""
+    """AdamW that decays matrices and embeddings, but not norms, biases and the recurrence's few numbers."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, object]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM (a scheduler's, `kill`) ends a training as Ctrl-C does, so that it can say what is saved.
+    """Turns SIGTERM (of a scheduler, of `kill`) into KeyboardInterrupt, so that a stop can report what is saved.
 
-    Within, SIGTERM raises KeyboardInterrupt; in another thread than the main one nothing is changed."""
+    Outside the main thread nothing changes, since only the main thread can handle signals.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return

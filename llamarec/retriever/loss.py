@@ -2,7 +2,7 @@
 
 One step of Beauty has about 800 positions and 12,086 items. Written plainly, every pass over the logits (bias, maximum,
 exponential, sum, gradient) goes through memory. Here a block of positions is scored, and its gradients are taken at
-once, while it lies in the processor's cache. The products are in bfloat16 where the processor multiplies it natively;
+once, while it is in the processor's cache. The products are in bfloat16 where the processor multiplies it natively;
 sums, exponentials and the loss itself are always float32. Measured in docs/decisions/0002-retriever.md.
 
     T positions, D width, N items + 1, b positions of a block
@@ -11,10 +11,11 @@ sums, exponentials and the loss itself are always float32. Measured in docs/deci
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 _LOG2_E: Final = math.log2(math.e)
 _BLOCK_POSITIONS: Final = 64
@@ -37,18 +38,18 @@ def catalogue_cross_entropy(
         bias_N: [items + 1].
         labels_T: [positions] item ids.
         smoothing: Share of the target that is spread evenly over all N (Szegedy et al. 2016).
-        product_type: Of the factors of the three matrix products; float32 or bfloat16.
+        product_type: Type of the factors of the three matrix products, float32 or bfloat16.
     """
     loss: Tensor = _CatalogueCrossEntropy.apply(states_TD, items_ND, bias_N, labels_T, smoothing, product_type)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
-    """The forward pass makes the gradients too, block by block; the backward pass hands them out."""
+    """Cross-entropy whose forward pass computes the gradients too, block by block."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: FunctionCtx,
         states_TD: Tensor,
         items_ND: Tensor,
         bias_N: Tensor,
@@ -61,23 +62,26 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         states, items, bias2_N = (states_TD * _LOG2_E).to(product_type), items_ND.to(product_type), bias_N * _LOG2_E
         d_states, d_items, d_bias = (torch.zeros_like(tensor) for tensor in (states_TD, items_ND, bias_N))
         loss = states_TD.new_zeros(())
+
         for start in range(0, len(states), _BLOCK_POSITIONS):
             block = slice(start, start + _BLOCK_POSITIONS)
             logits2_bN = _logits(states[block], items, bias2_N)
             loss2_b, exponentials_bN, sums_b1 = _softmax_loss(logits2_bN, labels_T[block], smoothing)
             loss += loss2_b.sum() / _LOG2_E
-            # The softmax is never divided out: its sums go to the narrow factor or result of each product.
+
+            # The softmax itself is never formed: its sums divide the narrow factor or result of each product.
             d_bias += (exponentials_bN.T @ (1 / sums_b1)).squeeze(1)
             exponentials_bN = exponentials_bN.to(product_type)
             d_states[block] = (exponentials_bN @ items).float() / sums_b1
             _add_product(d_items, exponentials_bN.T, (states_TD[block] / sums_b1).to(product_type))
+
         _subtract_targets((d_states, d_items, d_bias), states_TD, items_ND, labels_T, smoothing)
         num_positions = max(len(states), 1)
         ctx.save_for_backward(*(gradient.div_(num_positions) for gradient in (d_states, d_items, d_bias)))
         return loss / num_positions
 
     @staticmethod
-    def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: BackwardCFunction, *d_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of states, items and bias."""
         return (*(gradient * d_loss[0] for gradient in ctx.saved_tensors), None, None, None)
 
@@ -90,7 +94,7 @@ def _logits(states_bD: Tensor, items_ND: Tensor, bias_N: Tensor) -> Tensor:
 
 
 def _softmax_loss(logits2_bN: Tensor, labels_b: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss per position, and the softmax as exponentials (in the logits' own memory) and their sums [b, 1].
+    """Loss per position, and the softmax as exponentials (in the memory of the logits) and their sums [b, 1].
 
     Logits and loss are to base 2.
     """
@@ -107,7 +111,7 @@ def _softmax_loss(logits2_bN: Tensor, labels_b: Tensor, smoothing: float) -> tup
 def _subtract_targets(
     gradients: tuple[Tensor, Tensor, Tensor], states_TD: Tensor, items_ND: Tensor, labels_T: Tensor, smoothing: float
 ) -> None:
-    """The other half of softmax minus target, of all positions at once, from the sums over positions."""
+    """Subtracts the target from the softmax's gradients, for all positions at once."""
     d_states, d_items, d_bias = gradients
     d_states.sub_(items_ND[labels_T], alpha=1 - smoothing)
     d_items.index_add_(0, labels_T, states_TD, alpha=smoothing - 1)

@@ -1,10 +1,10 @@
 """LRURec: a linear recurrent unit over item embeddings, on sequences packed without padding.
 
 The linear recurrent unit (Orvieto et al. 2023, arXiv 2303.06349, section 3) is h_t = lambda * h_(t-1) + gamma * B x_t
-with a complex diagonal lambda of |lambda| < 1, which scan.py computes for all places at once.
+with a complex diagonal lambda of |lambda| < 1, which scan.py computes for all positions at once.
 
-The tokens of a batch lie one sequence after the other on one axis; `positions` counts inside each sequence. The scan
-reaches back only where the position allows it, which is what a mask would do for padding, without the padding.
+The sequences of a batch are concatenated on one axis; `positions` counts within each sequence. The scan reaches back
+only as far as the position allows, which has the effect of a padding mask without the padding.
 
     T tokens of the batch, D width, H = 2 D complex states, N items + 1
 """
@@ -34,7 +34,7 @@ class LinearRecurrentUnit(nn.Module):
         radii = torch.sqrt(torch.rand(num_states) * (high**2 - low**2) + low**2)
         self.log_decay = nn.Parameter(torch.log(-torch.log(radii)))
         self.log_phase = nn.Parameter(torch.log(2 * math.pi * torch.rand(num_states)))
-        # gamma keeps the states' size independent of lambda (LRU, section 3.4).
+        # gamma makes the size of the states independent of lambda (LRU, section 3.4).
         self.log_gain = nn.Parameter(0.5 * torch.log(1 - radii**2))
         self.into = nn.Linear(width, 2 * num_states)
         self.out = nn.Linear(2 * num_states, width)
@@ -73,9 +73,9 @@ class LRURec(nn.Module):
 
     Args:
         num_items: Items, padding not counted.
-        width: Of embeddings and states.
-        num_blocks: Recurrence + feed-forward pairs.
-        dropout: On embeddings and inside the blocks.
+        width: Width of embeddings and states.
+        num_blocks: Pairs of a recurrence and a feed-forward layer.
+        dropout: Dropout of embeddings and blocks.
     """
 
     def __init__(self, num_items: int, *, width: int, num_blocks: int, dropout: float) -> None:
@@ -91,7 +91,7 @@ class LRURec(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
 
     def forward(self, items_T: Tensor, positions_T: Tensor) -> Tensor:
-        """State after each item: [tokens] ids and places -> [tokens, width]."""
+        """State after each item: [tokens] ids and positions -> [tokens, width]."""
         x_TD = self.dropout(self.norm(self.embedding(items_T)))
         for recurrence, feed_forward in zip(self.recurrences, self.feed_forwards, strict=True):
             x_TD = feed_forward(recurrence(x_TD, positions_T))
@@ -103,5 +103,5 @@ class LRURec(nn.Module):
         return states_BD @ items_ND.T + bias_N
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
-        """What a state is compared with: [items + 1, width] and the bias [items + 1]."""
+        """Item vectors [items + 1, width] and biases [items + 1] that score a state."""
         return self.embedding.weight, self.item_bias

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a bar on a terminal; elsewhere (a file, a pipe) lines."""
+"""Progress of a training: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamarec.retriever.state import TrainingState
 
-LINE_SECONDS: Final = 30.0  # inside an epoch; its end has a line of its own
+LINE_SECONDS: Final = 30.0  # between lines inside an epoch; each epoch ends with a line
 
 
 class FitProgress:
-    """Follows one `fit`, as a context.
+    """Progress of one `fit`, as a context manager.
 
     Args:
         console: Receives the bar or the lines.
-        state: Where the training is; read only.
-        num_epochs: It ends there, or earlier.
-        prefix: Of lines and bar: which training it is, where there are several.
-        clock: Seconds.
+        state: State of the training; read only.
+        num_epochs: Largest number of epochs.
+        prefix: Start of lines and bar, which tells several trainings apart.
+        clock: Time in seconds.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FitProgress:
         self._prefix = prefix
         self._bar = _bar(console)
         self._task = self._bar.add_task(f"{prefix}LRURec", total=num_epochs, completed=state.epoch, shown="")
-        self._first_epoch, self._started, self._said = state.epoch, clock(), clock()
+        self._first_epoch, self._started, self._printed = state.epoch, clock(), clock()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -48,29 +48,29 @@ class FitProgress:
         self._bar.stop()
 
     def stepped(self, step: int, num_steps: int, mean_loss: float) -> None:
-        """After each step of an epoch, counted from 1; `mean_loss` is that of the epoch so far."""
-        if self._console.is_terminal or self._clock() - self._said < LINE_SECONDS:
+        """Reports a step of an epoch, counted from 1; `mean_loss` is the epoch's so far."""
+        if self._console.is_terminal or self._clock() - self._printed < LINE_SECONDS:
             return
         epoch = f"{self._prefix}epoch {self._state.epoch + 1} of {self._num_epochs}, step {step:,} of {num_steps:,}"
         best = f"  {_best(self._state)}" if _is_validated(self._state) else ""
-        self._say(f"{epoch}  loss {mean_loss:.3f}{best}  {self._left(self._state.epoch + step / num_steps)}")
+        self._print(f"{epoch}  loss {mean_loss:.3f}{best}  {self._left(self._state.epoch + step / num_steps)}")
 
     def epoch_done(self, *, is_last: bool) -> None:
-        """After each epoch, when it stands in the state."""
+        """Reports an epoch, once the state has it."""
         shown = _last_epoch(self._state)
         self._bar.update(self._task, completed=self._state.epoch, shown=shown)
         if not self._console.is_terminal:
             left = "" if is_last else f"  {self._left(self._state.epoch)}"
-            self._say(f"{self._prefix}epoch {self._state.epoch} of {self._num_epochs}  {shown}{left}")
+            self._print(f"{self._prefix}epoch {self._state.epoch} of {self._num_epochs}  {shown}{left}")
 
     def _left(self, epochs: float) -> str:
-        """At the pace of this process; early stopping can only make it less."""
+        """Longest time left, at the pace of this process; early stopping shortens it."""
         pace = (self._clock() - self._started) / (epochs - self._first_epoch)
         return f"at most {timedelta(seconds=round(pace * (self._num_epochs - epochs)))} left"
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
-        self._said = self._clock()
+        self._printed = self._clock()
 
 
 def _is_validated(state: TrainingState) -> bool:

@@ -1,10 +1,9 @@
-"""The options that a retriever was trained with, and the command that makes its files again with them."""
+"""The options a retriever was trained with, and the command that makes its files again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from llamarec.command import flags_of, options_from, typed
 from llamarec.data.config import DataConfig
@@ -16,21 +15,24 @@ from llamarec.vocabulary import Experiment
 
 
 def trained_config(experiment: Experiment) -> RetrieverConfig | None:
-    """Of the retriever that lies there; None where there is none, or of a later version."""
+    """Options of the trained retriever; None where there is none, or it is of a later version."""
     return stored_config((read_json(experiment.retriever_metrics) or {}).get("config"))
 
 
-def stored_config(stored: Any) -> RetrieverConfig | None:
-    """From stored options; None where there are none, or they are no such options."""
+def stored_config(stored: object) -> RetrieverConfig | None:
+    """Options from JSON; None where there are none, or they do not fit."""
+    if not stored or not isinstance(stored, Mapping):
+        return None
+
     try:
-        # Before there were folds, lists were the retriever's own.
-        return options_from(RetrieverConfig, {"hard_negative_folds": 1, **stored}) if stored else None
+        # Earlier versions had no folds: the lists were the retriever's own.
+        return options_from(RetrieverConfig, {"hard_negative_folds": 1, **stored})
     except (ConfigError, TypeError):
         return None
 
 
-def _unfinished(experiment: Experiment) -> RetrieverConfig | None:
-    """Of a training that has not come to its end."""
+def _unfinished_config(experiment: Experiment) -> RetrieverConfig | None:
+    """Options of an unfinished training."""
     try:
         state = load_state(experiment.retriever)
     except ArtifactError:
@@ -39,19 +41,19 @@ def _unfinished(experiment: Experiment) -> RetrieverConfig | None:
 
 
 def rebuild_command(
-    experiment: Experiment, data_flags: Sequence[str] = (), *, then: RetrieverConfig | None = None, **changes: Any
+    experiment: Experiment, data_flags: Sequence[str] = (), *, then: RetrieverConfig | None = None, **changes: int
 ) -> str:
-    """`train_retriever.py` with the flags that the retriever there had: what was trained is not trained again.
+    """The command of `train_retriever.py` with the retriever's own options, which trains nothing twice.
 
     Args:
-        experiment: Where it lies.
-        data_flags: Of the data set; its code, unless given.
-        then: Options of another one that lay there.
-        changes: Options that are to be others.
+        experiment: Paths of the run.
+        data_flags: Flags of the data set; default: its code.
+        then: Options of an earlier retriever; default: those of the present one.
+        changes: Options to change.
     """
     flags = data_flags or flags_of(DataConfig(experiment.dataset_code, experiment_root=str(experiment.root)))
     defaults = RetrieverConfig(**defaults_for(experiment.dataset_code))
-    wanted = replace(
-        then or trained_config(experiment) or _unfinished(experiment) or defaults, restart=False, **changes
-    )
+    config = then or trained_config(experiment) or _unfinished_config(experiment) or defaults
+
+    wanted = replace(config, restart=False, **changes)  # type: ignore[arg-type]  # top_k, hard_negative_folds
     return typed(["python", "train_retriever.py", *flags, *flags_of(wanted, defaults)])

@@ -1,7 +1,7 @@
 """The linear recurrence h_t = lambda * h_(t-1) + x_t as a blocked parallel scan over packed sequences.
 
 Because lambda does not depend on t, a scan needs no sequential pass over a sequence. Hillis and Steele (1986) take
-log2(length) sweeps over all tokens; here sequences are cut into blocks of 16 places, and the sweeps are over the
+log2(length) sweeps over all tokens; here sequences are cut into blocks of 16 positions, and the sweeps are over the
 blocks' ends only (Blelloch 1990, section 1.4):
 
 1. inside all blocks at once, 15 steps;
@@ -11,15 +11,16 @@ blocks' ends only (Blelloch 1990, section 1.4):
 That is about two and a half passes over the tokens instead of eight. The adjoint of the recurrence is the same
 recurrence from the last token to the first with the conjugate of lambda, so the backward pass is one more scan.
 
-    T tokens of the batch, H states
+    T tokens of the batch, H states, O offsets within a block
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 _BLOCK: Final = 16
 
@@ -30,7 +31,7 @@ def scan(inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
     Args:
         inputs_TH: [tokens, states] complex, sequences one after the other.
         decay_H: [states] complex.
-        positions_T: [tokens] place inside the own sequence, from 0.
+        positions_T: [tokens] position within the own sequence, from 0.
 
     Returns:
         [tokens, states] complex.
@@ -41,18 +42,18 @@ def scan(inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, inputs_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
         """States of all tokens."""
         states_TH = _scan_in_place(inputs_TH.clone(), decay_H, positions_T)
         ctx.save_for_backward(states_TH, decay_H, positions_T)
         return states_TH
 
     @staticmethod
-    def backward(ctx: Any, *d_states: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: BackwardCFunction, *d_states: Tensor) -> tuple[Tensor, Tensor, None]:
         """Gradients of inputs and decay."""
-        states_TH, decay_H, positions_T = ctx.saved_tensors
-        places_from_end_T = _places_from_end(positions_T)
-        d_inputs_TH = _scan_in_place(d_states[0].flip(0), decay_H.conj(), places_from_end_T.flip(0)).flip(0)
+        states_TH, decay_H, positions_T = ctx.saved_tensors  # type: ignore[misc]  # typed as one tensor
+        distances_T = _distances_from_end(positions_T)
+        d_inputs_TH = _scan_in_place(d_states[0].flip(0), decay_H.conj(), distances_T.flip(0)).flip(0)
         later = torch.nonzero(positions_T >= 1).squeeze(1)
         d_decay_H = (states_TH[later - 1].conj() * d_inputs_TH[later]).sum(dim=0)
         return d_inputs_TH, d_decay_H, None
@@ -60,20 +61,22 @@ class _Scan(torch.autograd.Function):
 
 def _scan_in_place(states_TH: Tensor, decay_H: Tensor, positions_T: Tensor) -> Tensor:
     longest = int(positions_T.max()) if len(positions_T) else 0
-    place_in_block_T = positions_T % _BLOCK
-    powers_PH = _powers(decay_H)
-    by_place = torch.split(torch.argsort(place_in_block_T, stable=True), _counts(place_in_block_T))
-    for rows in by_place[1:]:
+    offsets_T = positions_T % _BLOCK
+    powers_OH = _powers(decay_H)
+    rows_by_offset = torch.split(torch.argsort(offsets_T, stable=True), _counts(offsets_T))
+    for rows in rows_by_offset[1:]:
         states_TH.index_add_(0, rows, states_TH[rows - 1].mul_(decay_H))
-    ends = by_place[-1]
-    blocks, block_decay_H = 1, powers_PH[-1]
+
+    ends = rows_by_offset[-1]
+    blocks, block_decay_H = 1, powers_OH[-1]
     while blocks * _BLOCK <= longest:
         later = ends[positions_T[ends] >= blocks * _BLOCK]
         states_TH.index_add_(0, later, states_TH[later - blocks * _BLOCK].mul_(block_decay_H))
         blocks, block_decay_H = 2 * blocks, block_decay_H * block_decay_H
-    for place, rows in enumerate(by_place[:-1]):
+
+    for offset, rows in enumerate(rows_by_offset[:-1]):
         later = rows[positions_T[rows] >= _BLOCK]
-        states_TH.index_add_(0, later, states_TH[later - place - 1].mul_(powers_PH[place]))
+        states_TH.index_add_(0, later, states_TH[later - offset - 1].mul_(powers_OH[offset]))
     return states_TH
 
 
@@ -82,13 +85,13 @@ def _powers(decay_H: Tensor) -> Tensor:
     return torch.cumprod(decay_H.expand(_BLOCK, -1), dim=0)
 
 
-def _counts(place_in_block_T: Tensor) -> list[int]:
-    counts: list[int] = torch.bincount(place_in_block_T, minlength=_BLOCK).tolist()
+def _counts(offsets_T: Tensor) -> list[int]:
+    counts: list[int] = torch.bincount(offsets_T, minlength=_BLOCK).tolist()
     return counts
 
 
-def _places_from_end(positions_T: Tensor) -> Tensor:
-    """Counted from each sequence's last token, which is 0."""
+def _distances_from_end(positions_T: Tensor) -> Tensor:
+    """Distance of each token from the last one of its sequence."""
     starts = torch.nonzero(positions_T == 0).squeeze(1)
     lengths = torch.diff(starts, append=starts.new_tensor([len(positions_T)]))
     return torch.repeat_interleave(lengths, lengths) - 1 - positions_T

@@ -19,7 +19,7 @@ _BLOCK_USERS = 256
 
 
 class _Block(NamedTuple):
-    """Users, their labels, and the scores of all items with what is excluded at minus infinity."""
+    """Users, their labels, and scores of all items, minus infinity for excluded ones."""
 
     user_ids: NDArray[np.int32]
     labels_B: Tensor
@@ -29,7 +29,7 @@ class _Block(NamedTuple):
 def label_ranks(
     model: LRURec, data: PreparedData, split: Split, *, max_length: int, exclude: bool
 ) -> NDArray[np.int64]:
-    """The label's rank in the full catalogue for every user with one: [num_users], 1 = first, 0 = excluded."""
+    """Rank of each user's label in the whole catalogue: [num_users], 1 = first, 0 = excluded."""
     ranks = []
     for block in _blocks(model, data, split, max_length, exclude):
         label_scores_B1 = block.scores_BN.gather(1, block.labels_B[:, None])
@@ -47,11 +47,13 @@ def top_k(
         user_ids [num_rows], item_ids [num_rows, k] best first, scores [num_rows, k].
     """
     users, items, scores = [], [], []
+
     for block in _blocks(model, data, split, max_length, exclude):
         best = block.scores_BN.topk(k, dim=1)
         users.append(block.user_ids)
         items.append(best.indices.numpy().astype(np.int32))
         scores.append(best.values.numpy())
+
     return np.concatenate(users), np.concatenate(items), np.concatenate(scores)
 
 
@@ -79,19 +81,20 @@ def catalogue_scores(
 ) -> Tensor:
     """Scores of all items as the next one after each history: [num_histories, items + 1].
 
-    Minus infinity for padding, and with `exclude` for what is in the history.
+    Minus infinity for padding, and with `exclude` for items of the history.
 
     Args:
-        model: In evaluation mode.
+        model: A model in evaluation mode.
         histories: Item ids, oldest first, none of them empty.
-        max_length: The model reads so many last items.
+        max_length: The model reads at most so many last items.
         exclude: Whether items of the history are left out.
     """
     packed = pack([history[-max_length:] for history in histories])
     scores_BN = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])
     scores_BN[:, PADDING_ITEM] = -torch.inf
+
     if exclude:
         rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        # All of the history, not only the part that the model reads.
+        # The whole history, not only the part that the model reads.
         scores_BN[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories).astype(np.int64))] = -torch.inf
     return scores_BN

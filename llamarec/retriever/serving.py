@@ -28,11 +28,11 @@ class Retriever:
     """Proposes the next items after a history.
 
     Args:
-        model: Trained, over the items of `data`.
-        data: Prepared.
-        config: That it was trained with.
-        digest: Of its weights.
-        only_new: Propose nothing of a history, also where people come back to items.
+        model: A model trained on `data`.
+        data: Prepared data.
+        config: Options the model was trained with.
+        digest: SHA-256 of its weights.
+        only_new: Propose no item of the history, even where users repeat items.
     """
 
     def __init__(
@@ -48,19 +48,21 @@ class Retriever:
 
         Args:
             histories: Item ids, oldest first, none of them empty.
-            k: Items each.
+            k: Number of items for each.
 
         Returns:
-            item_ids [num_histories, k] best first, 0 where there is no further item; scores [num_histories, k] as
-            logits, minus infinity there.
+            item_ids [num_histories, k] best first, 0 where no item is left; scores [num_histories, k] as logits, minus
+            infinity where no item is left.
         """
         blocks = [
             self._propose(histories[start : start + _BLOCK_HISTORIES], k)
             for start in range(0, len(histories), _BLOCK_HISTORIES)
         ]
+
         items, scores = zip(*blocks, strict=True) if blocks else ((), ())
         if not items:
             return np.zeros((0, k), dtype=np.int32), np.zeros((0, k), dtype=np.float32)
+
         return np.concatenate(items), np.concatenate(scores)
 
     def _propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -75,8 +77,8 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
     """The trained retriever of a data set.
 
     Args:
-        experiment: Of the run.
-        data: That it was made from.
+        experiment: Paths of the run.
+        data: The data it must have been made from.
         only_new: See `Retriever`.
 
     Raises:
@@ -85,13 +87,15 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
     folder, weights = experiment.retriever, experiment.retriever_weights
     hint = rebuild_command(experiment)
     made_by = read_json(experiment.retriever_metrics)
-    if made_by is None or not (weights).is_file():
-        raise ArtifactError(f"{folder}: there is no trained retriever", hint=hint)
+    if made_by is None or not weights.is_file():
+        raise ArtifactError(f"{folder}: no trained retriever", hint=hint)
     check_same_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
+
     config = options_from(RetrieverConfig, made_by.get("config") or {})
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ArtifactError(f"{weights}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
+
     return Retriever(model, data, config, sha256_of(weights), only_new=only_new)

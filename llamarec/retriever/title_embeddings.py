@@ -1,8 +1,8 @@
-"""First item vectors from titles, so that a rare item starts beside items with similar titles instead of anywhere.
+"""Initial item vectors from titles, so that a rare item starts near items with similar titles.
 
-Words of the titles, weighted by TF-IDF, and their truncated singular value decomposition (latent semantic analysis,
-Deerwester et al. 1990). The model is the same as without it, and costs nothing more to train; it learns faster and
-ends higher, most where few interactions are known (figures in docs/decisions/0002-retriever.md).
+Words of the titles are weighted by TF-IDF and reduced by a truncated singular value decomposition (latent semantic
+analysis, Deerwester et al. 1990). Model and cost of training stay the same; training is faster and ends with better
+metrics, most where interactions are few (figures in docs/decisions/0002-retriever.md).
 
     I items, W words, D width
 """
@@ -16,24 +16,25 @@ from torch import Tensor
 
 from llamarec.retriever.title_words import tf_idf
 
-_MAX_SHARE: Final = 0.3  # a word in more titles than that says nothing
-_NOISE: Final = 0.25  # keeps apart items whose titles have the same words
+_MAX_SHARE: Final = 0.3  # a word in a larger share of the titles is ignored
+_NOISE: Final = 0.25  # separates items whose titles have the same words
 _OVERSAMPLING, _SWEEPS = 8, 4  # of the randomised decomposition (Halko et al. 2011)
 
 
 def title_vectors(titles: list[str], width: int, *, std: float, generator: torch.Generator) -> Tensor:
     """Vectors of items with these titles: [items, width] with the given standard deviation.
 
-    Random vectors where the titles have no words in common.
+    The vectors are random where the titles share no words.
     """
     noise_ID = torch.randn(len(titles), width, generator=generator)
     weights_IW = tf_idf(titles, min_titles=2, max_share=_MAX_SHARE)
     rank = min(width, *weights_IW.shape)
     if rank == 0:
         return noise_ID * std
+
     left_IR = _principal_parts(weights_IW, rank, generator)
     left_IR -= left_IR.mean(dim=0)
-    # A random rotation spreads what is in the first few directions over all of them.
+    # A random rotation spreads the first few directions over all of them.
     rotation_DD = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
     vectors_ID: Tensor = left_IR @ rotation_DD[:rank]
     return std * (vectors_ID / vectors_ID.std().clamp(min=1e-6) + _NOISE * noise_ID)

@@ -1,4 +1,4 @@
-"""The words of titles as vectors, and how alike titles are by them."""
+"""Titles as TF-IDF vectors of their words, and the similarity of titles."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from torch import Tensor
 _WORD: Final = re.compile(r"\w+")
 _DECAY: Final = 0.8
 _REMEMBERED: Final = 20  # items; by then an item counts 1%
-_BEND: Final = 3.0  # to be like two items of the history is not twice as good (chosen on validation, decision 9)
+_BEND: Final = 3.0  # similarity to two items counts less than twice as much (chosen on validation, decision 9)
 
 
 def tf_idf(titles: Sequence[str], *, min_titles: int = 1, max_share: float = 1.0) -> Tensor:
-    """[items, words] sparse, rows of length 1 (or 0).
+    """TF-IDF weights: [items, words] sparse, rows of length 1 (or 0).
 
     Args:
         titles: By item.
         min_titles: Words in fewer titles are left out.
-        max_share: Words in a greater share of them, too.
+        max_share: Words in a larger share of the titles are left out.
     """
     words_by_item = [sorted(set(_WORD.findall(title.casefold()))) for title in titles]
     counts = Counter(word for words in words_by_item for word in words)
     kept = [word for word, count in counts.items() if min_titles <= count <= max(2, max_share * len(titles))]
     index = {word: number for number, word in enumerate(kept)}
+
     pairs = [(item, index[word]) for item, words in enumerate(words_by_item) for word in words if word in index]
-    places = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+    indices_2N = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
     rarity_W = torch.log(len(titles) / torch.tensor([float(counts[word]) for word in kept]))
-    values = rarity_W[places[1]]
-    squares_I = torch.zeros(len(titles)).index_add(0, places[0], values.square())
-    values = values / squares_I[places[0]].sqrt().clamp(min=1e-6)
-    weights_IW: Tensor = torch.sparse_coo_tensor(places, values, (len(titles), len(kept)), check_invariants=True)
+
+    values = rarity_W[indices_2N[1]]
+    squares_I = torch.zeros(len(titles)).index_add(0, indices_2N[0], values.square())
+    values = values / squares_I[indices_2N[0]].sqrt().clamp(min=1e-6)
+    weights_IW: Tensor = torch.sparse_coo_tensor(indices_2N, values, (len(titles), len(kept)), check_invariants=True)
     return weights_IW.coalesce()
 
 
 class TitleSimilarity:
-    """How alike the titles of candidates are to those of a history: content-based filtering in its simplest form.
+    """Similarity of candidates' titles to those of a history: content-based filtering in its simplest form.
 
-    log(1 + 3 x), where x is the cosine of TF-IDF vectors (Pazzani and Billsus 2007, section 10.3), summed over the last
-    20 items of the history, an item that is a places older counting 0.8^a.
+    log(1 + 3 x), where x is the sum over the last 20 items of the history of the cosine of TF-IDF vectors (Pazzani and
+    Billsus 2007, section 10.3); an item that is a positions older is weighted by 0.8^a.
 
     Args:
         titles: By item id.
@@ -58,7 +60,7 @@ class TitleSimilarity:
         self._num_words = weights_IW.shape[1]
 
     def __call__(self, history: NDArray[np.integer], candidates: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Of each candidate: [C], 0 where no word is shared.
+        """Similarity of each candidate: [C], 0 where no word is shared.
 
         Args:
             history: Item ids, oldest first.
@@ -66,11 +68,12 @@ class TitleSimilarity:
         """
         wanted_W = np.zeros(self._num_words)
         for age, item in enumerate(history[: -_REMEMBERED - 1 : -1].tolist()):
-            words, weights = self._of(item)
+            words, weights = self._words_of(item)
             wanted_W[words] += _DECAY**age * weights
-        alike_C = np.array([weights @ wanted_W[words] for words, weights in map(self._of, candidates.tolist())])
+
+        alike_C = np.array([weights @ wanted_W[words] for words, weights in map(self._words_of, candidates.tolist())])
         return np.log1p(_BEND * alike_C)
 
-    def _of(self, item: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _words_of(self, item: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         part = slice(self._starts[item], self._starts[item + 1])
         return self._words[part], self._weights[part]

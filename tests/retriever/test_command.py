@@ -126,7 +126,7 @@ def test_a_retriever_on_which_a_ranker_was_trained_is_not_replaced_in_silence(
     assert "a ranker was trained on this retriever" in said
     assert "seed 5 -> 7" in said
     # What is advised: the options of then, whole.
-    advised = next(line.partition("as it was: ")[2] for line in said.splitlines() if "as it was: " in line)
+    advised = next(line.partition("ranker needs it: ")[2] for line in said.splitlines() if "ranker needs it: " in line)
     wanted = ["--num_epochs", "3", "--seed", "5"]
     assert all(word in shlex.split(advised) for word in wanted)
     for more in (["--num_epochs", "4"], ["--exclude_history", "never"]):
@@ -140,7 +140,7 @@ def test_a_retriever_on_which_a_ranker_was_trained_is_not_replaced_in_silence(
     assert _run(tmp_path, monkeypatch, "--seed", "7", "--restart") == EXIT_FINISHED
     assert weights.read_bytes() != before
     said = capsys.readouterr().out
-    assert "was trained on what lay here before: it is to be trained anew" in said
+    assert "was trained on the previous retriever. Retrain it." in said
     assert _next(said)[-1] == "--restart"
 
 
@@ -232,7 +232,7 @@ def test_a_ranker_with_a_folder_of_its_own_keeps_its_retriever_too(
         (("--top_k", "25", "--num_epochs", "4"), "num_epochs 3 -> 4; top_k 20 -> 25"),
     ):
         assert _run(tmp_path, monkeypatch, *more) == EXIT_USAGE
-        assert f"{changed}; the ranker in {ranker}" in capsys.readouterr().err
+        assert f"{changed}; used by the ranker in {ranker}" in capsys.readouterr().err
     (tmp_path / "(e) 1" / "lru" / "my shop" / "training_state.pt").unlink()
     assert _run(tmp_path, monkeypatch) == EXIT_USAGE
     assert "its training state is gone" in capsys.readouterr().err
@@ -267,4 +267,4 @@ def test_more_parts_than_users_are_refused(
 ) -> None:
     _write_shop(tmp_path, num_items=40)
     assert _run(tmp_path, monkeypatch, "--hard_negative_folds", "13") == EXIT_USAGE
-    assert "expected: at most 12; two will do" in capsys.readouterr().err
+    assert "expected: at most 12; two are enough" in capsys.readouterr().err

@@ -21,9 +21,10 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_json
 from llamarec.retriever import train
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.cross_fitting import cross_fitted_lists, parts_of
+from llamarec.retriever.cross_fitting import cross_fitted_lists, folds_of_users
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives, num_folds_of
+from llamarec.retriever.hard_negatives import TrainingLists, num_folds_of
+from llamarec.retriever.mining import mine_hard_negatives
 from llamarec.retriever.progress import FitProgress
 from llamarec.vocabulary import Experiment
 from tests.samples import make_data
@@ -56,15 +57,15 @@ def _users_of_places(data: PreparedData) -> NDArray[np.int64]:
 
 
 def test_parts_are_nearly_equal_and_belong_to_the_seed() -> None:
-    parts = parts_of(101, 3, seed=1)
+    parts = folds_of_users(101, 3, seed=1)
     assert sorted(np.bincount(parts).tolist()) == [33, 34, 34]
-    assert parts.tolist() == parts_of(101, 3, seed=1).tolist()
-    assert parts.tolist() != parts_of(101, 3, seed=2).tolist()
+    assert parts.tolist() == folds_of_users(101, 3, seed=1).tolist()
+    assert parts.tolist() != folds_of_users(101, 3, seed=2).tolist()
 
 
 def test_what_a_user_took_decides_nothing_in_the_lists_of_the_users_of_the_same_part(tmp_path: Path) -> None:
     data = make_data()
-    user, parts = 7, parts_of(data.num_users, 2, CONFIG.seed)
+    user, parts = 7, folds_of_users(data.num_users, 2, CONFIG.seed)
     last = int(data.sequences.train_ends[user]) - 1
     before = _lists(data, tmp_path / "a")
     after = _lists(_with_other_item(data, user, last), tmp_path / "b")
@@ -81,7 +82,7 @@ def test_what_a_user_took_decides_nothing_in_the_lists_of_the_users_of_the_same_
 
 def test_each_part_has_the_lists_of_a_retriever_of_the_other_users(tmp_path: Path) -> None:
     data = make_data(num_users=9)
-    parts = parts_of(9, 3, CONFIG.seed)
+    parts = folds_of_users(9, 3, CONFIG.seed)
     found = _lists(data, tmp_path / "all", replace(CONFIG, hard_negative_folds=3))
     for part in range(3):
         rest = replace(CONFIG, num_epochs=3, patience=50)
@@ -91,7 +92,7 @@ def test_each_part_has_the_lists_of_a_retriever_of_the_other_users(tmp_path: Pat
             trainer.model.masks.restart(CONFIG.seed, trainer.state.epoch)
             trainer._train_epoch(trainer.state.epoch, _Silent())  # type: ignore[arg-type]
             trainer.state.epoch += 1
-        whole = hard_negatives(trainer.model, data, 6, max_length=10, exclude=True)
+        whole = mine_hard_negatives(trainer.model, data, 6, max_length=10, exclude=True)
         own_P = parts[_users_of_places(data)] == part
         np.testing.assert_array_equal(found.items_PK[own_P], whole.items_PK[own_P])
         np.testing.assert_array_equal(found.label_ranks_P[own_P], whole.label_ranks_P[own_P])
@@ -140,7 +141,7 @@ def test_a_damaged_state_of_a_part_is_trained_again_alone(tmp_path: Path) -> Non
     whole = _lists(data, tmp_path)
     state = tmp_path / "folds" / "2-of-2" / "training_state.pt"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=r"(?s)2-of-2.*remove the file: only this part is trained again"):
+    with pytest.raises(ArtifactError, match=r"(?s)2-of-2.*remove the file: only this fold is trained again"):
         _lists(data, tmp_path)
     state.unlink()
     np.testing.assert_array_equal(_lists(data, tmp_path).items_PK, whole.items_PK)
@@ -152,14 +153,12 @@ def test_a_part_says_which_it_is_and_a_finished_one_is_not_trained_again(tmp_pat
         cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
     lines = said.get().splitlines()
     assert [line.partition("  ")[0] for line in lines] == [
-        f"without part {part} of 2, epoch {epoch} of 2" for part in (1, 2) for epoch in (1, 2)
+        f"fold {part} of 2, epoch {epoch} of 2" for part in (1, 2) for epoch in (1, 2)
     ]
     assert "validation" not in said.get()
     with console.capture() as said:
         cross_fitted_lists(data, CONFIG, tmp_path, console, num_epochs=2)
-    assert said.get().splitlines() == [
-        f"without part {part} of 2, the earlier run is finished at epoch 2" for part in (1, 2)
-    ]
+    assert said.get().splitlines() == [f"fold {part} of 2, the earlier run is finished at epoch 2" for part in (1, 2)]
     with console.capture() as said:
         cross_fitted_lists(data, replace(CONFIG, restart=True), tmp_path, console, num_epochs=2)
     assert "finished" not in said.get()
@@ -202,7 +201,7 @@ def test_lists_that_a_ranker_was_trained_on_are_not_replaced(tmp_path: Path, mon
     digest = sha256_of(experiment.retriever_weights)
     ranker: dict[str, Any] = {"retriever_digest": digest, "config": {"hard_negatives": 0.5}}
     write_json(experiment.ranker / "ranker.json", ranker)
-    with pytest.raises(ArtifactError, match=r"(?s)hard_negative_folds 1 -> 2.*as it was: .* --hard_negative_folds 1 "):
+    with pytest.raises(ArtifactError, match=r"(?s)hard_negative_folds 1 -> 2.*to keep .* --hard_negative_folds 1 "):
         train.train_retriever(data_config, CONFIG, QUIET)
     train.train_retriever(data_config, one_fold, QUIET)
     assert experiment.hard_negatives.read_bytes() == lists

@@ -21,11 +21,11 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
 from llamarec.retriever.candidates import load_candidates, most_candidates, with_labels, write_candidates
+from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.retriever.state import load_state
-from llamarec.retriever.train import check_folds, check_histories, check_top_k
 from llamarec.vocabulary import SPLITS, Experiment
 from tests.data.raw import WRITERS
 from tests.samples import make_data
@@ -148,7 +148,7 @@ def test_a_finished_run_says_so_and_restart_forgets_it(data: PreparedData, tmp_p
     console = Console(width=200)
     with console.capture() as said:
         assert RetrieverTrainer(data, CONFIG, tmp_path, console).is_finished
-    assert "is finished at epoch 6 (more epochs: --num_epochs" in said.get()
+    assert "is finished at epoch 6 (train longer: --num_epochs" in said.get()
     assert RetrieverTrainer(data, replace(CONFIG, restart=True), tmp_path, console).state.epoch == 0
 
 

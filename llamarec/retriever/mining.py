@@ -1,0 +1,132 @@
+"""Hard negatives of a trained retriever: the items it proposes at each training position, without the label.
+
+A list is computed from the items before its position alone, as at evaluation: nothing later, the label included, is an
+input. Items of the history are excluded by the same rule as there. Later items of the user are not excluded, since
+leaving them out would tell a ranker what the user takes next.
+
+    P positions, N items + 1, K items of a list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData
+from llamarec.retriever.batches import pack
+from llamarec.retriever.hard_negatives import TrainingLists
+from llamarec.retriever.model import LRURec
+from llamarec.vocabulary import PADDING_ITEM
+
+_BLOCK_POSITIONS: Final = 2048
+
+
+class _Window(NamedTuple):
+    """Part of a user's training sequence that the model reads.
+
+    before: items of the user before `items`. items: what the model reads. labels: the items that follow, one for each
+    item of the window after the first `warm` ones.
+    """
+
+    before: NDArray[np.int32]
+    items: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    warm: int
+
+
+def mine_hard_negatives(
+    model: LRURec,
+    data: PreparedData,
+    k: int,
+    *,
+    max_length: int,
+    exclude: bool,
+    users: Iterable[int] | None = None,
+) -> TrainingLists:
+    """Lists of a trained retriever, users and positions in order.
+
+    Sequences longer than `max_length` are read in windows that overlap by half, so at least half of `max_length` items
+    precede each position.
+
+    Args:
+        model: A trained retriever.
+        data: Prepared data.
+        k: Length of a list.
+        max_length: The model reads at most so many items.
+        exclude: Whether items of the history are left out.
+        users: Ids of the users; None: all.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        blocks = [_block_lists(model, block, k, exclude) for block in _blocks(data, max_length, users)]
+    model.train(was_training)
+
+    if not blocks:
+        return TrainingLists(np.zeros((0, k), dtype=np.int32), np.zeros(0, dtype=np.int32))
+    items, ranks, _ = zip(*blocks, strict=True)
+    return TrainingLists(np.concatenate(items), np.concatenate(ranks))
+
+
+def _blocks(data: PreparedData, max_length: int, users: Iterable[int] | None) -> Iterator[list[_Window]]:
+    block: list[_Window] = []
+    for user in range(data.num_users) if users is None else users:
+        for window in _windows(data.sequences.train(user), max_length):
+            block.append(window)
+            if sum(len(one.labels) for one in block) >= _BLOCK_POSITIONS:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def _windows(items: NDArray[np.int32], max_length: int) -> Iterator[_Window]:
+    """Windows whose labels are the items from the second on, each once and in order.
+
+    >>> [(w.items.tolist(), w.labels.tolist()) for w in _windows(np.arange(1, 8), 4)]
+    [([1, 2, 3, 4], [2, 3, 4, 5]), ([3, 4, 5, 6], [6, 7])]
+    """
+    done, last = 0, len(items) - 1
+    while done < last:
+        end = min(last, max_length if not done else done + max(max_length // 2, 1))
+        start = max(0, end - max_length)
+        yield _Window(items[:start], items[start:end], items[done + 1 : end + 1], done - start)
+        done = end
+
+
+def _block_lists(model: LRURec, block: list[_Window], k: int, exclude: bool) -> TrainingLists:
+    packed = pack([window.items for window in block])
+    wanted = np.concatenate([np.arange(len(window.items)) >= window.warm for window in block])
+    states_PD = model(packed.items_T, packed.positions_T)[torch.from_numpy(wanted)]
+    scores_PN = model.scores(states_PD)
+    scores_PN[:, PADDING_ITEM] = -torch.inf
+
+    labels_P1 = torch.from_numpy(np.concatenate([window.labels for window in block]).astype(np.int64))[:, None]
+    label_scores_P1 = scores_PN.gather(1, labels_P1)
+    scores_PN.scatter_(1, labels_P1, -torch.inf)
+    if exclude:
+        rows, columns = _histories(block)
+        scores_PN[rows, columns] = -torch.inf
+    ranks_P = 1 + (scores_PN > label_scores_P1).sum(dim=1)
+
+    best = scores_PN.topk(min(k, scores_PN.shape[1]), dim=1)
+    items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
+    items = np.pad(items, ((0, 0), (0, k - items.shape[1])))
+    return TrainingLists(items, ranks_P.numpy().astype(np.int32))
+
+
+def _histories(block: list[_Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs (position, item of the history before it) as two index vectors."""
+    rows, columns, first = [], [], 0
+    for window in block:
+        seen = np.concatenate([window.before, window.items])
+        # The history of the n-th label is everything before the window and its first items up to the label.
+        lengths = len(window.before) + window.warm + 1 + np.arange(len(window.labels))
+        rows.append(np.repeat(first + np.arange(len(lengths)), lengths))
+        columns += [seen[:length] for length in lengths]
+        first += len(lengths)
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns).astype(np.int64))
