@@ -1,1 +1,1 @@
-"""The `llamarec` command: one module per verb, none of which imports torch or transformers to show its help."""
+"""The `llamarec` command: one module per verb. Help needs neither torch nor transformers."""

@@ -1,4 +1,4 @@
-"""`llamarec export`: a run's model for others."""
+"""`llamarec export`: the best model of a run as a folder that other programs load."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from llamarec.export.export import Exported
     from llamarec.vocabulary import Experiment
 
-SUMMARY = "Write the best model of a run into a folder for others: adapter or merged, with a model card."
+SUMMARY = "Export the best model of a run, as an adapter or merged, with a model card."
 
 _EPILOG = """\
   llamarec export beauty --to exported/beauty
   llamarec export beauty --to exported/beauty-merged --merged
   llamarec export beauty --to exported/beauty --push_to_hub me/llamarec-beauty
 
-The folder loads in plain transformers and PEFT, and vLLM takes it
-with --lora-modules (the card has the command). A push needs
-'hf auth login' and makes a private repository.
+Plain transformers and PEFT load the folder, and so does vLLM with
+--lora-modules (the model card has the command). --push_to_hub
+creates a private repository; it needs: hf auth login
 """
 
 
@@ -32,22 +32,22 @@ def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "export", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code of a trained ranker, or the folder of a run.")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="Folder to write.")
-    parser.add_argument("--merged", action="store_true", help="Whole weights instead of the adapter alone.")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="Folder to write, new or empty.")
+    parser.add_argument("--merged", action="store_true", help="Export whole weights instead of the adapter.")
     parser.add_argument(
         "--base_model",
         default="",
         metavar="NAME",
-        help="Name of the base model to write into adapter and card (default: as it was trained on).",
+        help="Base model to name in the adapter and the card (default: the one it was trained on).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace what is in the folder.")
-    parser.add_argument("--push_to_hub", default="", metavar="REPO", help="Upload the folder to this repository too.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export in the folder.")
+    parser.add_argument("--push_to_hub", default="", metavar="REPO", help="Also upload the folder to this repository.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Writes the folder and says what it is."""
+    """Writes the folder and prints what it contains."""
     from llamarec.export.export import export_run
     from llamarec.ranker.trained.locations import find_experiment
 
@@ -61,22 +61,24 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     if arguments.push_to_hub:
         _push(arguments.to, arguments.push_to_hub)
+
     if arguments.json:
         print_json({**vars(exported), "pushed_to": arguments.push_to_hub or None})
     else:
-        _say(exported, arguments)
+        _print(exported, arguments)
         _warn_of_another_retriever(experiment)
     return EXIT_FINISHED
 
 
-def _say(exported: Exported, arguments: argparse.Namespace) -> None:
+def _print(exported: Exported, arguments: argparse.Namespace) -> None:
     what = "merged model" if exported.is_merged else "adapter"
     print(f"{what} of step {exported.step:,} -> {exported.folder}")
     if not exported.is_merged and not exported.is_portable:
         print(
-            f"Its base model is a folder of this machine ({exported.base_model}): elsewhere give it a name with "
-            "--base_model, or export with --merged"
+            f"The adapter names a folder of this machine as its base model ({exported.base_model}). To use it on "
+            "another machine, name a published model with --base_model, or export with --merged."
         )
+
     if arguments.push_to_hub:
         print(f"pushed to https://huggingface.co/{arguments.push_to_hub} (private)")
 
@@ -89,8 +91,8 @@ def _warn_of_another_retriever(experiment: Experiment) -> None:
     described = read_json(experiment.ranker / DESCRIPTION) or {}
     if experiment.retriever_weights.is_file() and has_other_retriever(described, experiment):
         print(
-            f"The retriever in {experiment.retriever} was trained anew since: fusion.json is for the scores of the one "
-            "of then, and `llamarec recommend` refuses the two together"
+            f"The retriever in {experiment.retriever} has been retrained since. fusion.json fits only the scores of "
+            "the previous retriever, so `llamarec recommend` refuses to combine the two."
         )
 
 
@@ -103,15 +105,16 @@ def _push(folder: Path, repository: str) -> None:
         api.create_repo(repository, private=True, exist_ok=True)
         if not api.repo_info(repository).private:
             raise ConfigError(
-                f"--push_to_hub {repository}: this repository is public; the folder {folder} is complete",
-                hint="another name, or, to publish titles and figures all the same: "
+                f"--push_to_hub {repository}: this repository is public, so nothing was uploaded; {folder} is complete",
+                hint="choose another name, or publish titles and figures anyway: "
                 + typed(["hf", "upload", repository, str(folder)]),
             )
+
         api.upload_folder(folder_path=str(folder), repo_id=repository)
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        again = typed(["hf", "upload", "--private", repository, str(folder)])
+        upload = typed(["hf", "upload", "--private", repository, str(folder)])
         raise ConfigError(
-            f"--push_to_hub {repository}: the upload failed; the folder {folder} is complete",
+            f"--push_to_hub {repository}: the upload failed; {folder} is complete",
             found=" ".join(str(error).split()),
-            hint=f"hf auth login, then: {again}",
+            hint=f"hf auth login, then: {upload}",
         ) from error

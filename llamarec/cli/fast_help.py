@@ -1,7 +1,6 @@
-"""What `train_ranker.py` can say at once: help, a mistyped flag, a data set that is not known.
+"""Answers of `train_ranker.py` that need no torch: help, a mistyped flag, an unknown data set.
 
-torch and transformers take seconds to load; nothing here needs them, and all of it comes from where the training
-itself would have it from.
+torch and transformers take seconds to load. These answers come from the same sources as the training's own.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ _HELP = ("-h", "--help", "--help_all")
 
 
 def answer_early(argv: Sequence[str]) -> None:
-    """Ends the command here where its words say enough.
+    """Answers a command line that can be answered without torch; returns if it cannot.
 
     Args:
-        argv: Of `train_ranker.py`, without the program's name.
+        argv: Arguments of `train_ranker.py`, without the program's name.
 
     Raises:
-        SystemExit: help was wanted, and is printed.
-        ConfigError: a flag that does not exist, or data options that do not fit.
+        SystemExit: after printing help.
+        ConfigError: a flag does not exist, or data options are wrong.
     """
     flags = stored_flags()
     if flags is None:
-        # The installed transformers has other arguments; its parser answers, later.
+        # The installed transformers has other arguments, which only its own parser knows.
         return
     if any(word in _HELP for word in argv):
         sys.stdout.write(flags.help(everything="--help_all" in argv))
@@ -41,7 +40,10 @@ def answer_early(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around large imports: a sixth faster, and later collections need not look through what stays for ever."""
+    """Suspends garbage collection during large imports.
+
+    Imports take a sixth less time, and later collections skip the imported objects, which are never freed.
+    """
     gc.disable()
     try:
         yield
@@ -54,7 +56,7 @@ def _check_data_set(argv: Sequence[str]) -> None:
     parser = Parser(prog=PROGRAM, add_help=False)
     add_dataclass_arguments(parser, DataConfig, title="data")
     config = dataclass_from(DataConfig, parser.parse_known_args([_with_underscores(word) for word in argv])[0])
-    # A table that was prepared before is known by its name alone.
+    # A table that has been prepared is known by its name alone.
     if not config.is_own_table and not config.experiment.data.is_dir():
         from llamarec.data.raw import find_source
 
@@ -62,6 +64,9 @@ def _check_data_set(argv: Sequence[str]) -> None:
 
 
 def _with_underscores(word: str) -> str:
-    """--dataset-code is accepted too."""
+    """A flag in the spelling that the parser knows: --dataset-code is accepted too."""
+    if not word.startswith("--"):
+        return word
+
     flag, equals, value = word.partition("=")
-    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+    return flag.replace("-", "_").replace("__", "--", 1) + equals + value

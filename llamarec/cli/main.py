@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Of the whole command."""
+    """The parser of the command and all its verbs."""
     whole = Parser(
         prog="llamarec",
-        description="Llama with LoRA for ranking recommendations. Training: python train_retriever.py, "
-        "python train_ranker.py.",
+        description="Llama with LoRA for ranking recommendations. To train: python train_retriever.py, "
+        "then python train_ranker.py.",
     )
     whole.add_argument("--version", action="version", version=f"llamarec {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -39,12 +39,12 @@ def _run(argv: Sequence[str]) -> int:
     whole = parser()
     arguments, unknown = whole.parse_known_args(argv, argparse.Namespace(argv=list(argv)))
     if unknown:
-        # Of the verb, which knows its flags.
-        _verb(whole, argv).error(f"unrecognized arguments: {' '.join(unknown)}")
+        # The verb's own parser names the nearest of its flags.
+        _parser_of_verb(whole, argv).error(f"unrecognized arguments: {' '.join(unknown)}")
     return int(arguments.execute(arguments))
 
 
-def _verb(whole: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:
+def _parser_of_verb(whole: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.ArgumentParser:
     for word in argv:
         children = [action for action in whole._actions if isinstance(action, argparse._SubParsersAction)]
         if children and word in children[0].choices:

@@ -1,4 +1,4 @@
-"""Tables, wrapped lines and JSON: ASCII, without need of colour, readable at 60 columns."""
+"""Tables, wrapped lines and JSON on stdout: ASCII, no colours, readable at 60 columns."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from io import StringIO
-from typing import Any
 
 
-def print_json(content: Any) -> None:
-    """Indented; what JSON cannot say (NaN, infinity) as null."""
+def print_json(content: object) -> None:
+    """Prints indented JSON; NaN and infinity, which JSON does not have, become null."""
     print(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
-    """A table of short cells; the columns in `left` may be folded, the others are numbers and stay whole."""
+    """Prints a table; text columns (`left`) may wrap, all others are right-aligned numbers that never wrap."""
     from rich.console import Console
     from rich.table import Table
 
@@ -31,27 +30,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: 
             table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    # Cells are padded to their column; at the end of a line that is in the way of copying.
+
+    # Cells are padded to the column's width. At the end of a line, padding is in the way of copying.
     text = StringIO()
     Console(file=text, highlight=False, markup=False, emoji=False, width=width()).print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
-    """`name  value` under a title, long values wrapped; nothing where there are none."""
+def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
+    """Prints a title and a line `name  value` for each pair, long values wrapped; prints nothing without pairs."""
     if not pairs:
         return
+
     print(title)
     column = min(max(len(name) for name in pairs), width() // 2)
     for name, value in pairs.items():
         hanging = min(column + 4, width() // 2)
         longest = max(map(len, str(value).split()), default=0)
-        # A hash or a path that does not fit beside the names has a line of its own, further to the left.
+        # A hash or a path that does not fit beside its name gets its own line, indented less.
         print_wrapped(f"{name:<{column}}  {value}", indent=2, hanging=hanging if hanging + longest <= width() else 4)
 
 
 def print_wrapped(text: str, *, indent: int = 0, hanging: int = 2) -> None:
-    """One paragraph, its further lines indented; spaces inside the text, and words of any length, stay."""
+    """Prints one paragraph with a hanging indent; keeps spaces inside the text and never breaks a word."""
     lines = textwrap.wrap(
         text,
         width(),
@@ -64,17 +65,17 @@ def print_wrapped(text: str, *, indent: int = 0, hanging: int = 2) -> None:
 
 
 def width() -> int:
-    """Columns of the terminal (COLUMNS decides), within reason."""
+    """Width of the terminal (or COLUMNS), at least 40 and at most 120."""
     return max(40, min(shutil.get_terminal_size((80, 24)).columns, 120))
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, the names joined by dots.
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one dictionary whose names are joined by dots.
 
     >>> flat({"a": {"b": 1, "c": {}}, "d": [2]})
     {'a.b': 1, 'a.c': {}, 'd': [2]}
     """
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             result |= flat(value, f"{prefix}{name}.")
@@ -84,11 +85,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def figure(value: float | None, form: str = ".4f") -> str:
-    """A number, or a dash."""
+    """A formatted number; a dash for None."""
     return "-" if value is None else f"{value:{form}}"
 
 
-def _plain(content: Any) -> Any:
+def _plain(content: object) -> object:
+    """The same content in the types that JSON has."""
     if is_dataclass(content) and not isinstance(content, type):
         return _plain(asdict(content))
     if isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""`llamarec plan`: memory, time and choices of a training, before anything is loaded."""
+"""`llamarec plan`: memory, time and automatic choices of a training, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llamarec.cli.output import print_json
 from llamarec.command import flag_name
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
-SUMMARY = "Say what a training of the ranker will need: memory, time, and what is chosen for this machine."
+SUMMARY = "Estimate the memory and time of a ranker training, and show what is chosen for this machine."
 
 _EPILOG = """\
-FLAGS are those of train_ranker.py; what they say stays as it
-is. What they leave open is chosen for this machine: 4 bits or
-not, activation checkpointing, samples per forward pass. The
-samples of a step never change.
+FLAGS are those of train_ranker.py and are never overridden.
+Options without a flag are chosen for this machine: 4-bit
+weights or not, activation checkpointing, samples per forward
+pass. The number of samples per step never changes.
 
   llamarec plan --dataset_code beauty
   llamarec plan --dataset_code beauty --llm_base_model smollm2-135m
 
-Read are the base model's configuration and tokenizer and the
-prepared data (which is made if it is not there), no weights.
+The plan reads the base model's configuration and tokenizer and
+the prepared data (prepared now if necessary), but no weights.
 """
 
 
@@ -34,7 +34,7 @@ def add_parser(commands: Subparsers) -> None:
         description=SUMMARY,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        prefix_chars="+",  # every flag but the two below goes to the training's own parser
+        prefix_chars="+",  # all flags except --json and --help go to the training's parser
         add_help=False,
     )
     parser.usage = "llamarec plan [--json] --dataset_code DATASET [FLAGS]"

@@ -8,7 +8,7 @@ from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, dataclas
 from llamarec.command import given_in
 from llamarec.data.config import DataConfig
 
-SUMMARY = "Prepare a data set: read, filter, number, sort by time, split."
+SUMMARY = "Prepare a data set: read, filter, number, sort by time and split it."
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -20,17 +20,17 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def add_prepare_again(parser: argparse.ArgumentParser) -> None:
-    """The flag of the commands that may replace prepared data."""
+    """The flag of commands that can replace prepared data."""
     parser.add_argument(
         "--prepare_again",
         action="store_true",
-        help="Prepare other data in the place of data that something was trained on. What was trained stays where it "
-        "is, but cannot be gone on with.",
+        help="Replace prepared data even if a retriever or ranker was trained on them. Trained models are kept, but "
+        "their training cannot be resumed.",
     )
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Prepares the data set and says where it lies."""
+    """Prepares the data set and prints its folder."""
     from llamarec.data.prepare import prepare, resolve_options
 
     config = resolve_options(dataclass_from(DataConfig, arguments), given_in(arguments.argv))

@@ -1,4 +1,4 @@
-"""`llamarec recommend`: what next, for a user, a history, or a file of either."""
+"""`llamarec recommend`: the next items for a user, a history, or a file of either."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from llamarec.recommend.batch import Done
     from llamarec.recommend.recommender import Recommendation, Recommender
 
-SUMMARY = "Recommend with a trained run: for a user, for a history, or for a file of them."
+SUMMARY = "Recommend items to a user, for a history, or for a file of either."
 
 _EPILOG = """\
   llamarec recommend --dataset_code beauty --user A1YJEY40YUW4SE -k 10
   llamarec recommend --dataset_code games --history "Halo 3" "Gears of War"
   llamarec recommend --dataset_code beauty --users users.txt --output top.parquet
 
-What is in a history is known by its key or its title. A file has
-a user's key per line; or it is a table (.csv, .tsv, .parquet) with
-a column 'user'; or JSON lines like {"user": "A1YJ"} or
-{"id": "x", "history": ["Halo 3"]}. The output is .jsonl (a line
-per user) or .parquet (a row per recommendation). Stopped or killed,
-the same command goes on.
+A history lists items by key or title. A file of users is one of
+  text         one user key per line
+  table        .csv, .tsv or .parquet with a column 'user'
+  JSON lines   {"user": "A1YJ"} or
+               {"id": "x", "history": ["Halo 3"]}
+The output is .jsonl (a line per user) or .parquet (a row per
+recommendation). If it was interrupted, the same command
+continues it.
 """
 _LINE_SECONDS = 30.0
 
@@ -38,7 +40,7 @@ _LINE_SECONDS = 30.0
 def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "recommend", SUMMARY, _EPILOG)
-    parser.add_argument("run_name", metavar="RUN", nargs="?", help="The same as --dataset_code, as in other commands.")
+    parser.add_argument("run_name", metavar="RUN", nargs="?", help="Short for --dataset_code.")
     parser.add_argument(
         "--dataset_code",
         metavar="RUN",
@@ -46,23 +48,28 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--user", metavar="KEY", help="A user of the data set.")
     parser.add_argument("--history", nargs="+", metavar="ITEM", help="Keys or titles, oldest first.")
-    parser.add_argument("--users", type=Path, metavar="FILE", help="Many users or histories; with --output.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Of --users: FILE.jsonl or FILE.parquet.")
-    parser.add_argument("-k", type=int, default=10, metavar="K", help="Items each (default: 10).")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
+    parser.add_argument("--users", type=Path, metavar="FILE", help="File of users or histories; needs --output.")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="File to write for --users: .jsonl or .parquet.")
+    parser.add_argument("-k", type=int, default=10, metavar="K", help="Number of items per list (default: 10).")
     parser.add_argument(
-        "--only_new", action="store_true", help="Nothing of a history, also where people come back to items."
+        "--device", default="auto", metavar="NAME", help="Where to compute: auto, cpu, cuda, ... (default: auto)."
     )
-    parser.add_argument("--restart", action="store_true", help="Begin --output anew, and replace what is there.")
+    parser.add_argument(
+        "--only_new",
+        action="store_true",
+        help="Never recommend an item of the history, even if users of this data set repeat items.",
+    )
+    parser.add_argument("--restart", action="store_true", help="Replace --output instead of continuing it.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Prints the recommendations, or writes the file."""
+    """Prints the recommendations, or writes them into a file."""
     _check(arguments)
     if arguments.users is not None:
         return _run_batch(arguments)
+
     recommender = _load(arguments)
     found = recommender.recommend(arguments.history, user=arguments.user, k=arguments.k)
     if arguments.json:
@@ -76,19 +83,20 @@ def execute(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     arguments.dataset_code = arguments.dataset_code or arguments.run_name
     if not arguments.dataset_code:
-        raise ConfigError(
-            "llamarec recommend: of which run?", hint="llamarec recommend --dataset_code beauty --user KEY"
-        )
+        raise ConfigError("llamarec recommend: which run?", hint="llamarec recommend --dataset_code beauty --user KEY")
+
     given = [flag for flag in ("user", "history", "users") if getattr(arguments, flag) is not None]
     if len(given) != 1:
         raise ConfigError(
-            "llamarec recommend: for whom?",
-            expected="one of --user KEY, --history ITEM [ITEM ...], --users FILE",
+            "llamarec recommend: for which user or history?",
+            expected="exactly one of --user KEY, --history ITEM [ITEM ...] and --users FILE",
             found=", ".join(f"--{flag}" for flag in given) or "none of them",
         )
+
     if (arguments.users is None) != (arguments.output is None):
         raise ConfigError(
-            "--users FILE and --output FILE belong together", hint="--users users.txt --output recommendations.jsonl"
+            "--users FILE and --output FILE must be given together",
+            hint="--users users.txt --output recommendations.jsonl",
         )
     if arguments.k < 1:
         raise ConfigError(f"-k {arguments.k}: at least 1")
@@ -98,19 +106,19 @@ def _load(arguments: argparse.Namespace) -> Recommender:
     from llamarec.data.inputs import changed_inputs
     from llamarec.recommend.recommender import Recommender
 
-    found = Recommender.load(
+    recommender = Recommender.load(
         arguments.dataset_code,
         experiment_root=arguments.experiment_root,
         device=arguments.device,
         only_new=arguments.only_new,
     )
-    for path in changed_inputs(found.data.folder, arguments.dataset_code):
+    for path in changed_inputs(recommender.data.folder, arguments.dataset_code):
         print(
-            f"WARNING: {path} has changed since it was prepared, and nothing of that is known here. What people took "
-            "since can be given with --history; new items need a new training (docs/data.md)",
+            f"WARNING: {path} has changed since it was prepared; the changes are not used. New interactions can be "
+            "given with --history. New items need a new training (docs/data.md).",
             file=sys.stderr,
         )
-    return found
+    return recommender
 
 
 def _print(found: list[Recommendation], recommender: Recommender) -> None:
@@ -125,16 +133,16 @@ def _print(found: list[Recommendation], recommender: Recommender) -> None:
         )
         for one in found
     ]
-    print_table(("", "item", "title", "score", "retriever's place", "its score"), rows, left=("item", "title"))
+    print_table(("", "item", "title", "score", "retriever rank", "retriever score"), rows, left=("item", "title"))
     if not found:
-        print("nothing is left to recommend: the history has every item")
+        print("Nothing is left to recommend: the history contains every item.")
     elif not recommender.ranker.fusion.num_prompts:
-        print("The order is the retriever's: this checkpoint was never validated, so its letters have no weight.")
+        print("The order is the retriever's: this checkpoint was never validated, so the language model has no weight.")
     elif not recommender.ranker.fusion.letters:
         from llamarec.evaluation.tables import first_stage_name
 
         order = first_stage_name(recommender.ranker.fusion)
-        print(f"The order is {order}: on validation users the ranker's letters added nothing to it.")
+        print(f"The order is {order}: on validation users the language model added nothing to it.")
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:
@@ -148,14 +156,14 @@ def _run_batch(arguments: argparse.Namespace) -> int:
         with _progress(len(requests)) as advance:
             done = job.run(restart=arguments.restart, progress=advance)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        print("\nstopped; to continue, type the same command", file=sys.stderr)
         raise
     _say_done(done, arguments)
     return EXIT_FINISHED
 
 
 def _user_column(arguments: argparse.Namespace) -> str:
-    """What the users' column was called when the data were prepared; empty where it was recognised."""
+    """The users' column as it was named when the data were prepared; empty if it was recognised."""
     from llamarec.data.prepared import read_manifest
     from llamarec.ranker.trained.locations import find_experiment
 
@@ -168,15 +176,17 @@ def _say_done(done: Done, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"output": arguments.output, "users": done.num_requests, "failed": done.num_failed})
         return
-    before = f", {done.num_before:,} of them by an earlier call" if done.num_before else ""
+
+    before = f" ({done.num_before:,} by an earlier call)" if done.num_before else ""
     print(f"{done.num_requests:,} users{before} -> {arguments.output}")
     if done.num_failed:
-        print(f"WARNING: {done.num_failed:,} of them are not known; each has an 'error' in the output", file=sys.stderr)
+        text = f"WARNING: {done.num_failed:,} of {done.num_requests:,} could not be answered: see 'error' in the output"
+        print(text, file=sys.stderr)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, elsewhere a line every half minute; on stderr."""
+    """A progress bar on a terminal, otherwise a line every half minute; both on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`llamarec serve`: a run over HTTP."""
+"""`llamarec serve`: a trained run as an HTTP service."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, add_expe
 from llamarec.errors import EXIT_FINISHED, ConfigError
 from llamarec.serve.limits import Limits
 
-SUMMARY = "Serve a trained run over HTTP: a page, /recommend, /items, /health, /metrics."
+SUMMARY = "Serve a trained run over HTTP: a web page, /recommend, /items, /health and /metrics."
 
 _EPILOG = """\
   llamarec serve beauty
   curl -s http://127.0.0.1:8000/recommend -H 'Content-Type: application/json' \\
       -d '{"history": ["Halo 3"], "k": 5}'
 
-Without --host only this machine reaches it. There is no log-in:
-to let others reach it, put it behind something that has one.
-Ctrl-C (or SIGTERM) answers what waits, then ends.
+By default only this machine can reach the service. It has no
+log-in: before you open it to others with --host, put a proxy
+that has one in front of it. After Ctrl-C or SIGTERM it answers
+the waiting requests, then ends.
 """
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
@@ -33,10 +34,14 @@ def add_parser(commands: Subparsers) -> None:
     parser = add_verb(commands, "serve", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code of a trained ranker, or the folder of a run.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1).")
-    parser.add_argument("--port", type=int, default=8000, help="Port; 0 takes a free one (default: 8000).")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto).")
+    parser.add_argument("--port", type=int, default=8000, help="Port to listen on; 0 takes a free one (default: 8000).")
     parser.add_argument(
-        "--only_new", action="store_true", help="Nothing of a history, also where people come back to items."
+        "--device", default="auto", metavar="NAME", help="Where to compute: auto, cpu, cuda, ... (default: auto)."
+    )
+    parser.add_argument(
+        "--only_new",
+        action="store_true",
+        help="Never recommend an item of the history, even if users of this data set repeat items.",
     )
     add_experiment_root(parser)
     add_dataclass_arguments(parser, Limits, title="limits")
@@ -44,9 +49,9 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Loads the run, and serves it until it is told to stop."""
+    """Loads the run and serves it until a signal stops it."""
     limits = dataclass_from(Limits, arguments)
-    # Before minutes of loading.
+    # Before loading, which can take minutes: a port that is in use is an error at once.
     listening = listen(arguments.host, arguments.port)
     with listening:
         import uvicorn
@@ -60,6 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             only_new=arguments.only_new,
         )
+
         is_local = _is_local(arguments.host)
         app = create_app(recommender, limits, allowed_hosts=(*_LOCAL_NAMES, arguments.host) if is_local else ("*",))
         config = uvicorn.Config(
@@ -67,17 +73,19 @@ def execute(arguments: argparse.Namespace) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
-            # What is being answered when it is told to stop may take as long as any other.
+            # Requests in progress when it stops have as much time as any other.
             timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
         )
+
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(
             f"serving {recommender.data.dataset_code}, step {recommender.ranker.adapter.step:,}: {address}", flush=True
         )
         if not is_local:
-            print("WARNING: everybody who reaches this address can ask; there is no log-in", flush=True)
-        # uvicorn ends in order on a signal, and then sends it again to whoever handled it before.
+            print("WARNING: there is no log-in; anyone who can reach this address can use it", flush=True)
+
+        # On a signal uvicorn ends in order, then sends the signal again to the previous handler.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
@@ -86,35 +94,37 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Args:
         host: Address or name.
         port: 0 takes a free one.
 
     Raises:
-        ConfigError: there is no such address here, or something else listens on it.
+        ConfigError: this machine has no such address, or the port is in use.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: 0 to 65535")
+
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host}: no address of this machine", found=str(error)) from error
+        raise ConfigError(f"--host {host}: not an address of this machine", found=str(error)) from error
+
     try:
         # On Windows this option would let two programs share a port.
         if os.name != "nt":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        # Taken from here on, so that a second service says so before it has loaded anything.
+        # From here on the port is taken, so a second service fails before it loads anything.
         listening.listen(128)
     except OSError as error:
         listening.close()
         raise ConfigError(
-            f"--host {host} --port {port}: cannot be listened on",
+            f"--host {host} --port {port}: cannot listen on this address",
             found=str(error),
-            hint="--port 0 takes any free one" if error.errno == errno.EADDRINUSE else "another --host or --port",
+            hint="--port 0 takes a free port" if error.errno == errno.EADDRINUSE else "choose another --host or --port",
         ) from error
     return listening
 

@@ -1,8 +1,8 @@
-"""The model card: what it is, what it is worth with intervals, how it was trained, how to ask it."""
+"""The model card: what the model is, its quality with intervals, its training, and how to use it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec import __version__
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion
 from llamarec.evaluation.tables import first_stage_name, without_model
 from llamarec.ranker.trained.loading import Trained
 from llamarec.report.run import RunFacts
-from llamarec.report.sessions import interrupted
+from llamarec.report.sessions import Interruption, interrupted
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@1")
 _HYPERPARAMETERS = (
@@ -42,18 +43,16 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     """README.md of an exported folder.
 
     Args:
-        run: What the run left.
+        run: Metrics, manifest and interruptions of the run.
         trained: The model.
-        data: That it was made from.
-        merged: Whole weights, or the adapter.
-        base_model: That it was trained on.
+        data: Data set that it was trained on.
+        merged: Whether the folder has whole weights; otherwise it has the adapter.
+        base_model: Model that the adapter was trained on.
     """
-    metrics = run.metrics if run.is_tested else None
-    manifest = run.manifest
-    values = manifest.hyperparameters if manifest is not None else {}
+    values = run.manifest.hyperparameters if run.manifest is not None else {}
     count = min(trained.config.num_candidates, data.num_items)
     history = list(range(count + 1, min(count + 4, data.num_items + 1))) or [1]
-    # A folder of this machine means nothing to others, and is nobody's business.
+    # A local folder means nothing to others, and its path may be private.
     is_portable = not Path(base_model).is_dir()
     content = {
         "version": __version__,
@@ -67,7 +66,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "num_interactions": f"{data.num_interactions:,}",
         "step": f"{trained.adapter.step:,}",
         "is_best": trained.adapter.is_best,
-        "metrics": _metrics(metrics),
+        "metrics": _metrics(run.metrics) if run.is_tested and run.metrics is not None else None,
         "hyperparameters": [(name, values[name]) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")],
         "num_interruptions": len(interrupted(run.interruptions)),
         "interruptions": [_interruption(one) for one in run.interruptions],
@@ -76,6 +75,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,
     }
+
     environment = Environment(
         loader=PackageLoader("llamarec", "export"),
         undefined=StrictUndefined,
@@ -87,12 +87,10 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     return environment.get_template("card.md.j2").render(**content)
 
 
-def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if metrics is None:
-        return None
-    tables = {name: [_row(row) for row in metrics[name] if row["metric"] in _SHOWN] for name in ("overall", "subset")}
+def _metrics(metrics: Mapping[str, Any]) -> dict[str, object]:
     return {
-        **tables,
+        "overall": _rows(metrics["overall"]),
+        "subset": _rows(metrics["subset"]),
         "users": f"{metrics['num_users']:,}",
         "covered": f"{metrics['num_covered']:,}",
         "letters": bool(metrics["fusion"]["letters"]),
@@ -103,13 +101,22 @@ def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
-    interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-    return [row["metric"], f"{row['retriever']:.4f}", f"{row['ranker']:.4f}", interval]
+def _rows(stored: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [Row(**row) for row in stored]
+    return [
+        [
+            row.metric,
+            f"{row.retriever:.4f}",
+            f"{row.ranker:.4f}",
+            f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})",
+        ]
+        for row in rows
+        if row.metric in _SHOWN
+    ]
 
 
-def _interruption(one: Any) -> str:
-    lost = "" if one.steps_lost is None else f", {one.steps_lost:,} steps or more trained twice (as far as logged)"
+def _interruption(one: Interruption) -> str:
+    lost = "" if one.steps_lost is None else f", at least {one.steps_lost:,} steps trained twice (according to the log)"
     changed = f"; changed: {', '.join(one.changes)}" if one.changes else ""
-    how = "finished, and extended" if one.was_finished else "resumed"
+    how = "extended after its end" if one.was_finished else "resumed"
     return f"{how} from step {one.from_step:,}{lost}{changed}"

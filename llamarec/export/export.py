@@ -1,14 +1,13 @@
-"""Writes a folder that plain transformers and PEFT load, and that vLLM takes as a LoRA module or a model."""
+"""Export of a trained model: a folder for plain transformers and PEFT, and for vLLM as a LoRA module or a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llamarec.checkpoints.resume.safe_load import load_json, load_weights
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG
@@ -30,14 +29,14 @@ from llamarec.vocabulary import Experiment
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported model.
 
     Attributes:
-        folder: Where.
-        step: Of the adapter.
-        is_merged: Whole weights, or the adapter alone.
-        base_model: That the adapter belongs on.
-        is_portable: Whether that name means something on another machine.
+        folder: The folder that was written.
+        step: Step of the adapter.
+        is_merged: Whether the folder has whole weights; otherwise it has the adapter alone.
+        base_model: Model that the adapter was trained on, or the name given for it.
+        is_portable: Whether that name exists on other machines; a local folder does not.
     """
 
     folder: Path
@@ -50,66 +49,75 @@ class Exported:
 def export_run(
     experiment: Experiment, target: Path, *, merged: bool = False, base_model: str = "", replace: bool = False
 ) -> Exported:
-    """Writes the best model of a run into a folder, all of it or nothing.
+    """Writes the best model of a run into a folder; after an error the folder is unchanged.
 
     Args:
-        experiment: Of the run.
-        target: A folder that is not there yet, or empty.
-        merged: Whole weights with the adapter in them, instead of the adapter.
-        base_model: Name of the base model to write into adapter and card; default: as it was trained on.
-        replace: Replace what is in the folder.
+        experiment: The run.
+        target: A folder that is empty or does not exist.
+        merged: Write whole weights that include the adapter, instead of the adapter.
+        base_model: Base model to name in the adapter and the card; default: the one it was trained on.
+        replace: Replace an earlier export in the folder.
 
     Raises:
-        ConfigError: there is something in the folder.
-        LlamarecError: the run cannot be read; says what to type.
+        ConfigError: the folder is not empty, is not an earlier export, or belongs to the run itself.
+        LlamarecError: the run cannot be read.
     """
     target = target.resolve()
     _check_target(target, experiment, replace=replace)
     data = load_prepared(experiment.data)
     trained = read_trained(experiment, data)
     name = base_model or trained.source
+
     with replacing_folder(target) as staging:
         if merged:
             _write_merged(trained, staging)
         else:
             _write_adapter(trained, staging, name)
+
         trained.tokenizer.save_pretrained(staging)
         write_json(staging / PROMPT_FILE, _prompt(trained))
         for weights in staging.glob("*.safetensors"):
-            # safetensors makes files that only their owner reads.
+            # safetensors creates files that only their owner can read.
             weights.chmod((staging / PROMPT_FILE).stat().st_mode)
+
         fusion = stored_fusion(experiment, trained.adapter)
         if fusion is not None:
             (staging / FUSION_FILE).write_bytes(fusion.as_bytes())
+
         run = read_run(folder_of(experiment), experiment)
         write_text(staging / "README.md", model_card(run, trained, data, merged=merged, base_model=name))
+
     return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir())
 
 
 def _check_target(target: Path, experiment: Experiment, *, replace: bool) -> None:
     if target.exists() and not target.is_dir():
-        raise ConfigError(f"--to {target}: is a file", expected="a folder")
-    places = (experiment.ranker, folder_of(experiment).path, experiment.data, experiment.retriever)
-    for place in (place.resolve() for place in places):
-        if target == place or target in place.parents or place in target.parents:
-            raise ConfigError(f"--to {target}: the run itself is there ({place})", expected="a folder of its own")
+        raise ConfigError(f"--to {target}: this is a file", expected="a folder")
+
+    folders = (experiment.ranker, folder_of(experiment).path, experiment.data, experiment.retriever)
+    for folder in (folder.resolve() for folder in folders):
+        if target == folder or target in folder.parents or folder in target.parents:
+            raise ConfigError(
+                f"--to {target}: this folder belongs to the run itself ({folder})", expected="a folder outside the run"
+            )
+
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not replace:
         raise ConfigError(
-            f"--to {target}: there is something in it",
-            hint="another folder, or --overwrite to replace an earlier export",
+            f"--to {target}: the folder is not empty",
+            hint="choose another folder, or replace an earlier export: --overwrite",
         )
     if not (target / PROMPT_FILE).is_file():
         raise ConfigError(
-            f"--to {target}: what is in it is no export, and is not replaced",
+            f"--to {target}: the folder does not contain an export, so it is not replaced",
             expected=f"an earlier export (with {PROMPT_FILE}), or an empty folder",
-            hint="another folder",
+            hint="choose another folder",
         )
 
 
-def _prompt(trained: Trained) -> dict[str, Any]:
-    """All that another program needs to ask as training did."""
+def _prompt(trained: Trained) -> dict[str, object]:
+    """Everything another program needs to build the prompts of training."""
     config = trained.config
     return {
         **trained.encoder.template.as_dict(),
@@ -125,7 +133,8 @@ def _prompt(trained: Trained) -> dict[str, Any]:
 def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
     weights = load_weights(trained.adapter.folder)
     if not weights:
-        raise ArtifactError(f"{trained.adapter.folder}: there is no adapter in it")
+        raise ArtifactError(f"{trained.adapter.folder}: this folder contains no adapter")
+
     tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
@@ -133,10 +142,14 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
 
 
 def _write_merged(trained: Trained, folder: Path) -> None:
-    """Into whole weights, also where training had them in 4 bits: rounded ones would lose what was learned."""
+    """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy."""
     with said_clearly(trained.config.llm_base_model):
         model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
     config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
-    adapted: Any = get_peft_model(model, options_from(LoraConfig, config))
+    adapted = get_peft_model(model, options_from(LoraConfig, config))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
-    adapted.merge_and_unload().save_pretrained(folder)
+
+    assert isinstance(adapted.base_model, LoraModel)
+    merged = adapted.base_model.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    merged.save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Recommendations over HTTP: requests that come at the same time are answered in one forward pass."""
+"""Recommendations over HTTP; simultaneous requests share one forward pass."""

@@ -1,4 +1,4 @@
-"""The application: /recommend, /items, /health, /metrics, and a page on /."""
+"""The web application: /recommend, /items, /health, /metrics, and a page at /."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
@@ -24,7 +24,14 @@ from llamarec.serve.schema import Health, Item, QuestionBase, Recommendations, q
 _PATHS: Final = ("/", "/recommend", "/items", "/health", "/metrics", "/openapi.json")
 
 
-class _Wanted(NamedTuple):
+class _Request(NamedTuple):
+    """A request whose items have been looked up.
+
+    Attributes:
+        history: Item ids, oldest first.
+        k: Length of the list.
+    """
+
     history: list[int]
     k: int
 
@@ -32,17 +39,17 @@ class _Wanted(NamedTuple):
 def create_app(
     recommender: Recommender, limits: Limits | None = None, *, allowed_hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
-    """A service over a loaded run.
+    """A web application that serves a loaded run.
 
     Args:
-        recommender: Answers; used by one thread at a time.
-        limits: Of requests and queue.
-        allowed_hosts: Names by which it may be asked; on a machine of one's own only its own, so that no page of
-            another site reaches it.
+        recommender: The run; used by one thread at a time.
+        limits: Limits of requests and queue; None for the defaults.
+        allowed_hosts: Accepted values of the Host header. A local service accepts only its own names, so that pages of
+            other sites cannot reach it by DNS rebinding.
     """
     limits, metrics = limits or Limits(), Metrics()
-    batcher = Batcher[_Wanted, list[Recommendation]](
-        lambda wanted: _answer(recommender, wanted), limits, metrics.batches.observe
+    batcher = Batcher[_Request, list[Recommendation]](
+        lambda requests: _answer(recommender, requests), limits, metrics.batches.observe
     )
     metrics.waiting.set_function(lambda: batcher.num_waiting)
 
@@ -56,10 +63,11 @@ def create_app(
         title="llamarec",
         version=__version__,
         lifespan=lifespan,
-        # Their pages load scripts from elsewhere.
+        # FastAPI's own pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
     )
+
     app.add_middleware(LimitedBody, max_bytes=limits.max_body_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
     app.add_middleware(Counted, metrics=metrics, paths=_PATHS)
@@ -68,15 +76,15 @@ def create_app(
     return app
 
 
-def _answer(recommender: Recommender, wanted: Sequence[_Wanted]) -> list[list[Recommendation]]:
-    lists = recommender.recommend_many([one.history for one in wanted], max(one.k for one in wanted))
-    return [found[: one.k] for found, one in zip(lists, wanted, strict=True)]
+def _answer(recommender: Recommender, requests: Sequence[_Request]) -> list[list[Recommendation]]:
+    lists = recommender.recommend_many([one.history for one in requests], max(one.k for one in requests))
+    return [found[: one.k] for found, one in zip(lists, requests, strict=True)]
 
 
 def _add_routes(
     app: FastAPI,
     recommender: Recommender,
-    batcher: Batcher[_Wanted, list[Recommendation]],
+    batcher: Batcher[_Request, list[Recommendation]],
     limits: Limits,
     metrics: Metrics,
 ) -> None:
@@ -92,16 +100,21 @@ def _add_routes(
             return recommender.items_of(str(question.user))
         return catalogue.items([str(item) for item in question.history])
 
-    async def recommend(question: Any) -> dict[str, Any]:
+    async def recommend(question: QuestionBase) -> dict[str, object]:
+        """Recommendations for a user of the data set or for a history.
+
+        The candidates of the retriever come in the ranker's order; if `k` is larger than their number, the retriever's
+        next items follow.
+        """
         if lookups.locked():
             raise QueueFullError
         async with lookups, asyncio.timeout(limits.timeout_seconds):
-            # Near titles of an unknown one take a while to be found: not here, where everybody waits.
+            # In a thread, because the search for titles like an unknown one takes long and would block all requests.
             history = await asyncio.to_thread(items_of, question)
-        found = await batcher.ask(_Wanted(history, question.k))
+        found = await batcher.ask(_Request(history, question.k))
         return {"history": named(history), "recommendations": [one.as_dict() for one in found]}
 
-    # The limits are known only now, and stand in the schema.
+    # The schema contains the limits, which are known only now.
     recommend.__annotations__["question"] = question_model(limits)
     app.post("/recommend", response_model=Recommendations, responses=PROBLEMS)(recommend)
 
@@ -109,11 +122,12 @@ def _add_routes(
     async def items(
         query: Annotated[str, Query(max_length=200)], limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> list[dict[str, str]]:
-        """Items whose titles have all words of the query, the last one perhaps unfinished; most taken first."""
+        """Items whose titles contain all words of the query, most popular first; the last word may be incomplete."""
         return named(await asyncio.to_thread(catalogue.search, query, limit))
 
     @app.get("/health", response_model=Health)
-    async def health() -> dict[str, Any]:
+    async def health() -> dict[str, object]:
+        """The loaded run and the length of the queue."""
         adapter = recommender.ranker.adapter
         return {
             "status": "ok",
@@ -126,6 +140,7 @@ def _add_routes(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
+        """Counters and timings in Prometheus' text format."""
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

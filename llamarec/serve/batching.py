@@ -1,4 +1,4 @@
-"""Micro-batching: what waits together is answered together, by one thread that owns the model."""
+"""Micro-batching: waiting requests are answered together, by one thread that owns the model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ A = TypeVar("A")
 
 
 class QueueFullError(Exception):
-    """So many requests wait that a further one would only wait in vain."""
+    """The queue is full; a further request would time out before its turn."""
 
 
 @dataclass
 class _Waiting(Generic[Q, A]):
+    """A question and the future of its answer."""
+
     question: Q
     answer: asyncio.Future[A]
 
 
 class Batcher(Generic[Q, A]):
-    """Collects questions and has them answered in batches.
+    """Collects questions into batches and answers them.
 
     Args:
-        function: Answers a batch, in its order; runs in a thread of its own, one batch at a time.
-        limits: Size of a batch, time it waits for others, length of the queue.
-        observed: Is told the size of each batch.
+        function: Answers a batch, in the order of its questions; runs in its own thread, one batch at a time.
+        limits: Batch size, waiting time and queue length.
+        observed: Called with the size of each batch.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class Batcher(Generic[Q, A]):
         return self._queue.qsize()
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Starts the worker."""
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Answers what waits, and ends."""
+        """Answers the questions in the queue, then ends the worker."""
         await self._queue.join()
         if self._worker is not None:
             self._worker.cancel()
@@ -67,32 +69,33 @@ class Batcher(Generic[Q, A]):
         """The answer to one question.
 
         Raises:
-            QueueFullError: too many wait.
-            TimeoutError: it took too long.
-            Exception: what the function raised for the batch.
+            QueueFullError: the queue is full.
+            TimeoutError: there was no answer within `timeout_seconds`.
+            Exception: any error that the function raised for the batch.
         """
         waiting = _Waiting[Q, A](question, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
             raise QueueFullError from None
-        # A question that is given up while it waits is cancelled with its future, and is not answered.
+        # After a timeout the future is cancelled, and the worker skips its question.
         return await asyncio.wait_for(waiting.answer, self._limits.timeout_seconds)
 
     async def _work(self) -> None:
         while True:
             batch = await self._next()
-            wanted = [one for one in batch if not one.answer.done()]
+            unanswered = [one for one in batch if not one.answer.done()]
             try:
-                if wanted:
-                    await self._answer(wanted)
+                if unanswered:
+                    await self._answer(unanswered)
             finally:
                 for _ in batch:
                     self._queue.task_done()
 
     async def _next(self) -> list[_Waiting[Q, A]]:
-        """A batch: as soon as one waits, those that come within a moment."""
+        """The next batch: the first question in the queue, and those that arrive within `max_wait_ms`."""
         batch = [await self._queue.get()]
+
         loop = asyncio.get_running_loop()
         until = loop.time() + self._limits.max_wait_ms / 1000
         while len(batch) < self._limits.max_batch:
@@ -103,6 +106,7 @@ class Batcher(Generic[Q, A]):
                 batch.append(await asyncio.wait_for(self._queue.get(), max(0.0, until - loop.time())))
             except TimeoutError:
                 break
+
         return batch
 
     async def _answer(self, batch: list[_Waiting[Q, A]]) -> None:
@@ -111,11 +115,12 @@ class Batcher(Generic[Q, A]):
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._function, questions)
         except Exception as error:
-            # Of each asker, not of the worker: the next batch may be better.
+            # Each caller of this batch gets the error. The worker goes on, because the next batch may succeed.
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
             return
+
         for one, answer in zip(batch, answers, strict=True):
             if not one.answer.done():
                 one.answer.set_result(answer)

@@ -1,4 +1,4 @@
-"""How much a service takes on."""
+"""Limits of a service."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from llamarec.errors import check_all
 
 @dataclass(frozen=True)
 class Limits:
-    """Of requests and of the queue before the model."""
+    """Limits of requests and of the queue in front of the model."""
 
-    max_batch: int = field(default=16, metadata={"help": "Requests answered in one forward pass."})
+    max_batch: int = field(default=16, metadata={"help": "Most requests in one forward pass."})
     max_wait_ms: float = field(
-        default=5.0, metadata={"help": "A request waits so long for others to be answered with, in milliseconds."}
+        default=5.0, metadata={"help": "Milliseconds that a request waits for others to share its forward pass."}
     )
     max_queue: int = field(
-        default=256, metadata={"help": "Requests that may wait; further ones get 503 at once, with Retry-After."}
+        default=256, metadata={"help": "Most waiting requests; further ones get 503 at once, with Retry-After."}
     )
-    timeout_seconds: float = field(default=30.0, metadata={"help": "A request that takes longer gets 504."})
-    max_k: int = field(default=100, metadata={"help": "Most items of one answer."})
-    max_history: int = field(default=500, metadata={"help": "Most items of a history."})
-    max_body_bytes: int = field(default=65536, metadata={"help": "Larger requests get 413."})
+    timeout_seconds: float = field(default=30.0, metadata={"help": "Seconds until an unanswered request gets 504."})
+    max_k: int = field(default=100, metadata={"help": "Most items in one answer."})
+    max_history: int = field(default=500, metadata={"help": "Most items in a history."})
+    max_body_bytes: int = field(default=65536, metadata={"help": "Largest request in bytes; larger ones get 413."})
 
     def __post_init__(self) -> None:
         whole = ("max_batch", "max_queue", "max_k", "max_history", "max_body_bytes")

@@ -1,4 +1,4 @@
-"""Figures of a service in Prometheus' text format."""
+"""Metrics of a service in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counted per application, so that several of one process do not mix.
+    """The metrics of one application, separate from those of others in the same process.
 
     Attributes:
-        requests: By path and status.
-        seconds: From a request to its answer, by path.
-        batches: Requests answered in one forward pass.
+        requests: Number of requests, by path and status.
+        seconds: Seconds from a request to its answer, by path.
+        batches: Requests in one forward pass.
         waiting: Requests in the queue.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
-            "llamarec_requests", "Requests by path and status.", ["path", "status"], registry=self._registry
+            "llamarec_requests", "Number of requests by path and status.", ["path", "status"], registry=self._registry
         )
         self.seconds = Histogram(
-            "llamarec_request_seconds", "Time to the answer.", ["path"], buckets=_SECONDS, registry=self._registry
+            "llamarec_request_seconds",
+            "Seconds until the answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self.batches = Histogram(
             "llamarec_batch_size", "Requests in one forward pass.", buckets=_SIZES, registry=self._registry
@@ -32,5 +36,5 @@ class Metrics:
         self.waiting = Gauge("llamarec_waiting", "Requests in the queue.", registry=self._registry)
 
     def text(self) -> bytes:
-        """What GET /metrics answers."""
+        """The body of GET /metrics."""
         return generate_latest(self._registry)

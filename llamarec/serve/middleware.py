@@ -1,4 +1,4 @@
-"""Around every request: its size is limited, and it is counted and timed."""
+"""Middleware around every request: limits its size, counts it and times it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from llamarec.serve.problems import problem
 
 
 class LimitedBody:
-    """Answers 413 to a request whose body is too large, also where it does not say so beforehand.
+    """Answers 413 to a request with a large body, whether or not its header declares the size.
 
     Args:
         app: The application.
-        max_bytes: Of a body.
+        max_bytes: Largest body.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI entry point."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        text = f"a request may have at most {self._max_bytes:,} bytes"
+
+        text = f"request too large: at most {self._max_bytes:,} bytes"
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > self._max_bytes:
             await problem(413, text, headers={"Connection": "close"})(scope, receive, send)
             return
+
         received = 0
 
         async def limited() -> Message:
@@ -48,22 +50,23 @@ class LimitedBody:
 
 
 class Counted:
-    """Counts and times requests by the path of the application's own routes.
+    """Counts and times requests by path.
 
     Args:
         app: The application.
         metrics: Receives them.
-        paths: Those that are counted by their name; any other is one "other", so that nobody can make names.
+        paths: Paths that are counted by name. All others count as "other", so that requests cannot create metrics.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Iterable[str]) -> None:
         self._app, self._metrics, self._paths = app, metrics, frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI entry point."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
         path = scope["path"] if scope["path"] in self._paths else "other"
         started, status = time.perf_counter(), 500
 

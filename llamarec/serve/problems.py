@@ -1,4 +1,4 @@
-"""What goes wrong, in the one form of `Problem`."""
+"""Error answers, all in the form of `Problem`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from llamarec.serve.batching import QueueFullError
 from llamarec.serve.schema import Problem
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"model": Problem, "description": "The body cannot be read at all."},
-    404: {"model": Problem, "description": "An unknown user, key or title."},
+    400: {"model": Problem, "description": "The body cannot be read."},
+    404: {"model": Problem, "description": "Unknown user, key or title."},
     413: {"model": Problem, "description": "The request is too large."},
-    422: {"model": Problem, "description": "The request does not fit."},
-    503: {"model": Problem, "description": "Too many requests wait."},
-    504: {"model": Problem, "description": "It took too long."},
+    422: {"model": Problem, "description": "The request is invalid."},
+    503: {"model": Problem, "description": "Too many requests are waiting."},
+    504: {"model": Problem, "description": "The answer took too long."},
 }
-"""By status, for the schema."""
+"""Error answers by status, for the schema."""
 
 
 def add_problems(app: FastAPI) -> None:
-    """Every error of ours in the one form of `Problem`."""
+    """Registers handlers that answer every error in the form of `Problem`."""
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         texts = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         if any(one["type"] == "extra_forbidden" for one in error.errors()):
-            texts.append("known are user or history, and k")
+            texts.append("the fields are user or history, and k")
         if "json" not in request.headers.get("content-type", "") and request.method == "POST":
-            texts.append("send it with the header Content-Type: application/json")
+            texts.append("send the header Content-Type: application/json")
         return problem(422, "; ".join(texts))
 
     @app.exception_handler(HTTPException)
@@ -45,10 +45,10 @@ def add_problems(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         detail = str(error.detail)
         if error.status_code == 405:
-            wanted = headers.get("Allow", "another method")
-            detail = f"{request.method} {request.url.path}: {wanted} was expected; see /openapi.json"
+            allowed = headers.get("Allow", "another method")
+            detail = f"{request.method} {request.url.path}: {allowed} was expected; see /openapi.json"
         elif error.status_code == 404 and detail == "Not Found":
-            detail = f"{request.url.path}: there is nothing here; see /openapi.json"
+            detail = f"{request.url.path}: no such path; see /openapi.json"
         return problem(error.status_code, detail, headers=headers)
 
     @app.exception_handler(UnknownError)
@@ -63,17 +63,24 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(QueueFullError)
     async def _full(request: Request, error: Exception) -> JSONResponse:
-        return problem(503, "too many requests wait; try again", headers={"Retry-After": "1"})
+        return problem(503, "too many requests are waiting; try again later", headers={"Retry-After": "1"})
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:
-        return problem(500, f"an error in the service: {type(error).__name__}; its log says more")
+        return problem(500, f"an error in the service ({type(error).__name__}); its log has the details")
 
     @app.exception_handler(TimeoutError)
     async def _late(request: Request, error: Exception) -> JSONResponse:
-        return problem(504, "it took too long; try again")
+        return problem(504, "the answer took too long; try again later")
 
 
 def problem(status: int, detail: str, near: Sequence[str] = (), headers: dict[str, str] | None = None) -> JSONResponse:
-    """The answer that says so."""
+    """The answer to a request that failed.
+
+    Args:
+        status: HTTP status.
+        detail: What is wrong.
+        near: Titles, keys or users that look like the unknown one.
+        headers: Additional headers.
+    """
     return JSONResponse({"detail": detail, "near": list(near)}, status_code=status, headers=headers)

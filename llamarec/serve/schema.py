@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Requests and answers as JSON."""
 
 from __future__ import annotations
 
@@ -16,51 +16,56 @@ Key = Text | Annotated[int, Field(strict=True)]
 class Item(BaseModel):
     """An item of the catalogue."""
 
-    item: str = Field(description="Key.")
+    item: str = Field(description="Key of the item in the data set.")
     title: str
 
 
 class Recommended(Item):
-    """One recommendation; see `llamarec.recommend.recommender.Recommendation`."""
+    """One recommended item."""
 
-    rank: int
-    score: float | None = Field(description="Final score; null beyond the ranker's candidates.")
-    retriever_rank: int
-    retriever_score: float
-    title_similarity: float | None = Field(
-        description="Of the title to those of the history; 0 where it does not count."
+    rank: int = Field(description="Rank in the final order, from 1.")
+    score: float | None = Field(
+        description="Final score, comparable only within one list; null for an item that was not among the ranker's "
+        "candidates."
     )
-    letter: str | None
-    letter_log_probability: float | None
+    retriever_rank: int = Field(description="Rank in the retriever's list, from 1.")
+    retriever_score: float = Field(description="The retriever's logit.")
+    title_similarity: float | None = Field(
+        description="Similarity of the title to the titles of the history; 0 if it has no weight in the score."
+    )
+    letter: str | None = Field(description="Letter of the item in the prompt.")
+    letter_log_probability: float | None = Field(
+        description="Log-probability of the letter, corrected for the model's bias towards each letter."
+    )
 
 
 class Recommendations(BaseModel):
     """The answer to a question."""
 
-    history: list[Item] = Field(description="What they are based on, oldest first.")
-    recommendations: list[Recommended]
+    history: list[Item] = Field(description="Items that the recommendations are based on, oldest first.")
+    recommendations: list[Recommended] = Field(description="Recommended items, best first.")
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason why a request failed."""
 
-    detail: str
-    near: list[str] = Field(description="What looks like the unknown title, key or user.")
+    detail: str = Field(description="What is wrong.")
+    near: list[str] = Field(description="Titles, keys or users that look like the unknown one.")
 
 
 class Health(BaseModel):
     """The state of the service."""
 
-    status: str
-    dataset_code: str
-    step: int = Field(description="Of the adapter.")
-    is_best: bool = Field(description="Whether it is the best on validation.")
-    uses_letters: bool = Field(description="Whether the ranker has a say in the order.")
+    status: str = Field(description="ok.")
+    dataset_code: str = Field(description="Data set of the run.")
+    step: int = Field(description="Training step of the adapter.")
+    is_best: bool = Field(description="Whether the adapter is the best on validation.")
+    uses_letters: bool = Field(description="Whether the language model has a weight in the final order.")
     waiting: int = Field(description="Requests in the queue.")
 
 
 class QuestionBase(BaseModel):
-    """For whom: either a user of the data set, or a history of keys or titles, oldest first."""
+    """Either a user of the data set, or a history of keys or titles, oldest first."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"oneOf": [{"required": ["user"]}, {"required": ["history"]}]}
@@ -72,14 +77,14 @@ class QuestionBase(BaseModel):
     @model_validator(mode="after")
     def _one_of_both(self) -> QuestionBase:
         if ("user" in self.model_fields_set) == ("history" in self.model_fields_set):
-            raise ValueError("either user or history is needed, not both")
+            raise ValueError("either user or history is required, not both")
         return self
 
 
 def question_model(limits: Limits) -> type[QuestionBase]:
-    """The question with this service's limits in its schema."""
+    """The model of a request, with this service's limits in its schema."""
     history = Annotated[list[Key], Field(min_length=1, max_length=limits.max_history)]
-    fields: dict[str, Any] = {
+    fields: dict[str, Any] = {  # as pydantic types them: (annotation, default)
         "user": (Key, ""),
         "history": (history, []),
         "k": (Annotated[int, Field(ge=1, le=limits.max_k)], min(10, limits.max_k)),

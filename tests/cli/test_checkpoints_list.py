@@ -32,8 +32,8 @@ def test_list_shows_each_checkpoint_with_its_marks(command: Command) -> None:
     assert rows["500"][-2:] == ["sizes", "LP"]
     assert rows["500"][6:8] == ["5", "min"]
     assert "200 (best), 300 (one of the\n  last 3)" in output
-    assert "best model, in the folder itself: step 200" in output
-    assert "compared by name and size only; --verify compares hashes" in output
+    assert "best model in the folder itself: step 200" in output
+    assert "checked by name and size only; to check hashes: --verify" in output
 
 
 def test_list_without_a_run_shows_all(command: Command) -> None:
@@ -53,7 +53,7 @@ def test_list_of_a_folder_shows_the_runs_in_it(command: Command, tmp_path: Path)
     output = command("list", str(tmp_path / "runs"))
     assert "first" in output
     assert "second" in output
-    assert "4 checked, 0 of them damaged" in command("verify", str(tmp_path / "runs"))
+    assert "4 checked, 0 damaged" in command("verify", str(tmp_path / "runs"))
 
 
 def test_list_verify_hashes(command: Command) -> None:
@@ -116,7 +116,7 @@ def test_list_of_an_unknown_run_names_the_nearest(command: Command) -> None:
 def test_list_points_at_what_kills_left(command: Command) -> None:
     run = make_run(command.checkpoints())
     run.saving(400).mkdir()
-    assert "1 left by killed saves or deletions: llamarec" in command.narrow("list", "beauty")
+    assert "1 left by killed saves or deletions; to clear: llamarec" in command.narrow("list", "beauty")
 
 
 def test_show_says_everything_given_options_first(command: Command) -> None:
@@ -188,4 +188,4 @@ def test_show_survives_a_manifest_and_a_state_that_are_garbage(command: Command)
     (run.checkpoint(100) / "trainer_state.json").write_bytes(b"[")
     output = command("show", "beauty:100")
     assert "damaged" in output
-    assert "nothing (it is missing or cannot be read)" in output
+    assert "nothing (the file is missing or cannot be read)" in output

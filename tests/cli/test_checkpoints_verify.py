@@ -17,7 +17,7 @@ def test_verify_of_a_good_run(command: Command) -> None:
     output = command.narrow("verify", "beauty")
     for name in ("checkpoint-100", "checkpoint-200", "checkpoint-300", "best model"):
         assert f"good        {name}" in output
-    assert "4 checked, 0 of them damaged or incomplete" in output
+    assert "4 checked, 0 damaged or incomplete" in output
     content = command.json("verify", "beauty:latest")
     assert content["all_good"] is True
     assert len(content["checkpoints"]) == 1
@@ -29,7 +29,7 @@ def test_verify_names_the_damaged_file_and_ends_with_1(command: Command) -> None
     output = command.narrow("verify", "beauty", code=1)
     assert "damaged     checkpoint-200" in output
     assert "optimizer.pt has another content than was saved" in output
-    assert "3 checked, 1 of them damaged or incomplete" in output
+    assert "3 checked, 1 damaged or incomplete" in output
     command("verify", str(run.checkpoint(200)), code=1)
     command("verify", "beauty:300")
     content = command.json("verify", code=1)

@@ -69,7 +69,7 @@ def test_the_card_says_what_it_is_worth_and_how_it_came_to_be(experiment: Experi
     row = next(row for row in metrics["overall"] if row["metric"] == "ndcg@10")
     assert f"| ndcg@10 | {row['retriever']:.4f} | {row['ranker']:.4f} | {row['difference']:+.4f}" in card
     assert card.startswith("---\nbase_model: someone/a-model\nlibrary_name: peft\n")
-    assert "resumed from step 4, 4 steps or more trained twice" in card
+    assert "resumed from step 4, at least 4 steps trained twice" in card
     assert "learning_rate: 0.0001 -> 0.0005" in card
     assert "--lora-modules ranker=" in card
     assert "(T) Film" in card
@@ -80,17 +80,17 @@ def test_the_card_says_what_it_is_worth_and_how_it_came_to_be(experiment: Experi
 def test_what_is_there_stays_unless_it_is_to_be_replaced(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="there is something in it"):
+    with pytest.raises(ConfigError, match="the folder is not empty"):
         export_run(experiment, tmp_path / "full")
-    with pytest.raises(ConfigError, match="is a file"):
+    with pytest.raises(ConfigError, match="this is a file"):
         export_run(experiment, tmp_path / "full" / "mine.txt")
     (tmp_path / "empty").mkdir()
     export_run(experiment, tmp_path / "empty")
-    with pytest.raises(ConfigError, match="is no export, and is not replaced"):
+    with pytest.raises(ConfigError, match="does not contain an export, so it is not replaced"):
         export_run(experiment, tmp_path / "full", replace=True)
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     for place in (experiment.ranker, experiment.checkpoints, experiment.root, experiment.ranker / "new"):
-        with pytest.raises(ConfigError, match="the run itself is there"):
+        with pytest.raises(ConfigError, match="belongs to the run itself"):
             export_run(experiment, place, replace=True)
     (tmp_path / "empty" / "old.txt").write_text("of the first export")
     export_run(experiment, tmp_path / "empty", replace=True)
@@ -119,7 +119,7 @@ def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(words) == EXIT_FINISHED
     said = capsys.readouterr().out
     assert "adapter of step" in said
-    assert "is a folder of this machine" in said
+    assert "names a folder of this machine as its base model" in said
     assert main(words) == EXIT_USAGE
     assert "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--json", "--merged"]) == EXIT_FINISHED
@@ -129,7 +129,7 @@ def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llamarec.retriever.dependents.has_other_retriever", lambda *_: True)
         assert main([*words[:-1], str(tmp_path / "c")]) == EXIT_FINISHED
-    assert "was trained anew since: fusion.json is for the scores" in capsys.readouterr().out
+    assert "has been retrained since. fusion.json fits only the scores" in capsys.readouterr().out
 
 
 def test_a_push_that_fails_says_how_to_go_on(

@@ -40,16 +40,16 @@ def test_for_a_history_and_for_a_file(
     assert _recommend(finished, "--users", str(users), "--output", str(output)) == EXIT_FINISHED
     said = capsys.readouterr()
     assert "3 users -> " in said.out
-    assert "1 of them are not known" in said.err
+    assert "1 of 3 could not be answered" in said.err
     assert len(output.read_text(encoding="utf-8").splitlines()) == 3
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "for whom?"),
+        ((), "for which user or history?"),
         (("--user", "u1", "--history", "i1"), "--user, --history"),
-        (("--users", "a.txt"), "belong together"),
+        (("--users", "a.txt"), "must be given together"),
         (("--user", "u1", "-k", "0"), "-k 0: at least 1"),
         (("--user", "u_3"), "no user 'u_3'"),
         (("--history", "Film"), "no item has the key or title 'Film'"),

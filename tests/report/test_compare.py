@@ -118,7 +118,7 @@ def test_runs_of_other_seeds_are_taken_together(
     monkeypatch.setenv("COLUMNS", "60")
     _print(found)
     said = capsys.readouterr().out
-    assert "runs 1, 3 differ in their seeds only" in said
+    assert "Runs 1, 3 differ only in their seeds" in " ".join(said.split())
     assert "\u2026" not in said
     assert re.search(r"(?m)^ndcg@10( \d\.\d{4}){4}", re.sub(r" +", " ", said))
     runs = {"a": one, "b": other, "c": again, "d": one, "e": unknown}
@@ -132,13 +132,13 @@ def test_equal_runs_do_not_differ(experiment: Experiment, capsys: pytest.Capture
     assert main(["compare", str(experiment.ranker), other]) == 0
     said = capsys.readouterr().out
     assert "no option differs" in said
-    assert "seeds only" not in said
+    assert "in their seeds" not in said
     assert "+0.0000 +0.0000" in said
 
 
 def test_one_run_is_not_enough(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(experiment.ranker), str(experiment.ranker)]) == 2
-    assert "nothing to be compared with" in capsys.readouterr().err
+    assert "only one run to compare" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_refused(experiment: Experiment, second: Experiment) -> None:

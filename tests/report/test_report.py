@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -226,7 +227,7 @@ def test_a_page_is_never_called_a_pdf(
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, "shop")
     training = SimpleNamespace(process_index=0, output_dir=str(experiment.checkpoints))
-    parsed = SimpleNamespace(training=training, experiment=experiment)
+    parsed: Any = SimpleNamespace(training=training, experiment=experiment)
     assert f"again: llamarec report {experiment.ranker}" in report_of(parsed)
     training.process_index = 1
     assert report_of(parsed) == ""

@@ -79,21 +79,21 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
         port = taken.getsockname()[1]
         assert main(["serve", "no such run", "--port", str(port)]) == EXIT_USAGE
         said = capsys.readouterr().err
-        assert f"--port {port}: cannot be listened on" in said
+        assert f"--port {port}: cannot listen on this address" in said
         assert "--port 0" in said
 
 
 def test_addresses_and_limits_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (("--port", "70000"), "--port 70000: 0 to 65535"),
-        (("--host", "no.such.host.invalid"), "no address of this machine"),
+        (("--host", "no.such.host.invalid"), "not an address of this machine"),
         (("--max_batch", "0", "--timeout_seconds", "-1"), "--max_batch 0: at least 1"),
         (("--timeout_seconds", "inf"), "--timeout_seconds inf: above 0"),
         (("--max_wait_ms", "nan"), "--max_wait_ms nan: 0 or more"),
-        (("--host", "a..b"), "no address of this machine"),
+        (("--host", "a..b"), "not an address of this machine"),
         (("--port", "0"), "there is no run of the ranker"),
     ):
         assert main(["serve", "nothing", *words]) == EXIT_USAGE
         assert said in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="cannot be listened on"):
+    with pytest.raises(ConfigError, match="cannot listen on this address"):
         listen("192.0.2.1", 0)

@@ -41,7 +41,7 @@ def test_a_history_in_the_address_is_answered_in_both_orders(
 def test_a_user_and_an_unknown_title(address: str) -> None:
     assert len(_titles(_page(f"{address}/", [("user", "u3")]), "final")) == 10
     page = _page(f"{address}/", [("history", "Film 3 and more")])
-    assert re.search(r'id="problem"[^>]*>no item has .*near: Film &lt;3&gt;', page)
+    assert re.search(r'id="problem"[^>]*>no item has .*did you mean: Film &lt;3&gt;', page)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,8 +1,6 @@
-"""`llamarec checkpoints VERB`: one module per verb, and what they share.
+"""`llamarec checkpoints VERB`: one module per verb, registered in `command`.
 
-command                               registers the verbs
-listing, show, verify, diff, weights  what is there, whether it is whole, what differs
-du, growth                            how much of the disk is used, and how long the rest lasts
-plan, prune, backup, restore          what a resume would do; deleting; copying there and back
-names                                 what RUN and CKPT on the command line mean
+names    the meaning of RUN and CKPT on the command line
+growth   how fast a run fills the disk (du)
+weights  the distance between the weights of two checkpoints (diff)
 """

@@ -1,4 +1,4 @@
-"""`llamarec checkpoints backup`: verified copies to anywhere that fsspec reaches, once or for as long as it runs."""
+"""`llamarec checkpoints backup`: verified copies to any address that fsspec knows, once or continuously."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from llamarec.errors import ConfigError, LlamarecError
 
 SUMMARY = "Copy a checkpoint, verified, to a folder or address."
 _EPILOG = """\
-The copy is DEST/checkpoint-STEP. Every file is hashed on
-its way and read back; the manifest goes last, and on a
-local disk the copy appears with one rename. What is there
-already and intact is not copied again; a different
-checkpoint of that name is never overwritten.
+The copy is DEST/checkpoint-STEP. Every file is hashed
+while it is copied, then read back. The manifest is copied
+last; on a local disk the copy appears with one rename. An
+intact copy is not copied again, and a different checkpoint
+of the same name is never overwritten.
 
-DEST is a folder or what fsspec knows: s3://bucket/folder
-(pip install s3fs), gs:// (gcsfs), ssh:// (sshfs), ...
+DEST is a folder or an address that fsspec knows:
+s3://bucket/folder (pip install s3fs), gs:// (gcsfs),
+ssh:// (sshfs), ...
 
-With --every, each new newest good checkpoint is copied
-until Ctrl-C; damaged ones are named and the next older
-one is taken.
+--every copies each new checkpoint until Ctrl-C. A damaged
+one is reported, and the next older one is copied instead.
 
   llamarec checkpoints backup beauty /mnt/backup/beauty
   llamarec checkpoints backup beauty s3://b/run --every 600
@@ -41,22 +41,23 @@ def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "backup", SUMMARY, _EPILOG)
     parser.add_argument(
-        "checkpoint", metavar="CKPT", help="RUN:latest, RUN:best, RUN:1000, a path, or RUN (its newest good one)."
+        "checkpoint", metavar="CKPT", help="RUN:latest, RUN:best, RUN:1000, a path, or RUN (short for RUN:latest)."
     )
-    parser.add_argument("destination", metavar="DEST", help="Folder or address.")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="Look for a new one so often, until Ctrl-C.")
+    parser.add_argument("destination", metavar="DEST", help="Folder or address to copy to.")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="Look for a new one this often until Ctrl-C.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Copies one, or keeps copying."""
+    """Copies one checkpoint, or every new one with --every."""
     root, text = arguments.experiment_root, arguments.checkpoint
     if arguments.every is not None:
         if arguments.every <= 0:
             raise ConfigError(f"--every {arguments.every:g}: more than 0 seconds")
+
         run = find_run(text.removesuffix(":latest"), root)
-        watch = Watch(run, arguments.destination, say_copied=_say_as_json_line if arguments.json else _say)
+        watch = Watch(run, arguments.destination, say_copied=_print_json_line if arguments.json else _print_copied)
         try:
             watch.repeat(arguments.every)
         except KeyboardInterrupt:
@@ -71,15 +72,15 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"checkpoint": checkpoint, "copy": copy})
     else:
-        _say(checkpoint, copy)
+        _print_copied(checkpoint, copy)
     return 0
 
 
-def _say(checkpoint: Path, copy: str) -> None:
-    print_wrapped(f"{checkpoint} is copied, and read back as it was saved: {copy}")
+def _print_copied(checkpoint: Path, copy: str) -> None:
+    print_wrapped(f"copied {checkpoint} and verified the copy: {copy}")
 
 
-def _say_as_json_line(checkpoint: Path, copy: str) -> None:
+def _print_json_line(checkpoint: Path, copy: str) -> None:
     import json
 
     print(json.dumps({"checkpoint": str(checkpoint), "copy": copy}), flush=True)
@@ -87,27 +88,34 @@ def _say_as_json_line(checkpoint: Path, copy: str) -> None:
 
 @dataclass
 class Watch:
-    """Copies each new newest good checkpoint of a run.
+    """Copies the newest intact checkpoint of a run each time there is a new one.
 
     Attributes:
-        run: Whose checkpoints.
-        destination: Folder or address.
-        sleep: Waits; for tests.
-        say_copied: Called with (checkpoint, copy).
-        copied: Every copy that was made, oldest first.
+        run: The run to watch.
+        destination: Folder or address to copy to.
+        sleep: Waits for a number of seconds; replaced in tests.
+        say_copied: Called with each checkpoint and its copy.
+        copied: The copies made so far, oldest first.
     """
 
     run: RunFolder
     destination: str
     sleep: Callable[[float], None] = time.sleep
-    say_copied: Callable[[Path, str], None] = _say
+    say_copied: Callable[[Path, str], None] = _print_copied
     copied: list[str] = field(default_factory=list)
     _done: tuple[str, int] | None = None
     _damaged: set[tuple[str, int]] = field(default_factory=set)
     _last_problem: str = ""
 
     def repeat(self, seconds: float, rounds: int | None = None) -> None:
-        """Looks so often; forever, or so many times. What cannot be reached now is tried again the next time."""
+        """Looks for a new checkpoint at an interval.
+
+        A destination that cannot be reached is tried again in the next round.
+
+        Args:
+            seconds: Pause between two looks.
+            rounds: Number of looks; None for no end.
+        """
         done = 0
         while rounds is None or done < rounds:
             if done:
@@ -116,18 +124,19 @@ class Watch:
             done += 1
 
     def look(self) -> None:
-        """Copies the newest good checkpoint unless that was done."""
+        """Copies the newest intact checkpoint, unless it was copied before."""
         for checkpoint in order_of_saves(self.run):
             mark = _mark(checkpoint)
             if mark is None or mark in self._damaged:
                 continue
             if mark == self._done:
                 return
+
             verdict = verify(checkpoint)
             if verdict.is_resumable:
                 self._copy(checkpoint, mark)
                 return
-            # Deleted by the run's retention while it was read: not worth a word.
+            # A checkpoint that the run deleted while it was read is not a problem to report.
             if checkpoint.is_dir():
                 self._damaged.add(mark)
                 self._complain(f"not copied: {checkpoint.name} is {verdict.health}: {verdict.reason}")
@@ -140,6 +149,7 @@ class Watch:
         except LlamarecError as error:
             self._complain(f"not copied this time: {error}")
             return
+
         self._done, self._last_problem = mark, ""
         self.copied.append(copy)
         self.say_copied(checkpoint, copy)
@@ -151,7 +161,7 @@ class Watch:
 
 
 def _mark(checkpoint: Path) -> tuple[str, int] | None:
-    """Tells one save of a step from another; None once the folder is gone."""
+    """Identifies one save of a step; None if the folder no longer exists."""
     for name in (MANIFEST, TRAINER_STATE):
         try:
             return checkpoint.name, (checkpoint / name).stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""`llamarec checkpoints`: lists, verifies, compares, copies and prunes what runs have saved."""
+"""`llamarec checkpoints`: lists, verifies, compares, copies and prunes the checkpoints of runs."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ NAMES = """\
 RUN is one of
   beauty            a data set code: its run under
                     --experiment_root
-  path/to/folder    a folder with checkpoint-* in it, or one
-                    that contains checkpoints/
+  path/to/folder    a folder that contains checkpoint-*, or
+                    a folder checkpoints/ with them
 CKPT is one of
   path/to/checkpoint-1000
-  RUN:latest        the newest one that verifies
-  RUN:best          the best one that the newest knows of
-  RUN:1000          the one of step 1000
+  RUN:latest        the newest intact checkpoint
+  RUN:best          the best checkpoint so far
+  RUN:1000          the checkpoint of step 1000
 
-Every verb takes --json; its help says what it does.
+All verbs take --json and --help.
 """
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command, and each verb to it."""
+    """Adds the command and its verbs."""
     parser = commands.add_parser(
         "checkpoints",
         help=SUMMARY,

@@ -1,4 +1,4 @@
-"""`llamarec checkpoints du`: what takes how much of the disk, and how long the rest lasts."""
+"""`llamarec checkpoints du`: disk use per run, and how long the free space lasts."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import argparse
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.space import folder_bytes, free_bytes
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, gather, newest, save_limit
 from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
-from llamarec.cli.checkpoints.growth import Growth, Save, growth, hours_left
+from llamarec.cli.checkpoints.growth import Growth, Save, State, growth, hours_left
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under
 from llamarec.cli.checkpoints.prune import propose
 from llamarec.cli.output import print_json, print_table, print_wrapped
 
-SUMMARY = "Disk use per run, what prune would free, how long the disk lasts."
+SUMMARY = "Show disk use per run, what prune would free, and how long the disk lasts."
 _EPILOG = f"""\
-prune is what prune --keep {DEFAULT_KEEP} would free.
+The column prune: what prune --keep {DEFAULT_KEEP} would free.
 
-The rate of a run is the size of its newest checkpoint by
-the median time between its saves, as the manifests say.
-  growing  it keeps all, or has not reached what it keeps
-  steady   it deletes as many as it writes
-           (save_total_limit)
-  idle     finished, or silent for ten times its usual pause
+The rate of a run is the size of its newest checkpoint
+divided by the median time between saves.
+  growing  keeps all checkpoints, or has fewer than its
+           save_total_limit
+  steady   deletes a checkpoint for each one it writes
+  idle     finished, or no save in ten usual pauses
   unknown  fewer than two saves with a time
-The disk lasts for its free space by the sum of the rates.
+The disk lasts for its free space divided by all rates.
 """
 _LAST: Final = {
-    "steady": "at this rate the disk does not fill up (steady: each run deletes as much as it writes)",
+    "steady": "at this rate the disk does not fill up: each run deletes as much as it writes (steady)",
     "idle": "nothing is being written",
-    "unknown": "how long the disk lasts is unknown: too few saves to measure a rate",
+    "unknown": "how long the disk lasts is unknown: there are too few saves to measure a rate",
 }
 
 
 @dataclass(frozen=True)
 class Use:
-    """One run's share of the disk."""
+    """One run's share of the disk; `prunable_bytes` is what prune would free."""
 
     run: RunFolder
     num_checkpoints: int
@@ -58,7 +58,7 @@ def add_parser(verbs: Subparsers) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Prints the disk use of each run and the outlook."""
     root = Path(arguments.root) if arguments.root else arguments.experiment_root
     runs = runs_under(root)
     if not runs and arguments.root:
@@ -66,11 +66,13 @@ def execute(arguments: argparse.Namespace) -> int:
     uses = [disk_use(run, datetime.now(UTC)) for run in runs]
     free = free_bytes(runs[0].path if runs else root)
     left = hours_left([use.growth for use in uses], free)
+
     if arguments.json:
         print_json(_as_dict(root, uses, free, left))
         return 0
+
     if not uses:
-        print_wrapped(f"no runs under {root} (another one: --experiment_root, or give a folder)")
+        print_wrapped(f"no runs under {root}; name a folder, or another --experiment_root")
     else:
         names = [name_of(use.run, root) for use in uses]
         columns = ("run", "saves", "size", "prune", "rate", "state")
@@ -82,7 +84,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def disk_use(run: RunFolder, now: datetime) -> Use:
-    """One run; nothing is hashed."""
+    """The disk use of one run; hashes no files."""
     facts = gather(run, deep=False)
     saves = [Save(fact.created, fact.num_bytes, fact.kept.reason) for fact in reversed(newest(facts))]
     freed = propose(run, DEFAULT_KEEP, deep=False).num_bytes
@@ -95,7 +97,7 @@ def _row(name: str, use: Use) -> tuple[str, ...]:
     return name, saves, readable(use.num_bytes), readable(use.prunable_bytes), rate, use.growth.state
 
 
-def _as_dict(root: Path, uses: list[Use], free: int, left: float | str) -> dict[str, Any]:
+def _as_dict(root: Path, uses: list[Use], free: int, left: float | State) -> dict[str, object]:
     return {
         "root": root,
         "free_bytes": free,

@@ -1,4 +1,4 @@
-"""How fast checkpoints fill a disk: a pure function of what was saved when. Standard library only."""
+"""The rate at which checkpoints fill a disk: a pure function of sizes and times. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 State = Literal["growing", "steady", "idle", "unknown"]
 
-# Silent for so many of its usual pauses, a run is taken to be over, or interrupted.
+# After this many of its usual pauses without a save, a run counts as finished or interrupted.
 _PATIENCE: Final = 10
 
 
@@ -21,9 +21,9 @@ class Save:
     """One checkpoint on the disk.
 
     Attributes:
-        created: UTC; None where it is not known.
-        num_bytes: Size.
-        reason: As in the manifest.
+        created: Time in UTC; None if unknown.
+        num_bytes: Size in bytes.
+        reason: Reason of the save, as in the manifest.
     """
 
     created: datetime | None
@@ -33,13 +33,13 @@ class Save:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a run's folder grows.
+    """The growth of a run's folder.
 
     Attributes:
         state: growing; steady (retention deletes as much as is written); idle (nothing is being written); unknown.
-        bytes_per_hour: While it is growing.
-        at_most: Bytes until retention sets in; infinite where the run keeps everything.
-        why: One clause.
+        bytes_per_hour: Rate while it is growing.
+        at_most: Bytes until retention sets in; infinite if the run keeps all checkpoints.
+        why: The reason, in a few words.
     """
 
     state: State
@@ -49,35 +49,39 @@ class Growth:
 
 
 def growth(saves: Sequence[Save], limit: int | None, now: datetime) -> Growth:
-    """How a run's folder grows from here.
+    """The growth of a run's folder from now on.
 
-    The rate is the size of the newest save by the median pause between saves: a night's interruption does not count.
+    The rate is the size of the newest save divided by the median pause between saves, so that one long interruption
+    does not change it.
 
     Args:
-        saves: What is there, oldest first.
-        limit: How many the run keeps (`save_total_limit`); None for all.
-        now: UTC.
+        saves: Existing checkpoints, oldest first.
+        limit: Number of checkpoints that the run keeps (`save_total_limit`); None for all.
+        now: Current time in UTC.
     """
     if not saves:
         return Growth("idle", why="no checkpoints")
     if saves[-1].reason == "final":
         return Growth("idle", why="finished")
+
     times = [save.created for save in saves if save.created is not None]
     pauses = [seconds for a, b in pairwise(times) if (seconds := (b - a).total_seconds()) > 0]
     if not pauses:
         return Growth("unknown", why="fewer than two saves with a time")
+
     pause = median(pauses)
     if (now - times[-1]).total_seconds() > _PATIENCE * pause:
         return Growth("idle", why="no save for a while")
+
     size = saves[-1].num_bytes
     if limit is not None and len(saves) >= limit:
         return Growth("steady", why=f"keeps {limit}")
     at_most = math.inf if limit is None else float((limit - len(saves)) * size)
-    return Growth("growing", size / pause * 3600, at_most, "keeps all" if limit is None else f"until {limit} are there")
+    return Growth("growing", size / pause * 3600, at_most, "keeps all" if limit is None else f"until it has {limit}")
 
 
 def hours_left(growths: Sequence[Growth], free_bytes: int) -> float | State:
-    """Hours until the disk is full; or steady, idle or unknown.
+    """Hours until the disk is full; steady, idle or unknown if it does not fill up or the rate is not known.
 
     >>> hours_left([Growth("growing", bytes_per_hour=50.0), Growth("steady")], 200)
     4.0

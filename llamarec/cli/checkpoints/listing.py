@@ -1,10 +1,9 @@
-"""`llamarec checkpoints list`: the checkpoints of one run or of all."""
+"""`llamarec checkpoints list`: the checkpoints of one run or of all runs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from llamarec.checkpoints.storage.discovery import best_in
 from llamarec.checkpoints.storage.layout import RunFolder
@@ -15,20 +14,20 @@ from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
 from llamarec.cli.output import figure, print_json, print_table, print_wrapped
 
-SUMMARY = "List checkpoints: step, epoch, loss, metric, size, age, state."
+SUMMARY = "List checkpoints with step, epoch, loss, metric, size and age."
 _EPILOG = """\
-verified says what was compared:
+The column verified shows what was checked:
   hashes    every byte, against the manifest (--verify)
   sizes     names and sizes, against the manifest
   formats   no manifest: the files' own checksums (--verify)
-  names     no manifest: the files are there
-  NO        damaged or incomplete; why stands below
+  names     no manifest: only that the files exist
+  NO        damaged or incomplete; the reason is below
 marks:
-  B  best, by the newest good checkpoint
-  L  latest: the newest good one
-  R  of the run before a --restart: latest passes over it
-  P  protected: stays when the run deletes old ones
-     (save_total_limit; 3 where none is known)
+  B  best checkpoint so far
+  L  latest: the newest intact checkpoint
+  R  from before a --restart; latest ignores it
+  P  protected: kept when the run deletes old checkpoints
+     (save_total_limit; 3 if that is unknown)
 """
 _COLUMNS = ("step", "epoch", "loss", "metric", "size", "age", "verified", "marks")
 
@@ -37,13 +36,13 @@ def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "list", SUMMARY, _EPILOG)
     parser.add_argument("run_name", nargs="?", metavar="RUN", help="Data set code or folder (default: all runs).")
-    parser.add_argument("--verify", action="store_true", help="Hash every file instead of comparing names and sizes.")
+    parser.add_argument("--verify", action="store_true", help="Hash every file, not only check names and sizes.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Prints one table a run."""
+    """Prints a table for each run."""
     root = arguments.experiment_root
     runs = runs_in(find_run(arguments.run_name, root)) if arguments.run_name else runs_under(root)
     gathered = [(run, gather(run, deep=arguments.verify)) for run in runs]
@@ -51,25 +50,26 @@ def execute(arguments: argparse.Namespace) -> int:
         how = "hashes" if arguments.verify else "names and sizes"
         print_json({"verified_by": how, "runs": [as_dict(run, facts) for run, facts in gathered]})
         return 0
+
     if not runs:
-        print_wrapped(f"no runs under {root} (another one: --experiment_root, or give a folder)")
+        print_wrapped(f"no runs under {root}; name a folder, or another --experiment_root")
     for position, (run, facts) in enumerate(gathered):
         print(end="\n" if position else "")
         _print_run(run, facts, root)
     if any(facts for _, facts in gathered):
         print_wrapped(
-            "verified by hash" if arguments.verify else "compared by name and size only; --verify compares hashes"
+            "verified by hash" if arguments.verify else "checked by name and size only; to check hashes: --verify"
         )
     return 0
 
 
 def limit_of(facts: list[CheckpointSummary]) -> int:
-    """How many scheduled checkpoints count as kept."""
+    """Number of scheduled checkpoints that the run keeps."""
     return save_limit(facts) or DEFAULT_KEEP
 
 
-def as_dict(run: RunFolder, facts: list[CheckpointSummary]) -> dict[str, Any]:
-    """A run for programs."""
+def as_dict(run: RunFolder, facts: list[CheckpointSummary]) -> dict[str, object]:
+    """A run as JSON."""
     latest, best = latest_and_best(facts)
     stay = protected([fact.kept for fact in facts], limit_of(facts))
     in_folder = best_in(run)
@@ -108,25 +108,29 @@ def _print_run(run: RunFolder, facts: list[CheckpointSummary], root: Path) -> No
     if not facts:
         print("  no checkpoints")
         return
+
     latest, best = latest_and_best(facts)
     stay = protected([fact.kept for fact in facts], limit_of(facts))
     print_table(_COLUMNS, [_row(fact, latest, best, fact.step in stay) for fact in facts])
     for fact in facts:
         if not fact.verdict.is_resumable:
             print_wrapped(f"{fact.verdict.path.name} is {fact.verdict.health}: {fact.verdict.reason}")
+
     print_wrapped(
         "B best, L latest, P protected: " + ", ".join(f"{step} ({why})" for step, why in sorted(stay.items()))
     )
     if any(fact.left_behind for fact in facts):
-        print_wrapped("R of the run before --restart: latest passes over it, its path takes it all the same")
+        print_wrapped("R: from before a --restart; latest ignores it, but it can be named by its path")
     names = {fact.metric_name for fact in facts if fact.metric_name}
     if names:
         print_wrapped(f"metric: {', '.join(sorted(names))}")
     in_folder = best_in(run)
     if in_folder:
-        print_wrapped(f"best model, in the folder itself: step {in_folder.step}")
+        print_wrapped(f"best model in the folder itself: step {in_folder.step}")
     if run.leftovers():
-        print_wrapped(f"{len(run.leftovers())} left by killed saves or deletions: llamarec checkpoints prune {name}")
+        print_wrapped(
+            f"{len(run.leftovers())} left by killed saves or deletions; to clear: llamarec checkpoints prune {name}"
+        )
 
 
 def _row(fact: CheckpointSummary, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What RUN and CKPT on the command line mean, and what is said when they mean nothing."""
+"""The meaning of RUN and CKPT on the command line, and the errors for names that mean nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from llamarec.errors import CheckpointError
 from llamarec.vocabulary import Experiment
 
 _STEP: Final = re.compile(r"(?:checkpoint-)?([0-9]+)")
-_INDENT: Final = "\n" + " " * 12
 
 
 def split_selector(text: str) -> tuple[str, str]:
-    r"""What stands before and after the colon of RUN:SELECTOR; the second is empty where there is no selector.
+    r"""The two parts of RUN:SELECTOR; the second is empty without a selector.
 
-    The colon of a Windows drive or of an address is none.
+    The colon of a Windows drive or of an address does not separate a selector.
 
     >>> split_selector(r"C:\runs\x:latest"), split_selector(r"C:\runs\x"), split_selector("s3://bucket/x")
     (('C:\\runs\\x', 'latest'), ('C:\\runs\\x', ''), ('s3://bucket/x', ''))
@@ -33,14 +32,14 @@ def split_selector(text: str) -> tuple[str, str]:
 
 
 def runs_under(root: Path) -> list[RunFolder]:
-    """The runs of all data sets under an experiment root, or those of any Trainer that lie in a folder."""
+    """All runs under an experiment root, including folders of a plain Trainer directly inside it."""
     runs = [RunFolder(path) for path in sorted((root / "llm").glob("*/checkpoints")) if path.is_dir()]
     others = sorted(root.iterdir()) if root.is_dir() else []
     return [*runs, *(RunFolder(path) for path in others if _has_steps(path))]
 
 
 def _has_steps(path: Path) -> bool:
-    """Whether checkpoints lie in it; what cannot be looked into has none."""
+    """Whether a folder contains checkpoints; False if it cannot be read."""
     try:
         return bool(RunFolder(path).steps())
     except OSError:
@@ -48,21 +47,21 @@ def _has_steps(path: Path) -> bool:
 
 
 def runs_in(run: RunFolder) -> list[RunFolder]:
-    """The run itself, or all that lie in a folder that is none."""
+    """The run itself, or, for a folder without checkpoints, the runs inside it."""
     return [run] if _has_steps(run.path) else runs_under(run.path) or [run]
 
 
 def name_of(run: RunFolder, root: Path) -> str:
-    """What to type for a run: its data set code, or its path."""
+    """The name to type for a run: its data set code or its path."""
     code = run.path.parent.name
     return code if Experiment(root, code).checkpoints == run.path else str(run.path)
 
 
 def find_run(text: str, root: Path) -> RunFolder:
-    """The run that RUN means: a data set code first, then a folder.
+    """The run that RUN means; a data set code takes precedence over a folder.
 
     Raises:
-        CheckpointError: there is no such run; says which there are.
+        CheckpointError: there is no such run; the error lists those that exist.
     """
     run = _existing_run(text, root)
     if run is None:
@@ -71,62 +70,67 @@ def find_run(text: str, root: Path) -> RunFolder:
 
 
 def find_new_run(text: str, root: Path) -> RunFolder:
-    """As `find_run`, but where there is none yet, the place where it belongs."""
+    """As `find_run`; if there is no such run yet, the folder where it would be."""
     run = _existing_run(text, root)
     if run is not None:
         return run
+
     _refuse_address(text)
     return RunFolder(Experiment(root, text).checkpoints if _is_code(text) else Path(text))
 
 
 def find_checkpoint(text: str, root: Path) -> Path:
-    """The checkpoint that CKPT means; it exists, whether or not it is intact (`latest` and `best` are).
+    """The folder of the checkpoint that CKPT means. `latest` and `best` are intact; others may be damaged.
 
     Raises:
-        CheckpointError: there is none; says what was looked for, what there is and what to type.
+        CheckpointError: there is no such checkpoint; the error lists those that exist.
     """
     found = find_either(text, root)
     if isinstance(found, Path):
         return found
+
     raise CheckpointError(
-        f"{text} is a run; one of its checkpoints is needed",
-        found=_listed(found) or f"no checkpoint at all in {found.path}",
+        f"{text} is a run; name one of its checkpoints",
+        found=_listed(found),
         hint=f"{text}:latest, {text}:best or {text}:STEP",
     )
 
 
 def find_either(text: str, root: Path) -> RunFolder | Path:
-    """The checkpoint (its folder) or the run that the text means.
+    """The checkpoint's folder or the run that the text means.
 
     Raises:
-        CheckpointError: it means neither.
+        CheckpointError: there is neither.
     """
     path = Path(text)
     if path.is_dir() and _is_checkpoint(path):
         return path
+
     before, selector = split_selector(text)
     if selector and not path.is_dir():
         return _selected(find_run(before, root), before, selector)
+
     if step_of(path) is not None and path.parent.is_dir() and not path.is_dir():
         raise _no_such_checkpoint(RunFolder(path.parent), path, str(path.parent))
     return find_run(text, root)
 
 
 def say_passed_over(choice: ResumeChoice) -> None:
-    """On stderr: the newer checkpoints that were not taken, and why."""
+    """Names on stderr the newer checkpoints that are not used, with the reasons."""
     for verdict in choice.passed_over:
         print(f"passed over {verdict.path.name}: {verdict.reason}", file=sys.stderr)
 
 
 def latest_of(run: RunFolder) -> Path:
-    """The newest checkpoint that verifies; newer ones that do not are named on stderr.
+    """The newest intact checkpoint; newer ones that are not intact are named on stderr.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no intact checkpoint.
     """
     choice = latest(run)
     if choice is None:
         raise CheckpointError(f"no checkpoint in {run.path}", expected="a folder checkpoint-{step}")
+
     say_passed_over(choice)
     return choice.verdict.path
 
@@ -135,37 +139,45 @@ def _selected(run: RunFolder, name: str, selector: str) -> Path:
     if selector == LATEST:
         return latest_of(run)
     if selector == BEST:
-        try:
-            return best(run).verdict.path
-        except CheckpointError as error:
-            # The hint of that error belongs to training.
-            raise CheckpointError(
-                error.problem,
-                expected=error.expected,
-                found=error.found,
-                hint=f"llamarec checkpoints show {name}:latest",
-            ) from error
+        return _best_of(run, name)
+
     match = _STEP.fullmatch(selector)
     if match is None:
         close = difflib.get_close_matches(selector, (LATEST, BEST), n=1, cutoff=0.4)
         raise CheckpointError(
             f"{name}:{selector}: no checkpoint is called {selector!r}",
             expected=f"{name}:latest, {name}:best or {name}:STEP",
-            found=_listed(run) or f"no checkpoint at all in {run.path}",
+            found=_listed(run),
             hint=f"llamarec checkpoints show {name}:{close[0] if close else LATEST}",
         )
+
     path = run.checkpoint(int(match[1]))
     if not path.is_dir():
         raise _no_such_checkpoint(run, path, name)
     return path
 
 
+def _best_of(run: RunFolder, name: str) -> Path:
+    try:
+        return best(run).verdict.path
+    except CheckpointError as error:
+        # The hint of that error is a command of the training.
+        raise CheckpointError(
+            error.problem,
+            expected=error.expected,
+            found=error.found,
+            hint=f"llamarec checkpoints show {name}:latest",
+        ) from error
+
+
 def _existing_run(text: str, root: Path) -> RunFolder | None:
     if _is_code(text) and Experiment(root, text).checkpoints.is_dir():
         return RunFolder(Experiment(root, text).checkpoints)
+
     path = Path(text)
     if not path.is_dir() or _is_checkpoint(path):
         return None
+
     inner = path / "checkpoints"
     return RunFolder(inner if inner.is_dir() and not RunFolder(path).checkpoints() else path)
 
@@ -175,16 +187,18 @@ def _is_code(text: str) -> bool:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """By its name, or (renamed, copied) by its files; a Trainer's output_dir may hold a state beside checkpoints."""
+    """Whether a folder is a checkpoint, by its name or, if it was renamed, by its files."""
     if step_of(path.resolve()) is not None or (path / MANIFEST).is_file():
         return True
+
+    # A Trainer's output_dir may contain a state too, beside its checkpoints.
     return (path / TRAINER_STATE).is_file() and not RunFolder(path).checkpoints()
 
 
 def _refuse_address(text: str) -> None:
     if "://" in text:
         raise CheckpointError(
-            f"{text} is an address; this needs a folder on this machine",
+            f"{text} is an address; this command needs a folder on this machine",
             hint=f"llamarec checkpoints restore {text} RUN",
         )
 
@@ -194,18 +208,19 @@ def _no_such_run(text: str, root: Path) -> CheckpointError:
     path = Path(text)
     if path.is_dir() and _is_checkpoint(path):
         return CheckpointError(
-            f"{text} is a checkpoint; a run is needed", expected=f"the folder in which it lies: {path.parent}"
+            f"{text} is a checkpoint; a run is needed", expected=f"the folder that contains it: {path.parent}"
         )
+
     looked = [str(Experiment(root, text).checkpoints)] if _is_code(text) else []
     names = [name_of(run, root) for run in runs_under(root)]
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
     return CheckpointError(
         f"no run {text}",
-        expected=_INDENT.join(["a folder:", *looked, str(path)]),
-        found=_INDENT.join(names) or f"no runs under {root}",
+        expected=["one of these folders:" if looked else "a folder:", *looked, str(path)],
+        found=names or f"no runs under {root}",
         hint=f"llamarec checkpoints list {close[0]}"
         if close
-        else "llamarec checkpoints list, or another --experiment_root",
+        else "name another --experiment_root, or: llamarec checkpoints list",
     )
 
 
@@ -214,10 +229,10 @@ def _no_such_checkpoint(run: RunFolder, path: Path, name: str) -> CheckpointErro
     return CheckpointError(
         f"checkpoint not found: {path}",
         expected="a folder checkpoint-{step}",
-        found=_listed(run) or f"no checkpoint at all in {run.path}",
+        found=_listed(run),
         hint=f"llamarec checkpoints show {name}:{step_of(near.path)}" if near else "llamarec checkpoints list",
     )
 
 
 def _listed(run: RunFolder) -> str:
-    return ", ".join(path.name for path in run.checkpoints())
+    return ", ".join(path.name for path in run.checkpoints()) or f"no checkpoints in {run.path}"

@@ -1,4 +1,4 @@
-"""`llamarec checkpoints plan`: what a resume would do, without loading a model or any data."""
+"""`llamarec checkpoints plan`: a preview of a resume that loads no model and no data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
@@ -18,21 +19,22 @@ from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from llamarec.checkpoints.resume.process import CurrentProcess
+    from llamarec.checkpoints.storage.manifest import Manifest
 
-SUMMARY = "What a resume would do and change; loads no model."
+SUMMARY = "Show what a resume would do and change; loads no model."
 
 _EPILOG = """\
-From which checkpoint it would go on, why not from newer
-ones, and what FLAGS would change.
+Shows the checkpoint that a resume would use, why not a
+newer one, and what FLAGS would change.
 
   llamarec checkpoints plan beauty
   llamarec checkpoints plan beauty --learning_rate 5e-5
   llamarec checkpoints plan beauty \\
       --resume_from_checkpoint best
 
-FLAGS are what you would add to the command of the training.
-Data and the retriever's files are compared as far as they
-are here; model and prompts when training starts.
+FLAGS are those you would add to the training's command.
+Data and the retriever's files are compared if they are on
+this machine; model and prompts only when training starts.
 """
 
 
@@ -55,13 +57,13 @@ def execute(arguments: argparse.Namespace) -> int:
     choice = choose_checkpoint(folder, wanted, allow_partial="--allow_partial_resume" in flags)
     if choice is None:
         raise CheckpointError(
-            f"no checkpoint in {folder.path} yet: a training would start at step 0",
-            hint="type the training's command; with --resume_from_checkpoint it serves for start and restart alike",
+            f"there is no checkpoint in {folder.path} yet, so training would start at step 0",
+            hint="type the training's command; --resume_from_checkpoint may be in it from the start",
         )
 
     from llamarec.checkpoints.resume.decision import decide
 
-    plan = decide(choice, _now(folder, choice.verdict.manifest, str(choice.verdict.path), flags)).plan
+    plan = decide(choice, _current_process(folder, choice.verdict.manifest, str(choice.verdict.path), flags)).plan
     if as_json:
         print_json(plan.as_dict())
     else:
@@ -71,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _own_flags(arguments: argparse.Namespace) -> tuple[bool, Path, list[str]]:
-    """--json and --experiment_root where they stand behind RUN too; the rest is the training's."""
+    """--json and --experiment_root, which may follow RUN too, and the remaining flags, which are the training's."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     add_common_arguments(parser)
     own, flags = parser.parse_known_args(arguments.flags, argparse.Namespace(**vars(arguments)))
@@ -79,7 +81,7 @@ def _own_flags(arguments: argparse.Namespace) -> tuple[bool, Path, list[str]]:
 
 
 def _wanted(flags: list[str]) -> str:
-    """What --resume_from_checkpoint among the flags says; empty if it is not there."""
+    """The value of --resume_from_checkpoint among the flags; empty without that flag."""
     for at, flag in enumerate(flags):
         if flag.startswith("--resume_from_checkpoint="):
             return flag.partition("=")[2]
@@ -89,15 +91,15 @@ def _wanted(flags: list[str]) -> str:
     return ""
 
 
-def _now(folder: RunFolder, manifest: Any, checkpoint: str, flags: list[str]) -> CurrentProcess:
+def _current_process(folder: RunFolder, manifest: Manifest | None, checkpoint: str, flags: list[str]) -> CurrentProcess:
     """The training that the flags would start."""
-    own = manifest.hyperparameters if manifest is not None else {}
-    if "dataset_code" in own:
-        return _now_of_ranker(folder, own["dataset_code"], checkpoint, flags)
-    return _now_of_any_trainer(folder, own, flags)
+    saved = manifest.hyperparameters if manifest is not None else {}
+    if "dataset_code" in saved:
+        return _process_of_ranker(folder, str(saved["dataset_code"]), checkpoint, flags)
+    return _process_of_any_trainer(folder, saved, flags)
 
 
-def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> CurrentProcess:
+def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> CurrentProcess:
     from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
     from llamarec.ranker.options.command_line import parse
     from llamarec.ranker.trained.locations import experiment_of
@@ -107,7 +109,7 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
     experiment = experiment_of(folder)
     root = ["--experiment_root", str(experiment.root)] if experiment is not None else []
     argv = ["--dataset_code", dataset_code, *root, "--output_dir", str(folder.path), *flags]
-    # Already chosen; a bare flag would be chosen again in another way.
+    # The checkpoint is chosen already; without a value the training's parser would choose again.
     argv += ["--resume_from_checkpoint", checkpoint]
     parsed = parse(argv, mend=False)
     return CurrentProcess(
@@ -121,26 +123,32 @@ def _now_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags:
     )
 
 
-def _now_of_any_trainer(folder: RunFolder, own: dict[str, Any], flags: list[str]) -> CurrentProcess:
+def _process_of_any_trainer(folder: RunFolder, saved: Mapping[str, object], flags: list[str]) -> CurrentProcess:
     from transformers import HfArgumentParser, TrainingArguments
 
     from llamarec.checkpoints.config import CheckpointConfig
     from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
 
-    types: Any = (TrainingArguments, CheckpointConfig)
-    parser = HfArgumentParser(types, prog="llamarec checkpoints plan", allow_abbrev=False)
+    types = (TrainingArguments, CheckpointConfig)
+    parser = HfArgumentParser(
+        types,  # type: ignore[arg-type]
+        prog="llamarec checkpoints plan",
+        allow_abbrev=False,
+    )
     known = {action.dest for action in parser._actions}
-    parser.set_defaults(**{name: value for name, value in own.items() if name in known and not isinstance(value, dict)})
-    parser.set_defaults(output_dir=str(folder.path))
-    said = io.StringIO()
+    defaults = {name: value for name, value in saved.items() if name in known and not isinstance(value, dict)}
+    parser.set_defaults(**{**defaults, "output_dir": str(folder.path)})
+
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             args, config = parser.parse_args_into_dataclasses(flags)
     except (ValueError, SystemExit) as error:
-        text = said.getvalue().strip().rpartition("error: ")[2] or str(error)
-        raise ConfigError(f"these flags do not fit: {text}", hint="flags are those of TrainingArguments") from error
-    # What only the program that trained knows is as it was.
-    others = json.loads(json.dumps({name: value for name, value in own.items() if name not in known}))
+        text = errors.getvalue().strip().rpartition("error: ")[2] or str(error)
+        raise ConfigError(f"these flags are wrong: {text}", hint="use the flags of TrainingArguments") from error
+
+    # Options that only the user's own program knows count as unchanged.
+    others = json.loads(json.dumps({name: value for name, value in saved.items() if name not in known}))
     return CurrentProcess(
         args=args,
         num_samples=None,

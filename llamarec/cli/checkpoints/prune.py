@@ -1,4 +1,4 @@
-"""`llamarec checkpoints prune`: deletes old checkpoints, after saying which."""
+"""`llamarec checkpoints prune`: deletes old checkpoints after listing them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from llamarec.checkpoints.storage import publish
 from llamarec.checkpoints.storage.discovery import best_in
@@ -20,17 +19,17 @@ from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import ConfigError
 
-SUMMARY = "Delete old checkpoints, after showing which."
+SUMMARY = "Delete old checkpoints after listing them."
 _EPILOG = """\
-All checkpoints are hashed first. What stays: the last N
-scheduled ones, the newest good one, the best one, and what
-nobody but you can judge (no readable manifest, damaged).
-Damaged ones with a readable manifest go.
+All checkpoints are hashed first. Kept are the last N
+scheduled ones, the newest intact one, the best one, and
+damaged ones without a readable manifest, which only you can
+judge. Other damaged ones are deleted.
 
-What killed saves and deletions left is cleared too.
+Remains of killed saves and deletions are cleared too.
 
-Deletes with --yes, or after y on a terminal; otherwise
-only shows. Refused while a run trains in the folder.
+Nothing is deleted without --yes, or y on a terminal.
+Refused while a run trains in the folder.
 
   llamarec checkpoints prune beauty --keep 2
   llamarec checkpoints prune beauty --keep 2 --yes
@@ -42,22 +41,26 @@ def add_parser(verbs: Subparsers) -> None:
     parser = add_verb(verbs, "prune", SUMMARY, _EPILOG)
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder.")
     parser.add_argument(
-        "--keep", type=int, default=DEFAULT_KEEP, metavar="N", help=f"Scheduled ones to keep (default: {DEFAULT_KEEP})."
+        "--keep",
+        type=int,
+        default=DEFAULT_KEEP,
+        metavar="N",
+        help=f"Scheduled ones to keep (default: {DEFAULT_KEEP}).",
     )
     parser.add_argument("--yes", action="store_true", help="Delete without asking.")
-    parser.add_argument("--dry_run", action="store_true", help="Only show, whatever else is given.")
+    parser.add_argument("--dry_run", action="store_true", help="List only, even with --yes.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What would be deleted.
+    """What prune would delete.
 
     Attributes:
-        doomed: Checkpoints, oldest save first.
-        stay: Step -> why, for those that stay.
-        leftovers: Folder name -> bytes, of killed saves and deletions.
+        doomed: Checkpoints to delete, oldest save first.
+        stay: Reasons to keep the others, by step.
+        leftovers: Bytes of each folder that a killed save or deletion left, by name.
     """
 
     doomed: tuple[CheckpointSummary, ...]
@@ -66,23 +69,25 @@ class Proposal:
 
     @property
     def num_bytes(self) -> int:
-        """Freed."""
+        """Bytes that would be freed."""
         return sum(fact.num_bytes for fact in self.doomed) + sum(self.leftovers.values())
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Shows, asks, deletes."""
+    """Lists, asks, deletes."""
     from llamarec.checkpoints.storage.lock import RunLock
 
     if arguments.keep < 1:
         raise ConfigError(f"--keep {arguments.keep}: at least 1", hint="to delete a whole run, delete its folder")
+
     run = find_run(arguments.run_name, arguments.experiment_root)
-    # Only looking leaves no trace, and may be done while a run trains.
+    # A dry run writes nothing, so it needs no lock and is allowed while a run trains.
     with nullcontext() if arguments.dry_run else RunLock(run):
         proposal = propose(run, arguments.keep, deep=True)
         if not arguments.json:
             _print(run, proposal, arguments.keep)
         done = _carry_out(run, proposal, arguments.keep) if _agreed(arguments, proposal) else None
+
     if arguments.json:
         print_json(_as_dict(run, proposal, done))
     else:
@@ -91,7 +96,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
-    """What `prune --keep` would delete; never the newest good one, nor the best."""
+    """What `prune --keep` would delete: never the newest intact checkpoint, never the best."""
     facts = gather(run, deep=deep)
     kept = [fact.kept for fact in facts]
     stay = protected(kept, keep)
@@ -100,10 +105,12 @@ def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
     for step, why in ((latest, "newest good one"), (best, "best"), (in_folder.step if in_folder else None, "best")):
         if step is not None and any(fact.step == step for fact in facts):
             stay.setdefault(step, why)
+
     doomed = [step for step in to_delete(kept, keep) if step not in stay]
     for fact in facts:
         if fact.step not in doomed:
             stay.setdefault(fact.step, f"{fact.verdict.health}: yours to judge")
+
     by_step = {fact.step: fact for fact in facts}
     return Proposal(tuple(by_step[step] for step in doomed), stay, _leftovers(run))
 
@@ -111,7 +118,7 @@ def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
 def _leftovers(run: RunFolder) -> dict[str, int]:
     names = [f".{kind}-checkpoint-{step}" for kind, step in run.leftovers()]
     names += [run.best_staging.name] if run.best_staging.is_dir() else []
-    names += sorted(path.name for path in run.path.glob(".live-*"))  # a model on its way into a checkpoint
+    names += sorted(path.name for path in run.path.glob(".live-*"))  # a model that was being copied into a checkpoint
     return {name: folder_bytes(run.path / name) for name in names}
 
 
@@ -126,9 +133,9 @@ def _agreed(arguments: argparse.Namespace, proposal: Proposal) -> bool:
 
 
 def _carry_out(run: RunFolder, proposal: Proposal, keep: int) -> list[str]:
-    """One sentence for each thing done."""
+    """Deletes and clears; returns one sentence for each action."""
     done = publish.recover(run) if proposal.leftovers else []
-    # Clearing up may have put a checkpoint back; then something else may be the newest.
+    # Recovery may have put a checkpoint back, and then another one may be the newest.
     still = {fact.step for fact in propose(run, keep, deep=True).doomed} if done else None
     for fact in proposal.doomed:
         if still is None or fact.step in still:
@@ -152,15 +159,15 @@ def _print_outcome(proposal: Proposal, done: list[str] | None, dry_run: bool) ->
     if not (proposal.doomed or proposal.leftovers):
         print("nothing to delete")
     elif done is None:
-        how = "a dry run" if dry_run else "--yes deletes"
-        print_wrapped(f"would free {readable(proposal.num_bytes)}; nothing is deleted ({how})")
+        how = "dry run" if dry_run else "to delete: --yes"
+        print_wrapped(f"nothing is deleted ({how}); this would free {readable(proposal.num_bytes)}")
     else:
         for text in done:
             print_wrapped(text, indent=2, hanging=4)
         print(f"freed about {readable(proposal.num_bytes)}")
 
 
-def _as_dict(run: RunFolder, proposal: Proposal, done: list[str] | None) -> dict[str, Any]:
+def _as_dict(run: RunFolder, proposal: Proposal, done: list[str] | None) -> dict[str, object]:
     return {
         "run": run.path,
         "delete": [

@@ -1,10 +1,10 @@
-"""`llamarec checkpoints verify`: hashes, and an exit code that a script can use."""
+"""`llamarec checkpoints verify`: hashes checkpoints and reports damage in its exit code."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
 from llamarec.checkpoints.storage.space import folder_bytes
@@ -18,16 +18,17 @@ from llamarec.errors import CheckpointError
 EXIT_ALL_GOOD: Final = 0
 EXIT_DAMAGED: Final = 1
 
-SUMMARY = "Hash checkpoints, and name every file that is not as it was saved."
+SUMMARY = "Hash checkpoints and name every file that has changed since the save."
 _EPILOG = """\
-good        every byte is as it was saved
+good        every byte is the same as when it was saved
 unverified  no manifest (a plain Trainer's): complete, and
-            its files' own checksums are right
-incomplete  parts of a resume are missing
-damaged     a file is not as it was saved
+            the files' own checksums match
+incomplete  files that a resume needs are missing
+damaged     a file has changed since the save
 
-With RUN the best model in the folder itself is verified
-too; without anything, all runs under --experiment_root.
+RUN verifies all checkpoints of a run and the best model in
+the folder itself. Without RUN or CKPT, all runs under
+--experiment_root are verified.
 
 exit codes:
   0  all good (or unverified)
@@ -45,23 +46,24 @@ def add_parser(verbs: Subparsers) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Verifies one after the other, printing as it goes; returns `EXIT_DAMAGED` if one is not whole."""
+    """Verifies one checkpoint after the other; returns `EXIT_DAMAGED` if one is damaged or incomplete."""
     verdicts = []
     for path in _targets(arguments.what, arguments.experiment_root):
         verdict = verify_best(path) if (path / BEST_MANIFEST).is_file() else verify(path)
         verdicts.append(verdict)
         if not arguments.json:
             _print(verdict, verdicts[-2] if len(verdicts) > 1 else None)
+
     bad = [verdict for verdict in verdicts if not verdict.is_resumable]
     if arguments.json:
         print_json({"all_good": not bad, "checkpoints": [_as_dict(verdict) for verdict in verdicts]})
     else:
-        print(f"{len(verdicts)} checked, {len(bad)} of them damaged or incomplete")
+        print(f"{len(verdicts)} checked, {len(bad)} damaged or incomplete")
     return EXIT_DAMAGED if bad else EXIT_ALL_GOOD
 
 
 def _targets(what: str | None, root: Path) -> list[Path]:
-    """Folders of checkpoints, and of runs that hold a best model."""
+    """Folders of checkpoints, and folders of runs that contain a best model."""
     if what is None:
         runs = runs_under(root)
     else:
@@ -69,6 +71,7 @@ def _targets(what: str | None, root: Path) -> list[Path]:
         if isinstance(found, Path):
             return [found]
         runs = runs_in(found)
+
     targets = [path for run in runs for path in _of_run(run)]
     if not targets:
         names = ", ".join(name_of(run, root) for run in runs)
@@ -103,7 +106,7 @@ def _print(verdict: Verdict, before: Verdict | None) -> None:
         print_wrapped(text, indent=4, hanging=6)
 
 
-def _as_dict(verdict: Verdict) -> dict[str, Any]:
+def _as_dict(verdict: Verdict) -> dict[str, object]:
     return {
         "path": verdict.path,
         "is_best_model": _is_best(verdict),

@@ -1,4 +1,4 @@
-"""How far the weights of two checkpoints lie apart."""
+"""The distance between the weights of two checkpoints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llamarec.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Distance:
-    """Over the tensors that both have, in one shape.
+    """The distance over all tensors that both checkpoints have in the same shape.
 
     Attributes:
-        norm: L2 norm of all weights of the first.
+        norm: L2 norm of all weights of the first checkpoint.
         difference: L2 norm of the difference.
-        largest_name: The tensor that differs most; empty if none does.
-        largest: L2 norm of its difference.
-        num_tensors: Compared.
-        unmatched: Tensors that only one has, or that have another shape; one sentence each.
+        largest_name: Name of the tensor that differs most; empty if none differs.
+        largest: L2 norm of that tensor's difference.
+        num_tensors: Number of tensors compared.
+        unmatched: One sentence for each tensor that only one checkpoint has or that has two shapes.
     """
 
     norm: float
@@ -31,15 +31,15 @@ class Distance:
 
     @property
     def relative(self) -> float | None:
-        """The difference by the norm; None for weights that are all zero."""
+        """The difference divided by the norm; None if all weights are zero."""
         return self.difference / self.norm if self.norm else None
 
 
 def distance(first: Path, second: Path) -> Distance | None:
-    """Compares the weights of two checkpoints; None where one has none, or has them in several files.
+    """Compares the weights of two checkpoints; None if one has no weights or has them in several files.
 
     Raises:
-        CheckpointError: a file is damaged, or would execute code.
+        CheckpointError: a file is damaged or would execute code.
     """
     import torch
 
@@ -48,20 +48,23 @@ def distance(first: Path, second: Path) -> Distance | None:
     a, b = load_weights(first), load_weights(second)
     if a is None or b is None:
         return None
+
     unmatched = [f"{name} is only in {first.name}" for name in sorted(a.keys() - b.keys())]
     unmatched += [f"{name} is only in {second.name}" for name in sorted(b.keys() - a.keys())]
     squares, norm, count = {"": 0.0}, 0.0, 0
     for name in sorted(a.keys() & b.keys()):
         if not (isinstance(a[name], torch.Tensor) and isinstance(b[name], torch.Tensor)):
-            raise CheckpointError(f"{name} is no tensor", expected="a file of weights", found=type(a[name]).__name__)
+            raise CheckpointError(f"{name} is not a tensor", expected="a file of weights", found=type(a[name]).__name__)
         if a[name].shape != b[name].shape:
             unmatched.append(f"{name} has shape {list(a[name].shape)} -> {list(b[name].shape)}")
             continue
-        # In double precision: differences of bfloat16 weights would drown in its rounding.
+
+        # In double precision, because rounding in bfloat16 would hide small differences.
         left, right = a[name].double(), b[name].double()
         norm += float(left.square().sum())
         squares[name] = float((right - left).square().sum())
         count += 1
-    largest = max(squares, key=lambda name: squares[name])  # "" where none differs
+
+    largest = max(squares, key=lambda name: squares[name])  # "" if none differs
     total = math.sqrt(math.fsum(squares.values()))
     return Distance(math.sqrt(norm), total, largest, math.sqrt(squares[largest]), count, tuple(unmatched))
