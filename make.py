@@ -41,7 +41,7 @@ def setup() -> None:
         return
     print(f"setting up {ENVIRONMENT} (about 2 GB on disk, a few minutes)", flush=True)
     venv.create(ENVIRONMENT, with_pip=True, clear=ENVIRONMENT.exists())
-    _run("-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", "-e", ".[dev]")
+    _run("-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", "-e", ".[all,dev]")
     mark.write_text(wanted, encoding="utf-8")
 
 

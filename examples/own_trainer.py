@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
+from llamarec import run_main
 from llamarec.checkpoints import CheckpointConfig, ResumableTrainer
-from llamarec.cli.entry_point import run_main
 from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 DEFAULTS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
+requirements                 what must be installed, and what to type for it
 vocabulary, errors, command, hardware, files, assets   what every stage shares
 checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
 data                         raw files -> interactions -> histories: one file per source, one registry
@@ -24,19 +25,33 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamarec.cli.entry_point import run_main
     from llamarec.recommend.recommender import Recommendation, Recommender
 
 __version__ = "0.1.0"
-__all__ = ["Recommendation", "Recommender", "__version__"]
+__all__ = ["Recommendation", "Recommender", "__version__", "run_main"]
+
+_HOMES = {
+    "Recommendation": "recommend.recommender",
+    "Recommender": "recommend.recommender",
+    "run_main": "cli.entry_point",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`Recommender` and `Recommendation`, loaded when they are asked for: help and errors need no torch."""
-    if name in __all__:
-        from llamarec.recommend import recommender
+    """Loaded when they are asked for: help and errors need no torch, and checkpoints no recommender."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(recommender, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from llamarec.requirements import extras_with, install_line
+
+        if extras := extras_with(error.name or ""):
+            error.add_note(install_line(extras[0]))
+        raise
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 
 from llamarec.command import typed, with_flags
-from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, LlamarecError
+from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, ConfigError, LlamarecError
+from llamarec.requirements import extras_with, install_line
 
 
 def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
@@ -42,3 +44,28 @@ def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
         if command and error.retry_with and "RANK" not in os.environ:
             print(f"  type:     {typed(with_flags(command, error.retry_with))}", file=sys.stderr)
         return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def missing_package(error: Exception) -> LlamarecError | None:
+    """The error for a package that is not installed, with the command to type; None where it is no package of ours."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    extras = extras_with(name) if name else []
+    if not extras:
+        return None
+
+    # The report needs what the ranker needs, and more: one command instead of two.
+    needed_by = set(_words_of_modules(error))
+    extra = next((extra for extra in extras if extra in needed_by), extras[0])
+    return ConfigError(f"{name} is not installed", hint=install_line(extra))
+
+
+def _words_of_modules(error: BaseException) -> Iterator[str]:
+    """Of every module that was at work: "llamarec.cli.report" gives "cli" and "report"."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield from str(frame.f_globals.get("__name__", "")).split(".")[1:]

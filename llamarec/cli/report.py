@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run
+from llamarec.cli.entry_point import missing_package
 from llamarec.cli.output import print_json
 from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED
@@ -88,4 +89,7 @@ def report_of(parsed: Parsed) -> str:
         return str(write_report(RunFolder(Path(str(training.output_dir))), experiment))
     except Exception as error:
         again = typed(["llamarec", "report", str(experiment.ranker)])
+        missing = missing_package(error)
+        if missing is not None:
+            return f"not written: {missing.problem}; {missing.hint}; then {again}"
         return f"could not be written ({type(error).__name__}: {error}); to try again: {again}"

@@ -1,1 +1,17 @@
-"""What is on disk: names, effects, manifests, retention, locks. Needs no torch."""
+"""What is on disk: names, effects, manifests, retention, locks. Needs no torch.
+
+layout        names of files and folders
+durable       effects that survive a power loss: the only module that touches the bytes of a checkpoint
+manifest      what makes a folder a checkpoint; docs/checkpoint-format.md specifies it
+shapes        JSON from the disk, checked against the type that the program expects
+publish       staging, then the manifest, then one rename; deleting; clearing up after a kill
+verification  whether a folder is a checkpoint that can be resumed
+discovery     which checkpoints a run has, and which one the user means
+summary       what a checkpoint says about itself
+retention     which checkpoints to delete
+restart       the run before a restart, which `latest` does not mean
+ownership     whether a folder is free for a training
+lock          one run per folder
+space         how much a checkpoint takes, and how much is free
+units         sizes, durations and ages as people read them
+"""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from llamarec.errors import ConfigError
+from llamarec.requirements import supported_range
 
-DISTRIBUTION: Final = "llamarec"
 _OWN_PACKAGE: Final = "llamarec.checkpoints"
 
 
@@ -232,19 +232,6 @@ def unsupported(found: list[str]) -> ConfigError:
         found=found[:5] if len(found) <= 5 else [*found[:5], f"and {len(found) - 5} more"],
         hint=f"pip install {specifications}",
     )
-
-
-def supported_range(name: str) -> str:
-    """The versions of a distribution that this package declares: '>=5.3,<5.25'; empty where it is not installed."""
-    try:
-        declared = requires(DISTRIBUTION) or []
-    except PackageNotFoundError:
-        return ""
-    for line in declared:
-        requirement, _, condition = line.partition(";")
-        if not condition and requirement.startswith(name) and not requirement[len(name)].isalnum():
-            return ",".join(sorted(requirement[len(name) :].strip().split(","), reverse=True))
-    return ""
 
 
 def _version(name: str) -> str:

@@ -5,9 +5,9 @@ one prompt's tokens already run at the full rate, nothing is padded, no core wai
 frozen, so its backward pass is known and short: no weight of it needs a gradient, and of what the forward pass computes
 little must be kept.
 
-    cores        one prompt on each
+    thread_pool  one prompt on each
     buffers      memory that one prompt leaves to the next
-    pieces       norm, rotary embedding, gated feed-forward: each with its backward pass
+    ops          norm, rotary embedding, gated feed-forward: each with its backward pass
     attention    causal attention of grouped queries in blocks
     projection   a linear layer with its LoRA
     layer        a decoder layer
@@ -15,7 +15,8 @@ little must be kept.
     decoder      all layers, and the head that prompts have in common
     step         a batch on all cores: letter logits, loss, gradients
 
-The same function as the modules' own forward pass, to rounding (tests/ranker/rows). Dropout draws other random numbers.
+The same function as the modules' own forward pass, to rounding (tests/ranker/model/cpu). Dropout draws other random
+numbers.
 
 Dimensions in names and comments:
 
