@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llamarec import errors
+from tests.named import ROOT, is_there
 
-ROOT = Path(__file__).resolve().parents[2]
 # "name    what it is" or "name, name    what they are".
 _ROW = re.compile(r"^ *(\w+(?:, \w+)*) {2,}\S")
 _PATH = re.compile(r"(?<![\w/.])((?:llamarec|tests|benchmarks|examples|docs)/[\w./-]*\w\.(?:py|md|json|css|j2))\b")
@@ -84,14 +84,6 @@ def test_what_a_source_file_names_is_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
 
     missing = [name for name in _PATH.findall(text) if not (ROOT / name).exists()]
-    missing += [name for name in _MODULE.findall(text) if not _is_there(name)]
+    missing += [name for name in _MODULE.findall(text) if not is_there(name)]
 
     assert not missing
-
-
-def _is_there(name: str) -> bool:
-    """Whether this is a module, or a name in one."""
-    if ROOT.joinpath(*name.split(".")).is_dir() or ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file():
-        return True
-    module, _, attribute = name.rpartition(".")
-    return hasattr(importlib.import_module(module), attribute)

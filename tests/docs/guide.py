@@ -17,10 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+
 COMMANDS = ("python ", "llamarec ")
-_FENCE = re.compile(r"```(\w*)$")
-_NOTE = re.compile(r"<!-- (\w+)(?:: (.*))? -->$")
-_HEADING = re.compile(r"(#+) (?:(\d+(?:\.\d+)*)\.? )?")
+_MARKDOWN: Final = MarkdownIt("commonmark").enable("table")
+_NOTE = re.compile(r"<!-- (\w+)(?:: (.*))? -->$", re.MULTILINE)
+_NUMBER = re.compile(r"(\d+(?:\.\d+)*)\.? ")
 
 
 @dataclass(frozen=True)
@@ -90,30 +93,27 @@ class Guide:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = path.read_text(encoding="utf-8").splitlines()
 
     @cached_property
     def sections(self) -> list[Section]:
         """All of them, in order."""
         found: list[Section] = []
         notes: dict[str, str] = {}
-        number = 0
-        while number < len(self._lines):
-            line = self._lines[number]
-            number += 1
-            if fence := _FENCE.match(line):
-                end = self._lines.index("```", number)
-                found[-1].blocks.append(Block(fence[1], tuple(self._lines[number:end]), notes, number))
-                notes, number = {}, end + 1
-            elif note := _NOTE.match(line):
-                notes[note[1]] = note[2] or ""
-            elif heading := _HEADING.match(line):
-                found.append(Section(len(heading[1]), heading[2] or ""))
-            elif line.startswith("|"):
-                size = len(self._lines)
-                end = next((i for i in range(number, size) if not self._lines[i].startswith("|")), size)
-                found[-1].tables.append(_table(self._lines[number - 1 : end]))
-                number = end
+        tree = SyntaxTreeNode(_MARKDOWN.parse(self.path.read_text(encoding="utf-8")))
+
+        for node in tree.walk():
+            if node.type == "heading":
+                number = _NUMBER.match(node.children[0].content)
+                found.append(Section(int(node.tag[1:]), number[1] if number else ""))
+            elif node.type == "html_block":
+                notes |= {name: value or "" for name, value in _NOTE.findall(node.content)}
+            elif node.type == "fence":
+                assert node.map is not None
+                found[-1].blocks.append(Block(node.info, tuple(node.content.splitlines()), notes, node.map[0] + 1))
+                notes = {}
+            elif node.type == "table":
+                found[-1].tables.append(_table(node))
+
         assert not notes, f"{self.path.name}: notes {notes} without a block"
         return found
 
@@ -132,9 +132,11 @@ def quoted(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def _table(lines: list[str]) -> Table:
-    rows = [tuple(cell.strip() for cell in line.strip().strip("|").split("|")) for line in lines]
-    return Table(rows[0], tuple(rows[2:]))
+def _table(node: SyntaxTreeNode) -> Table:
+    head, *rows = (
+        tuple(cell.children[0].content for cell in row.children) for part in node.children for row in part.children
+    )
+    return Table(head, tuple(rows))
 
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 import yaml
 
 from llamarec.cli.main import parser
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.named import ROOT, is_there
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +78,4 @@ def test_paths_and_modules_that_a_page_names_are_there(page: Path) -> None:
     for path in re.findall(r"\b((?:llamarec|tests|benchmarks|examples)/[\w/.-]*\w)", text):
         assert (ROOT / path).exists(), path
     for name in [*re.findall(r"\bllamarec(?:\.\w+)+", text), *re.findall(r"python -m (benchmarks[\w.]*\w)", text)]:
-        assert _is_there(name), name
-
-
-def _is_there(name: str) -> bool:
-    """Whether this is a module, or what one holds."""
-    module, _, attribute = name.rpartition(".")
-    return _is_module(name) or hasattr(importlib.import_module(module), attribute)
-
-
-def _is_module(name: str) -> bool:
-    path = ROOT.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
+        assert is_there(name), name
