@@ -1,1 +1,1 @@
-"""Ranks in, figures out: metrics, paired bootstrap intervals, the side-by-side table. Knows no model."""
+"""Evaluation from ranks alone: metrics, paired bootstrap intervals, tables. Uses no model."""

@@ -1,14 +1,14 @@
-"""The final score of a candidate: what its letter got, corrected for the letter, and what the first stage gave it.
+"""The final score of a candidate, from the log-probability of its letter and the score of the first stage.
 
     score = log p(letter) - prior(letter) + alpha * z(first stage)
     first stage = retriever score + title_weight * title similarity
 
-z is a score less its mean in the prompt, in units of its deviation over all validation prompts: where the first stage
-is sure its scores lie further apart, and in the sum they should. The prior is the mean log-probability of each letter
-over validation prompts whose candidates were shuffled, where every letter is as likely to be right as any other (a
-model's liking for letters as such: PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a
-conditional logit (McFadden 1974) on the same prompts. Where log p does not add to the likelihood of prompts that the
-fit has not seen (cross-validation, by more than a standard error), it gets no weight: the order is the first stage's.
+z is a score minus its mean in the prompt, in units of its deviation over all validation prompts, so the scores of a
+confident first stage stay further apart. The prior is the mean log-probability of each letter over validation prompts
+with shuffled candidates, where every letter is equally likely to be right; it removes a model's preference for letters
+(PriDe, Zheng et al. 2024, arXiv 2309.03882, section 4). alpha comes from a conditional logit (McFadden 1974) on the
+same prompts. Where log p does not raise the likelihood of held-out prompts by more than a standard error
+(cross-validation), it gets no weight, and the order is the first stage's.
 
     P prompts, C candidates
 """
@@ -25,26 +25,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.errors import ArtifactError
-from llamarec.evaluation.logit import Matrix, deviation_of, log_softmax, standardised, weigh
+from llamarec.evaluation.logit import Matrix, Scores, deviation_of, log_softmax, standardised, weigh
 
 FUSION_FILE: Final = "fusion.json"
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """How letters and retriever become one score.
+    """Weights that combine letters and first stage into one score; the content of fusion.json.
 
     Attributes:
         letters: Weight of the letters' corrected log-probabilities: 1, or 0 where they add nothing.
         alpha: Weight of the standardised scores of the first stage.
-        deviation: Of the first stage's scores within a prompt, over the validation prompts.
-        letter_prior: [C] log-probability that is taken off each letter; all 0 where it was not calibrated.
-        num_prompts: Validation prompts that it was fitted on.
-        num_users: Validation users, those without a prompt included.
-        step: Of the adapter.
-        gain: Log-likelihood per prompt that the letters added on prompts not fitted on, in nats.
-        shuffles: Of each prompt's candidates that the letters' log-probabilities are a mean over.
-        title_weight: Of the title similarity in the first stage, for a unit of the retriever's score; 0 = not used.
+        deviation: Deviation of the first stage's scores within a prompt, over the validation prompts.
+        letter_prior: [C] log-probability subtracted from each letter; all 0 where it was not calibrated.
+        num_prompts: Validation prompts of the fit.
+        num_users: Validation users, including those without a prompt.
+        step: Step of the adapter.
+        gain: Log-likelihood that the letters add to a held-out prompt, in nats.
+        shuffles: Shuffles of each prompt's candidates that the letters' log-probabilities are averaged over.
+        title_weight: Weight of the title similarity in the first stage, per unit of the retriever's score; 0 = unused.
     """
 
     letters: float
@@ -60,31 +60,31 @@ class Fusion:
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> Fusion:
-        """From what JSON has kept of one: fusion.json, or `fusion` in metrics.json."""
+        """From JSON: the content of fusion.json, or `fusion` in metrics.json."""
         return cls(**{**content, "letter_prior": tuple(float(one) for one in content["letter_prior"])})
 
-    def corrected(self, logits_PC: NDArray[Any]) -> Matrix:
-        """[P, C] log-probabilities of the letters less their prior."""
+    def corrected(self, logits_PC: Scores) -> Matrix:
+        """[P, C] log-probabilities of the letters minus their prior."""
         corrected_PC: Matrix = log_softmax(logits_PC) - np.array(self.letter_prior)
         return corrected_PC
 
-    def combined(self, corrected_PC: Matrix, first_stage_PC: NDArray[Any]) -> Matrix:
-        """[P, C] final scores from corrected log-probabilities; no number where one of those is none and counts."""
+    def combined(self, corrected_PC: Matrix, first_stage_PC: Scores) -> Matrix:
+        """[P, C] final scores from corrected log-probabilities; NaN where one of those is NaN and has weight."""
         scores_PC = self.alpha * standardised(first_stage_PC, self.deviation)
         return scores_PC + self.letters * corrected_PC if self.letters else scores_PC
 
-    def scores(self, logits_PC: NDArray[Any], first_stage_PC: NDArray[Any]) -> Matrix:
+    def scores(self, logits_PC: Scores, first_stage_PC: Scores) -> Matrix:
         """[P, C] final scores from logits."""
         return self.combined(self.corrected(logits_PC), first_stage_PC)
 
     def as_bytes(self) -> bytes:
-        """The content of fusion.json."""
+        """Bytes of fusion.json."""
         return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
 
 def fit_fusion(
     corrected_PC: Matrix,
-    first_stage_PC: NDArray[Any],
+    first_stage_PC: Scores,
     labels_P: NDArray[np.int64],
     *,
     prior_C: NDArray[np.float64],
@@ -96,30 +96,42 @@ def fit_fusion(
     """Fits the weights on validation prompts.
 
     Args:
-        corrected_PC: The letters' log-probabilities, less their prior.
-        first_stage_PC: Scores of the same candidates.
-        labels_P: Which is right.
-        prior_C: That was taken off (`prior_of` prompts with shuffled candidates, or 0).
+        corrected_PC: Log-probabilities of the letters minus their prior.
+        first_stage_PC: First-stage scores of the same candidates.
+        labels_P: Index of the label.
+        prior_C: The prior that was subtracted: `prior_of` prompts with shuffled candidates, or 0.
         num_users: See `Fusion`.
         step: See `Fusion`.
         shuffles: See `Fusion`.
-        title_weight: That is in `first_stage_PC`.
+        title_weight: Weight of titles in `first_stage_PC`.
     """
     prior = tuple(float(one) for one in prior_C)
     deviation = deviation_of(first_stage_PC)
-    without = Fusion(0.0, 1.0, deviation, prior, len(labels_P), num_users, step, 0.0, shuffles, title_weight)
+    without = Fusion(
+        letters=0.0,
+        alpha=1.0,
+        deviation=deviation,
+        letter_prior=prior,
+        num_prompts=len(labels_P),
+        num_users=num_users,
+        step=step,
+        shuffles=shuffles,
+        title_weight=title_weight,
+    )
     if not len(labels_P) or not np.isfinite(corrected_PC).all():
         return without
+
     letters = weigh(corrected_PC, first_stage_PC, labels_P)
     if not letters.counts:
         return replace(without, gain=letters.gain)
-    # The order does not depend on the size of the weights; in units of the letters' there is one number to read.
+
+    # The order does not depend on the scale of the weights. With a weight of 1 for letters, alpha alone tells all.
     alpha = max(letters.known, 0.0) / letters.new * deviation
     return replace(without, letters=1.0, alpha=alpha, gain=letters.gain)
 
 
-def prior_of(logits_PC: NDArray[Any]) -> NDArray[np.float64]:
-    """[C] mean log-probability of each letter, as a distribution; all equal where that cannot be said."""
+def prior_of(logits_PC: Scores) -> NDArray[np.float64]:
+    """[C] mean log-probability of each letter, normalised; all equal where no prompt has finite logits."""
     if not len(logits_PC) or not np.isfinite(logits_PC).all():
         return np.full(logits_PC.shape[1], -np.log(logits_PC.shape[1]))
     prior_C: NDArray[np.float64] = log_softmax(log_softmax(logits_PC).mean(axis=0)[None])[0]
@@ -130,21 +142,22 @@ def prior_of(logits_PC: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def read_fusion(folder: Path) -> Fusion | None:
-    """What lies beside an adapter; None where there is nothing.
+    """The fusion saved beside an adapter; None where there is none.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: the file cannot be read.
     """
     path = folder / FUSION_FILE
     if not path.is_file():
         return None
+
     try:
         content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Fusion.from_stored(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read",
-            expected="what training wrote: letters, alpha, deviation, letter_prior, ...",
+            expected="JSON with letters, alpha, deviation, letter_prior, ...",
             found=str(error),
-            hint="resume the run from its newest checkpoint; it is written again with the next best adapter",
+            hint="resume the run from its newest checkpoint: the next best adapter comes with a new file",
         ) from error

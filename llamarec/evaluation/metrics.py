@@ -1,20 +1,21 @@
 """Recall, NDCG and MRR at k from the rank of each user's one relevant item.
 
-A rank is 1 for the first place and 0 for "not in the list". With one relevant item per user the ideal DCG is 1,
+A rank is 1 for the first item and 0 for "not in the list". With one relevant item per user the ideal DCG is 1,
 so NDCG@k = 1 / log2(rank + 1) (Järvelin and Kekäläinen 2002), MRR@k = 1 / rank and Recall@k = 1 for ranks up to k.
-Every figure is the mean over users, never a mean of batch means.
+Every metric is a mean over users, never a mean of batch means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ranks = NDArray[np.integer]
 Values = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 
 CUTOFFS: Final = (1, 5, 10, 20)
 
@@ -42,7 +43,7 @@ METRICS: Final[dict[str, Callable[[Ranks, int], Values]]] = {
 
 
 def recall_at(ranks: Ranks, k: int) -> float:
-    """Share of users whose item is within the first k."""
+    """Share of users with a rank within the first k."""
     return _mean(recall_values(ranks, k))
 
 
@@ -57,7 +58,7 @@ def mrr_at(ranks: Ranks, k: int) -> float:
 
 
 def metric_values(name: str, ranks: Ranks) -> Values:
-    """Per-user values of a metric by its name in tables, such as `ndcg@10`.
+    """Per-user values of the metric with this name, such as `ndcg@10`.
 
     Raises:
         KeyError: the name is not `recall@k`, `ndcg@k` or `mrr@k`.
@@ -72,18 +73,19 @@ def all_metrics(ranks: Ranks, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, f
 
 
 def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label's place when candidates are ordered by score; ties go to the earlier candidate.
+    """Rank of each label among the candidates ordered by score; ties go to the earlier candidate.
 
     Args:
         scores_PC: [num_prompts, num_candidates].
         labels_P: [num_prompts] index of the label among the candidates.
 
     Returns:
-        [num_prompts] 1 = first; 0 where a score is not a number, which is a miss and never a hit.
+        [num_prompts] 1 = first; 0, a miss, where a score is NaN.
     """
     label_scores = np.take_along_axis(scores_PC, labels_P[:, None], axis=1)
     earlier = np.arange(scores_PC.shape[1])[None, :] < labels_P[:, None]
     ahead = (scores_PC > label_scores) | ((scores_PC == label_scores) & earlier)
+
     ranks: NDArray[np.int64] = 1 + ahead.sum(axis=1)
     ranks[np.isnan(scores_PC).any(axis=1)] = 0
     return ranks
@@ -95,28 +97,28 @@ def ranks_of_users(
     rows_P: NDArray[np.int64],
     retriever_ranks_U: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Each user's label ordered by scores of the candidates; ties go to the one that the retriever likes better.
+    """Rank of each user's label by the scores of a prompt's candidates; ties go to the retriever's better candidate.
 
     Args:
-        scores_PC: In the order of the letters.
-        positions_PC: Of the letters' candidates in the retriever's list, from 0.
-        rows_P: Which user each prompt is of.
-        retriever_ranks_U: Of the label in that list.
+        scores_PC: Scores in the order of the letters.
+        positions_PC: Position of each letter's candidate in the retriever's list, from 0.
+        rows_P: Index of the user of each prompt.
+        retriever_ranks_U: Rank of the label in that list.
 
     Returns:
-        [num_users] 1 = first, 0 = no prompt, or a score that is not a number.
+        [num_users] 1 = first, 0 = the user has no prompt, or a score is NaN.
     """
     ranks = np.zeros(len(retriever_ranks_U), dtype=np.int64)
     ranks[rows_P] = score_ranks(in_retriever_order(scores_PC, positions_PC), retriever_ranks_U[rows_P] - 1)
     return ranks
 
 
-def in_retriever_order(values_PC: NDArray[Any], positions_PC: NDArray[np.int64]) -> NDArray[Any]:
-    """From the order of letters to that of the retriever's list.
+def in_retriever_order(values_PC: NDArray[Number], positions_PC: NDArray[np.int64]) -> NDArray[Number]:
+    """Values reordered from the letters to the retriever's list.
 
     Args:
-        values_PC: One for each letter.
-        positions_PC: The letter's place in that list, from 0.
+        values_PC: A value for each letter.
+        positions_PC: Position of each letter's candidate in that list, from 0.
     """
     result = np.empty_like(values_PC)
     np.put_along_axis(result, positions_PC, values_PC, axis=1)

@@ -1,4 +1,4 @@
-"""How much a ranker's answer depends on which letter a candidate has: the same prompts in several orders.
+"""Sensitivity of a ranker to the order of candidates: the same prompts in several orders.
 
 P prompts, C candidates
 """
@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.evaluation.fusion import Fusion
+from llamarec.evaluation.logit import Scores
 from llamarec.evaluation.metrics import in_retriever_order, ndcg_at, ndcg_values, score_ranks
 
 _K: Final = 10
-Scores = NDArray[np.floating]
 
 
 class OrderedPrompts(NamedTuple):
-    """Prompts asked in one order; the prompts are the same, and in the same sequence, in every order.
+    """Answers to the prompts with their candidates in one order; every order has the same prompts in the same sequence.
 
-    name: Of the order. logits_PC: of the letters. first_stage_PC: scores of the candidates behind them. positions_PC:
-    their places in the retriever's list, from 0. labels_P: letter of the label.
+    name: Name of the order. logits_PC: logits of the letters. first_stage_PC: first-stage scores of the letters'
+    candidates. positions_PC: positions of these candidates in the retriever's list, from 0. labels_P: index of the
+    label's letter.
     """
 
     name: str
@@ -38,11 +39,11 @@ class OrderRow:
     """NDCG@10 over the prompts in one order.
 
     Attributes:
-        order: Its name.
-        in_order: Of taking the candidates as they stand: A, B, C, ...
-        letters: By the letters' logits alone.
-        calibrated: The same without the letters' prior.
-        final: By the final score.
+        order: Name of the order.
+        in_order: Candidates as listed: A, B, C, ...
+        letters: Candidates by the letters' logits.
+        calibrated: Candidates by the letters' log-probabilities minus their prior.
+        final: Candidates by the final score.
     """
 
     order: str
@@ -52,17 +53,19 @@ class OrderRow:
     final: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OrderReport:
-    """Attributes:
-    rows: By order.
-    num_prompts: In each.
-    averaged: NDCG@10 of the mean of the calibrated log-probabilities over the shuffles.
-    averaged_final: The same with the first stage's score.
-    num_averaged: Shuffles.
-    error: Standard error of one such figure (letters alone, mean over orders).
-    kept_first: Share of the prompts whose first item by letters alone is the same in two orders, mean over pairs;
-        then calibrated, then by the final score.
+    """NDCG@10 and the top item by order of the candidates.
+
+    Attributes:
+        rows: NDCG@10 by order.
+        num_prompts: Prompts in each order.
+        averaged: NDCG@10 by the mean of the calibrated log-probabilities over the shuffles.
+        averaged_final: Likewise, combined with the first stage's score.
+        num_averaged: Number of shuffles.
+        error: Standard error of one NDCG@10 (by letters, mean over orders).
+        kept_first: Share of prompts with the same top item in two orders, mean over pairs: by letters, calibrated, by
+            the final score.
     """
 
     rows: list[OrderRow]
@@ -74,22 +77,22 @@ class OrderReport:
     kept_first: tuple[float, float, float]
 
     def spread(self, column: str) -> float:
-        """Between the best and the worst order."""
+        """Difference of a column between the best and the worst order."""
         values = [float(getattr(row, column)) for row in self.rows]
         return max(values) - min(values)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For metrics.json."""
+    def as_dict(self) -> dict[str, object]:
+        """Content of metrics.json."""
         spreads = {name: self.spread(name) for name in ("in_order", "letters", "calibrated", "final")}
         return {**asdict(self), "spread": spreads}
 
 
 def order_report(asked: Sequence[OrderedPrompts], fusion: Fusion) -> OrderReport:
-    """Compares orders.
+    """Compares the orders of the candidates.
 
     Args:
-        asked: One for each order; those whose name begins with `shuffled` are averaged.
-        fusion: The run's.
+        asked: The prompts in each order; orders whose name starts with `shuffled` are averaged.
+        fusion: Weights of the final score.
     """
     ways: list[Callable[[OrderedPrompts], Scores]] = [
         lambda one: one.logits_PC,
@@ -104,17 +107,19 @@ def order_report(asked: Sequence[OrderedPrompts], fusion: Fusion) -> OrderReport
         )
         for one in asked
     ]
+
     shuffles = [one for one in asked if one.name.startswith("shuffled")]
     averaged, averaged_final = _averaged(shuffles, fusion, ways[1]) if shuffles else (float("nan"), float("nan"))
-    kept = [_kept_first([_first_places(one, way(one)) for one in asked]) for way in ways]
+    kept = [_kept_first([_top_positions(one, way(one)) for one in asked]) for way in ways]
+
     return OrderReport(
-        rows,
-        len(asked[0].labels_P),
-        averaged,
-        averaged_final,
-        len(shuffles),
-        _standard_error(asked),
-        (kept[0], kept[1], kept[2]),
+        rows=rows,
+        num_prompts=len(asked[0].labels_P),
+        averaged=averaged,
+        averaged_final=averaged_final,
+        num_averaged=len(shuffles),
+        error=_standard_error(asked),
+        kept_first=(kept[0], kept[1], kept[2]),
     )
 
 
@@ -126,7 +131,7 @@ def _standard_error(asked: Sequence[OrderedPrompts]) -> float:
 def mean_in_retriever_order(
     asked: Sequence[OrderedPrompts], way: Callable[[OrderedPrompts], Scores]
 ) -> NDArray[np.float64]:
-    """[P, C] mean over orders of what a way of scoring gives each item, in the order of the retriever's list."""
+    """[P, C] mean over orders of each candidate's score, in the order of the retriever's list."""
     mean_PC: NDArray[np.float64] = np.mean([in_retriever_order(way(one), one.positions_PC) for one in asked], axis=0)
     return mean_PC
 
@@ -134,20 +139,20 @@ def mean_in_retriever_order(
 def _averaged(
     shuffles: list[OrderedPrompts], fusion: Fusion, way: Callable[[OrderedPrompts], Scores]
 ) -> tuple[float, float]:
-    """Mean over permutations, item by item (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
+    """NDCG@10 of mean scores over shuffles (Tang et al. 2024, arXiv 2310.07712, take a median of rankings)."""
     mean_PC = mean_in_retriever_order(shuffles, way)
     labels_P = shuffles[0].positions_PC[np.arange(len(mean_PC)), shuffles[0].labels_P]
-    # By place the first stage's scores are the same in every shuffle.
+    # In the retriever's order the first stage's scores are equal in every shuffle.
     one = shuffles[0]
     final_PC = fusion.combined(mean_PC, in_retriever_order(one.first_stage_PC, one.positions_PC))
     return ndcg_at(score_ranks(mean_PC, labels_P), _K), ndcg_at(score_ranks(final_PC, labels_P), _K)
 
 
-def _first_places(one: OrderedPrompts, scores_PC: Scores) -> NDArray[np.int64]:
-    """[P] place in the retriever's list of the candidate that is first."""
+def _top_positions(one: OrderedPrompts, scores_PC: Scores) -> NDArray[np.int64]:
+    """[P] position in the retriever's list of the top candidate."""
     first_P = np.argmax(np.nan_to_num(scores_PC, nan=-np.inf), axis=1)
-    places: NDArray[np.int64] = one.positions_PC[np.arange(len(first_P)), first_P]
-    return places
+    positions: NDArray[np.int64] = one.positions_PC[np.arange(len(first_P)), first_P]
+    return positions
 
 
 def _kept_first(firsts: list[NDArray[np.int64]]) -> float:

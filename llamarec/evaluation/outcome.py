@@ -1,9 +1,8 @@
-"""All figures of one test."""
+"""The results of one test."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from llamarec.evaluation.comparison import Comparison
 from llamarec.evaluation.fusion import Fusion
@@ -12,15 +11,15 @@ from llamarec.evaluation.orders import OrderReport
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test came out.
+    """Results of one test.
 
     Attributes:
-        comparison: The final order against the retriever's.
-        letters: The letters alone against the retriever.
-        fusion: How both became one.
-        orders: How much the candidates' order matters; None where that was not asked.
-        first_stage: What there is without the language model (retriever and titles) against the retriever.
-        added: The final order against the first stage's: what the language model adds.
+        comparison: Final order against the retriever's.
+        letters: Letters alone against the retriever.
+        fusion: Weights of the final score.
+        orders: Sensitivity to the order of candidates; None where it was not measured.
+        first_stage: Retriever and titles, without the language model, against the retriever.
+        added: Final order against the first stage's: what the language model adds.
     """
 
     comparison: Comparison
@@ -30,8 +29,8 @@ class Outcome:
     first_stage: Comparison
     added: Comparison
 
-    def as_dict(self) -> dict[str, Any]:
-        """For metrics.json."""
+    def as_dict(self) -> dict[str, object]:
+        """Content of metrics.json."""
         return {
             **self.comparison.as_dict(),
             "letters": self.letters.as_dict(),

@@ -1,4 +1,4 @@
-"""The tables that end a run, readable without colour and in a narrow terminal."""
+"""The tables at the end of a test, readable without colour and in 80 columns."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from llamarec.evaluation.orders import OrderReport
 from llamarec.evaluation.outcome import Outcome
 
 _FEW = 100  # validation prompts
-_WITHOUT_TITLES = "Without titles: --title_similarity false."
+_WITHOUT_TITLES = "Try it without titles: --title_similarity false."
 
 
 def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
-    """Prints subset and overall, each with its number of users, and what the order of candidates does."""
+    """Prints the metrics of subset and overall users, the sensitivity to the order of candidates, and a verdict."""
     comparison, letters = outcome.comparison, outcome.letters
     covered, users = comparison.num_covered, comparison.num_users
     console.print(
         f"\n{title}: {users:,} users; for {covered:,} ({comparison.coverage:.1%}) the next item is among the candidates"
     )
-    heading = f"subset: the {covered:,} users whom the ranker can help"
+
+    heading = f"subset: the {covered:,} users whose next item is among the candidates"
     _print_rows(console, heading, comparison.subset, letters.subset)
-    heading = f"overall: all {users:,} users (= coverage x subset)"
+    heading = f"overall: all {users:,} users; a next item outside the candidates is a miss"
     _print_rows(console, heading, comparison.overall, letters.overall)
-    console.print("difference = ranker - retriever; 95% interval by paired bootstrap over users")
+    console.print("letters: the language model alone; ranker: the final order")
+    console.print("difference: ranker - retriever, with a 95% confidence interval (paired bootstrap over users)")
     console.print(fusion_text(outcome.fusion))
+
     if outcome.orders is not None:
         _print_orders(console, outcome.orders)
     if outcome.fusion.title_weight:
@@ -38,39 +41,42 @@ def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
 
 
 def main_row(rows: list[Row]) -> Row:
-    """The metric that verdicts are about."""
+    """The row of ndcg@10, which verdicts are about."""
     return next(row for row in rows if row.metric == "ndcg@10")
 
 
 def first_stage_name(fusion: Fusion) -> str:
-    """Whose order it is where letters do not count."""
+    """Whose order the ranker has where the letters have no weight."""
     return "that of retriever and titles" if fusion.title_weight else "the retriever's"
 
 
 def fusion_text(fusion: Fusion) -> str:
-    """What the ranker's score is made of."""
+    """The formula of the ranker's score, and what it was fitted on."""
     fitted = f"fitted on {fusion.num_prompts:,} validation prompts"
     if fusion.letters and fusion.num_prompts < _FEW:
-        fitted += ", which is few: chance may have a say; more by --max_fusion_users"
-    fitted += f", letters being the mean of {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
+        fitted += ", so few that chance may decide: raise --max_fusion_users"
+    fitted += f", letters averaged over {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
     titles = f" + {fusion.title_weight:.2f} x title similarity" if fusion.title_weight else ""
     if not fusion.letters:
         return (
-            f"ranker = retriever score{titles}: on validation prompts that were not fitted on the letters do not add "
-            f"more than a standard error ({fusion.gain:+.3f} nats a prompt; {fitted}). After few steps that is usual."
+            f"ranker = retriever score{titles}: the letters have no weight, since on held-out validation prompts they "
+            f"do not add more than a standard error ({fusion.gain:+.3f} nats per prompt; {fitted}). This is usual "
+            "after few steps."
         )
+
     known = f"(retriever score{titles}), standardised" if titles else "standardised retriever score"
     return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x {known} ({fitted})"
 
 
 def without_model(metrics: Mapping[str, Any]) -> str:
-    """What is the titles' doing and what the language model's, in one sentence; nothing where titles do not count.
+    """What titles and what the language model contribute, in one sentence; empty where titles have no weight.
 
     Args:
         metrics: Content of metrics.json.
     """
     if not metrics["fusion"].get("title_weight"):
         return ""
+
     titles, letters = (main_row([Row(**row) for row in metrics[name]["overall"]]) for name in ("first_stage", "added"))
     return (
         f"Without the language model, retriever and titles reach {titles.metric} {titles.ranker:.4f} overall "
@@ -80,11 +86,11 @@ def without_model(metrics: Mapping[str, Any]) -> str:
 
 
 def verdict(row: Row, users: int, fusion: Fusion) -> str:
-    """One sentence, so that nobody has to read an interval to learn whether the ranker helps."""
+    """Whether the ranker helps, in one sentence that needs no reading of intervals."""
     if not fusion.letters:
         order = first_stage_name(fusion)
         judged = f" {_judged(row, users, fusion.letters)}" if fusion.title_weight else ""
-        return f"The ranker's order is {order}: its letters are not worth a weight yet. Train on.{judged}"
+        return f"The ranker's order is {order}: its letters have no weight yet. Train longer.{judged}"
     return _judged(row, users, fusion.letters)
 
 
@@ -92,10 +98,10 @@ def _judged(row: Row, users: int, letters: float) -> str:
     if row.low > 0:
         return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
     if row.high < 0:
-        instead = "More of them (--max_fusion_users), or serve the retriever's order." if letters else _WITHOUT_TITLES
+        instead = "Fit on more users (--max_fusion_users), or serve the retriever." if letters else _WITHOUT_TITLES
         return (
-            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users): the validation users "
-            f"promised otherwise. {instead}"
+            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users), unlike on validation. "
+            f"{instead}"
         )
     return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
 
@@ -103,8 +109,9 @@ def _judged(row: Row, users: int, letters: float) -> str:
 def _print_rows(console: Console, title: str, rows: list[Row], letters: list[Row]) -> None:
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("metric", no_wrap=True)
-    for name in ("retriever", "letters", "ranker", "difference", "95% interval"):
+    for name in ("retriever", "letters", "ranker", "difference", "95% CI"):
         table.add_column(name, justify="right", no_wrap=True)
+
     for row, alone in zip(rows, letters, strict=True):
         table.add_row(
             row.metric,
@@ -114,27 +121,30 @@ def _print_rows(console: Console, title: str, rows: list[Row], letters: list[Row
             f"{row.difference:+.4f}",
             f"{row.low:+.4f} {row.high:+.4f}",
         )
+
     console.print(table)
 
 
 def _print_orders(console: Console, report: OrderReport) -> None:
     table = Table(
-        title=f"ndcg@10 of the same {report.num_prompts:,} prompts by the order of their candidates",
+        title=f"ndcg@10 of the same {report.num_prompts:,} prompts in other orders of the candidates",
         title_justify="left",
         show_edge=False,
     )
     table.add_column("order", no_wrap=True)
-    for name in ("A, B, C...", "raw letters", "letters", "ranker"):
+    for name in ("as listed", "raw letters", "letters", "ranker"):
         table.add_column(name, justify="right", no_wrap=True)
+
     for row in report.rows:
         table.add_row(row.order, *(f"{value:.4f}" for value in (row.in_order, row.letters, row.calibrated, row.final)))
+
     spreads = (report.spread(name) for name in ("in_order", "letters", "calibrated", "final"))
     table.add_row("best - worst", *(f"{value:.4f}" for value in spreads))
-    table.add_row("same first item", "", *(f"{share:.1%}" for share in report.kept_first))
+    table.add_row("same top item", "", *(f"{share:.1%}" for share in report.kept_first))
     table.add_row(
         f"mean of {report.num_averaged} shuffles", "", "", f"{report.averaged:.4f}", f"{report.averaged_final:.4f}"
     )
+
     console.print(table)
-    console.print(
-        f"each figure is good to about +-{1.96 * report.error:.3f} (95%): with few prompts some spread is chance"
-    )
+    console.print("raw letters: before the correction of the language model's preference for letters")
+    console.print(f"95% margin of each figure: about +-{1.96 * report.error:.3f}; smaller differences may be chance")

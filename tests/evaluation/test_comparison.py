@@ -48,7 +48,7 @@ def test_what_titles_and_what_letters_do_is_told_apart() -> None:
 def test_without_letters_the_verdict_is_of_the_titles() -> None:
     quiet = replace(FUSION, letters=0.0, title_weight=1.5)
     text = " ".join(_printed(compare_ranks(RETRIEVER, TITLES), quiet).split())
-    assert "The ranker's order is that of retriever and titles: its letters are not worth a weight yet." in text
+    assert "The ranker's order is that of retriever and titles: its letters have no weight yet." in text
     assert "cannot be told apart with 4 users" in text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,6 @@ def test_values_by_letter_become_values_by_place() -> None:
 
 
 def test_a_report_becomes_json() -> None:
-    content = order_report(_asked(1.0), PLAIN).as_dict()
+    content = json.loads(json.dumps(order_report(_asked(1.0), PLAIN).as_dict()))
     assert set(content["spread"]) == {"in_order", "letters", "calibrated", "final"}
     assert len(content["rows"]) == 4

@@ -93,7 +93,7 @@ def test_it_shows_what_a_run_is_worth(page: str, experiment: Experiment) -> None
         "Finished at step 12 of 12",
         "Took next",
         "reversed",
-        "nats a prompt",
+        "nats per prompt",
         "overall_ndcg@10",
         "python train_ranker.py --dataset_code",
     ):
