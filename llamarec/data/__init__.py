@@ -1,1 +1,15 @@
-"""Raw files in, user histories out: one file per source, one registry, one recipe."""
+"""Raw files in, user histories out.
+
+config       options of the stage
+sources      the public data sets and a user's own table, one module each
+source       what a public data set consists of
+raw          raw files found, fetched, or named in an error
+lines        text files in blocks; a malformed line by file and number
+times        formats of times, recognised or given
+recipe       titled items, k-core, ids, order, split
+prepare      preparation, or reuse of what is prepared
+prepared     a prepared set as later stages read it
+inputs       hashes of the raw files
+replacement  protection of data that a model was trained on
+summary      what the preparation prints
+"""

@@ -25,6 +25,8 @@ MAPPED = [
     "llamarec.checkpoints.storage",
     "llamarec.checkpoints.trainer",
     "llamarec.cli.checkpoints",
+    "llamarec.data",
+    "llamarec.evaluation",
     "llamarec.planning",
     "llamarec.ranker",
     "llamarec.ranker.model",
@@ -33,6 +35,7 @@ MAPPED = [
     "llamarec.ranker.prompts",
     "llamarec.ranker.trained",
     "llamarec.ranker.training",
+    "llamarec.retriever",
 ]
 SOURCES = sorted(
     path for folder in ("llamarec", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
