@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.trainer_utils import HPSearchBackend
 
 from llamarec.checkpoints.storage import durable
@@ -21,6 +20,7 @@ from llamarec.checkpoints.trainer.signals import EndNow
 from llamarec.checkpoints.trainer.snapshot import model_state
 from tests.resume.runs import At, quiet_trainer, stopped
 from tests.resume.training import make_trainer, state_of
+from tests.tiny_llama import tiny_llama
 
 SMALL: dict[str, Any] = {"num_samples": 12, "noisy": False, "save_steps": 100}
 
@@ -60,21 +60,15 @@ def test_each_trial_of_a_search_has_a_folder_of_its_own(tmp_path: Path, monkeypa
     assert (tmp_path / "run-1/checkpoint-6/manifest.json").is_file()
 
 
-def _whole_model(*, tied: bool) -> Any:
-    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
-    config = LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=tied)
-    return LlamaForCausalLM(config)
-
-
 def test_weights_that_are_one_in_memory_are_saved_once() -> None:
-    model = _whole_model(tied=True)
+    model = tiny_llama(tie_word_embeddings=True)
     state = model_state(model)
     assert state is not None
     assert state["lm_head.weight"] is state["model.embed_tokens.weight"]
 
 
 def test_frozen_weights_are_those_of_the_moment() -> None:
-    model = _whole_model(tied=False).requires_grad_(False)
+    model = tiny_llama(tie_word_embeddings=False).requires_grad_(False)
     before, state = model.lm_head.weight.clone(), model_state(model)
     with torch.no_grad():
         model.lm_head.weight.add_(1.0)  # as a callback does that keeps an average

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_weights
 from tests.resume.runs import stopped
 from tests.resume.training import LENGTH, VOCABULARY, digest, make_model, make_trainer, outcome, state_of
+from tests.tiny_llama import tiny_llama
 
 SMALL: dict[str, Any] = {"num_samples": 22, "noisy": False}
 """Two epochs of 6 steps of 4, the last of 2: no dropout, for a plain Trainer is not exact with it in mid-epoch."""
@@ -112,17 +113,7 @@ def test_peft_loads_checkpoint_and_best_model(tmp_path: Path) -> None:
 
 def _full_model() -> Any:
     set_seed(1)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        attention_dropout=0.1,
-        use_cache=False,
-    )
-    return LlamaForCausalLM(config)
+    return tiny_llama(vocab_size=VOCABULARY, attention_dropout=0.1)
 
 
 def _tied_model() -> Any:

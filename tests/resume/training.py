@@ -23,8 +23,6 @@ from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     HfArgumentParser,
-    LlamaConfig,
-    LlamaForCausalLM,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -33,6 +31,7 @@ from transformers import (
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
+from tests.tiny_llama import tiny_llama
 
 NUM_SAMPLES, LENGTH, VOCABULARY = 50, 8, 32
 
@@ -107,21 +106,13 @@ class Restless(TrainerCallback):
 def make_model(*, dropout: float = 0.1, alpha: int = 8) -> Any:
     """A Llama of 4,000 weights with LoRA, always the same."""
     set_seed(1)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        use_cache=False,
-        tie_word_embeddings=False,
+    llama = tiny_llama(
+        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=32, tie_word_embeddings=False
     )
     lora = LoraConfig(
         r=4, lora_alpha=alpha, lora_dropout=dropout, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
     )
-    return get_peft_model(LlamaForCausalLM(config), lora)
+    return get_peft_model(llama, lora)
 
 
 def make_args(folder: Path, **changes: Any) -> TrainingArguments:

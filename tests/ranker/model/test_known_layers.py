@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfig, Qwen2Config
+from transformers import LlamaConfig, LlamaModel, MistralConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 
 from llamarec.ranker.model.cpu.form import form_of
 from llamarec.ranker.model.known_layers import config_difference, decoder_difference
 from llamarec.ranker.model.last_layer import read_answers_only
 from tests.ranker.model.cpu.models import KINDS, by_modules, loss_and_gradients, prompts, small_model
+from tests.tiny_llama import tiny_llama
 
 
 def _decoder(model: Any) -> Any:
@@ -142,10 +143,7 @@ def test_an_option_that_the_models_code_reads(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_last_layer_of_another_form_is_not_cut_short() -> None:
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
-    )
-    plain = LlamaForCausalLM(config)
+    plain = tiny_llama()
     changed = copy.deepcopy(plain)
     changed.model.layers[-1].post_feedforward_layernorm = LlamaRMSNorm(16)
     assert read_answers_only(plain)
