@@ -269,7 +269,7 @@ class _SkipTo(TrainerCallback):
             return control
         state.global_step, state.epoch = self._step, self._step * BATCH / NUM_SAMPLES
         if isinstance(self._trainer, ResumableTrainer):
-            self._trainer._progress.position = Position(0, self._step * BATCH)
+            self._trainer._resumable.training.run.move_to(Position(0, self._step * BATCH))
         self._trainer.lr_scheduler.last_epoch = self._step
         control.should_save = True
         return control

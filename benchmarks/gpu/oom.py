@@ -133,7 +133,12 @@ def _run(bench: Bench, dtype: str, *, room: int | None) -> Run:
         trainer.train()
     if first.gradients is None:
         raise RuntimeError("no step was done")
-    return Run(first.gradients, first.needed, trainer._progress.micro_batch or STEP, trainer.state.global_step)
+    return Run(
+        first.gradients,
+        first.needed,
+        trainer._resumable.training.run.progress.micro_batch or STEP,
+        trainer.state.global_step,
+    )
 
 
 def _shorten(bench: Bench, trainer: Any, room: int) -> None:

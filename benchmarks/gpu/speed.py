@@ -119,17 +119,18 @@ def _train_ours(bench: Bench, setting: Setting) -> dict[str, Figure]:
         trainer = make_trainer(
             bench, bench.shape, prompts, Path(folder), max_steps=len(prompts) // STEP, **setting.flags
         )
-        watch = Watch(bench, lambda: trainer._progress.micro_batch)
+        watch = Watch(bench, lambda: trainer._resumable.training.run.progress.micro_batch)
         trainer.add_callback(watch)
         trainer.train()
     tokens = _timed_tokens(bench, prompts, order)
     flops = needed_flops(multiplied_weights(trainer.model), tokens, training=True)
     start = f"{setting.dtype}_{setting.name}"
+    micro_batch = trainer._resumable.training.run.progress.micro_batch
     return {
         f"{start}_samples_per_second": Figure(bench.timed_steps * STEP / watch.seconds, _reduced(watch.reduced)),
         f"{start}_tokens_per_second": Figure(tokens / watch.seconds),
         f"{start}_of_matmul": Figure(flops / watch.seconds / (bench.value("matmul_tflops") * 1e12)),
-        f"{start}_peak_gb": Figure(watch.peak_gb, _peak_note(bench, trainer._progress.micro_batch)),
+        f"{start}_peak_gb": Figure(watch.peak_gb, _peak_note(bench, micro_batch)),
     }
 
 

@@ -69,7 +69,8 @@ class Answers:
 
 def ask(ranker: Ranker, samples: EvaluationSamples, spaced_ids: list[int]) -> Answers:
     """Asks about every prompt once; both kinds of tokens are read off the same pass."""
-    base = ranker.trainer.model.get_base_model()
+    model: Any = ranker.trainer.model
+    base = model.get_base_model()
     num_letters, letter_ids_C = samples.scores_PC.shape[1], base.letter_ids_C
     base.letter_ids_C = torch.cat([letter_ids_C, torch.tensor(spaced_ids, dtype=letter_ids_C.dtype)])
     try:

@@ -14,7 +14,7 @@ modules import only `errors`. The rules are in pyproject.toml (import-linter).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamarec.checkpoints.config import CheckpointConfig
@@ -31,10 +31,11 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imported when asked for: the command line needs neither torch nor transformers."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
+
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -136,7 +136,7 @@ def test_a_fusion_that_is_not_the_saved_one_is_fitted_again(
     path.write_text(altered if change == "altered" else change, encoding="utf-8")
     assert run_shop(folder, "--resume_from_checkpoint") == first
     # It belongs to the best model, which is put back as it was saved.
-    assert "is not as it was saved; put back from checkpoint-" in capsys.readouterr().err
+    assert "was changed after it was saved; restored from checkpoint-" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == json.dumps(content, indent=2) + "\n"
 
 

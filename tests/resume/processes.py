@@ -120,13 +120,27 @@ def train_there(
         "seen": samples_in(log),
         "step": trainer.state.global_step,
         "world_size": trainer.args.world_size,
-        "micro_batch": trainer._progress.micro_batch,
+        "micro_batch": trainer._resumable.training.run.progress.micro_batch,
         "tokens": trainer.state.num_input_tokens_seen,
         "rates": rates(trainer),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "gradients": [gradient.tolist() for gradient in watch.gradients],
         "weights": watch.weights[-1].tolist() if watch.weights else [],
     }
+
+
+def error_there(folder: Path) -> dict[str, Any]:
+    """The error with which a training in a folder is refused: its class, and what it says."""
+    from llamarec.errors import LlamarecError
+    from tests.resume.runs import quiet_trainer
+
+    trainer = quiet_trainer(folder, ddp_backend="gloo")
+    try:
+        trainer.train()
+    except LlamarecError as error:
+        return {"kind": type(error).__name__, "problem": error.problem, "hint": error.hint, "text": str(error)}
+
+    return {}
 
 
 def limit_memory(model: Any, fits: int) -> None:

@@ -94,8 +94,7 @@ def test_every_published_checkpoint_is_handed_over(tmp_path: Path, capsys: pytes
         if len(given) == 1:
             raise ValueError("no network")
 
-    trainer = quiet_trainer(tmp_path, **{**SMALL, "save_steps": 3})
-    trainer._after_save = after_save
+    trainer = quiet_trainer(tmp_path, after_save=after_save, **{**SMALL, "save_steps": 3})
     trainer.train()
     assert given == [("checkpoint-3", True), ("checkpoint-6", True)]
     assert "checkpoint-3 is saved, after_save failed: ValueError: no network" in capsys.readouterr().err
@@ -123,7 +122,7 @@ def test_the_third_request_does_not_wait_for_a_save_that_hangs(tmp_path: Path) -
         durable.observer = None
         hangs.set()
     assert waited < 15
-    trainer._saver.wait()
+    trainer._resumable.writer.wait()
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
@@ -144,5 +143,5 @@ def test_a_best_model_that_is_not_as_it_was_saved_is_put_back(
     assert file.read_bytes() == content
     assert verify_best(tmp_path).health == "good"
     said = capsys.readouterr().err
-    assert "is not as it was saved; put back from checkpoint-" in said
-    assert said.count("put back from") == 1
+    assert "was changed after it was saved; restored from checkpoint-" in said
+    assert said.count("restored from") == 1

@@ -13,6 +13,7 @@ import torch
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.out_of_memory import MemoryUse, is_out_of_memory
 from llamarec.errors import DoesNotFitError
+from llamarec.ranker.training.trainer import RankerTrainer
 from tests.resume.runs import Watch, quiet_trainer, samples_in, stopped
 from tests.resume.training import make_trainer, state_of
 
@@ -185,6 +186,7 @@ def test_one_sample_that_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = _run(tmp_path, place="forward", limit=0, save_steps=1)
+    trainer.memory_flags = RankerTrainer.memory_flags
     stopped(_run(tmp_path, save_steps=1), 3)
     monkeypatch.setattr(out_of_memory, "memory_use", lambda _: MemoryUse(40_000, 61_000, 65_000, "Tiny GPU"))
     with pytest.raises(DoesNotFitError) as error:
@@ -195,6 +197,7 @@ def test_one_sample_that_does_not_fit(
     said = str(error.value)
     assert "peak 61.0 kB, 40.0 kB of model and optimizer, 65.0 kB in all on Tiny GPU" in said
     assert "the longest sample of the step has 8 tokens" in said
+    assert "samples shorter than 8 tokens (a smaller --max_prompt_tokens" in said
     assert "--gradient_checkpointing true (the activations of 1 layer of 2 at a time" in said
     # 2 layers of 7 matrices of 16 x 16 in float32, of which 4.127 bits each would stay.
     assert pytest.approx(12_487, abs=1) == 2 * 7 * 16 * 16 * (4 - 4.127 / 8)

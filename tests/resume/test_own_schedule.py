@@ -120,7 +120,7 @@ def test_an_overridden_method_is_the_programs_own(method: str, tmp_path: Path) -
 
     cls: Any = type("Mine", (ResumableTrainer,), {method: overridden})
     trainer = cls(model=make_model(), args=make_args(tmp_path, **QUIET), train_dataset=Words(12, noisy=False))
-    names = trainer._handed().names()
+    names = trainer._resumable.program.custom_optimizers().names()
     assert names == {
         "own_optimizer": method if method == "create_optimizer" else "",
         "own_scheduler": method if method == "create_scheduler" else "",
@@ -185,8 +185,8 @@ def test_a_method_overridden_behind_the_mixin_is_found(tmp_path: Path) -> None:
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             return super().create_scheduler(num_training_steps, optimizer)
 
-    class Mine(ResumableMixin, Theirs):  # type: ignore[misc]
+    class Mine(ResumableMixin, Theirs):
         pass
 
     trainer = Mine(model=make_model(), args=make_args(tmp_path, **QUIET), train_dataset=Words(12, noisy=False))
-    assert trainer._handed().scheduler == "create_scheduler"
+    assert trainer._resumable.program.custom_optimizers().scheduler == "create_scheduler"

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.verification import verify
-from tests.resume.processes import run_in_processes, train_there
+from tests.resume.processes import error_there, run_in_processes, train_there
 from tests.resume.runs import epoch_orders, quiet_trainer
 
 SMALL = {"num_samples": 25, "noisy": False, "save_steps": 50, "include_num_input_tokens_seen": "all"}
@@ -70,6 +72,15 @@ def test_two_processes_resume_exactly(tmp_path: Path) -> None:
     for rank in (0, 1):
         assert first[rank]["seen"] + second[rank]["seen"] == whole[rank]["seen"]
         assert second[rank]["weights"] == whole[rank]["weights"]
+
+
+def test_an_error_of_the_first_process_is_everybodys(tmp_path: Path) -> None:
+    with RunLock(RunFolder(tmp_path / "run")):
+        first, second = run_in_processes(2, error_there, tmp_path / "run")
+    assert first["kind"] == "LockedError"
+    assert str(tmp_path / "run") in first["problem"]
+    assert first["hint"]
+    assert second == first
 
 
 def test_out_of_memory_in_one_process_halves_in_both(tmp_path: Path) -> None:

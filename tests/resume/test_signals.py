@@ -198,7 +198,7 @@ def test_the_second_request_changes_nothing(
         trainer.train()
     assert (stop.value.code, stop.value.signal_name) == (75, "SIGTERM")
     said = capsys.readouterr().err
-    assert "SIGTERM: stopping at the edge of this step, then saving" in said
+    assert "SIGTERM: stopping after this step, then saving" in said
     assert "SIGINT: still saving (once more to end at once)" in said
     durable.observer = None
     small_trainer(tmp_path).train("latest")
@@ -279,7 +279,7 @@ def test_an_exception_at_any_moment(name: str, tmp_path: Path, uninterrupted: di
     with pytest.raises(_AppError, match=name):
         trainer.train()
     assert list(tmp_path.glob("checkpoint-*"))
-    assert trainer._saver.last_good == trainer.state.global_step
+    assert trainer._resumable.writer.last_good == trainer.state.global_step
     small_trainer(tmp_path).train("latest")
     assert outcome(tmp_path) == uninterrupted
 

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,17 @@ def make_trainer(
     num_samples: int = NUM_SAMPLES,
     patience: int = 4,
     callbacks: tuple[Any, ...] = (),
+    after_save: Callable[[Path], object] | None = None,
     **changes: Any,
 ) -> Any:
     """The Trainer of the test training; `cls` may be a plain one."""
     own: dict[str, Any] = {}
     if issubclass(cls, ResumableTrainer):
-        own = {"checkpoint_config": config or CheckpointConfig(), "own_options": {"early_stopping_patience": patience}}
+        own = {
+            "checkpoint_config": config or CheckpointConfig(),
+            "own_options": {"early_stopping_patience": patience},
+            "after_save": after_save,
+        }
     restless = [Restless()] if noisy else []
     return cls(
         model=model if model is not None else make_model(dropout=0.1 if noisy else 0.0),

@@ -1,19 +1,27 @@
-"""The training loop that saves, stops and restores at the boundaries of steps.
+"""The training loop that saves, stops and restores at step boundaries: objects that one mixin holds.
 
-resumable                  the Trainer, and the mixin for other Trainers
-hooks, versions            what is needed of transformers, and what differs between its versions
-loop                       the training loop, in samples
-step_boundary, step_edge   moments at which all state belongs together
-dataloader, sampling       the order of samples, and batches from any position
-rng                        random states
-evaluation                 validations inside a training
-distributed                several processes in one step
-out_of_memory              smaller micro-batches when memory runs out
-signals                    requests to stop
-snapshot, writer, saving   from the state of a step to a checkpoint, in the background
-restoring, weights         from a checkpoint to a training that continues
-fingerprints               what identifies base model, adapter and data
-shared_state, temporarily  what the mixins share; attributes set for a while
+resumable              ResumableTrainer, ResumableMixin: the public face, and the Trainer's hooks, which delegate
+training               the objects, and one `train()` from start to end
+trainer_access         the Trainer as the objects see it: every attribute and method of it that they use
+hooks, versions        what is needed of transformers, and what differs between its versions
+program, fingerprints  what the user's program gave or made itself; what identifies a run
+starting               the folder locked, a resume decided, the history continued
+run_state              what one training knows of itself, and which saves are due
+restoring              a checkpoint into the Trainer's state
+optimizer_state        a checkpoint into optimizer, schedule and gradient scaler
+weights                a checkpoint into the model
+dataloader, sampling   the order of samples, and batches from any position
+loop                   the steps of an epoch
+step                   one optimizer step: gradients, then the update
+out_of_memory          smaller micro-batches, an update undone, advice
+step_boundary          where all state belongs together, and the way back there
+evaluation             repeated in smaller batches when memory runs out
+saving                 what is saved, and when
+snapshot, writer       a step's state copied from memory, and written in the background
+stopping, signals      a training that ends before its time; requests to stop
+distributed            several processes on one step
+rng                    random states
+console                lines for the user
 
 `ResumableTrainer` and `ResumableMixin` can be imported from here too. They are loaded when they are asked for, so that
 `signals` and `writer` stay free of torch.

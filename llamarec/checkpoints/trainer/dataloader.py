@@ -1,101 +1,105 @@
-"""What a training is fed: the order of its samples, and micro-batches of it from any position."""
+"""Training data: the order of its samples, and micro-batches of it from any position."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
-from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.resume.process import effective_batch
-from llamarec.checkpoints.trainer.sampling import KeyedCollator, KeyedDataset, SliceSampler
-from llamarec.checkpoints.trainer.shared_state import SharedState
-from llamarec.checkpoints.trainer.temporarily import temporarily
+from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.sampling import Batch, KeyedCollator, KeyedDataset, Samples, SliceSampler
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, temporarily
 from llamarec.checkpoints.trainer.versions import multiprocessing_context
 from llamarec.errors import ConfigError
 
 
-class TrainData(SharedState):
-    """Mixin before `Trainer`: its training data."""
+class TrainData:
+    """The training data of a Trainer.
 
-    samples_by_epoch = False
-    """The training data set is asked for (epoch, index) instead of for the index."""
-    beyond_flags: tuple[str, ...] = ()
-    """Fingerprints that no flag of a command decides: where they differ, to resume is no advice."""
-    origins = FingerprintSources()
-    """Of the program's own fingerprints, for what is said where they differ."""
+    Args:
+        trainer: The live Trainer; its `epoch_order` and `samples_by_epoch` count.
+    """
 
-    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
-        """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.
+    def __init__(self, trainer: LiveTrainer) -> None:
+        self._trainer = trainer
 
-        The default is what a plain Trainer draws, so that either can go on in the other's epoch.
+    def geometry(self) -> Geometry:
+        """Samples of an epoch and of a step."""
+        args, num_samples = self._trainer.args, len(self._trainer.train_dataset)
+        if args.dataloader_drop_last:
+            num_samples -= num_samples % (args.train_batch_size * args.world_size)
+
+        return Geometry(num_samples, effective_batch(args))
+
+    def loader(self) -> DataLoader[Any]:
+        """Micro-batches of this process, from the position that the sampler is set to.
+
+        Raises:
+            ConfigError: there is no training data.
         """
-        if self.args.train_sampling_strategy == "sequential":
-            return np.arange(num_samples)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        generator = torch.Generator().manual_seed(seed + epoch)
-        return torch.randperm(num_samples, generator=generator).numpy()
-
-    def _geometry(self) -> Geometry:
-        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
-        num_samples = len(dataset)
-        if self.args.dataloader_drop_last:
-            num_samples -= num_samples % (self.args.train_batch_size * self.args.world_size)
-        return Geometry(num_samples, effective_batch(self.args))
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches of this process, from the position that the sampler is set to."""
-        args, dataset, seed = self.args, self.train_dataset, self.args.seed  # type: ignore[attr-defined]
-        if dataset is None:
+        trainer, args = self._trainer, self._trainer.args
+        if trainer.train_dataset is None:
             raise ConfigError("training needs a train_dataset")
-        dataset, collator = self._with_needed_columns(dataset)
+
+        dataset, collator = self._with_needed_columns()
         sampler = SliceSampler(
-            self._geometry(),
-            lambda epoch: self.epoch_order(epoch, len(dataset)),
+            self.geometry(),
+            lambda epoch: trainer.epoch_order(epoch, len(dataset)),
             args.train_batch_size,
             rank=args.process_index,
             num_processes=args.world_size,
         )
-        workers: dict[str, Any] = {}
-        if args.dataloader_num_workers:
-            workers = {
-                "persistent_workers": args.dataloader_persistent_workers,
-                "prefetch_factor": args.dataloader_prefetch_factor,
-                "multiprocessing_context": multiprocessing_context(args),
-            }
+
         return DataLoader(
-            KeyedDataset(dataset, seed, by_epoch=self.samples_by_epoch),
+            KeyedDataset(dataset, args.seed, by_epoch=trainer.samples_by_epoch),
             batch_sampler=sampler,
-            collate_fn=KeyedCollator(collator, seed),
+            collate_fn=KeyedCollator(collator, args.seed),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             # Its own, so that beginning an epoch takes nothing from dropout's stream.
-            generator=torch.Generator().manual_seed(seed),
-            **workers,
+            generator=torch.Generator().manual_seed(args.seed),
+            persistent_workers=bool(args.dataloader_num_workers and args.dataloader_persistent_workers),
+            prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers else None,
+            multiprocessing_context=multiprocessing_context(args) if args.dataloader_num_workers else None,
         )
 
-    def _with_needed_columns(self, dataset: Any) -> tuple[Any, Any]:
-        if type(dataset).__module__.startswith("datasets."):
-            return self._remove_unused_columns(dataset, description="Training"), self.data_collator  # type: ignore[attr-defined]
-        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="Training")  # type: ignore[attr-defined]
+    def _with_needed_columns(self) -> tuple[Samples, Callable[[list[Any]], Batch]]:
+        trainer = self._trainer
+        if type(trainer.train_dataset).__module__.startswith("datasets."):
+            needed = trainer._remove_unused_columns(trainer.train_dataset, description="Training")
+            return needed, trainer.data_collator
 
-    def _num_items_in_step(self, batches: list[Any]) -> Any:
+        collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training")
+        return trainer.train_dataset, collator
+
+    def num_items(self, batches: list[Batch]) -> NumItems:
         """The Trainer's count of what a step's loss is the mean of, over all processes."""
-        args = self.args
+        args = self._trainer.args
         if args.world_size == 1:
-            return self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
-        # A process without a sample in a short step counts too, which the Trainer's own gathering does not foresee.
-        across = args.average_tokens_across_devices
+            return self._trainer._get_num_items_in_batch(batches, args.device)
+
         with temporarily(args, average_tokens_across_devices=False):
-            count = self._get_num_items_in_batch(batches, args.device)  # type: ignore[attr-defined]
-        counts = torch.tensor([-1.0 if count is None else float(count)], device=args.device)
-        if across:
-            counted = torch.clamp(counts, min=0)
-            dist.all_reduce(counted)
-            return counted[0] if counted[0] > 0 else None
-        return count
+            count = self._trainer._get_num_items_in_batch(batches, args.device)
+        return distributed.summed_items(args, count)
+
+
+def default_order(args: TrainingArguments, epoch: int, num_samples: int) -> NDArray[np.int64]:
+    """The order of samples that a plain Trainer draws, so that either can continue the other's epoch.
+
+    Returns:
+        A permutation of [num_samples].
+    """
+    if args.train_sampling_strategy == "sequential":
+        return np.arange(num_samples)
+
+    seed = args.seed if args.data_seed is None else args.data_seed
+    generator = torch.Generator().manual_seed(seed + epoch)
+    order: NDArray[np.int64] = torch.randperm(num_samples, generator=generator).numpy()
+    return order

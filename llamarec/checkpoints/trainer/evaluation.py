@@ -1,83 +1,89 @@
-"""Validations inside a training: interrupted at once, repeated in smaller batches where memory is short."""
+"""Evaluations that run out of memory: repeated in smaller batches."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from transformers import Trainer
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
 
 from llamarec.checkpoints.trainer import out_of_memory, rng
-from llamarec.checkpoints.trainer.step_boundary import StepBoundary
-from llamarec.checkpoints.trainer.temporarily import temporarily
+from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+
+Output = TypeVar("Output")
 
 
-class StopNowError(Exception):
-    """Raised inside a step or an evaluation that is given up for a request to stop."""
+class Evaluation:
+    """Repeats an evaluation until it fits.
 
+    Args:
+        trainer: The live Trainer.
+        program: Whether it cuts its evaluations into batches itself.
+        console: For what is tried.
 
-class Evaluation(StepBoundary):
-    """Mixin before `Trainer`: its evaluation and prediction."""
+    Attributes:
+        given_batch: `per_device_eval_batch_size` as the user gave it, where a smaller one is used; else 0.
+    """
 
-    def _stops_here(self) -> bool:
-        """Whether to give up in the middle: one process alone may; several agree at the next edge."""
-        return bool(self._stop.received) and self.args.world_size == 1
+    def __init__(self, trainer: LiveTrainer, program: Program, console: Console) -> None:
+        self._trainer, self._program, self._console = trainer, program, console
+        self.given_batch = 0
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; a request to stop ends an evaluation during training at once."""
-        if self._in_loop and self._stops_here():
-            raise StopNowError
-        return super().prediction_step(*args, **kwargs)  # type: ignore[misc]
+    def run(
+        self,
+        evaluate: Callable[[DataLoader[Any]], Output],
+        dataloader: DataLoader[Any],
+        last_good: Callable[[], str],
+    ) -> Output:
+        """Evaluates; out of memory, the same again in batches of half the size.
 
-    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; its beginning is an edge, with the evaluation still to be done."""
-        if not self._in_loop:
-            # --eval_on_start: a resume has been evaluated before.
-            return {} if self._resume is not None else super()._evaluate(*args, **kwargs)  # type: ignore[misc]
-        self._take_edge()
-        return super()._evaluate(*args, **kwargs)  # type: ignore[misc]
+        Args:
+            evaluate: The Trainer's loop.
+            dataloader: What it evaluates on.
+            last_good: Path of the newest checkpoint, for the message.
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As the Trainer's, with workers that end with the evaluation.
-
-        Ones that stay draw their seed once, so that a resumed process would draw one that the other did not.
+        Raises:
+            DoesNotFitError: one sample alone does not fit.
         """
-        with temporarily(self.args, dataloader_persistent_workers=False):
-            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
-
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; out of memory means the same again in batches of half the size."""
         random_states = rng.capture()
         while True:
             try:
-                return super().evaluation_loop(dataloader, *args, **kwargs)  # type: ignore[misc]
+                return evaluate(dataloader)
             except Exception as error:
-                # Of several processes the others wait in a gathering that this one would not come to.
-                if not out_of_memory.is_out_of_memory(error) or self.args.world_size > 1 or self._has_own_loaders():
+                # Other processes would wait in a gathering that this one does not come to.
+                if not out_of_memory.is_out_of_memory(error) or not self._may_repeat():
                     raise
-            # Behind the handler: the traceback holds the tensors that did not fit.
-            dataloader = self._with_smaller_batches(dataloader)
+
+            # After the handler: the traceback holds the tensors that did not fit.
+            dataloader = self._with_smaller_batches(dataloader, last_good)
             rng.set_states(random_states)
 
-    def _has_own_loaders(self) -> bool:
-        """Whether a subclass cuts its evaluation into batches itself."""
-        kind = type(self)
-        return (
-            kind.get_eval_dataloader is not Evaluation.get_eval_dataloader
-            or kind.get_test_dataloader is not Trainer.get_test_dataloader  # type: ignore[attr-defined]
-        )
+    def _may_repeat(self) -> bool:
+        cuts_itself = any(map(self._program.overrides, ("get_eval_dataloader", "get_test_dataloader")))
+        return self._trainer.args.world_size == 1 and not cuts_itself
 
-    def _with_smaller_batches(self, dataloader: Any) -> Any:
+    def _with_smaller_batches(self, dataloader: DataLoader[Any], last_good: Callable[[], str]) -> DataLoader[Any]:
+        args = self._trainer.args
         out_of_memory.free_cached()
-        now, use = int(self.args.per_device_eval_batch_size), out_of_memory.memory_use(self.args.device)
+        now, use = int(args.per_device_eval_batch_size), out_of_memory.memory_use(args.device)
         if now == 1:
-            raise out_of_memory.evaluation_does_not_fit(use, self._last_good_path())
-        self._given_eval_batch = self._given_eval_batch or now
-        self.args.per_device_eval_batch_size, text = out_of_memory.evaluated_in_halves(now, use)
-        self._say(text)
-        for callback in self.callback_handler.callbacks:
-            # The progress bar of what was given up.
-            bar = getattr(callback, "prediction_bar", None)
-            if bar is not None:
-                bar.close()
-                callback.prediction_bar = None
-        return self.get_test_dataloader(dataloader.dataset)  # type: ignore[attr-defined]
+            raise out_of_memory.evaluation_does_not_fit(use, last_good())
+
+        self.given_batch = self.given_batch or now
+        args.per_device_eval_batch_size, text = out_of_memory.evaluated_in_halves(now, use)
+        self._console.warn(text)
+
+        for callback in self._trainer.callback_handler.callbacks:
+            _close_bar(callback)
+        return self._trainer.get_test_dataloader(dataloader.dataset)
+
+
+def _close_bar(callback: TrainerCallback) -> None:
+    """The progress bar of the evaluation that was given up."""
+    bar = getattr(callback, "prediction_bar", None)
+    if bar is not None:
+        bar.close()
+        vars(callback)["prediction_bar"] = None

@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from typing import Any, Final
+from typing import Final
 
 import torch
+from torch import nn
 
 from llamarec.checkpoints.trainer.rng import SAMPLE_STREAM, keyed
+from llamarec.checkpoints.trainer.sampling import Samples
 
 _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4
-# Of a configuration: says where it lies or what wrote it, not what it is.
+# Entries of a configuration that say where it is stored or what wrote it, not what it is.
 _PASSING: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures")
 _DIGITS: Final = 16
 
 
-def fingerprints_of(model: Any, dataset: Any, *, seed: int, by_epoch: bool) -> dict[str, Any]:
+def fingerprints_of(model: nn.Module | None, dataset: Samples, *, seed: int, by_epoch: bool) -> dict[str, object]:
     """Fingerprints of any Trainer's adapter and data.
 
     Args:
         model: Unwrapped.
         dataset: The training data.
         seed: Of the run, for samples that draw random numbers.
-        by_epoch: Whether samples are asked for by (epoch, index).
+        by_epoch: Whether samples are indexed by (epoch, index).
 
     Returns:
         lora: shape and scale; data: number of samples and a few of them.
@@ -34,17 +36,19 @@ def fingerprints_of(model: Any, dataset: Any, *, seed: int, by_epoch: bool) -> d
     return {"data": _data(dataset, seed, by_epoch), **({"lora": lora} if lora else {})}
 
 
-def base_model_of(model: Any) -> str:
-    """Fingerprint of a model as it is before training: its configuration and a few values of every frozen weight."""
+def base_model_of(model: nn.Module) -> str:
+    """Fingerprint of a model before training: its configuration and a few values of every frozen weight."""
     digest = hashlib.sha256()
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "to_dict"):
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "to_dict"):
         content = {name: value for name, value in config.to_dict().items() if name not in _PASSING}
         digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
             digest.update(_some_values(parameter))
+
     return digest.hexdigest()[:_DIGITS]
 
 
@@ -54,12 +58,13 @@ def _some_values(parameter: torch.Tensor) -> bytes:
     return flat[::stride][:_VALUES_PER_TENSOR].cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _adapter(model: Any) -> dict[str, Any]:
+def _adapter(model: nn.Module | None) -> dict[str, object]:
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, dict):
         return {}
+
     wanted = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "bias", "rank_pattern", "alpha_pattern")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for adapter, config in configs.items():
         for name in wanted:
             value = getattr(config, name, None)
@@ -69,19 +74,19 @@ def _adapter(model: Any) -> dict[str, Any]:
     return found
 
 
-def _data(dataset: Any, seed: int, by_epoch: bool) -> str:
+def _data(dataset: Samples, seed: int, by_epoch: bool) -> str:
     size = len(dataset)
     digest = hashlib.sha256(str(size).encode())
-    for place in range(min(_NUM_SAMPLES, size)):
-        index = place * (size - 1) // max(_NUM_SAMPLES - 1, 1)
+    for number in range(min(_NUM_SAMPLES, size)):
+        index = number * (size - 1) // max(_NUM_SAMPLES - 1, 1)
         with keyed(seed, SAMPLE_STREAM, 0, index):
             sample = dataset[(0, index) if by_epoch else index]
         digest.update(_as_bytes(sample))
     return f"{size} samples, {digest.hexdigest()[:_DIGITS]}"
 
 
-def _as_bytes(value: Any) -> bytes:
-    """Content, whatever the container: two processes pickle equal tensors in different ways."""
+def _as_bytes(value: object) -> bytes:
+    """Content, whatever the container is: two processes pickle equal tensors in different ways."""
     if isinstance(value, torch.Tensor):
         return (
             value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""

@@ -1,21 +1,25 @@
-"""Out of memory: recognised, answered with smaller micro-batches, undone where it struck in mid-update, explained."""
+"""Out of memory: recognised, answered with smaller micro-batches, undone in the middle of an update, explained."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from torch import nn
 
 from llamarec.checkpoints.storage.units import readable
+from llamarec.checkpoints.trainer.sampling import Batch
 from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.
 _ROLLBACK_LIMIT_BYTES: Final = 2**30
+# What frees less of the used memory is not worth a hint.
+_WORTH_NAMING: Final = 0.05
 # Beside those that accelerate knows: of CUDA, ROCm and MPS; of cuBLAS; of the CPU on Windows; of oneDNN.
 _TEXTS: Final = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: not enough memory", "bad_alloc")
 
@@ -36,27 +40,29 @@ def free_cached() -> None:
         torch.accelerator.empty_cache()  # type: ignore[no-untyped-call,unused-ignore]
 
 
-def split(batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
+def split(batch: Batch, num_samples: int, size: int) -> list[tuple[Batch, int]]:
     """A collated batch in pieces of at most `size` samples, each with its number of samples.
 
-    Tensors and lists whose first dimension is the number of samples are cut; everything else goes into each piece.
+    Tensors and lists whose first dimension is the number of samples are cut; each piece gets everything else whole.
 
     Raises:
         DoesNotFitError: nothing in the batch can be cut.
     """
     if num_samples <= size:
         return [(batch, num_samples)]
+
     if not _is_cut(batch, num_samples):
         raise DoesNotFitError(
             f"a micro-batch of {num_samples} samples does not fit into memory and cannot be split",
             expected=f"tensors whose first dimension is {num_samples}",
             hint="a smaller --per_device_train_batch_size, or override split_batch",
         )
+
     starts = range(0, num_samples, size)
     return [(_cut(batch, num_samples, at, at + size), min(size, num_samples - at)) for at in starts]
 
 
-def _is_cut(value: Any, num_samples: int) -> bool:
+def _is_cut(value: object, num_samples: int) -> bool:
     if isinstance(value, torch.Tensor):
         return value.ndim > 0 and value.shape[0] == num_samples
     if isinstance(value, Mapping):
@@ -64,7 +70,7 @@ def _is_cut(value: Any, num_samples: int) -> bool:
     return isinstance(value, list | tuple) and len(value) == num_samples
 
 
-def _cut(value: Any, num_samples: int, start: int, end: int) -> Any:
+def _cut(value: Batch, num_samples: int, start: int, end: int) -> Batch:
     if isinstance(value, Mapping):
         return {name: _cut(item, num_samples, start, end) for name, item in value.items()}
     return value[start:end] if _is_cut(value, num_samples) else value
@@ -88,11 +94,12 @@ class MemoryUse:
 
 
 def memory_use(device: torch.device) -> MemoryUse:
-    """What the device says; on a CPU, what the process and the machine say."""
+    """What the device reports; on a CPU, what the process uses of the machine's memory."""
     if device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]
         used, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
         return MemoryUse(used, peak, total, torch.cuda.get_device_name(device))
+
     used = int(psutil.Process().memory_info().rss)
     return MemoryUse(used, 0, int(psutil.virtual_memory().total), "this machine")
 
@@ -104,11 +111,12 @@ class Rollback:
         optimizer: A torch optimizer (or accelerate's wrapper of one).
     """
 
-    def __init__(self, optimizer: Any) -> None:
-        self._optimizer = getattr(optimizer, "optimizer", optimizer)
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         state = self._optimizer.state
         tensors = [*parameters, *(t for p in parameters for t in _tensors(state.get(p, {})))]
+
         self.is_kept: bool = sum(t.numel() * t.element_size() for t in tensors) <= _ROLLBACK_LIMIT_BYTES
         self._parameters = [(p, p.detach().clone()) for p in parameters] if self.is_kept else []
         self._state = {p: _copied(state[p]) for p, _ in self._parameters if p in state}
@@ -121,14 +129,15 @@ class Rollback:
                 self._optimizer.state[parameter] = _copied(self._state[parameter])
             else:
                 self._optimizer.state.pop(parameter, None)
+
         return self.is_kept
 
 
-def _tensors(state: Mapping[str, Any]) -> list[torch.Tensor]:
+def _tensors(state: Mapping[str, object]) -> list[torch.Tensor]:
     return [value for value in state.values() if isinstance(value, torch.Tensor)]
 
 
-def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+def _copied(state: Mapping[str, object]) -> dict[str, object]:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
@@ -160,15 +169,36 @@ def evaluated_in_halves(batch: int, use: MemoryUse) -> tuple[int, str]:
 def evaluation_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
     """The error for an evaluation that does not fit one sample at a time."""
     return DoesNotFitError(
-        "one sample alone does not fit into memory in an evaluation: --per_device_eval_batch_size is at 1",
+        "one sample alone does not fit into memory in an evaluation: --per_device_eval_batch_size is 1 already",
         expected=f"room for one sample, and for the predictions so far, beside {readable(use.used)}",
         found=_measured(use),
-        hint="--eval_accumulation_steps 10 moves predictions off the device; shorter samples; another program off the "
-        "device; then --resume_from_checkpoint" + (f" {last}, which is good" if last else ""),
+        hint="--eval_accumulation_steps 10 moves predictions off the device; use shorter samples, or end other "
+        f"programs on the device; {_then_resume(last)}",
     )
 
 
-def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: bool, last: str) -> DoesNotFitError:
+@dataclass(frozen=True, kw_only=True)
+class MemoryFlags:
+    """Flags of a program that save memory, as its user types them; empty where there is none.
+
+    Attributes:
+        four_bits: Loads the base model in 4 bits.
+        shorter_samples: Makes samples shorter.
+    """
+
+    four_bits: str = ""
+    shorter_samples: str = ""
+
+
+def does_not_fit(
+    model: nn.Module,
+    use: MemoryUse,
+    *,
+    longest: int,
+    checkpointing: bool,
+    last: str,
+    flags: MemoryFlags = MemoryFlags(),
+) -> DoesNotFitError:
     """The error for one sample that does not fit: what was measured, and what would make how much room.
 
     Args:
@@ -177,35 +207,40 @@ def does_not_fit(model: Any, use: MemoryUse, *, longest: int, checkpointing: boo
         longest: Length of the sample in tokens; 0 if unknown.
         checkpointing: Whether activations are recomputed already.
         last: The checkpoint that is good, or an empty text.
+        flags: Of the program.
     """
     hints = []
     if not checkpointing:
         layers = int(getattr(getattr(model, "config", None), "num_hidden_layers", 0) or 0)
         saved = f" (the activations of 1 layer of {layers} at a time instead of all)" if layers > 1 else ""
         hints.append(f"--gradient_checkpointing true{saved}")
+
     freed = bytes_freed_by_4_bits(model)
-    if freed > 0.05 * use.used:
-        hints.append(
-            "the base model in 4 bits (train_ranker.py: --quantization nf4 --allow_changed base_model), which frees "
-            + readable(freed)
-        )
+    if freed > _WORTH_NAMING * use.used:
+        hints.append(f"the base model in 4 bits{_typed(flags.four_bits)}, which frees {readable(freed)}")
     if longest:
-        hints.append(
-            f"samples shorter than {longest:,} tokens (train_ranker.py: a smaller --max_prompt_tokens, with "
-            "--allow_changed prompt,data)"
-        )
-    hints.append("then --resume_from_checkpoint" + (f" {last}, which is good" if last else ""))
+        hints.append(f"samples shorter than {longest:,} tokens{_typed(flags.shorter_samples)}")
+    hints.append(_then_resume(last))
+
     return DoesNotFitError(
-        "one sample alone does not fit into memory: --per_device_train_batch_size is at 1, "
+        "one sample alone does not fit into memory: --per_device_train_batch_size is 1 already, "
         "more --gradient_accumulation_steps cannot help",
         expected=f"room for the activations of one sample beside {readable(use.used)} of model and optimizer",
         found=_measured(use) + (f"; the longest sample of the step has {longest:,} tokens" if longest else ""),
-        hint="\n            ".join(hints),
+        hint=hints,
     )
 
 
+def _typed(flags: str) -> str:
+    return f" ({flags})" if flags else ""
+
+
+def _then_resume(last: str) -> str:
+    return "then --resume_from_checkpoint" + (f" {last}, which is good" if last else "")
+
+
 def optimizer_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
-    """The error for an optimizer's step that runs out of memory: smaller micro-batches cannot help there."""
+    """The error for an optimizer's step that runs out of memory, where smaller micro-batches cannot help."""
     return DoesNotFitError(
         "out of memory inside the optimizer's step, for the second time",
         expected="room for the moments of every trained weight, and for the step's own copies of them",
@@ -215,10 +250,14 @@ def optimizer_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
     )
 
 
-def bytes_freed_by_4_bits(model: Any) -> int:
-    """What NF4 with double quantisation would save on the frozen matrices of a model: 4.13 bits a weight remain."""
-    if not hasattr(model, "named_parameters"):
+def bytes_freed_by_4_bits(model: object) -> int:
+    """Bytes that NF4 with double quantization would save on the frozen matrices of a model: 4.13 bits a weight remain.
+
+    0 for what is no module.
+    """
+    if not isinstance(model, nn.Module):
         return 0
+
     frozen = [
         p
         for name, p in model.named_parameters()

@@ -1,50 +1,48 @@
-"""The Trainer to put in the place of `transformers.Trainer`."""
+"""The Trainer to use instead of `transformers.Trainer`."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import torch.distributed as dist
-from transformers import Trainer
-from transformers.integrations.neftune import deactivate_neftune
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.compatibility import refuse_unknown
-from llamarec.checkpoints.resume.decision import Resume, decide
-from llamarec.checkpoints.resume.process import CurrentProcess
-from llamarec.checkpoints.resume.progress import Progress
-from llamarec.checkpoints.storage.discovery import LATEST, ResumeChoice, choose_checkpoint, next_sequence
-from llamarec.checkpoints.storage.layout import RunFolder, step_of
-from llamarec.checkpoints.storage.lock import RunLock
-from llamarec.checkpoints.storage.manifest import MAX_SESSIONS, Session
-from llamarec.checkpoints.storage.ownership import check_can_resume, check_can_start
-from llamarec.checkpoints.storage.publish import recover
-from llamarec.checkpoints.storage.restart import clear_superseded, is_superseded, mark_superseded
-from llamarec.checkpoints.storage.space import require_space
-from llamarec.checkpoints.trainer.dataloader import TrainData
-from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
+from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.checkpoints.resume.process import effective_batch
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer import out_of_memory
+from llamarec.checkpoints.trainer.dataloader import default_order
 from llamarec.checkpoints.trainer.hooks import check_hooks
-from llamarec.checkpoints.trainer.loop import OpensEpochs, StepLoop
-from llamarec.checkpoints.trainer.restoring import Restoring
-from llamarec.checkpoints.trainer.saving import Saving
-from llamarec.checkpoints.trainer.signals import EndNow, StopRequests
-from llamarec.checkpoints.trainer.weights import Weights
-from llamarec.checkpoints.trainer.writer import Saver
-from llamarec.errors import CheckpointError, check_all
+from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
+from llamarec.checkpoints.trainer.optimizer_state import follow_schedule
+from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
+from llamarec.checkpoints.trainer.program import Options, Program
+from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.signals import StopNowError
+from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
+from llamarec.checkpoints.trainer.training import ResumableParts
+from llamarec.errors import check_all
 
-_ORDERS = ("random", "sequential")
+# At run time the Trainer comes after the mixin, so that `super()` may be any subclass of it.
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+_ORDERS: Final = ("random", "sequential")
 
 
-class ResumableMixin(StepLoop, TrainData, Saving, Weights, Restoring):
+class ResumableMixin(_Trainer):
     """Put before `Trainer`, or before a subclass of it: `class MyTrainer(ResumableMixin, TheirTrainer)`.
 
     Args:
@@ -52,56 +50,71 @@ class ResumableMixin(StepLoop, TrainData, Saving, Weights, Restoring):
         fingerprints: What identifies the run beside base model, adapter and data; plain values by name.
         own_options: The program's own hyperparameters, compared on resume like the Trainer's.
         given: Hyperparameters that the user gave on the command line, stored for `show`.
-        defaults: Of this command, for hyperparameters that were taken over from the checkpoint instead.
+        defaults: This command's defaults for hyperparameters that were taken from the checkpoint instead.
         after_save: Called with the folder of each checkpoint when it is published and verified, from the thread that
             writes; a callback's `on_save` runs before that, when the save is asked for.
 
-    All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order` and `samples_by_epoch`.
+    All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order`, `files_beside_model`
+    and the class attributes below. The other methods are the Trainer's hooks: each delegates to one of the objects that
+    `_resumable` holds.
     """
+
+    samples_by_epoch: bool = False
+    """The training dataset is indexed by (epoch, index) instead of by the index."""
+    beyond_flags: tuple[str, ...] = ()
+    """Fingerprints that no flag of a command decides: where they differ, to resume is no advice."""
+    origins: FingerprintSources = FingerprintSources()
+    """Where the program's own fingerprints come from, for messages about a difference."""
+    memory_flags: MemoryFlags = MemoryFlags()
+    """Flags of the program that save memory, for the message when one sample does not fit."""
 
     def __init__(
         self,
         *args: Any,
         checkpoint_config: CheckpointConfig | None = None,
-        fingerprints: Mapping[str, Any] | None = None,
-        own_options: Mapping[str, Any] | None = None,
-        given: Mapping[str, Any] | None = None,
-        defaults: Mapping[str, Any] | None = None,
+        fingerprints: Mapping[str, object] | None = None,
+        own_options: Mapping[str, object] | None = None,
+        given: Mapping[str, object] | None = None,
+        defaults: Mapping[str, object] | None = None,
         after_save: Callable[[Path], object] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_hooks(self, Trainer)
-        self._config, self._after_save = checkpoint_config or CheckpointConfig(), after_save
-        self._own_options, self._given = dict(own_options or {}), dict(given or {})
-        self._defaults, self._extra_fingerprints = dict(defaults or {}), dict(fingerprints or {})
-        self._run = RunFolder(Path(str(self.args.output_dir)))
-        self._progress, self._stop, self._saver = Progress(), StopRequests(), None
-        self._fingerprints: dict[str, Any] = {}
-        self._sessions, self._run_id, self._sequence, self._parent = (), "", 0, None
-        self._last_saved_step, self._buffers = -1, {}
-        self._base_model, self._own_optimizer = "", self.optimizer is None
-        self._given_scheduler = self.lr_scheduler
-        self.callback_handler.callbacks.insert(0, OpensEpochs(self))
-        # Patience and the like are part of what a resume must not lose.
+
+        options = Options(
+            config=checkpoint_config or CheckpointConfig(),
+            fingerprints=dict(fingerprints or {}),
+            own_options=dict(own_options or {}),
+            given=dict(given or {}),
+            defaults=dict(defaults or {}),
+            after_save=after_save,
+        )
+        # The Trainer as the objects see it: mypy finds what they use in `LiveTrainer` only.
+        live = cast(LiveTrainer, self)
+        program = Program(live, options, library=(ResumableMixin, ResumableTrainer, Trainer))
+        self._resumable = ResumableParts(live, program)
+
+        self.callback_handler.callbacks.insert(0, OpensEpochs(lambda: self._resumable.training.loop.open_epoch()))
+        # A resume must not lose patience and the like.
         self.args.restore_callback_states_from_checkpoint = True
-        # Ours halves the micro-batch inside the step; the Trainer's would begin anew.
+        # Ours halves the micro-batch inside the step; the Trainer's would start training again.
         self.args.auto_find_batch_size = False
-        self._refuse_what_cannot_be_kept()
+        _check_can_be_kept(self)
 
     # ---- The public face ----
 
-    @property
-    def run_id(self) -> str:
-        """Of the training: the same for all that descends from one start; empty before it."""
-        return self._run_id
-
-    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As `Trainer.train`, from a checkpoint or from the start.
 
         Args:
             resume_from_checkpoint: True or 'latest', 'best', or a path; None takes
-                `args.resume_from_checkpoint`, and where that is None too training starts at step 0.
+                `args.resume_from_checkpoint`, and where that is None too, training starts at step 0.
             trial: As in the Trainer: a trial of a hyperparameter search trains in a folder of its own.
             ignore_keys_for_eval: As in the Trainer.
 
@@ -110,240 +123,211 @@ class ResumableMixin(StepLoop, TrainData, Saving, Weights, Restoring):
             Interrupted: stopped by a signal, and saved; ends a script with its exit code unless caught.
         """
         wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
-        if self._saver is not None:
-            # Of a training that was ended in the middle of writing.
-            self._saver.wait()
-        self._run = RunFolder(Path(self._get_output_dir(trial)))  # type: ignore[attr-defined]
-        with self._folder_held(), self._stop.watched(), self._left_clean():
-            self._begin(None if wanted is False else wanted)
-            with self._saved_whatever_happens():
-                return super().train(None, trial, ignore_keys_for_eval)  # type: ignore[misc]
+        folder = RunFolder(Path(self._get_output_dir(trial)))
+        with self._resumable.trained_in(folder, None if wanted is False else wanted):
+            return super().train(None, trial, ignore_keys_for_eval)
+
+    @property
+    def run_id(self) -> str:
+        """Identifier shared by all checkpoints that descend from one start; empty before training."""
+        last = self._resumable.last
+        return last.run.lineage.run_id if last is not None else ""
 
     @property
     def last_save_failed(self) -> bool:
         """Whether the last checkpoint could not be written; the exit code of a program should say so."""
-        return self._saver is not None and bool(self._saver.last_error)
+        writer = self._resumable.writer
+        return writer is not None and bool(writer.last_error)
 
     @property
     def seconds_blocked_by_saves(self) -> float:
         """Time that training waited for an earlier save to be written."""
-        return self._saver.seconds_blocked if self._saver is not None else 0.0
+        writer = self._resumable.writer
+        return writer.seconds_blocked if writer is not None else 0.0
 
-    @contextlib.contextmanager
-    def _left_clean(self) -> Iterator[None]:
-        """However training ends, this object can train again, and everything submitted is written."""
-        end_saves = Saver.wait
-        try:
-            yield
-        except EndNow:
-            end_saves = Saver.abandon
-            raise
-        finally:
-            self._in_loop = False
-            handle = getattr(self, "neftune_hook_handle", None)
-            if handle is not None:
-                # Where training ended well the Trainer has done it.
-                with contextlib.suppress(AttributeError):
-                    deactivate_neftune(self.model, handle, self.accelerator)
-            if self._saver is not None:
-                end_saves(self._saver)
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training has ended because the metric stopped improving."""
+        return stopped_early(self._resumable.trainer)
 
-    # ---- Before the first step ----
+    # ---- What a subclass may override ----
 
-    @contextlib.contextmanager
-    def _folder_held(self) -> Iterator[None]:
-        """The run's folder is this process's: locked, and cleared of what a killed save left."""
-        lock = RunLock(self._run)
-        self._in_first_process(lambda: self._take(lock))
-        try:
-            yield
-        finally:
-            lock.release()
+    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
+        """The order of samples in an epoch: a permutation of [num_samples], a function of (seed, epoch) alone.
 
-    def _take(self, lock: RunLock) -> None:
-        lock.acquire()
-        for text in recover(self._run):
-            self._say(text)
+        The default is what a plain Trainer draws, so that either can continue the other's epoch.
+        """
+        return default_order(self.args, epoch, num_samples)
 
-    def _in_first_process(self, action: Any) -> None:
-        """Runs in the first process; an error there is everybody's."""
-        error: list[Any] = [None]
-        if self.args.process_index == 0:
-            try:
-                action()
-            except Exception as found:
-                error[0] = found
-        if self.args.world_size > 1:
-            texts = [None if error[0] is None else str(error[0])]
-            dist.broadcast_object_list(texts)
-            if texts[0] is not None and error[0] is None:
-                raise CheckpointError(texts[0])
-        if error[0] is not None:
-            raise error[0]
+    def split_batch(self, batch: Batch, num_samples: int, size: int) -> list[tuple[Batch, int]]:
+        """A collated micro-batch in pieces of at most `size` samples, each with its number of samples.
 
-    def _begin(self, wanted: Any) -> None:
-        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
-        # Once: training itself may align the special tokens of the model's configuration with the tokenizer's.
-        self._base_model = self._base_model or base_model_of(self._unwrapped())
-        own = {
-            "base_model": self._base_model,
-            **fingerprints_of(self._unwrapped(), dataset, seed=self.args.seed, by_epoch=self.samples_by_epoch),
-        }
-        # As a manifest gives them back: tuples are lists there.
-        self._fingerprints = json.loads(json.dumps({**own, **self._extra_fingerprints}, default=str))
-        self._saver = self._new_saver()
-        self._last_save_time, self._last_saved_step = time.monotonic(), -1
-        self._buffers = {}
-        self._edge, self._torn, self._save_due, self._best_due = None, False, False, False
-        self._resume = self._decide(wanted)
-        self._begin_session(self._resume)
-        self._in_first_process(self._check_space)
-        # Once nothing refuses any more.
-        if wanted is None:
-            self._in_first_process(self._leave_behind)
-        elif self._resume is not None:
-            self._in_first_process(partial(self._take_up, wanted))
-        if self._resume is not None:
-            if self._own_optimizer:
-                # An earlier training's of this object would keep the rate that it was made with.
-                self.optimizer = None
-            self._saver.last_good = self._resume.step
-            self._last_saved_step = self._resume.step
-            self._in_first_process(partial(self._finish_save, self._resume.choice))
-            for line in self._resume.plan.lines():
-                self._say_plan(line)
-        elif wanted:
-            self._say_plan(f"resume:      nothing: {self._none_there()}, training starts at step 0")
+        Override it where a batch is more than tensors with one row per sample.
+        """
+        return out_of_memory.split(batch, num_samples, size)
 
-    def _decide(self, wanted: Any) -> Resume | None:
-        if wanted is None:
-            if not self._config.restart:
-                beyond = {name: self._fingerprints.get(name) for name in self.beyond_flags}
-                check_can_start(self._run, beyond, self._config.changes_allowed)
-            return None
-        choice: ResumeChoice | None = choose_checkpoint(
-            self._run, wanted, allow_partial=self._config.allow_partial_resume
+    def files_beside_model(self) -> dict[str, bytes]:
+        """Small files that belong to the current model, by name: saved in its checkpoint and with the best model."""
+        return {}
+
+    # ---- Hooks of the Trainer: data ----
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches of this process, from the position that the sampler is set to."""
+        return self._resumable.data.loader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As the Trainer's, with workers that end with the evaluation.
+
+        Ones that stay draw their seed once, so that a resumed process would draw one that the other did not.
+        """
+        with temporarily(self.args, dataloader_persistent_workers=False):
+            return super().get_eval_dataloader(eval_dataset)
+
+    # ---- Hooks of the Trainer: start ----
+
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: DataLoader[Any]
+    ) -> tuple[int, int, int, int, int, int, int]:
+        """As the Trainer's, counted in samples from where training continues."""
+        return self._resumable.training.restorer.training_values(dataloader)
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Samples per optimizer step."""
+        return effective_batch(args)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As the Trainer's, over the curve that the run's schedule leads through."""
+        schedule = self._resumable.schedule
+        scheduler = super().create_scheduler(schedule.total if schedule is not None else num_training_steps, optimizer)
+        if schedule is not None:
+            follow_schedule(scheduler, schedule)
+
+        return scheduler
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_train_epochs: int, resume_from_checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, steps_per_epoch, num_train_epochs, None, trial)
+        training = self._resumable.training
+        if training.run.resume is None:
+            return started
+
+        return training.restorer.restore_state(training.run.resume, max_steps, num_train_epochs, trial)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: Any
+    ) -> tuple[nn.Module, DataLoader[Any]]:
+        resume = self._resumable.training.run.resume
+        if resume is not None:
+            self._resumable.weights.load(resume.choice.verdict.path)
+
+        prepared: tuple[nn.Module, DataLoader[Any]]
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._resumable.restore_optimizer()
+        return prepared
+
+    # ---- Hooks of the Trainer: loop ----
+
+    def _run_epoch(  # type: ignore[override]
+        self, model: nn.Module, epoch: int, train_dataloader: DataLoader[Any], **rest: Any
+    ) -> None:
+        report = Report(
+            model=model,
+            trial=rest["trial"],
+            epoch=epoch,
+            ignore_keys_for_eval=rest["ignore_keys_for_eval"],
+            start_time=rest["start_time"],
         )
-        if choice is None:
-            return None
-        check_can_resume(self._run, choice)
-        if self._config.restart:
-            self._say_plan(
-                f"note:        --restart counts only where nothing is resumed; {choice.verdict.path.name} is"
-            )
-        refuse_unknown(self._config.changes_allowed, self._fingerprints)
-        geometry = self._geometry()
-        now = CurrentProcess(
-            args=self.args,
-            num_samples=geometry.num_samples,
-            hyperparameters=self._hyperparameters(),
-            defaults=self._defaults,
-            fingerprints=self._fingerprints,
-            allowed=self._config.changes_allowed,
-            handed=self._handed(),
-            origins=self.origins,
-        )
-        return decide(choice, now)
+        self._resumable.training.loop.run_epoch(train_dataloader, report)
 
-    def _none_there(self) -> str:
-        if not self._run.checkpoints():
-            return f"there is no checkpoint in {self._run.path} yet"
-        return f"the checkpoints in {self._run.path} are of the run before --restart (a path takes them all the same)"
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; a request to stop ends an evaluation during training at once."""
+        if self._resumable.is_in_loop and self._resumable.stop.end_a_step(self.args.world_size):
+            raise StopNowError
 
-    def _leave_behind(self) -> None:
-        """A restart: what is there is of the run before, also if this one is killed before its first save."""
-        if steps := self._run.steps():
-            mark_superseded(self._run, steps)
+        return super().prediction_step(*args, **kwargs)
 
-    def _take_up(self, wanted: Any) -> None:
-        """A checkpoint of the run before a restart was named: that is the run again."""
-        path = Path(str(wanted))
-        step, is_here = step_of(path), path.resolve().parent == self._run.path.resolve()
-        if step is not None and is_here and is_superseded(self._run, [step])[step]:
-            clear_superseded(self._run)
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        training = self._resumable.training
+        if self._resumable.is_in_loop:
+            # With the evaluation still to be done.
+            training.boundary.take()
+        elif training.run.resume is not None:
+            # --eval_on_start: the checkpoint's training has done it.
+            return {}
 
-    def _begin_session(self, resume: Resume | None) -> None:
-        manifest = resume.choice.verdict.manifest if resume is not None else None
-        self._run_id = manifest.run_id if manifest is not None else uuid.uuid4().hex[:12]
-        self._parent = resume.step if resume is not None else None
-        self._sequence = next_sequence(self._run)
-        changes = (
-            [f"{c.name}: {c.old} -> {c.new}" for c in resume.plan.changes if c.decision == "applied"] if resume else []
-        )
-        session = Session(
-            started=datetime.now(UTC).isoformat(),
-            from_step=resume.step if resume is not None else 0,
-            resumed_from=resume.choice.verdict.path.name if resume is not None else None,
-            host=os.environ.get("COMPUTERNAME") or _host(),
-            changes=tuple(changes),
-            extends=resume is not None and resume.was_finished,
-        )
-        self._sessions = _capped((*(manifest.sessions if manifest is not None else ()), session))
-        if manifest is not None:
-            self._given = {**manifest.given, **self._given}
+        return super()._evaluate(*args, **kwargs)
 
-    def _finish_save(self, choice: ResumeChoice) -> None:
-        """The best model and the deletions that belong to the newest checkpoint: a kill may have come before them."""
-        manifest = choice.verdict.manifest
-        if choice.why == LATEST and not choice.passed_over and manifest is not None and self._saver is not None:
-            self._saver.finish(manifest)
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the Trainer's; out of memory, the same again in batches of half the size."""
+        evaluate = super().evaluation_loop
+        parts = self._resumable
+        return parts.evaluation.run(lambda loader: evaluate(loader, *args, **kwargs), dataloader, parts.last_good)
 
-    def _check_space(self) -> None:
-        if self.args.save_strategy == "no":
-            return
-        resume, saver = self._resume, self._saver
-        manifest = resume.choice.verdict.manifest if resume is not None else None
-        if manifest is not None and saver is not None:
-            saver.last_bytes = manifest.num_bytes
-        # Weights and two moments of everything that is trained.
-        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
-        require_space(self._run, manifest.num_bytes if manifest else 3 * trained, measured=manifest is not None)
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        training = self._resumable.training
+        training.loop.enter(training.loop.report_without_epoch(trial, start_time))
+        training.boundary.close()
+        training.writer.wait()
+        announce_early_stop(self._resumable.trainer, self._resumable.console)
+        self.accelerator.wait_for_everyone()
 
-    def _new_saver(self) -> Saver:
-        return Saver(
-            self._run,
-            limit=self.args.save_total_limit,
-            say=self._say,
-            in_background=self._config.background_saves,
-            backup_to=self._config.backup_to,
-            backup_every=self._config.backup_every,
-            after_save=self._after_save,
-        )
+        # The Trainer's own clean-up deletes by names and time stamps; ours has been done.
+        best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, None
+        if self.args.load_best_model_at_end:
+            self._load_best_model()
+        output: TrainOutput = super()._finalize_training(trial, num_train_samples, start_time)
+        self.state.best_model_checkpoint = best
+        return output
 
-    def _refuse_what_cannot_be_kept(self) -> None:
-        dataset: Any = self.train_dataset  # type: ignore[attr-defined]
-        strategy = str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
-        rules = [
-            (not self.is_deepspeed_enabled, "DeepSpeed shards the optimizer; use DistributedDataParallel (torchrun)"),  # type: ignore[attr-defined]
-            (not self.is_fsdp_enabled, "FSDP shards the optimizer; use DistributedDataParallel (torchrun)"),  # type: ignore[attr-defined]
-            (
-                dataset is None or hasattr(dataset, "__len__"),
-                "train_dataset needs a length: a position is a sample's place",
-            ),
-            (
-                not self.args.push_to_hub or str(getattr(self.args.hub_strategy, "value", "")) == "end",
-                "--push_to_hub with another --hub_strategy than end: checkpoints are copied by --backup_to",
-            ),
-            (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
-        ]
+    # ---- Hooks of the Trainer: saving ----
 
-        check_all("this training cannot be resumed exactly", rules)
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Takes note; the save itself is made at the step boundary, after every callback has run."""
+        self._resumable.training.requests.scheduled()
 
-    def _say_plan(self, line: str) -> None:
-        if self.args.process_index == 0:
-            print(line, flush=True)
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        step = self.state.best_global_step
+        if is_new_best and step:
+            training = self._resumable.training
+            training.requests.best()
+            self.state.best_model_checkpoint = str(training.run.folder.checkpoint(step))
+
+        return is_new_best
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """As `Trainer._save`, with an adapter in the wanted format."""
+        if not self._resumable.weights.save_as_bin(output_dir, state_dict):
+            super()._save(output_dir, state_dict)
+
+    def _load_best_model(self) -> None:
+        self._resumable.weights.load_best(self._resumable.training.run.folder)
 
 
-class ResumableTrainer(ResumableMixin, Trainer):  # type: ignore[misc]
+class ResumableTrainer(ResumableMixin, Trainer):
     """`transformers.Trainer` that can be killed anywhere and resumed as if nothing had happened."""
 
 
-def _host() -> str:
-    import platform
+def _check_can_be_kept(trainer: ResumableMixin) -> None:
+    """Refuses at construction what cannot be resumed exactly.
 
-    return platform.node()
+    Raises:
+        ConfigError: lists everything that does not fit.
+    """
+    args, dataset = trainer.args, trainer.train_dataset
+    strategy = str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy))
+    pushes_checkpoints = args.push_to_hub and str(getattr(args.hub_strategy, "value", "")) != "end"
 
-
-def _capped(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
-    """The first and the last ones: a run that is restarted for ever must not grow its manifests for ever."""
-    return sessions if len(sessions) <= MAX_SESSIONS else (sessions[0], *sessions[1 - MAX_SESSIONS :])
+    rules = [
+        (not trainer.is_deepspeed_enabled, "DeepSpeed shards the optimizer; use DistributedDataParallel (torchrun)"),
+        (not trainer.is_fsdp_enabled, "FSDP shards the optimizer; use DistributedDataParallel (torchrun)"),
+        (
+            dataset is None or hasattr(dataset, "__len__"),
+            "train_dataset needs a length: a position is the number of a sample",
+        ),
+        (not pushes_checkpoints, "--push_to_hub only with --hub_strategy end; --backup_to copies checkpoints"),
+        (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
+    ]
+    check_all("this training cannot be resumed exactly", rules)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -18,23 +18,28 @@ SAMPLE_STREAM: Final = 11
 COLLATE_STREAM: Final = 12
 PROCESS_STREAM: Final = 13
 
+States: TypeAlias = dict[str, Any]
+"""By generator ("python", "numpy", "cpu", "cuda", "mps"), its state in that library's own form."""
 
-def capture() -> dict[str, Any]:
+
+def capture() -> States:
     """The state of every generator that a training draws from."""
-    states: dict[str, Any] = {
+    states: States = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "cpu": torch.random.get_rng_state(),
     }
+
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
         states["mps"] = torch.mps.get_rng_state()
+
     return states
 
 
-def set_states(states: dict[str, Any]) -> None:
-    """Puts the generators where they were; those that this machine does not have are left out."""
+def set_states(states: States) -> None:
+    """Sets the generators to captured states; those that this machine does not have are left out."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.random.set_rng_state(states["cpu"])
@@ -57,7 +62,7 @@ def seed_from(*key: int) -> None:
 
 @contextlib.contextmanager
 def keyed(*key: int) -> Iterator[None]:
-    """Within, random draws depend on the key alone; after, the generators are where they were before."""
+    """Within, random draws depend on the key alone; afterwards the generators have their states of before."""
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     seed_from(*key)
     try:

@@ -1,4 +1,4 @@
-"""The training data as keys of one order: batches are slices, and a sample's random draws depend on its key alone.
+"""Training data by keys: batches are slices of one order, and a sample's random draws depend on its key alone.
 
 A key is (epoch, index). What a dataset or a collator draws from the global generators of Python, numpy or torch is
 drawn from a stream of its own for each sample (each micro-batch), in the main process and in workers alike. So neither
@@ -8,7 +8,7 @@ resuming in mid-epoch nor another number of workers changes a sample, and the da
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,11 @@ from torch.utils.data import Dataset, Sampler
 from llamarec.checkpoints.resume.position import Geometry, Position, micro_batches, step_slices
 from llamarec.checkpoints.trainer.rng import COLLATE_STREAM, SAMPLE_STREAM, keyed
 
-Key = tuple[int, int]
+Batch: TypeAlias = Any
+"""What the collator returns. The model takes it apart; this room only cuts tensors and lists in it."""
+Samples: TypeAlias = Any
+"""A map-style dataset: `len(samples)` and `samples[index]`, whatever class it is."""
+Key: TypeAlias = tuple[int, int]
 """(epoch, index of the sample in the dataset)."""
 
 
@@ -27,10 +31,10 @@ class KeyedDataset(Dataset[Any]):
     Args:
         dataset: Map-style.
         seed: Of the run.
-        by_epoch: The dataset itself is asked for (epoch, index) instead of for the index.
+        by_epoch: The dataset itself is indexed by (epoch, index) instead of by the index.
     """
 
-    def __init__(self, dataset: Any, seed: int, *, by_epoch: bool = False) -> None:
+    def __init__(self, dataset: Samples, seed: int, *, by_epoch: bool = False) -> None:
         self._dataset, self._seed, self._by_epoch = dataset, seed, by_epoch
 
     def __len__(self) -> int:
@@ -45,10 +49,10 @@ class KeyedDataset(Dataset[Any]):
 class KeyedCollator:
     """Collates the samples of a micro-batch; random draws depend on its first key."""
 
-    def __init__(self, collator: Callable[[list[Any]], Any], seed: int) -> None:
+    def __init__(self, collator: Callable[[list[Any]], Batch], seed: int) -> None:
         self._collator, self._seed = collator, seed
 
-    def __call__(self, pairs: Sequence[tuple[Key, Any]]) -> Any:
+    def __call__(self, pairs: Sequence[tuple[Key, Any]]) -> Batch:
         epoch, index = pairs[0][0]
         with keyed(self._seed, COLLATE_STREAM, epoch, index):
             return self._collator([sample for _, sample in pairs])
@@ -90,4 +94,4 @@ class SliceSampler(Sampler[list[Key]]):
         epoch, order = self.position.epoch, self._order(self.position.epoch)
         for step in step_slices(self.geometry, self.position.sample):
             for piece in self.pieces(step):
-                yield [(epoch, int(order[place])) for place in piece]
+                yield [(epoch, int(order[position])) for position in piece]

@@ -1,6 +1,6 @@
 """Requests to stop: SIGTERM, Ctrl-C, a closed terminal (SIGHUP), on Windows Ctrl-Break and a closed console.
 
-A handler only takes note; the training loop stops at the next edge of a step. The second request changes nothing, the
+A handler only takes note; the training loop stops at the next step boundary. The second request changes nothing, the
 third ends the process at once (which is safe at any moment, but loses what was not saved).
 """
 
@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from llamarec.errors import EXIT_INTERRUPTED
 
@@ -20,6 +20,9 @@ CONSOLE_ENDS: Final = {2: "CTRL_CLOSE_EVENT", 5: "CTRL_LOGOFF_EVENT", 6: "CTRL_S
 _CONSOLE_SECONDS: Final = 30.0
 NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
 _PATIENCE: Final = 3
+
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
+"""What `signal.signal` takes and gives back."""
 
 
 class Interrupted(SystemExit):
@@ -38,8 +41,12 @@ class Interrupted(SystemExit):
         self.checkpoint, self.signal_name = checkpoint, signal_name
 
 
+class StopNowError(Exception):
+    """Raised inside a step or an evaluation that is given up for a request to stop."""
+
+
 class EndNow(KeyboardInterrupt):
-    """The third request to stop: training ends without waiting for anything, a save that is being written included."""
+    """The third request to stop: training ends without waiting for anything, not even for a save being written."""
 
 
 class StopRequests:
@@ -52,44 +59,52 @@ class StopRequests:
     def __init__(self) -> None:
         self.received = ""
         self._count = 0
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
         self._done = threading.Event()
-        self._console_handler: Any = None
+        self._console_handler: object = None
+
+    def end_a_step(self, num_processes: int) -> bool:
+        """Whether to give up inside a step: one process alone may; several agree at the next boundary."""
+        return bool(self.received) and num_processes == 1
 
     def note(self, number: int, _: FrameType | None = None) -> None:
         """The handler."""
         self._count += 1
         name = signal.Signals(number).name
         self.received = self.received or name
+
         if self._count >= _PATIENCE:
             self.uninstall()
             # Not sys.exit: a handler may interrupt any line, and nothing may go on from here.
             raise EndNow(f"{name}, the third request to stop")
-        text = "stopping at the edge of this step, then saving" if self._count == 1 else "still saving"
+
+        first = self._count == 1
+        text = "stopping after this step, then saving" if first else "still saving (once more to end at once)"
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            sys.stderr.write(
-                f"\n{name}: {text} (once more to end at once)\n" if self._count > 1 else f"\n{name}: {text}\n"
-            )
+            sys.stderr.write(f"\n{name}: {text}\n")
 
     def install(self) -> None:
-        """Takes the signals over; in another thread than the main one Python has none, and nothing happens."""
+        """Takes the signals over. Python delivers them to the main thread only; in another one nothing happens."""
         if threading.current_thread() is not threading.main_thread():
             return
+
         self.received, self._count = "", 0
         for name in NAMES:
             number = getattr(signal, name, None)
             # nohup ignores SIGHUP, and means it.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self.note)
+
         self._done.clear()
         if sys.platform == "win32":
             self._console_handler = watch_console(self.console_event)
 
     def uninstall(self) -> None:
-        """Gives the signals back to whom they belonged."""
+        """Gives the signals back to their handlers of before."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
+
         self._done.set()
         if sys.platform == "win32" and self._console_handler is not None:
             unwatch_console(self._console_handler)
@@ -119,7 +134,7 @@ class StopRequests:
 
 if sys.platform == "win32":
 
-    def watch_console(handler: Callable[[int], bool]) -> Any:
+    def watch_console(handler: Callable[[int], bool]) -> object:
         """Has Windows call a function at console events; returns what `unwatch_console` takes."""
         import ctypes
 
@@ -128,7 +143,7 @@ if sys.platform == "win32":
         # Kept by the caller: Windows calls into it as long as it is registered.
         return callback
 
-    def unwatch_console(callback: Any) -> None:
+    def unwatch_console(callback: object) -> None:
         """Ends it."""
         import ctypes
 

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from llamarec.checkpoints.trainer.versions import is_adapter
 
+T = TypeVar("T")
 
-def copied(value: Any) -> Any:
-    """Tensors as copies on the CPU, containers as new ones; everything else as it is."""
+
+def copied(value: T) -> T:
+    """Tensors copied to the CPU, in new containers; everything else is the same object."""
+    return cast(T, _copied(value))
+
+
+def _copied(value: object) -> object:
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {name: copied(item) for name, item in value.items()}
+        return {name: _copied(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [copied(item) for item in value]
-    return tuple(copied(item) for item in value) if type(value) is tuple else value
+        return [_copied(item) for item in value]
+
+    return tuple(_copied(item) for item in value) if type(value) is tuple else value
 
 
-def num_bytes_of(value: Any) -> int:
+def num_bytes_of(value: object) -> int:
     """Size of the tensors in a value."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
@@ -32,14 +40,14 @@ def num_bytes_of(value: Any) -> int:
     return sum(num_bytes_of(item) for item in value) if isinstance(value, list | tuple) else 0
 
 
-def pickled(value: Any) -> bytes:
+def pickled(value: object) -> bytes:
     """As `torch.save` writes it, for small things."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
-def pickling(value: Any) -> Callable[[BinaryIO], None]:
+def pickling(value: object) -> Callable[[BinaryIO], None]:
     """A writer for `Staging.write_with`."""
 
     def write(file: BinaryIO) -> None:
@@ -48,7 +56,7 @@ def pickling(value: Any) -> Callable[[BinaryIO], None]:
     return write
 
 
-def model_state(model: Any) -> dict[str, torch.Tensor] | None:
+def model_state(model: nn.Module) -> dict[str, torch.Tensor] | None:
     """The weights that a save needs, copied where training changes them; None where only the live model can be saved.
 
     Of a whole model frozen weights are copied too: a callback may change them (an average kept beside), and nothing

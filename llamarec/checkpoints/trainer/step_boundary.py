@@ -1,80 +1,147 @@
-"""The edges of a step: moments at which all state of a training belongs together, and the way back to the last one.
+"""Step boundaries: moments at which all state of a training belongs together, and the way back to the last one.
 
 An exception or a stop may come anywhere in between: in a step, in a callback, in a validation. Weights, optimizer and
 schedule change only inside the optimizer's step, which is undone if it fails. Everything else that a training keeps
-book of is copied at each edge, and put back before it is saved, so that a resume does again what was begun.
+track of is copied at each boundary and put back before it is saved, so that a resume repeats what was begun.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
+import torch
 from transformers.trainer_callback import ExportableState
 
+from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.trainer import rng
-from llamarec.checkpoints.trainer.shared_state import SharedState
-from llamarec.checkpoints.trainer.step_edge import BoundaryState
+from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
 
 _REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
-# Grows from edge to edge, or holds what is copied otherwise.
+# The first only grows; the second is copied by another way.
 _NOT_COPIED: Final = ("log_history", "stateful_callbacks")
 # Tables of constants can be large, and are not what this is for.
 _BUFFERS_LIMIT_BYTES: Final = 2**24
 
 
-class StepBoundary(SharedState):
-    """Mixin before `Trainer`: takes edges and goes back to them."""
+@dataclass(frozen=True, kw_only=True)
+class BoundaryState:
+    """What a training keeps track of, copied at a boundary.
 
-    def _take_edge(self, *, events_due: bool = False) -> None:
-        """All state belongs together now."""
-        progress = self._progress
-        progress.events_due = events_due
+    Attributes:
+        rng: Random states.
+        state: Fields of the Trainer's state, without its history.
+        history_rows: Length of the history.
+        requests: Flags of the Trainer's control.
+        callbacks: Each callback that can be saved, and its attributes.
+        totals: Sums of losses and operations.
+        position: The next sample.
+        grad_norm: See `Progress`.
+        learning_rate: See `Progress`.
+        events_due: The step is done, but its callbacks have not been called.
+    """
+
+    rng: rng.States
+    state: dict[str, object]
+    history_rows: int
+    requests: dict[str, bool]
+    callbacks: list[tuple[ExportableState, dict[str, object]]]
+    totals: RunningTotals
+    position: Position
+    grad_norm: torch.Tensor | float | None
+    learning_rate: float | None
+    events_due: bool
+
+
+class StepBoundary:
+    """Takes boundaries and returns to the last one.
+
+    Args:
+        trainer: The live Trainer.
+        run: The training.
+        requests: Cleared by a return: what asked for a save is repeated after a resume.
+
+    Attributes:
+        last: The last boundary; None before the first one and after the last step.
+        update_incomplete: The weights have left the last boundary and cannot be put back.
+    """
+
+    def __init__(self, trainer: LiveTrainer, run: RunState, requests: SaveRequests) -> None:
+        self._trainer, self._run, self._requests = trainer, run, requests
+        self._buffers: dict[str, torch.Tensor] = {}
+        self.last: BoundaryState | None = None
+        self.update_incomplete = False
+
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether training is between its first boundary and its end."""
+        return self.last is not None
+
+    def take(self, *, events_due: bool = False) -> None:
+        """Copies everything; all state belongs together now.
+
+        Args:
+            events_due: The step's callbacks, log, validation and save are still to come.
+        """
+        trainer, progress = self._trainer, self._run.progress
+        self._run.mark_events(due=events_due)
         self._copy_buffers()
-        remembered = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
-        self._edge = BoundaryState(
+        remembered = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
+
+        self.last = BoundaryState(
             rng=rng.capture(),
-            state={name: value for name, value in vars(self.state).items() if name not in _NOT_COPIED},
-            history_rows=len(self.state.log_history),
-            requests={name: getattr(self.control, name) for name in _REQUESTS},
+            state={name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED},
+            history_rows=len(trainer.state.log_history),
+            requests={name: getattr(trainer.control, name) for name in _REQUESTS},
             callbacks=[(callback, dict(callback.state().get("attributes", {}))) for callback in remembered],
-            loss_since_log=self._tr_loss.clone(),
-            loss_total=self._total_loss_scalar,
-            logged_step=self._globalstep_last_logged,
-            flos=self.current_flos,
+            totals=RunningTotals.of(trainer),
             position=progress.position,
             grad_norm=progress.grad_norm,
             learning_rate=progress.learning_rate,
             events_due=events_due,
         )
+        self.update_incomplete = False
 
-    def _return_to_edge(self) -> None:
-        """Everything but weights, optimizer and schedule, which are as they were, is as it was at the last edge."""
-        edge, progress = self._edge, self._progress
-        if edge is None:
+    def mark_update_incomplete(self) -> None:
+        """The optimizer has changed the weights, and the step is not counted yet (or never will be)."""
+        self.update_incomplete = True
+
+    def close(self) -> None:
+        """Training is over: nothing returns here any more."""
+        self.last, self._buffers = None, {}
+
+    def return_to_last(self) -> None:
+        """Puts back everything but weights, optimizer and schedule, which have not moved since."""
+        trainer, last = self._trainer, self.last
+        if last is None:
             return
-        self._restore_buffers()
-        vars(self.state).update(edge.state)
-        del self.state.log_history[edge.history_rows :]
-        for name, value in edge.requests.items():
-            setattr(self.control, name, value)
-        for callback, attributes in edge.callbacks:
-            for name, value in attributes.items():
-                setattr(callback, name, value)
-        self._tr_loss.copy_(edge.loss_since_log)
-        self._total_loss_scalar, self._globalstep_last_logged = edge.loss_total, edge.logged_step
-        self.current_flos = edge.flos
-        progress.position, progress.events_due = edge.position, edge.events_due
-        progress.grad_norm, progress.learning_rate = edge.grad_norm, edge.learning_rate
-        self._save_due = self._best_due = False
+
+        self.restore_buffers()
+        vars(trainer.state).update(last.state)
+        del trainer.state.log_history[last.history_rows :]
+
+        for name, value in last.requests.items():
+            setattr(trainer.control, name, value)
+        for callback, attributes in last.callbacks:
+            for name, remembered in attributes.items():
+                setattr(callback, name, remembered)
+
+        last.totals.put_into(trainer)
+        self._run.move_to(last.position)
+        self._run.mark_events(due=last.events_due)
+        self._run.record_update(last.grad_norm, last.learning_rate)
+        self._requests.clear()
 
     def _copy_buffers(self) -> None:
         """What a forward pass changes beside the weights (the running means of a batch norm)."""
-        buffers = dict(self.model.named_buffers())
+        buffers = dict(self._trainer.model.named_buffers())
         # Batch norm changes its own without raising their version, so nothing tells which ones to copy.
         small = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values()) <= _BUFFERS_LIMIT_BYTES
         self._buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()} if small else {}
 
-    def _restore_buffers(self) -> None:
-        for name, buffer in self.model.named_buffers():
+    def restore_buffers(self) -> None:
+        """Puts the model's buffers back."""
+        for name, buffer in self._trainer.model.named_buffers():
             if name in self._buffers:
                 buffer.data.copy_(self._buffers[name])

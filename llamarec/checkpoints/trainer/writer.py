@@ -24,13 +24,13 @@ from llamarec.checkpoints.storage.layout import (
     TRAINING_ARGS,
     RunFolder,
 )
-from llamarec.checkpoints.storage.manifest import Manifest
+from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
 from llamarec.checkpoints.storage.retention import to_delete
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
 from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import verify, verify_best
-from llamarec.errors import EXIT_KILLED, LlamarecError
+from llamarec.errors import EXIT_KILLED, CheckpointError, LlamarecError
 
 _NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
 
@@ -39,7 +39,7 @@ def _nothing() -> None:
     """There is nothing to discard."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A checkpoint in memory.
 
@@ -58,13 +58,13 @@ class Snapshot:
     discard: Callable[[], None] = _nothing
 
 
-class Saver:
+class CheckpointWriter:
     """Owns the run's folder while a process trains in it.
 
     Args:
         run: The folder, locked by this process.
         limit: `save_total_limit`.
-        say: Shows a line to the user.
+        warn: Shows a line to the user.
         in_background: Write while training goes on; otherwise `submit` returns when it is written.
         backup_to: Where every `backup_every`th checkpoint is copied, or an empty text.
         backup_every: See there.
@@ -81,14 +81,14 @@ class Saver:
         run: RunFolder,
         *,
         limit: int | None,
-        say: Callable[[str], None],
+        warn: Callable[[str], None],
         in_background: bool = True,
         backup_to: str = "",
         backup_every: int = 1,
         after_save: Callable[[Path], object] | None = None,
     ) -> None:
         self._after_save = after_save
-        self.run, self.limit, self._say = run, limit, say
+        self.run, self.limit, self._warn = run, limit, warn
         self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
         self._in_background = in_background
         self._pending: _Writing | None = None
@@ -98,6 +98,15 @@ class Saver:
         self.last_bytes = 0
         self.last_error = ""
         self.seconds_blocked = 0.0
+
+    def continue_from(self, step: int, num_bytes: int) -> None:
+        """A checkpoint is resumed: it is the newest good one, and the measure of the next one's size.
+
+        Args:
+            step: Of the checkpoint.
+            num_bytes: What it takes; 0 if unknown.
+        """
+        self.last_good, self.last_bytes = step, num_bytes
 
     def submit(self, snapshot: Snapshot) -> None:
         """Writes a snapshot; one at a time, so that memory holds one at most."""
@@ -122,13 +131,14 @@ class Saver:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            self._write_or_say(snapshot)
+            self._write_or_warn(snapshot)
         finally:
             snapshot.discard()
 
-    def _write_or_say(self, snapshot: Snapshot) -> None:
+    def _write_or_warn(self, snapshot: Snapshot) -> None:
         step, best_step = snapshot.manifest.step, snapshot.manifest.best_step
         self._write_owed(best_step)
+
         try:
             written = self._publish(snapshot)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
@@ -136,6 +146,7 @@ class Saver:
             if step == best_step and snapshot.can_retry:
                 self._owed = snapshot
             return
+
         self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
         self.finish(written)
         self._back_up(step)
@@ -150,25 +161,29 @@ class Saver:
         if self._owed is None or self._owed.manifest.step != best_step:
             self._owed = None
             return
+
         try:
             self._publish(self._owed)
         except Exception as error:
-            self._say(f"WARNING: the best model (step {best_step}) still could not be saved: {_first_line(error)}")
+            self._warn(f"WARNING: the best model (step {best_step}) still could not be saved: {_first_line(error)}")
             return
+
         self._owed = None
 
     def finish(self, manifest: Manifest) -> None:
         """What follows when the newest checkpoint is there; also on a resume, since a kill may have come before it."""
         step = manifest.step
+
         try:
             self.bring_best(manifest)
         except (OSError, LlamarecError) as error:
             self.last_error = f"the best model could not be put into {self.run.path}: {_first_line(error)}"
-            self._say(f"WARNING: checkpoint-{step} is saved, but {self.last_error}. The next save tries again.")
+            self._warn(f"WARNING: checkpoint-{step} is saved, but {self.last_error}. The next save tries again.")
+
         try:
             self.rotate()
         except OSError as error:
-            self._say(f"WARNING: checkpoint-{step} is saved, but an old one could not be deleted: {error}")
+            self._warn(f"WARNING: checkpoint-{step} is saved, but an old one could not be deleted: {error}")
 
     def _require_space(self, snapshot: Snapshot) -> None:
         needed, free = needed_bytes(self.last_bytes or snapshot.num_bytes), free_bytes(self.run.path)
@@ -176,35 +191,44 @@ class Saver:
             raise OSError(f"{readable(free)} free on the disk, a checkpoint needs {readable(needed)}")
 
     def failed(self, step: int, error: Exception) -> None:
-        """Says that a step could not be saved, and remembers it for the exit code."""
+        """Warns that a step could not be saved, and remembers it for the exit code."""
         self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
-        self._say(f"WARNING: {self.last_error}. Training is not affected; {good}; a next save tries again.")
+        self._warn(f"WARNING: {self.last_error}. Training continues; {good}; the next save tries again.")
 
     def bring_best(self, manifest: Manifest) -> None:
-        """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already."""
+        """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already.
+
+        The checkpoint that holds the best model is hashed only where something is to be copied from it.
+        """
         step = manifest.best_step
         source = self.run.checkpoint(step) if step is not None else None
-        if source is None or not source.is_dir():
+        of_best = _manifest_of(source) if source is not None else None
+        if source is None or of_best is None:
             return
-        verdict = verify(source)
-        of_best = verdict.manifest
-        # Never a damaged one under fresh hashes: the old best model stays.
-        if of_best is None or verdict.health == "damaged":
-            return
+
         files = {name: entry for name, entry in of_best.files.items() if _is_of_model(name)}
         there = best_in(self.run)
-        if there is not None and there.step == step and there.files == files:
-            if self._best_is_whole(step):
-                return
-            self._say(f"note: the best model in {self.run.path} is not as it was saved; put back from {source.name}")
+        is_listed = there is not None and there.step == step and there.files == files
+        if is_listed and self._best_is_whole(step):
+            return
+
+        # Never a damaged one under fresh hashes: the old best model stays.
+        if verify(source).health == "damaged":
+            return
+
+        if is_listed:
+            self._warn(
+                f"note: the best model in {self.run.path} was changed after it was saved; restored from {source.name}"
+            )
         publish_best(self.run, replace(of_best, files={}), lambda staging: _copy(source, sorted(files), staging))
         self._hashed_best = step
 
-    def _best_is_whole(self, step: int) -> bool:
-        """Hashed once in a process, which at a save would take as long as writing it; then by names and sizes."""
+    def _best_is_whole(self, step: int | None) -> bool:
+        """Hashed once in a process, since at a save that takes as long as writing it; then by names and sizes."""
         is_whole = verify_best(self.run.path, deep=self._hashed_best != step).health == "good"
         self._hashed_best = step if is_whole else None
+
         return is_whole
 
     def rotate(self) -> None:
@@ -217,12 +241,13 @@ class Saver:
         self._num_saves += 1
         if not self._backup_to or self._num_saves % self._backup_every:
             return
+
         from llamarec.checkpoints.backup.copies import backup
 
         try:
             backup(self.run.checkpoint(step), self._backup_to)
         except Exception as error:  # whatever a remote file system may raise must not end a training
-            self._say(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
+            self._warn(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
 
     def _hand_over(self, step: int) -> None:
         if self._after_save is None:
@@ -230,7 +255,7 @@ class Saver:
         try:
             self._after_save(self.run.checkpoint(step))
         except Exception as error:  # the user's own code must not end a training either
-            self._say(f"WARNING: checkpoint-{step} is saved, after_save failed: {type(error).__name__}: {error}")
+            self._warn(f"WARNING: checkpoint-{step} is saved, after_save failed: {type(error).__name__}: {error}")
 
 
 class _Writing(threading.Thread):
@@ -271,6 +296,14 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def _manifest_of(checkpoint: Path) -> Manifest | None:
+    """The manifest of a checkpoint; None where there is none that can be read."""
+    with contextlib.suppress(CheckpointError):
+        return read_manifest(checkpoint)
+
+    return None
+
+
 def _is_of_model(name: str) -> bool:
     return name not in _NOT_THE_MODEL and not RNG_PATTERN.fullmatch(name)
 
@@ -286,11 +319,3 @@ def _copy(source: Path, names: list[str], staging: Staging) -> None:
                     file.write(chunk)
 
         staging.write_with(name, write)
-
-
-def say_on_stderr(text: str) -> None:
-    """A line that a progress bar does not swallow."""
-    # The terminal may be gone (SIGHUP); that must not keep anything from being saved.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"\n{text}\n")
-        sys.stderr.flush()

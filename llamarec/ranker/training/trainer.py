@@ -18,8 +18,10 @@ from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.publish import read_best
+from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
-from llamarec.checkpoints.trainer.temporarily import temporarily
+from llamarec.checkpoints.trainer.trainer_access import temporarily
 from llamarec.checkpoints.trainer.weights import folder_of_best
 from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
@@ -54,6 +56,10 @@ class RankerTrainer(ResumableTrainer):
 
     samples_by_epoch = True
     beyond_flags = tuple(of_data(""))
+    memory_flags = MemoryFlags(
+        four_bits="--quantization nf4 --allow_changed base_model",
+        shorter_samples="a smaller --max_prompt_tokens, with --allow_changed prompt,data",
+    )
 
     def __init__(
         self,
@@ -111,7 +117,7 @@ class RankerTrainer(ResumableTrainer):
     def fusion(self) -> Fusion:
         """Of the model after training, on `fusion_samples`: as it is stored, or else fitted now."""
         if self._final is None:
-            run = RunFolder(Path(self.args.output_dir))
+            run = RunFolder(Path(str(self.args.output_dir)))
             best = folder_of_best(run, self.tested_step) if self.args.load_best_model_at_end else None
             digest = adapter_digest(best or run.checkpoint(self.tested_step))
             self._final = self._known(run.path, digest) or self._fitted()
@@ -143,11 +149,11 @@ class RankerTrainer(ResumableTrainer):
     def _stored(self) -> Fusion | None:
         if not self.args.load_best_model_at_end:
             return None
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         try:
             stored, best = read_fusion(folder), read_best(folder)
         except LlamarecError as error:
-            self._say(f"WARNING: {error.problem}; the fusion is fitted again")
+            self._warn(f"WARNING: {error.problem}; the fusion is fitted again")
             return None
         if stored is None or stored.step != self.tested_step:
             return None
@@ -156,9 +162,12 @@ class RankerTrainer(ResumableTrainer):
             return None
         entry = best.files.get(FUSION_FILE) if best is not None else None
         if entry is None or entry.sha256 != sha256_of(folder / FUSION_FILE):
-            self._say(f"WARNING: {folder / FUSION_FILE}: not the file that was saved; the fusion is fitted again")
+            self._warn(f"WARNING: {folder / FUSION_FILE} was changed after it was saved; the fusion is fitted again")
             return None
         return stored
+
+    def _warn(self, text: str) -> None:
+        Console(self.args.process_index == 0).warn(text)
 
     def files_beside_model(self) -> dict[str, bytes]:
         """fusion.json, where the model was validated as it is now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,13 +77,13 @@ def test_random_states(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_a_copy() -> None:
-    live = {
+    live: Any = {
         "state": {0: {"exp_avg": torch.ones(3), "step": torch.tensor(1.0)}},
         "groups": [{"lr": 0.1, "betas": (1, 2)}],
     }
     taken = copied(live)
-    live["state"][0]["exp_avg"].zero_()  # type: ignore[index]
-    live["groups"][0]["lr"] = 5  # type: ignore[index]
+    live["state"][0]["exp_avg"].zero_()
+    live["groups"][0]["lr"] = 5
     assert taken["state"][0]["exp_avg"].equal(torch.ones(3))
     assert taken["groups"] == [{"lr": 0.1, "betas": (1, 2)}]
     assert num_bytes_of(taken) == 16

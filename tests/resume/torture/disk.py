@@ -16,7 +16,7 @@ from typing import Final
 
 from llamarec.checkpoints.storage.discovery import latest
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.writer import Saver
+from llamarec.checkpoints.trainer.writer import CheckpointWriter
 from llamarec.errors import CheckpointError
 from tests.resume.observers import FailAt, observed, room_is_not_asked_for
 from tests.resume.torture import session
@@ -43,7 +43,7 @@ class Witness:
         self._before: dict[int, int | None] = {}
         self.problem, self.good, self.failures_before = "", -1, 0
 
-    def watch(self, say: Callable[[str], None]) -> Saver:
+    def watch(self, say: Callable[[str], None]) -> CheckpointWriter:
         """The session."""
         return session.play(self._run, begun=self.begun, published=self.published, failed=self.failed, say=say)
 
@@ -117,7 +117,7 @@ def _only_tidying(failed: list[str]) -> bool:
     return all(text.startswith(("unlink", "remove")) for text in failed)
 
 
-def _problem_after(run: Path, good: int, saver: Saver) -> str:
+def _problem_after(run: Path, good: int, saver: CheckpointWriter) -> str:
     """Once there is room again: nothing that was good is lost, and the training comes to its end."""
     problem = session.problem_of(run, good, recovered=False)
     if not problem:

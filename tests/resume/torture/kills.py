@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.writer import Saver
+from llamarec.checkpoints.trainer.writer import CheckpointWriter
 from tests.resume import forks
 from tests.resume.observers import KillAt, Recording, observed, without_most_writes
 from tests.resume.torture import session
@@ -95,9 +95,9 @@ def _begin(folder: str, kill_at: int) -> Any:
         session.begin(saver_of(Path(folder)))
 
 
-def saver_of(run: Path) -> Saver:
+def saver_of(run: Path) -> CheckpointWriter:
     """As `session.play` makes it."""
-    return Saver(RunFolder(run), limit=session.LIMIT, say=lambda _: None, in_background=False)
+    return CheckpointWriter(RunFolder(run), limit=session.LIMIT, warn=lambda _: None, in_background=False)
 
 
 def sparse(folder: Path, every: int) -> list[int]:

@@ -21,7 +21,7 @@ from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, step_of
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging, recover
-from llamarec.checkpoints.trainer.writer import Saver, Snapshot
+from llamarec.checkpoints.trainer.writer import CheckpointWriter, Snapshot
 from llamarec.errors import CheckpointError
 
 
@@ -79,7 +79,7 @@ def best_of(number: int) -> dict[str, bytes]:
 
 
 def snapshot(number: int) -> Snapshot:
-    """A save as the Saver takes it: written through it, in pieces, and by path behind its back."""
+    """A save as the `CheckpointWriter` takes it: written through it, in pieces, and by path behind its back."""
     save, files = SCRIPT[number], contents(number)
 
     def fill(staging: Staging) -> None:
@@ -102,7 +102,7 @@ def snapshot(number: int) -> Snapshot:
         run_id="run",
         metrics={"best_step": save.best_step},
     )
-    return Snapshot(manifest, fill, sum(map(len, files.values())), can_retry=True)
+    return Snapshot(manifest=manifest, fill=fill, num_bytes=sum(map(len, files.values())), can_retry=True)
 
 
 def play(
@@ -113,7 +113,7 @@ def play(
     failed: Callable[[int], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
     until: int = LAST,
-) -> Saver:
+) -> CheckpointWriter:
     """Goes on with the script after the newest checkpoint, as a training does.
 
     Args:
@@ -126,7 +126,7 @@ def play(
     """
     run = RunFolder(folder)
     with RunLock(run):
-        saver = Saver(run, limit=LIMIT, say=say, in_background=False)
+        saver = CheckpointWriter(run, limit=LIMIT, warn=say, in_background=False)
         for number in range(begin(saver) + 1, until + 1):
             begun(number)
             saver.submit(snapshot(number))
@@ -134,7 +134,7 @@ def play(
     return saver
 
 
-def begin(saver: Saver) -> int:
+def begin(saver: CheckpointWriter) -> int:
     """Clears up and ends the newest save, as the Trainer does; returns its number, -1 if there is none."""
     recover(saver.run)
     choice = latest(saver.run)

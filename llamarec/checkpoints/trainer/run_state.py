@@ -1,0 +1,111 @@
+"""What one training knows of itself, and what it has been asked to save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from llamarec.checkpoints.resume.decision import Resume
+from llamarec.checkpoints.resume.position import Geometry, Position
+from llamarec.checkpoints.resume.progress import Progress
+from llamarec.checkpoints.resume.schedule import ScheduleMap
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.manifest import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Where this process stands in the history of its run.
+
+    Attributes:
+        run_id: Identifier shared by all checkpoints that descend from one start.
+        parent: Step of the checkpoint that this process resumed from; None from step 0.
+        sessions: The processes that led here, this one last.
+        given: Flags that the user gave, over all sessions.
+        next_sequence: Number of this process's first save, counted over all saves in the folder.
+    """
+
+    run_id: str
+    parent: int | None
+    sessions: tuple[Session, ...]
+    given: Mapping[str, object]
+    next_sequence: int
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """One training, from its start to its end. Its methods are the only writers of `progress`.
+
+    Attributes:
+        folder: Where its checkpoints are.
+        fingerprints: What identifies the run, as plain JSON values.
+        resume: The decision it started with; None from step 0.
+        lineage: Its place in the run's history.
+        progress: Where it is.
+    """
+
+    folder: RunFolder
+    fingerprints: dict[str, object]
+    resume: Resume | None
+    lineage: Lineage
+    progress: Progress = field(default_factory=Progress)
+
+    def start(self, geometry: Geometry, num_steps: int) -> None:
+        """A training of so many steps begins at the first sample."""
+        schedule = ScheduleMap(num_steps, num_steps)
+        self.progress = Progress(num_samples=geometry.num_samples, batch=geometry.batch, schedule=schedule)
+
+    def move_to(self, position: Position) -> None:
+        """The next sample is another one."""
+        self.progress.position = position
+
+    def set_micro_batch(self, size: int) -> None:
+        """Remembers how many samples per forward pass fit into memory."""
+        self.progress.micro_batch = size
+
+    def record_update(self, grad_norm: torch.Tensor | float | None, learning_rate: float | None) -> None:
+        """Remembers what the last step was made with, for a log at the end of the epoch."""
+        self.progress.grad_norm, self.progress.learning_rate = grad_norm, learning_rate
+
+    def mark_events(self, *, due: bool) -> None:
+        """Whether the step is done and its callbacks, log, validation and save are still to come."""
+        self.progress.events_due = due
+
+    def record_totals(self, step: int, loss_since_log: float, loss_total: float, logged_step: int) -> None:
+        """Takes over the Trainer's sums, to be saved."""
+        progress = self.progress
+        progress.step, progress.logged_step = step, logged_step
+        progress.loss_since_log, progress.loss_total = loss_since_log, loss_total
+
+
+class SaveRequests:
+    """What is to be saved at the next boundary.
+
+    Attributes:
+        reason: "scheduled", "best" or an empty text.
+    """
+
+    def __init__(self) -> None:
+        self._scheduled = self._best = False
+
+    def scheduled(self) -> None:
+        """The Trainer's schedule, a callback or the end of training asks for a save."""
+        self._scheduled = True
+
+    def best(self) -> None:
+        """The model is the best one so far."""
+        self._best = True
+
+    def clear(self) -> None:
+        """Saved, or not asked for any more."""
+        self._scheduled = self._best = False
+
+    @property
+    def reason(self) -> str:
+        """The stronger of the requests; empty where there is none."""
+        if self._scheduled:
+            return "scheduled"
+
+        return "best" if self._best else ""

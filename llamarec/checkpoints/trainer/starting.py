@@ -1,0 +1,211 @@
+"""Before the first step: the folder is locked and cleared, a resume is decided, and this process enters the history."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from llamarec.checkpoints.resume.compatibility import refuse_unknown
+from llamarec.checkpoints.resume.decision import Resume, decide
+from llamarec.checkpoints.resume.process import CurrentProcess
+from llamarec.checkpoints.resume.progress import Progress
+from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint, next_sequence
+from llamarec.checkpoints.storage.layout import RunFolder, step_of
+from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.checkpoints.storage.manifest import MAX_SESSIONS, Session
+from llamarec.checkpoints.storage.ownership import check_can_resume, check_can_start
+from llamarec.checkpoints.storage.publish import recover
+from llamarec.checkpoints.storage.restart import clear_superseded, is_superseded, mark_superseded
+from llamarec.checkpoints.storage.space import require_space
+from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.run_state import Lineage, RunState
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.writer import CheckpointWriter
+
+# Weights and two moments of everything that is trained.
+_COPIES_IN_A_CHECKPOINT = 3
+
+
+class Start:
+    """The start of one training.
+
+    Args:
+        trainer: The live Trainer.
+        folder: The run's folder.
+        program: What the program gave.
+        data: The training data.
+        console: For the plan.
+        hyperparameters: Of this process.
+    """
+
+    def __init__(
+        self,
+        trainer: LiveTrainer,
+        folder: RunFolder,
+        *,
+        program: Program,
+        data: TrainData,
+        console: Console,
+        hyperparameters: Callable[[], dict[str, object]],
+    ) -> None:
+        self._trainer, self._folder, self._program = trainer, folder, program
+        self._data, self._console, self._hyperparameters = data, console, hyperparameters
+
+    @contextlib.contextmanager
+    def folder_held(self) -> Iterator[None]:
+        """Within, the run's folder is this process's: locked, and cleared of what a killed save left.
+
+        Raises:
+            LockedError: another process trains there.
+        """
+        lock = RunLock(self._folder)
+        distributed.in_first_process(self._trainer.args, lambda: self._take(lock))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _take(self, lock: RunLock) -> None:
+        lock.acquire()
+        for text in recover(self._folder):
+            self._console.warn(text)
+
+    def begin(self, wanted: str | Path | bool | None, writer: CheckpointWriter) -> RunState:
+        """Decides how training continues; nothing on the disk has changed if that is refused.
+
+        Args:
+            wanted: True, 'latest', 'best' or a path; None starts at step 0.
+            writer: Ends the save of the checkpoint that is resumed, if a kill came before its end.
+
+        Raises:
+            LlamarecError: the checkpoint, the folder or the disk does not allow it.
+        """
+        args, fingerprints = self._trainer.args, self._program.fingerprints()
+        resume = self._decide(wanted, fingerprints)
+        lineage = self._lineage(resume)
+        distributed.in_first_process(args, partial(self._check_space, resume))
+
+        # From here on nothing refuses any more.
+        if wanted is None:
+            distributed.in_first_process(args, self._supersede_earlier)
+        elif resume is not None:
+            distributed.in_first_process(args, partial(self._unsupersede, wanted))
+
+        if resume is not None:
+            manifest = resume.choice.verdict.manifest
+            writer.continue_from(resume.step, manifest.num_bytes if manifest is not None else 0)
+            distributed.in_first_process(args, partial(_finish_save, resume, writer))
+            for line in resume.plan.lines():
+                self._console.print(line)
+        elif wanted:
+            self._console.print(f"resume:      nothing: {self._why_nothing()}; training starts at step 0")
+
+        progress = resume.progress if resume is not None else Progress()
+        return RunState(
+            folder=self._folder, fingerprints=fingerprints, resume=resume, lineage=lineage, progress=progress
+        )
+
+    # ---- The decision ----
+
+    def _decide(self, wanted: str | Path | bool | None, fingerprints: dict[str, object]) -> Resume | None:
+        trainer, config = self._trainer, self._program.options.config
+        if wanted is None:
+            if not config.restart:
+                beyond = {name: fingerprints.get(name) for name in trainer.beyond_flags}
+                check_can_start(self._folder, beyond, config.changes_allowed)
+            return None
+
+        choice = choose_checkpoint(self._folder, wanted, allow_partial=config.allow_partial_resume)
+        if choice is None:
+            return None
+
+        check_can_resume(self._folder, choice)
+        if config.restart:
+            name = choice.verdict.path.name
+            self._console.print(f"note:        --restart counts only where nothing is resumed; {name} is")
+
+        refuse_unknown(config.changes_allowed, fingerprints)
+        now = CurrentProcess(
+            args=trainer.args,
+            num_samples=self._data.geometry().num_samples,
+            hyperparameters=self._hyperparameters(),
+            defaults=self._program.options.defaults,
+            fingerprints=fingerprints,
+            allowed=config.changes_allowed,
+            handed=self._program.custom_optimizers(),
+            origins=trainer.origins,
+        )
+        return decide(choice, now)
+
+    def _why_nothing(self) -> str:
+        if not self._folder.checkpoints():
+            return f"there is no checkpoint in {self._folder.path} yet"
+
+        return f"the checkpoints in {self._folder.path} belong to the run before --restart (name a path to resume one)"
+
+    def _check_space(self, resume: Resume | None) -> None:
+        trainer = self._trainer
+        if trainer.args.save_strategy == "no":
+            return
+
+        manifest = resume.choice.verdict.manifest if resume is not None else None
+        trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+        needed = manifest.num_bytes if manifest else _COPIES_IN_A_CHECKPOINT * trained
+        require_space(self._folder, needed, measured=manifest is not None)
+
+    # ---- The history ----
+
+    def _lineage(self, resume: Resume | None) -> Lineage:
+        manifest = resume.choice.verdict.manifest if resume is not None else None
+        applied = [change for change in resume.plan.changes if change.decision == "applied"] if resume else []
+        session = Session(
+            started=datetime.now(UTC).isoformat(),
+            from_step=resume.step if resume is not None else 0,
+            resumed_from=resume.choice.verdict.path.name if resume is not None else None,
+            host=os.environ.get("COMPUTERNAME") or platform.node(),
+            changes=tuple(f"{change.name}: {change.old} -> {change.new}" for change in applied),
+            extends=resume is not None and resume.was_finished,
+        )
+
+        earlier = manifest.sessions if manifest is not None else ()
+        given = {**(manifest.given if manifest is not None else {}), **self._program.options.given}
+        return Lineage(
+            run_id=manifest.run_id if manifest is not None else uuid.uuid4().hex[:12],
+            parent=resume.step if resume is not None else None,
+            sessions=_capped((*earlier, session)),
+            given=given,
+            next_sequence=next_sequence(self._folder),
+        )
+
+    def _supersede_earlier(self) -> None:
+        """A restart: earlier checkpoints do not count any more, even if this run is killed before its first save."""
+        if steps := self._folder.steps():
+            mark_superseded(self._folder, steps)
+
+    def _unsupersede(self, wanted: str | Path | bool) -> None:
+        """A checkpoint of the run before a restart was named: that run continues."""
+        path = Path(str(wanted))
+        step, is_here = step_of(path), path.resolve().parent == self._folder.path.resolve()
+        if step is not None and is_here and is_superseded(self._folder, [step])[step]:
+            clear_superseded(self._folder)
+
+
+def _finish_save(resume: Resume, writer: CheckpointWriter) -> None:
+    """The best model and the deletions that belong to the newest checkpoint: a kill may have come before them."""
+    choice, manifest = resume.choice, resume.choice.verdict.manifest
+    if choice.why == LATEST and not choice.passed_over and manifest is not None:
+        writer.finish(manifest)
+
+
+def _capped(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
+    """The first and the last ones: manifests must not grow without end in a run that is restarted again and again."""
+    return sessions if len(sessions) <= MAX_SESSIONS else (sessions[0], *sessions[1 - MAX_SESSIONS :])

@@ -1,0 +1,203 @@
+"""One optimizer step: gradients with as much memory as there is, and an update that happens whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from llamarec.checkpoints.trainer import distributed, out_of_memory, rng
+from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.optimizer_state import goes_by_metrics
+from llamarec.checkpoints.trainer.run_state import RunState
+from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
+from llamarec.checkpoints.trainer.step_boundary import StepBoundary
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems
+from llamarec.checkpoints.trainer.versions import recomputes_activations
+
+Piece: TypeAlias = tuple[Batch, int]
+"""A micro-batch, and its number of samples."""
+
+
+class Step:
+    """What is between two boundaries.
+
+    Args:
+        trainer: The live Trainer.
+        run: Remembers the micro-batch that fits, and what the update was made with.
+        boundary: Its buffers are put back before a second try.
+        data: Counts what the loss is the mean of.
+        stop: Ends the step.
+        console: For what did not fit.
+        last_good: Path of the newest checkpoint, for messages.
+    """
+
+    def __init__(
+        self,
+        trainer: LiveTrainer,
+        run: RunState,
+        *,
+        boundary: StepBoundary,
+        data: TrainData,
+        stop: StopRequests,
+        console: Console,
+        last_good: Callable[[], str],
+    ) -> None:
+        self._trainer, self._run, self._boundary, self._data = trainer, run, boundary, data
+        self._stop, self._console, self._last_good = stop, console, last_good
+
+    # ---- Gradients ----
+
+    def compute_gradients(self, model: nn.Module, pieces: list[Piece], num_samples: int) -> list[torch.Tensor]:
+        """Gradients of the mean loss of a step.
+
+        Args:
+            model: Without a wrapper for several processes.
+            pieces: This process's micro-batches.
+            num_samples: Of the whole step, over all processes.
+
+        Returns:
+            The losses of the micro-batches, scaled so that their sum is the step's.
+
+        Raises:
+            DoesNotFitError: one sample alone does not fit into memory.
+        """
+        trainer, args = self._trainer, self._trainer.args
+        num_items = self._data.num_items([batch for batch, _ in pieces])
+        random_states = rng.capture()
+
+        while True:
+            losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
+            if not distributed.any_process(args, bool(failure))[0]:
+                break
+
+            # The same samples again, from the same random state, in smaller pieces.
+            model.zero_grad()
+            out_of_memory.free_cached()
+            self._reduce_micro_batch(pieces)
+            rng.set_states(random_states)
+            self._boundary.restore_buffers()
+
+        is_mean = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+        num_averaged = distributed.num_averaged(args, num_items, loss_is_mean_of_items=is_mean)
+        distributed.average_gradients(args, model, num_averaged)
+        return losses
+
+    def _try_gradients(
+        self, model: nn.Module, pieces: list[Piece], num_samples: int, num_items: NumItems
+    ) -> tuple[list[torch.Tensor], str]:
+        """Forward and backward of all pieces; the second value says what went out of memory, or is empty."""
+        losses: list[torch.Tensor] = []
+        limit = self._run.progress.micro_batch or max((size for _, size in pieces), default=1)
+        share = num_samples / self._trainer.args.world_size
+
+        try:
+            for piece, size in pieces:
+                for batch, samples in self._trainer.split_batch(piece, size, limit):
+                    losses.append(self._loss(model, batch, share / samples, num_items))
+        except Exception as error:
+            if not out_of_memory.is_out_of_memory(error):
+                raise
+
+            # Only the text: the traceback holds the tensors that did not fit.
+            return [], str(error).partition("\n")[0] or type(error).__name__
+
+        return losses, ""
+
+    def _loss(self, model: nn.Module, batch: Batch, divisor: float, num_items: NumItems) -> torch.Tensor:
+        """Forward and backward of one piece."""
+        trainer = self._trainer
+        if self._stop.end_a_step(trainer.args.world_size):
+            raise StopNowError
+
+        # A mean over samples, however they are cut: the Trainer divides the loss of a micro-batch by this.
+        trainer.current_gradient_accumulation_steps = divisor
+        loss = trainer.training_step(model, batch, num_items)
+        trainer.control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
+        return loss
+
+    def _reduce_micro_batch(self, pieces: list[Piece]) -> None:
+        trainer, args = self._trainer, self._trainer.args
+        now = self._run.progress.micro_batch or args.train_batch_size
+        # The same in all processes, of which some may have smaller pieces, or none, in a short step.
+        now = min(now, distributed.most_in_any_process(args, max((size for _, size in pieces), default=0)))
+        use = out_of_memory.memory_use(args.device)
+
+        if now == 1:
+            raise out_of_memory.does_not_fit(
+                trainer.model,
+                use,
+                longest=_longest([batch for batch, _ in pieces]),
+                checkpointing=recomputes_activations(args),
+                last=self._last_good(),
+                flags=trainer.memory_flags,
+            )
+
+        share = args.train_batch_size * args.gradient_accumulation_steps
+        smaller, text = out_of_memory.halved(now, use, share)
+        self._run.set_micro_batch(smaller)
+        self._console.warn(text)
+
+    # ---- Update ----
+
+    def update(self, model: nn.Module) -> None:
+        """The optimizer's step.
+
+        Raises:
+            DoesNotFitError: it runs out of memory, twice.
+        """
+        trainer, args, events = self._trainer, self._trainer.args, self._trainer.callback_handler
+        # Accelerate's wrapper steps only when told that the gradients are complete.
+        trainer.accelerator.gradient_state._set_sync_gradients(True)
+        clips = args.max_grad_norm is not None and args.max_grad_norm > 0
+        grad_norm = trainer._get_grad_norm(model, grad_norm=trainer._clip_grad_norm(model) if clips else None)
+        trainer.control = events.on_pre_optimizer_step(args, trainer.state, trainer.control)
+
+        rollback = out_of_memory.Rollback(trainer.optimizer)
+        try:
+            self._step_optimizer(rollback)
+            trainer.control = events.on_optimizer_step(args, trainer.state, trainer.control)
+        except BaseException:
+            if not rollback.undo():
+                self._boundary.mark_update_incomplete()
+            raise
+
+        # Until the step is counted, which takes a boundary.
+        self._boundary.mark_update_incomplete()
+        self._run.record_update(grad_norm, trainer._get_learning_rate())
+        if not trainer.accelerator.optimizer_step_was_skipped and not goes_by_metrics(trainer.lr_scheduler):
+            trainer.lr_scheduler.step()
+        model.zero_grad()
+
+    def _step_optimizer(self, rollback: out_of_memory.Rollback) -> None:
+        optimizer, args = self._trainer.optimizer, self._trainer.args
+        try:
+            optimizer.step()
+            return
+        except Exception as error:
+            if not out_of_memory.is_out_of_memory(error) or args.world_size > 1:
+                raise
+
+        if rollback.undo():
+            out_of_memory.free_cached()
+            self._console.warn("out of memory inside the optimizer's step: undone, cache freed, trying once more")
+            try:
+                optimizer.step()
+                return
+            except Exception as error:
+                if not out_of_memory.is_out_of_memory(error):
+                    raise
+
+        raise out_of_memory.optimizer_does_not_fit(out_of_memory.memory_use(args.device), self._last_good())
+
+
+def _longest(batches: list[Batch]) -> int:
+    """Tokens of the longest sample; 0 if unknown."""
+    lengths = [
+        int(batch["input_ids"].shape[-1]) for batch in batches if isinstance(batch, dict) and "input_ids" in batch
+    ]
+    return max(lengths, default=0)
