@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from llamarec.checkpoints.resume.position import Position, step_slices
@@ -29,6 +29,9 @@ from llamarec.checkpoints.trainer.step import Piece, Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.stopping import Stopping
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+
+Event: TypeAlias = Callable[[TrainingArguments, TrainerState, TrainerControl], TrainerControl]
+"""Of the callback handler: has every callback answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ class StepLoop:
             # Not where training ends inside an epoch: more epochs later continue from there.
             run.move_to(Position(report.epoch + 1, 0))
 
-        self._call("on_epoch_end")
+        self._ask(trainer.callback_handler.on_epoch_end)
         self._log_evaluate_save(report)
         self._reach_boundary()
 
@@ -107,7 +110,7 @@ class StepLoop:
         self._boundary.take(events_due=events_due)
 
         if events_due:
-            control = self._call("on_step_end")
+            control = self._ask(self._trainer.callback_handler.on_step_end)
         if events_due or control.should_evaluate or control.should_save:
             self._log_evaluate_save(report)
             self._reach_boundary()
@@ -144,12 +147,12 @@ class StepLoop:
             batches = iter(train_dataloader) if batches is None else batches
             pieces = [(next(batches), len(piece)) for piece in sampler.pieces(samples)]
 
-            self._call("on_step_begin")
+            self._ask(trainer.callback_handler.on_step_begin)
             losses = self._step.compute_gradients(model, pieces, len(samples))
             self._step.update(model)
             self._count(losses, pieces, Position(report.epoch, samples.stop), geometry.num_samples)
 
-            control = self._call("on_step_end")
+            control = self._ask(trainer.callback_handler.on_step_end)
             self._log_evaluate_save(report)
             if control.should_epoch_stop or control.should_training_stop:
                 break
@@ -179,11 +182,10 @@ class StepLoop:
         self._run.move_to(position)
         self._boundary.take(events_due=True)
 
-    def _call(self, event: str) -> Any:
-        """Has all callbacks answer an event; returns the Trainer's control."""
+    def _ask(self, event: Event) -> TrainerControl:
+        """Has all callbacks answer an event; their answer becomes the Trainer's control."""
         trainer = self._trainer
-        answer = getattr(trainer.callback_handler, event)
-        trainer.control = answer(trainer.args, trainer.state, trainer.control)
+        trainer.control = event(trainer.args, trainer.state, trainer.control)
         return trainer.control
 
     def _log_evaluate_save(self, report: Report) -> None:

@@ -150,17 +150,17 @@ class Step:
         Raises:
             DoesNotFitError: it runs out of memory, twice.
         """
-        trainer, args, events = self._trainer, self._trainer.args, self._trainer.callback_handler
+        trainer, args = self._trainer, self._trainer.args
         # Accelerate's wrapper steps only when told that the gradients are complete.
         trainer.accelerator.gradient_state._set_sync_gradients(True)
         clips = args.max_grad_norm is not None and args.max_grad_norm > 0
         grad_norm = trainer._get_grad_norm(model, grad_norm=trainer._clip_grad_norm(model) if clips else None)
-        trainer.control = events.on_pre_optimizer_step(args, trainer.state, trainer.control)
+        trainer.control = trainer.callback_handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
 
         rollback = out_of_memory.Rollback(trainer.optimizer)
         try:
             self._step_optimizer(rollback)
-            trainer.control = events.on_optimizer_step(args, trainer.state, trainer.control)
+            trainer.control = trainer.callback_handler.on_optimizer_step(args, trainer.state, trainer.control)
         except BaseException:
             if not rollback.undo():
                 self._boundary.mark_update_incomplete()

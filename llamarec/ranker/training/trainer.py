@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
@@ -54,6 +55,7 @@ class RankerTrainer(ResumableTrainer):
         defaults: Of this command, for what was kept from the checkpoint.
     """
 
+    model: PeftModel
     samples_by_epoch = True
     beyond_flags = tuple(of_data(""))
     memory_flags = MemoryFlags(
