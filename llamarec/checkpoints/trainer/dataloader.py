@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +11,7 @@ from transformers import TrainingArguments
 from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.resume.process import effective_batch
 from llamarec.checkpoints.trainer import distributed
-from llamarec.checkpoints.trainer.sampling import Batch, KeyedCollator, KeyedDataset, Samples, SliceSampler
+from llamarec.checkpoints.trainer.sampling import Batch, Collator, KeyedCollator, KeyedDataset, Samples, SliceSampler
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, temporarily
 from llamarec.checkpoints.trainer.versions import multiprocessing_context
 from llamarec.errors import ConfigError
@@ -38,7 +35,7 @@ class TrainData:
 
         return Geometry(num_samples, effective_batch(args))
 
-    def loader(self) -> DataLoader[Any]:
+    def loader(self) -> DataLoader[Batch]:
         """Micro-batches of this process, from the position that the sampler is set to.
 
         Raises:
@@ -70,7 +67,7 @@ class TrainData:
             multiprocessing_context=multiprocessing_context(args) if args.dataloader_num_workers else None,
         )
 
-    def _with_needed_columns(self) -> tuple[Samples, Callable[[list[Any]], Batch]]:
+    def _with_needed_columns(self) -> tuple[Samples, Collator]:
         trainer = self._trainer
         if type(trainer.train_dataset).__module__.startswith("datasets."):
             needed = trainer._remove_unused_columns(trainer.train_dataset, description="Training")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from llamarec.checkpoints.trainer import out_of_memory, rng
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 
 Output = TypeVar("Output")
@@ -34,8 +35,8 @@ class Evaluation:
 
     def run(
         self,
-        evaluate: Callable[[DataLoader[Any]], Output],
-        dataloader: DataLoader[Any],
+        evaluate: Callable[[DataLoader[Batch]], Output],
+        dataloader: DataLoader[Batch],
         last_good: Callable[[], str],
     ) -> Output:
         """Evaluates; out of memory, the same again in batches of half the size.
@@ -65,7 +66,7 @@ class Evaluation:
         cuts_itself = any(map(self._program.overrides, ("get_eval_dataloader", "get_test_dataloader")))
         return self._trainer.args.world_size == 1 and not cuts_itself
 
-    def _with_smaller_batches(self, dataloader: DataLoader[Any], last_good: Callable[[], str]) -> DataLoader[Any]:
+    def _with_smaller_batches(self, dataloader: DataLoader[Batch], last_good: Callable[[], str]) -> DataLoader[Batch]:
         args = self._trainer.args
         out_of_memory.free_cached()
         now, use = int(args.per_device_eval_batch_size), out_of_memory.memory_use(args.device)

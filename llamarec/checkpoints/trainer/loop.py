@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from llamarec.checkpoints.resume.position import Position, step_slices
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.sampling import SliceSampler
+from llamarec.checkpoints.trainer.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.saving import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
 from llamarec.checkpoints.trainer.step import Piece, Step
@@ -85,7 +85,7 @@ class StepLoop:
         self._boundary, self._step, self._requests, self._saver = boundary, step, requests, saver
         self._restorer, self._stopping, self._stop = restorer, stopping, stop
 
-    def run_epoch(self, train_dataloader: DataLoader[Any], report: Report) -> None:
+    def run_epoch(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
         """One epoch, from the position to its end."""
         trainer, run = self._trainer, self._run
         self.enter(report)
@@ -131,7 +131,7 @@ class StepLoop:
             start_time=start_time,
         )
 
-    def _run_steps(self, train_dataloader: DataLoader[Any], report: Report) -> None:
+    def _run_steps(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
         trainer = self._trainer
         model = distributed.without_ddp(report.model)
         sampler = cast(SliceSampler, train_dataloader.batch_sampler)

@@ -17,7 +17,7 @@ from llamarec.checkpoints.storage.layout import RNG, TRAINER_STATE
 from llamarec.checkpoints.trainer import rng
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.sampling import SliceSampler
+from llamarec.checkpoints.trainer.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.weights import folder_of_best
 
@@ -34,7 +34,7 @@ class Restorer:
     def __init__(self, trainer: LiveTrainer, run: RunState, console: Console) -> None:
         self._trainer, self._run, self._console = trainer, run, console
 
-    def training_values(self, dataloader: DataLoader[Any]) -> tuple[int, int, int, int, int, int, int]:
+    def training_values(self, dataloader: DataLoader[Batch]) -> tuple[int, int, int, int, int, int, int]:
         """How long training is, counted in samples from where it continues.
 
         Returns:

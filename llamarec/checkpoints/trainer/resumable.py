@@ -26,7 +26,7 @@ from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
 from llamarec.checkpoints.trainer.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.program import Options, Program
-from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.sampling import Batch, Samples
 from llamarec.checkpoints.trainer.signals import StopNowError
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
@@ -107,7 +107,7 @@ class ResumableMixin(_Trainer):
     def train(
         self,
         resume_from_checkpoint: str | Path | bool | None = None,
-        trial: Any = None,
+        trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As `Trainer.train`, from a checkpoint or from the start.
@@ -172,11 +172,11 @@ class ResumableMixin(_Trainer):
 
     # ---- Hooks of the Trainer: data ----
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader[Batch]:
         """Micro-batches of this process, from the position that the sampler is set to."""
         return self._resumable.data.loader()
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: Samples = None) -> DataLoader[Batch]:
         """As the Trainer's, with workers that end with the evaluation.
 
         Ones that stay draw their seed once, so that a resumed process would draw one that the other did not.
@@ -187,7 +187,7 @@ class ResumableMixin(_Trainer):
     # ---- Hooks of the Trainer: start ----
 
     def set_initial_training_values(
-        self, args: TrainingArguments, dataloader: DataLoader[Any]
+        self, args: TrainingArguments, dataloader: DataLoader[Batch]
     ) -> tuple[int, int, int, int, int, int, int]:
         """As the Trainer's, counted in samples from where training continues."""
         return self._resumable.training.restorer.training_values(dataloader)
@@ -206,7 +206,7 @@ class ResumableMixin(_Trainer):
         return scheduler
 
     def _init_training_state(
-        self, max_steps: int, steps_per_epoch: int, num_train_epochs: int, resume_from_checkpoint: Any, trial: Any
+        self, max_steps: int, steps_per_epoch: int, num_train_epochs: int, resume_from_checkpoint: object, trial: object
     ) -> tuple[int, int]:
         started = super()._init_training_state(max_steps, steps_per_epoch, num_train_epochs, None, trial)
         training = self._resumable.training
@@ -216,13 +216,13 @@ class ResumableMixin(_Trainer):
         return training.restorer.restore_state(training.run.resume, max_steps, num_train_epochs, trial)
 
     def _prepare_for_training(
-        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: Any
-    ) -> tuple[nn.Module, DataLoader[Any]]:
+        self, max_steps: int, train_dataloader: DataLoader[Batch], resume_from_checkpoint: object
+    ) -> tuple[nn.Module, DataLoader[Batch]]:
         resume = self._resumable.training.run.resume
         if resume is not None:
             self._resumable.weights.load(resume.choice.verdict.path)
 
-        prepared: tuple[nn.Module, DataLoader[Any]]
+        prepared: tuple[nn.Module, DataLoader[Batch]]
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._resumable.restore_optimizer()
         return prepared
@@ -230,7 +230,7 @@ class ResumableMixin(_Trainer):
     # ---- Hooks of the Trainer: loop ----
 
     def _run_epoch(  # type: ignore[override]
-        self, model: nn.Module, epoch: int, train_dataloader: DataLoader[Any], **rest: Any
+        self, model: nn.Module, epoch: int, train_dataloader: DataLoader[Batch], **rest: Any
     ) -> None:
         report = Report(
             model=model,
@@ -259,13 +259,13 @@ class ResumableMixin(_Trainer):
 
         return super()._evaluate(*args, **kwargs)
 
-    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader: DataLoader[Batch], *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As the Trainer's; out of memory, the same again in batches of half the size."""
         evaluate = super().evaluation_loop
         parts = self._resumable
         return parts.evaluation.run(lambda loader: evaluate(loader, *args, **kwargs), dataloader, parts.last_good)
 
-    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+    def _finalize_training(self, trial: object, num_train_samples: int, start_time: float) -> TrainOutput:
         training = self._resumable.training
         training.loop.enter(training.loop.report_without_epoch(trial, start_time))
         training.boundary.close()
@@ -283,11 +283,11 @@ class ResumableMixin(_Trainer):
 
     # ---- Hooks of the Trainer: saving ----
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Takes note; the save itself is made at the step boundary, after every callback has run."""
         self._resumable.training.requests.scheduled()
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         is_new_best = super()._determine_best_metric(metrics, trial)
         step = self.state.best_global_step
         if is_new_best and step:

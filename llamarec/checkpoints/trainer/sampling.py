@@ -21,11 +21,15 @@ Batch: TypeAlias = Any
 """What the collator returns. The model takes it apart; this room only cuts tensors and lists in it."""
 Samples: TypeAlias = Any
 """A map-style dataset: `len(samples)` and `samples[index]`, whatever class it is."""
+Sample: TypeAlias = Any
+"""What such a dataset returns, and the collator takes."""
+Collator: TypeAlias = Callable[[list[Sample]], Batch]
+"""From samples to a batch."""
 Key: TypeAlias = tuple[int, int]
 """(epoch, index of the sample in the dataset)."""
 
 
-class KeyedDataset(Dataset[Any]):
+class KeyedDataset(Dataset[tuple[Key, Sample]]):
     """Hands out (key, sample).
 
     Args:
@@ -40,7 +44,7 @@ class KeyedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+    def __getitem__(self, key: Key) -> tuple[Key, Sample]:
         epoch, index = key
         with keyed(self._seed, SAMPLE_STREAM, epoch, index):
             return key, self._dataset[key if self._by_epoch else index]
@@ -49,10 +53,10 @@ class KeyedDataset(Dataset[Any]):
 class KeyedCollator:
     """Collates the samples of a micro-batch; random draws depend on its first key."""
 
-    def __init__(self, collator: Callable[[list[Any]], Batch], seed: int) -> None:
+    def __init__(self, collator: Collator, seed: int) -> None:
         self._collator, self._seed = collator, seed
 
-    def __call__(self, pairs: Sequence[tuple[Key, Any]]) -> Batch:
+    def __call__(self, pairs: Sequence[tuple[Key, Sample]]) -> Batch:
         epoch, index = pairs[0][0]
         with keyed(self._seed, COLLATE_STREAM, epoch, index):
             return self._collator([sample for _, sample in pairs])

@@ -115,13 +115,7 @@ class CheckpointSaver:
 
         weights = model_state(unwrapped(trainer)) if self._saves_from_copy() else None
         state = self._state_content()
-        objects = {
-            OPTIMIZER: copied(trainer.optimizer.state_dict()),
-            SCHEDULER: copied(trainer.lr_scheduler.state_dict()),
-            **random_states,
-        }
-        if getattr(trainer.accelerator, "scaler", None) is not None:
-            objects[SCALER] = trainer.accelerator.scaler.state_dict()
+        objects = {**self._optimizer_states(), **random_states}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
         if weights is None:
@@ -155,6 +149,19 @@ class CheckpointSaver:
     def _saves_from_copy(self) -> bool:
         """Whether weights can be written from a copy: not where a subclass has its own `save_model`."""
         return self._config.background_saves and not self._program.overrides("save_model")
+
+    def _optimizer_states(self) -> dict[str, object]:
+        """By file, what the optimizer's steps go by."""
+        trainer = self._trainer
+        states: dict[str, object] = {
+            OPTIMIZER: copied(trainer.optimizer.state_dict()),
+            SCHEDULER: copied(trainer.lr_scheduler.state_dict()),
+        }
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        if scaler is not None:
+            states[SCALER] = scaler.state_dict()
+
+        return states
 
     def _random_states(self) -> dict[str, object]:
         """By file, those of every process."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
-from llamarec.checkpoints.trainer.sampling import Batch, Samples
+from llamarec.checkpoints.trainer.sampling import Batch, Collator, Samples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,7 +41,7 @@ class Read(Protocol):
     callback_handler: CallbackHandler
     lr_scheduler: LRScheduler
     train_dataset: Samples
-    data_collator: Callable[[list[Any]], Batch]
+    data_collator: Collator
     processing_class: PreTrainedTokenizerBase | None
     compute_loss_func: Callable[..., torch.Tensor] | None
     model_accepts_loss_kwargs: bool
@@ -74,7 +74,7 @@ class Called(Protocol):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
 
-    def get_test_dataloader(self, test_dataset: Samples) -> DataLoader[Any]: ...
+    def get_test_dataloader(self, test_dataset: Samples) -> DataLoader[Batch]: ...
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None: ...
 
@@ -85,8 +85,8 @@ class Called(Protocol):
     def _remove_unused_columns(self, dataset: Samples, description: str | None = None) -> Samples: ...
 
     def _get_collator_with_removed_columns(
-        self, data_collator: Callable[[list[Any]], Batch], description: str | None = None
-    ) -> Callable[[list[Any]], Batch]: ...
+        self, data_collator: Collator, description: str | None = None
+    ) -> Collator: ...
 
     def _track_num_input_tokens(self, inputs: Batch) -> None: ...
 

@@ -177,6 +177,17 @@ class ResumableParts:
             after_save=self.program.options.after_save,
         )
 
+    def _new_step(self, run: RunState, boundary: StepBoundary) -> Step:
+        return Step(
+            self.trainer,
+            run,
+            boundary=boundary,
+            data=self.data,
+            stop=self.stop,
+            console=self.console,
+            last_good=self.last_good,
+        )
+
     def _assembled(self, run: RunState, writer: CheckpointWriter) -> Training:
         trainer, requests = self.trainer, SaveRequests()
         boundary = StepBoundary(trainer, run, requests)
@@ -193,20 +204,11 @@ class ResumableParts:
         stopping = Stopping(
             trainer, run, boundary=boundary, saver=saver, writer=writer, stop=self.stop, console=self.console
         )
-        step = Step(
-            trainer,
-            run,
-            boundary=boundary,
-            data=self.data,
-            stop=self.stop,
-            console=self.console,
-            last_good=lambda: saver.last_good,
-        )
         loop = StepLoop(
             trainer,
             run,
             boundary=boundary,
-            step=step,
+            step=self._new_step(run, boundary),
             requests=requests,
             saver=saver,
             restorer=restorer,
