@@ -43,7 +43,7 @@ def test_a_restart_that_is_killed_before_its_first_save_starts_anew(
 ) -> None:
     trainer = quiet_trainer(cut, **SMALL)
     trainer.train("latest")
-    assert "are of the run before --restart (a path takes them all the same), training starts at" in (
+    assert "belong to the run before --restart (name a path to resume one); training starts at" in (
         capsys.readouterr().out
     )
     quiet_trainer(tmp_path / "whole", **SMALL).train()

@@ -74,7 +74,7 @@ class OptimizerState:
 
         for group, values in zip(optimizer.param_groups, fresh, strict=True):
             if "lr" in applied and group.get("initial_lr"):
-                # Where the rate is no function of the step (ReduceLROnPlateau), it stays as far reduced as it was.
+                # Where the rate is no function of the step (ReduceLROnPlateau), the reduction so far stays.
                 values["initial_lr"] = values.get("initial_lr", values["lr"])
                 values["lr"] = values["initial_lr"] * group["lr"] / group["initial_lr"]
             group.update({name: value for name, value in values.items() if name in applied})

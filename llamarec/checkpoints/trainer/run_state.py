@@ -17,7 +17,7 @@ from llamarec.checkpoints.storage.manifest import Session
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """Where this process stands in the history of its run.
+    """How this process follows from the earlier ones of its run.
 
     Attributes:
         run_id: Identifier shared by all checkpoints that descend from one start.
@@ -42,7 +42,7 @@ class RunState:
         folder: Where its checkpoints are.
         fingerprints: What identifies the run, as plain JSON values.
         resume: The decision it started with; None from step 0.
-        lineage: Its place in the run's history.
+        lineage: How it follows from earlier processes.
         progress: Where it is.
     """
 

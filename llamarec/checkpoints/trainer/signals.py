@@ -75,7 +75,7 @@ class StopRequests:
 
         if self._count >= _PATIENCE:
             self.uninstall()
-            # Not sys.exit: a handler may interrupt any line, and nothing may go on from here.
+            # Not sys.exit: a handler may interrupt any line, and nothing may run after this.
             raise EndNow(f"{name}, the third request to stop")
 
         first = self._count == 1

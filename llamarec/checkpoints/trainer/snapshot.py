@@ -1,4 +1,4 @@
-"""A step's state copied from memory, to be written while training goes on."""
+"""A step's state copied from memory, to be written while training continues."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Snapshot:
         fill: Writes the files.
         num_bytes: About what they take.
         can_retry: `fill` may be called a second time.
-        discard: Clears what lies beside the checkpoints for it.
+        discard: Removes temporary files of it beside the checkpoints.
     """
 
     manifest: Manifest
@@ -65,7 +65,7 @@ class CheckpointWriter:
         run: The folder, locked by this process.
         limit: `save_total_limit`.
         warn: Shows a line to the user.
-        in_background: Write while training goes on; otherwise `submit` returns when it is written.
+        in_background: Write while training continues; otherwise `submit` returns when everything is written.
         backup_to: Where every `backup_every`th checkpoint is copied, or an empty text.
         backup_every: See there.
         after_save: Called with the folder of each checkpoint when it is published.
