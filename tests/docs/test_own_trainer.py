@@ -33,7 +33,7 @@ def test_a_trainer_of_ones_own_starts_and_goes_on_as_shown(tmp_path: Path) -> No
         first = executed(program, _model_and_data())["trainer"]
         again = executed(program, _model_and_data())["trainer"]
     assert first.state.global_step == again.state.global_step == 6
-    assert again._resume.step == 6
+    assert again._resumable.training.run.resume.step == 6
     assert [path.name for path in (tmp_path / "runs" / "mine").glob("checkpoint-*")] == ["checkpoint-6"]
     (plan,) = (command for command in quoted(_text_of(ENGLISH, "12.2")) if command.startswith(COMMANDS))
     assert f"`{plan}`" in _text_of(VIETNAMESE, "12.2")

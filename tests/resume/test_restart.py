@@ -77,7 +77,7 @@ def test_the_same_step_saved_anew_is_of_the_new_run(cut: Path) -> None:
 def test_a_list_says_which_they_are(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["checkpoints", "list", str(cut)]) == 0
     said = capsys.readouterr().out
-    assert "R of the run before --restart" in said
+    assert "R: from before a --restart" in said
     assert command(["checkpoints", "list", str(cut), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["runs"][0]
     assert listed["latest_step"] is None
