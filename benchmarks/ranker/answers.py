@@ -44,7 +44,7 @@ class Answers:
         scores_PC: The retriever's.
         first_stage_PC: Retriever and titles.
         labels_P: Letter of the label, 0 = A.
-        places_PC: Of the letters' candidates in the retriever's list, from 0.
+        positions_PC: Of the letters' candidates in the retriever's list, from 0.
         rows_P: Which user each prompt is of.
         retriever_ranks_U: Of the label, 0 = not among the candidates.
     """
@@ -54,13 +54,13 @@ class Answers:
     scores_PC: NDArray[np.float64]
     first_stage_PC: NDArray[np.float64]
     labels_P: NDArray[np.int64]
-    places_PC: NDArray[np.int64]
+    positions_PC: NDArray[np.int64]
     rows_P: NDArray[np.int64]
     retriever_ranks_U: NDArray[np.int64]
 
     def ranks_by(self, scores_PC: NDArray[Any]) -> NDArray[np.int64]:
         """[U] as `EvaluationSamples.ranks_by`."""
-        return ranks_of_users(scores_PC, self.places_PC, self.rows_P, self.retriever_ranks_U)
+        return ranks_of_users(scores_PC, self.positions_PC, self.rows_P, self.retriever_ranks_U)
 
     def by_user(self, values_P: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P] in the order of the users, which is the same whatever the order of the candidates."""
@@ -83,7 +83,7 @@ def ask(ranker: Ranker, samples: EvaluationSamples, spaced_ids: list[int]) -> An
         samples.scores_PC.astype(np.float64),
         samples.first_stage_PC.astype(np.float64),
         samples.labels_P,
-        samples.places_PC,
+        samples.positions_PC,
         samples.rows,
         samples.retriever_ranks.astype(np.int64),
     )

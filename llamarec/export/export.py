@@ -18,7 +18,7 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
 from llamarec.files import replacing_folder, write_json, write_text
-from llamarec.ranker.model.base_models import said_clearly
+from llamarec.ranker.model.base_models import explain_load_errors
 from llamarec.ranker.prompts.template import LETTERS, PROMPT_FILE
 from llamarec.ranker.trained.loading import Trained, read_trained
 from llamarec.ranker.trained.locations import folder_of
@@ -143,7 +143,7 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
 
 def _write_merged(trained: Trained, folder: Path) -> None:
     """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy."""
-    with said_clearly(trained.config.llm_base_model):
+    with explain_load_errors(trained.config.llm_base_model):
         model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
     config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
     adapted = get_peft_model(model, options_from(LoraConfig, config))

@@ -1,11 +1,13 @@
-"""Candidates in, an adapter out: prompts, letters, samples, base models, and the smallest Trainer subclass.
+"""The second stage: a Llama with LoRA that orders the retriever's candidates.
 
-LlamaRec (Yue et al. 2023, arXiv 2311.02089): a Llama with LoRA reads a user's last titles and the retriever's
-candidates, each behind a letter, and orders the candidates by the probability of the letter that comes next.
+LlamaRec (Yue et al. 2023, arXiv 2311.02089): the language model reads a user's last titles and the retriever's
+candidates, each behind a letter. The probability of the letter that comes next orders the candidates.
 
-options   the command line, and where the values of its options come from
-prompts   from items and titles to the tokens that the language model reads
-model     base models, and how they answer with letters
-trained   trained rankers on disk: found, loaded, served
-training  from the options to the final test
+    options    flags of train_ranker.py, and where their values come from
+    prompts    from items and titles to tokens: the template, training and evaluation samples
+    model      base models, LoRA, letter scores; cpu/ computes them prompt by prompt on a CPU
+    trained    runs on disk: where they are, loading and serving them, the command that retrains one
+    training   a run from its options to the final test
+
+Each room imports only from the rooms above it.
 """

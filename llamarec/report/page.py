@@ -12,7 +12,7 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_text
-from llamarec.ranker.trained.retrain import command_with
+from llamarec.ranker.trained.retrain import training_command
 from llamarec.report import tested, trained
 from llamarec.report.examples import examples
 from llamarec.report.format import total
@@ -100,7 +100,7 @@ def _content(run: RunFacts) -> dict[str, Any]:
         "breakdown": tested.breakdown(run),
         "orders": tested.orders(run),
         "examples": examples(run.test, run.data) if run.test is not None and run.data is not None else [],
-        "command": command_with(given) if run.experiment is not None and given else "",
+        "command": training_command(given) if run.experiment is not None and given else "",
         "was_changed": any(one.changes for one in run.interruptions),
         "given": _shown(given),
         "details": _details(run, given),

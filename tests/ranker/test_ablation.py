@@ -94,13 +94,13 @@ def _answers(signal: float, seed: int, num_prompts: int = 400, num_users: int = 
     right_PC = np.eye(20)[labels_P]
     scores_PC = rng.normal(size=shape) + right_PC
     letters_PC = rng.normal(size=shape) + signal * right_PC + np.linspace(0, 6, 20)
-    places_PC = np.argsort(np.argsort(-scores_PC, axis=1), axis=1)
+    positions_PC = np.argsort(np.argsort(-scores_PC, axis=1), axis=1)
     rows_P = rng.choice(num_users, num_prompts, replace=False)
     ranks_U = np.zeros(num_users, dtype=np.int64)
-    ranks_U[rows_P] = 1 + places_PC[np.arange(num_prompts), labels_P]
+    ranks_U[rows_P] = 1 + positions_PC[np.arange(num_prompts), labels_P]
     spaced_PC = rng.normal(size=shape)
     letters, spaced = letters_PC.astype(np.float32), spaced_PC.astype(np.float32)
-    return Answers(letters, spaced, scores_PC, scores_PC + right_PC, labels_P, places_PC, rows_P, ranks_U)
+    return Answers(letters, spaced, scores_PC, scores_PC + right_PC, labels_P, positions_PC, rows_P, ranks_U)
 
 
 def test_every_step_does_what_it_is_called() -> None:

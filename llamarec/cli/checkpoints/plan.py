@@ -103,7 +103,7 @@ def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, fl
     from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
     from llamarec.ranker.options.command_line import parse
     from llamarec.ranker.trained.locations import experiment_of
-    from llamarec.ranker.training.fingerprints import known_from_files, origins_of
+    from llamarec.ranker.training.fingerprints import fingerprint_sources, stored_fingerprints
     from llamarec.ranker.training.run import own_options
 
     experiment = experiment_of(folder)
@@ -117,9 +117,9 @@ def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, fl
         num_samples=None,
         hyperparameters=hyperparameters_of(parsed.training, own_options(parsed)),
         defaults=parsed.defaults,
-        fingerprints=known_from_files(parsed.experiment, parsed.ranker),
+        fingerprints=stored_fingerprints(parsed.experiment, parsed.ranker),
         allowed=parsed.checkpoints.changes_allowed,
-        origins=origins_of(parsed.experiment),
+        origins=fingerprint_sources(parsed.experiment),
     )
 
 

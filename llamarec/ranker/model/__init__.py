@@ -1,12 +1,12 @@
-"""The base models, and how they answer with letters.
+"""Base models with LoRA that score letters.
 
-base_models   by hub name, by folder, or embedded; with LoRA
-tiny          the embedded random Llama
-hub           whether the hub can be reached
-quantization  weights in 4 bits
-letter_model  a forward pass that scores letters instead of the vocabulary
-last_layer    the last layer, whose feed-forward part runs at the answer's position only
-known_layers  which decoder layers are computed by this package itself
-dropout       dropout for LoRA's inputs on a CPU
-cpu           training and scoring on a CPU, prompt by prompt
+base_models     loaded by hub name, by folder or embedded, with LoRA put on
+tiny            the embedded random model for tests and demonstrations
+hub             whether the Hugging Face Hub can be reached
+quantization    4 bits through bitsandbytes
+letter_model    a forward pass that scores letters, not the vocabulary
+last_layer      the last layer, cut to the answer's position
+dropout         fast dropout masks on a CPU
+known_layers    which layers may be computed otherwise than by their own modules
+cpu             prompt by prompt on a CPU, with a backward pass of its own
 """

@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 from llamarec import assets
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ModelError
-from llamarec.ranker.model.dropout import quicken_dropout
-from llamarec.ranker.model.hub import how_to_load, hub_name, is_unreachable
+from llamarec.ranker.model.dropout import replace_dropout
+from llamarec.ranker.model.hub import hub_name, is_unreachable, load_options
 from llamarec.ranker.model.letter_model import as_letter_model
 from llamarec.ranker.model.quantization import nf4, prepare_for_training
 from llamarec.ranker.model.tiny import tiny_model
@@ -50,8 +50,8 @@ def load_tokenizer(name: str, source: str) -> Any:
     Raises:
         ModelError: absent, gated, or unreadable; says what to do.
     """
-    with said_clearly(name):
-        return AutoTokenizer.from_pretrained(source, **how_to_load(source))
+    with explain_load_errors(name):
+        return AutoTokenizer.from_pretrained(source, **load_options(source))
 
 
 def pad_token_of(tokenizer: Any) -> int:
@@ -65,8 +65,8 @@ def load_configuration(name: str, source: str) -> dict[str, Any]:
     Raises:
         ModelError: absent, gated, or unreadable; says what to do.
     """
-    with said_clearly(name):
-        return dict(AutoConfig.from_pretrained(source, **how_to_load(source)).to_dict())
+    with explain_load_errors(name):
+        return dict(AutoConfig.from_pretrained(source, **load_options(source)).to_dict())
 
 
 def load_letter_model(
@@ -95,8 +95,8 @@ def load_letter_model(
     four_bits = wants_nf4(name, config)
     quantization = nf4(dtype) if four_bits else None
     # Weights in 4 bits cannot be moved later.
-    how = how_to_load(source) | ({} if device is None else {"device_map": {"": device}})
-    with said_clearly(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
+    how = load_options(source) | ({} if device is None else {"device_map": {"": device}})
+    with explain_load_errors(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
     model.config.use_cache = False
     if four_bits:
@@ -132,7 +132,7 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
             expected=f"some of {', '.join(sorted(linear))}",
             found=str(error).partition("\n")[0],
         ) from error
-    quicken_dropout(adapted)
+    replace_dropout(adapted)
     return adapted
 
 
@@ -193,7 +193,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def said_clearly(name: str) -> Iterator[None]:
+def explain_load_errors(name: str) -> Iterator[None]:
     """Around loading a base model: what goes wrong is said with what to do.
 
     Raises:

@@ -56,7 +56,7 @@ def draw_kept(share: float, words: Tensor, out: Tensor, generator: torch.Generat
     return torch.ge(levels.view(out.shape), round(share * _LEVELS) - _LEVELS // 2, out=out)
 
 
-def quicken_dropout(model: Any) -> None:
+def replace_dropout(model: Any) -> None:
     """Puts it into every LoRA layer of a PEFT model."""
     for module in model.modules():
         dropouts = getattr(module, "lora_dropout", None)

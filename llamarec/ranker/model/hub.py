@@ -13,7 +13,7 @@ from urllib.request import getproxies
 from huggingface_hub import constants
 
 
-def how_to_load(source: str) -> dict[str, Any]:
+def load_options(source: str) -> dict[str, Any]:
     """What `from_pretrained` is told besides: to use the cache where the hub's name is not known here.
 
     Args:

@@ -1,8 +1,8 @@
-"""The options of the ranker's command line, and where their values come from.
+"""Options of train_ranker.py, and where their values come from.
 
-config           options that are not the Trainer's own
-parser           the parser, with grouped help
-flags            the stored help, which is printed without loading the parser
-command_line     from the arguments to four dataclasses
-resume_defaults  values that a resume takes from its checkpoint
+config            the ranker's own options
+parser            all flags, the Trainer's included
+flags             stored help, shown without loading torch
+command_line      from a command line to options
+resume_defaults   which values a resume takes from its checkpoint
 """

@@ -1,8 +1,8 @@
-"""The ranker's command line: four dataclasses, one of them Hugging Face's own `TrainingArguments`.
+"""The ranker's command line: four dataclasses, one of them the `TrainingArguments` of Hugging Face.
 
-Defaults of the recipe are parser defaults: whatever the user gives wins, always. The ones that depend on another
-flag (batch size on the data set, `eval_steps` on `save_steps`) are decided before parsing, by `recipe_defaults`. On a
-resume the checkpoint's values become defaults in the same way (`kept`), so a flag that is given wins there too.
+The recipe's values are parser defaults, so a flag that is given always wins. Defaults that depend on another flag
+(batch size on the data set, `eval_steps` on `save_steps`) are decided before parsing, by `recipe_defaults`. On a resume
+the checkpoint's values become defaults in the same way (`kept`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from transformers import TrainingArguments
 
@@ -41,44 +41,45 @@ _WARMUP_STEPS: Final = 100
 
 
 class Parsed(NamedTuple):
-    """A command line, with a resumed checkpoint's values where it says nothing.
+    """A command line, with a resumed checkpoint's values for flags that are not given.
 
     Attributes:
-        data: Which data set.
-        ranker: Model, LoRA, prompt.
-        training: Hugging Face's arguments.
-        checkpoints: What those do not have about checkpoints.
-        given: The flags on the command line, with their values.
-        defaults: What this command would have had for the values that it kept from the checkpoint.
-        kept: Names of all values that it kept.
+        data: The data set and its preparation.
+        ranker: Model, LoRA, prompt and test.
+        training: Arguments of the Hugging Face Trainer.
+        checkpoints: Options of checkpoints beyond the Trainer's.
+        given: Flags on the command line, with their values.
+        defaults: This command's own defaults for the values that it kept from the checkpoint.
+        kept: Names of all values kept from the checkpoint.
     """
 
     data: DataConfig
     ranker: RankerConfig
     training: TrainingArguments
     checkpoints: CheckpointConfig
-    given: dict[str, Any]
-    defaults: dict[str, Any]
+    given: dict[str, object]
+    defaults: dict[str, object]
     kept: frozenset[str] = frozenset()
 
     @property
     def experiment(self) -> Experiment:
-        """Where results go: beside the checkpoints, so that a run with a folder of its own replaces nobody's."""
+        """The experiment, with results beside the checkpoints: a run with its own --output_dir replaces no other's."""
         experiment, folder = self.data.experiment, Path(str(self.training.output_dir))
+
         if folder.resolve() == experiment.checkpoints.resolve():
             return experiment
         return replace(experiment, ranker_at=folder.parent if folder.name == CHECKPOINTS else folder)
 
 
 def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
-    """The dataclasses from a command line.
+    """The options that a command line means.
 
     Args:
-        argv: Without the program's name.
-        mend: Finish or clear what a killed save left before a checkpoint is looked for; otherwise nothing is written.
+        argv: Words of the command line, without the program's name.
+        mend: Finish or remove what a killed save left, before looking for a checkpoint. False: write nothing.
 
     Raises:
-        ConfigError: an unknown flag (names the nearest), a value that does not fit, or a contradiction.
+        ConfigError: an unknown flag (names the nearest), a value out of range, or a contradiction.
         CheckpointError: the checkpoint to resume does not exist or cannot be resumed.
         SystemExit: after --help or --help_all.
     """
@@ -86,84 +87,95 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     if "--help_all" in argv:
         sys.stdout.write(parser.flags().help(everything=True))
         raise SystemExit(0)
+
     given, unknown = parser.parse_known_args(list(argv))
     parser.flags().refuse(unknown)
     flags = given_in(argv) & vars(given).keys()
+
     parser.set_defaults(**recipe_defaults(given, flags))
-    defaults, kept = _keep(parser, argv, flags, mend)
+    defaults, kept = _keep_checkpoint_values(parser, argv, flags, mend)
+
     try:
         with warnings.catch_warnings():
-            # The older name is the one people know; it is ours to accept it without a word.
+            # --gradient_checkpointing is the name that people know, so it is accepted without a warning.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
             data, ranker, training, checkpoints, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
+
     _check_length(training)
     _check_metric(training)
+
     if kept and "init_adapter" in flags:
-        # What a run began with is settled, and stays on the record.
+        # The start of a run cannot change; its record stays.
         ranker = replace(ranker, init_adapter=parser.get_default("init_adapter"))
         flags -= {"init_adapter"}
-    # Tokens stay out of checkpoints and reports.
+
+    # Access tokens stay out of checkpoints and reports.
     values = {name: _plain(getattr(given, name)) for name in sorted(flags) if not name.endswith("_token")}
     return Parsed(resolve_options(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of steps may be shares of the training too, and are parsed as such."""
+def _plain(value: object) -> object:
+    """A whole number instead of a float: the parser reads numbers of steps as floats, since they may be shares too."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) > 1 else value
 
 
 def _check_length(training: TrainingArguments) -> None:
-    """The Trainer takes anything but a positive number of steps for none at all."""
+    """Refuses a number of steps that the Trainer would read as no limit."""
     if training.max_steps != -1 and training.max_steps < 1:
         raise ConfigError(
             f"--max_steps {training.max_steps}: no number of steps",
-            expected="1 or more, or -1: as far as --num_train_epochs says",
-            hint="to test a finished run again: its command with --resume_from_checkpoint",
+            expected="1 or more, or -1 (no limit beside --num_train_epochs)",
+            hint="to test a finished run again, repeat its command with --resume_from_checkpoint",
         )
 
 
 def _check_metric(training: TrainingArguments) -> None:
-    """Before anything is trained; the Trainer asks for it at the first validation."""
+    """Refuses an unknown metric now; the Trainer would only miss it at the first validation."""
     name = str(training.metric_for_best_model or "").removeprefix("eval_")
     if name and name != "loss" and name not in VALIDATED:
         near = difflib.get_close_matches(name, VALIDATED, n=1, cutoff=0.3)
         raise ConfigError(
-            f"--metric_for_best_model {name}: validation has no such figure",
+            f"--metric_for_best_model {name}: validation has no such metric",
             expected=", ".join([*VALIDATED, "loss"]),
             hint=f"--metric_for_best_model {near[0] if near else VALIDATED[0]}",
         )
 
 
-def _keep(
+def _keep_checkpoint_values(
     parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], mend: bool
-) -> tuple[dict[str, Any], frozenset[str]]:
-    """Makes a checkpoint's values the parser's defaults; returns the defaults that they replaced, and their names."""
+) -> tuple[dict[str, object], frozenset[str]]:
+    """Makes a checkpoint's values the parser's defaults; returns the replaced defaults and the names of the values."""
     wanted = parser.parse_args(list(argv))
     if wanted.resume_from_checkpoint is None:
         return {}, frozenset()
     manifest = _manifest_of(wanted, mend)
     if manifest is None:
         return {}, frozenset()
+
     known = [action.dest for action in parser._actions]
     kept = kept_values(manifest.hyperparameters, manifest.given, flags, known)
-    # A default that depends on another flag depends on a kept one too.
+
+    # Defaults that depend on another flag also depend on kept values.
     parser.set_defaults(**kept)
     merged = parser.parse_args(list(argv))
     again = recipe_defaults(merged, flags | manifest.given.keys())
     parser.set_defaults(**{name: value for name, value in again.items() if name not in kept})
-    # Only what somebody typed is worth a line: the rest is the defaults of then.
+
+    # Only values that the user had typed are reported; the others were defaults.
     return {name: getattr(wanted, name) for name in kept if name in manifest.given}, frozenset(kept)
 
 
 def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
-    """Of the checkpoint to resume."""
+    """The manifest of the checkpoint to resume; None if there is none yet."""
     run = RunFolder(Path(wanted.output_dir))
-    # Of several processes (torchrun) the first one does it.
+
+    # With several processes (torchrun), the first one does it.
     if mend and run.path.is_dir() and os.environ.get("RANK", "0") == "0":
         with RunLock(run):
             recover(run)
+
     choice = choose_checkpoint(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
     if choice is None:
         return None
@@ -171,19 +183,21 @@ def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
     return choice.verdict.manifest
 
 
-def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
-    """Defaults that depend on the machine or on another flag; they hold where the user gave no value.
+def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, object]:
+    """Defaults that depend on the machine or on another flag.
 
     Args:
         given: Namespace of a first parse.
         flags: Names of the flags on the command line.
     """
     on_cpu = bool(given.use_cpu) or not has_accelerator()
-    # Of the tiny model a step is all overhead; it gains nothing from either.
+    # A step of the tiny model is all overhead; bfloat16 and micro-batches of one gain nothing.
     slow_cpu = on_cpu and given.llm_base_model != TINY
     batch = 16 if str(given.dataset_code).startswith("ml-") else 12
     validates = _validates(given, flags)
-    defaults: dict[str, Any] = {
+    bf16_is_default = not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and has_bfloat16(on_cpu)
+
+    defaults: dict[str, object] = {
         "output_dir": str(_experiment(given).checkpoints),
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": 1,
@@ -193,28 +207,29 @@ def recipe_defaults(given: Any, flags: set[str]) -> dict[str, Any]:
         "eval_steps": eval_steps_for(int(given.save_steps)),
         "load_best_model_at_end": validates != "no" and _strategy(given.save_strategy) != "no",
         "use_cpu": on_cpu,
-        "bf16": not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and has_bfloat16(on_cpu),
+        "bf16": bf16_is_default,
         "dataloader_pin_memory": not on_cpu,
     }
-    bf16 = given.bf16 if "bf16" in flags else defaults["bf16"]
+
+    bf16 = given.bf16 if "bf16" in flags else bf16_is_default
     if slow_cpu and bf16:
-        # In float32 a processor goes prompt by prompt in any case (ranker/rows), and the more at a call, the less a
-        # core waits for the last one. In bfloat16 it is several times faster with micro-batches of one: without
-        # padding, and without pages that are new at every step.
+        # In float32 a CPU computes prompt by prompt in any case (ranker/model/cpu), and larger batches keep cores from
+        # waiting. In bfloat16 micro-batches of one are several times faster: no padding, no new pages at every step.
         defaults["per_device_eval_batch_size"] = 4
         if not flags & {"per_device_train_batch_size", "gradient_accumulation_steps"}:
             defaults |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": batch}
+
     if not flags & {"gradient_checkpointing", "activation_checkpointing"}:
         defaults["activation_checkpointing"] = not is_embedded(given.llm_base_model)
     return defaults
 
 
-def _experiment(given: Any) -> Experiment:
+def _experiment(given: argparse.Namespace) -> Experiment:
     return DataConfig(dataset_code=given.dataset_code, experiment_root=given.experiment_root).experiment
 
 
 def eval_steps_for(save_steps: int) -> int:
-    """About 100 steps between validations, such that every save falls on one.
+    """About 100 steps between validations, so that every save coincides with one.
 
     >>> [eval_steps_for(n) for n in (20, 100, 250, 500, 127)]
     [20, 100, 50, 100, 127]
@@ -225,12 +240,12 @@ def eval_steps_for(save_steps: int) -> int:
     return max(divisors, default=save_steps)
 
 
-def _validates(given: Any, flags: set[str]) -> str:
-    """Validation follows saving, so that the best adapter is known at every save."""
+def _validates(given: argparse.Namespace, flags: set[str]) -> str:
+    """The strategy of validation: that of saving, so that the best adapter is known at every save."""
     if "eval_strategy" in flags:
         return _strategy(given.eval_strategy)
     return "steps" if _strategy(given.save_strategy) == "no" else _strategy(given.save_strategy)
 
 
-def _strategy(value: Any) -> str:
+def _strategy(value: object) -> str:
     return str(getattr(value, "value", value))

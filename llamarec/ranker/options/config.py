@@ -13,7 +13,7 @@ EMBEDDED: Final = (TINY, SMOLLM2_135M)
 
 MAX_CANDIDATES = 26  # one capital letter each
 QUANTIZATIONS = ("auto", "nf4", "none")
-# Figures of a validation by which the best adapter can be chosen.
+# Metrics of a validation by which the best adapter can be chosen.
 LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") for name in LOGGED)
 CANDIDATE_ORDERS = ("shuffled", "retriever")
@@ -27,116 +27,118 @@ class RankerConfig:
     llm_base_model: str = field(
         default="meta-llama/Llama-2-7b-hf",
         metadata={
-            "help": "Base model: a hub name, a folder, or an embedded one: 'tiny' (random weights, seconds) or "
-            "'smollm2-135m' (really pretrained, minutes on a CPU)."
+            "help": "Base model: a hub name, a folder, or an embedded model: 'tiny' (random weights, seconds) or "
+            "'smollm2-135m' (pretrained, minutes on a CPU)."
         },
     )
     quantization: str = field(
         default="auto",
         metadata={
-            "help": "'nf4' loads the base model in 4 bits with double quantisation, 'none' does not, 'auto' takes "
-            "nf4 where whole weights would need more than half of the memory (see: llamarec plan)."
+            "help": "'nf4' loads the base model in 4 bits with double quantisation, 'none' in whole weights; 'auto' "
+            "chooses nf4 if whole weights would take more than half of the memory (see: llamarec plan)."
         },
     )
     lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale; updates are multiplied by alpha / r."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of each LoRA layer."})
     lora_target_modules: str = field(
         default="q_proj,v_proj",
-        metadata={"help": "Names of the linear layers that get LoRA, comma-separated."},
+        metadata={"help": "Linear layers that get LoRA, by name, comma-separated."},
     )
     init_adapter: str = field(
         default="",
         metadata={
-            "help": "Begin with the LoRA weights of another run (its code or folder, a checkpoint, or an export), "
-            "for example when the data have grown; a resume has its own. Empty = fresh ones."
+            "help": "Start from the LoRA weights of another run (its code or folder, a checkpoint, or an export), "
+            "for example when the data have grown. Empty = fresh weights. A resume ignores it."
         },
     )
     prompt_template: str = field(
         default="",
         metadata={
-            "help": "'letter_last' (letters behind the titles: what a small model can learn), or a JSON file with a "
-            "prompt of your own; empty = the recipe's. See docs/prompt.md."
+            "help": "'letter_last' (letters behind the titles, which a small model can learn), or a JSON file with "
+            "your own prompt; empty = the recipe's. See docs/prompt.md."
         },
     )
-    max_history: int = field(default=20, metadata={"help": "The prompt shows at most this many last items."})
+    max_history: int = field(default=20, metadata={"help": "Items of the history that a prompt shows, at most."})
     num_candidates: int = field(default=20, metadata={"help": "Candidates per prompt, one letter each (2 to 26)."})
-    max_title_tokens: int = field(default=32, metadata={"help": "Titles are cut to this many tokens."})
+    max_title_tokens: int = field(default=32, metadata={"help": "Tokens of a title; longer titles are cut."})
     max_prompt_tokens: int = field(
-        default=1536, metadata={"help": "Longer prompts lose their oldest history items, never a candidate."}
+        default=1536,
+        metadata={"help": "Tokens of a prompt; longer prompts lose their oldest history items, never a candidate."},
     )
     hard_negatives: float = field(
         default=1.0,
         metadata={
-            "help": "Share of a training prompt's wrong candidates that are a retriever's proposals for that place, as "
-            "at evaluation; the others are drawn uniformly (0 = all of them, as published)."
+            "help": "Share of the wrong candidates in a training prompt that a retriever proposed for that position, "
+            "as in evaluation; the others are drawn uniformly (0 = all uniform, as published)."
         },
     )
     hard_negatives_at: str = field(
         default="proposed",
         metadata={
-            "help": "In which prompts: 'proposed', those whose right item the retriever would have proposed too, as at "
-            "evaluation (the others have uniform ones); or 'all', where the right one often is the odd one out."
+            "help": "Training prompts with hard negatives: 'proposed', those whose right item the retriever would "
+            "have proposed, as in evaluation; or 'all', where the right item often is the odd one out."
         },
     )
     max_train_prompts: int = field(
-        default=0, metadata={"help": "Train on a fixed random part of this many prompts (0 = all)."}
+        default=0, metadata={"help": "Train on a fixed random sample of this many prompts (0 = all)."}
     )
     latest_prompts: bool = field(
-        default=False, metadata={"help": "Of --max_train_prompts take each user's latest ones first, none at random."}
+        default=False,
+        metadata={"help": "With --max_train_prompts: take each user's latest prompts first, not a random sample."},
     )
     candidate_order: str = field(
         default="shuffled",
         metadata={
-            "help": "Which candidate gets which letter in validation and test: 'shuffled', as in training; or "
-            "'retriever', its favourite behind A (as published; letters are then not calibrated)."
+            "help": "Order of the candidates' letters in validation and test: 'shuffled', as in training; or "
+            "'retriever', best first (as published; letters are then not calibrated)."
         },
     )
     title_similarity: bool = field(
         default=True,
         metadata={
-            "help": "Let how alike a candidate's title is to those of the history count beside the retriever's score, "
-            "where validation users say that it helps. Training does not depend on it."
+            "help": "Add the similarity of a candidate's title to the history's titles to the retriever's score, if "
+            "that helps on validation users. Training does not depend on it."
         },
     )
     max_eval_users: int = field(
         default=1000,
         metadata={
-            "help": "Validation looks at a fixed random part of this many users (0 = all). Those whose next item "
-            "the retriever missed count as zero and cost no prompt."
+            "help": "Users of a validation, a fixed random sample (0 = all). Users whose next item the retriever "
+            "missed count as zero and cost no prompt."
         },
     )
     max_fusion_users: int = field(
         default=5000,
         metadata={
-            "help": "After training the weights of letters and retriever are fitted again on a fixed random part of "
-            "this many validation users (0 = all): to say what letters are worth takes more users than to choose "
-            "an adapter. With no more than --max_eval_users they stay as that validation fitted them."
+            "help": "After training, the weights of letters and retriever are fitted again on a fixed random sample "
+            "of this many validation users (0 = all), because this fit needs more users than choosing an adapter. "
+            "With at most --max_eval_users, the weights of the validation are kept."
         },
     )
     max_test_users: int = field(
         default=0,
-        metadata={"help": "The final test looks at a fixed random part of this many users (0 = all)."},
+        metadata={"help": "Users of the final test, a fixed random sample (0 = all)."},
     )
     test_shuffles: int = field(
         default=1,
         metadata={
-            "help": "The test asks every prompt in this many shuffles of its candidates and takes the mean of what the "
-            "letters say; it costs as many times the prompts of the test and of --max_fusion_users."
+            "help": "The test scores every prompt in this many shuffles of its candidates and averages the letters' "
+            "scores. The test and the fit on --max_fusion_users take that many times as long."
         },
     )
     order_prompts: int = field(
         default=50,
         metadata={
-            "help": "After the test this many of its prompts are asked again with candidates in the retriever's order, "
-            "reversed, and shuffled three times, to see how much the order matters (0 = none)."
+            "help": "After the test, this many of its prompts are scored again with the candidates in the retriever's "
+            "order, reversed, and in three shuffles, to measure how much the order matters (0 = none)."
         },
     )
     early_stopping_patience: int = field(
-        default=20, metadata={"help": "Stop after so many validations without a better metric (0 = never)."}
+        default=20, metadata={"help": "Stop after this many validations without a better metric (0 = never)."}
     )
     train_retriever: bool = field(
-        default=False, metadata={"help": "Train the retriever first if there is none for this data set."}
+        default=False, metadata={"help": "Train the retriever first if this data set has none."}
     )
 
     def __post_init__(self) -> None:
@@ -200,5 +202,5 @@ class RankerConfig:
 
 
 def is_embedded(name: str) -> bool:
-    """Whether the model comes with the package (or a wheel) and is small enough to need no 4 bits."""
+    """Whether a model comes with the package (or a wheel), and is small enough for whole weights."""
     return name in EMBEDDED

@@ -1,8 +1,8 @@
-"""What `train_ranker.py` can say of its flags without its parser, which takes seconds to load torch and transformers.
+"""The help of train_ranker.py without its parser, which takes seconds to load torch and transformers.
 
-`flags.json` is what `RankerArgumentParser.flags` returns, written by `python make.py flags` and compared by a test.
-Help is laid out from it for the width of the terminal. It belongs to one version of transformers, whose arguments most
-flags are: with another one the parser itself answers.
+`flags.json` holds what `RankerArgumentParser.flags` returns; `python make.py flags` writes it, and a test compares it.
+Help is laid out from it for the width of the terminal. Most flags are arguments of transformers, so the file belongs to
+one version of it; with another version the parser itself answers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Flag(NamedTuple):
     """One line of the help.
 
     Attributes:
-        name: With its dashes.
-        nargs: As argparse has it.
-        metavar: What stands for the value; empty where the flag takes none.
-        help: With its default, as it is shown.
+        name: The flag with its dashes.
+        nargs: As in argparse.
+        metavar: The word for the value; empty if the flag takes none.
+        help: The text with its default.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class Flags:
-    """All that help and the search for a mistyped flag need.
+    """What help and the search for a mistyped flag need.
 
     Attributes:
-        transformers: The version whose arguments are among the flags.
-        groups: What --help shows, by title.
-        rare: What --help_all shows too.
+        transformers: Version whose arguments are among the flags.
+        groups: Flags of --help, by title.
+        rare: Flags that only --help_all shows.
         spellings: Every option that the parser accepts, sorted.
     """
 
@@ -59,27 +59,30 @@ class Flags:
     def help(self, *, everything: bool = False) -> str:
         """The text of --help or, with `everything`, of --help_all."""
         formatter = argparse.HelpFormatter(PROGRAM, max_help_position=32)
+        sections = {**self.groups, "Every other argument": self.rare} if everything else self.groups
+
         formatter.add_usage("%(prog)s --dataset_code DATASET [options]", [], [], prefix="usage: ")
         formatter.add_text(
             "Fine-tunes a Llama with LoRA to order the retriever's candidates. Train the retriever first: "
             "python train_retriever.py --dataset_code DATASET"
         )
-        for title, group in {**self.groups, **({"Every other argument": self.rare} if everything else {})}.items():
+        for title, group in sections.items():
             formatter.start_section(title)
             formatter.add_arguments([_action(flag) for flag in group])
             formatter.end_section()
+
         formatter.add_text("More: --help_all shows every argument of the Hugging Face Trainer.")
         return formatter.format_help()
 
     def refuse(self, unknown: Iterable[str]) -> None:
-        """Names the first of these words and the flags that are nearest to it.
+        """Refuses words that are no flags.
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: there is such a word; names the first one and the nearest flags.
         """
         for word in unknown:
             flag = word.partition("=")[0]
-            # Of --data_root and --data-root one is enough to propose.
+            # --data-root is accepted too, but one spelling is enough to propose.
             near = near_flags(flag, [name for name in self.spellings if "-" not in name[2:]], 3)
             near = [_ELSEWHERE[flag.lstrip("-")]] if flag.lstrip("-") in _ELSEWHERE else near
             raise ConfigError(
@@ -89,7 +92,7 @@ class Flags:
             )
 
 
-# What other programs, the published scripts among them, call what is called otherwise here.
+# Names of these flags in other programs, the published scripts among them.
 _ELSEWHERE: Final = {
     "lr": "--learning_rate",
     "lora_lr": "--learning_rate",
@@ -115,13 +118,14 @@ _ELSEWHERE: Final = {
 
 
 def stored_flags() -> Flags | None:
-    """The content of flags.json, or None if it belongs to another version of transformers than the installed one."""
+    """The content of flags.json; None if it belongs to another version of transformers than the installed one."""
     content = json.loads(files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))
     try:
         if content["transformers"] != version("transformers"):
             return None
     except PackageNotFoundError:
         return None
+
     groups = {title: [Flag(*row) for row in rows] for title, rows in content["groups"].items()}
     return Flags(content["transformers"], groups, [Flag(*row) for row in content["rare"]], content["spellings"])
 
@@ -132,7 +136,7 @@ def store_flags(flags: Flags) -> None:
 
 
 def unknown_words(argv: Iterable[str], spellings: Collection[str]) -> list[str]:
-    """Words of a command line that can be nothing but flags, and are none of these."""
+    """Words of a command line that look like flags and are none of `spellings`."""
     known = set(spellings)
     words = []
     for word in argv:

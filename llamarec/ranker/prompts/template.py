@@ -1,8 +1,8 @@
-"""The prompt as data: a text with two checked placeholders and one line format each for history and candidates.
+"""The prompt as data: a text with two checked placeholders, and line formats for history and candidates.
 
-Every line ends with a newline, so that a prompt is head + history lines + middle + candidate lines + tail. That is
-what lets `encoding.py` tokenise each title once. The default is the recipe's (LlamaRec, section 3.3): history and
-candidates by title, the candidates behind letters, and the answer's letter on a line of its own.
+Every line ends with a newline, so a prompt is head + history lines + middle + candidate lines + tail, and `encoding`
+needs to tokenise each title only once. The default is the recipe's prompt (LlamaRec, section 3.3): titles of history
+and candidates, the candidates behind letters, and the answer's letter on its own line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamarec.errors import ConfigError, check_all
 from llamarec.ranker.options.config import MAX_CANDIDATES
 
 PROMPT_FILE: Final = "prompt.json"
-"""In an export: the template, and all that asking takes besides."""
+"""File of an export: the template, and what else is needed to build and score prompts."""
 LETTERS = string.ascii_uppercase[:MAX_CANDIDATES]
 
 _CANDIDATE_LINES = (["letter"], ["letter", "title"], ["title", "letter"], ["letter", "title", "letter"])
@@ -40,10 +40,10 @@ class PromptTemplate:
     """A prompt with checked placeholders.
 
     Attributes:
-        text: The whole, with `{history}` before `{candidates}`, once each, at starts of lines.
-        history_line: What stands before a history title; `{number}`, if it is there, counts from 1, oldest first.
-        candidate_line: A candidate's line; `{letter}` is A, B, C, ... The title follows after a space, unless
-            `{title}` says where it stands.
+        text: The whole prompt, with `{history}` before `{candidates}`, once each, at the start of a line.
+        history_line: Text before a history title; `{number}` is optional and counts from 1, oldest first.
+        candidate_line: A candidate's line; `{letter}` is A, B, C, ... The title follows after a space, or replaces
+            `{title}`.
     """
 
     text: str = _DEFAULT_TEXT
@@ -68,44 +68,44 @@ class PromptTemplate:
             return problems
         before, _ = self._around_title()
         if before and not before.endswith(" "):
-            problems.append("candidate_line: a space must stand before {title}, or nothing")
+            problems.append("candidate_line: {title} must come first or after a space")
         for part, name in ((self.head, "{history}"), (self.middle, "{candidates}")):
             if not part.endswith("\n"):
-                problems.append(f"text: {name} must stand at the start of a line, after a newline")
+                problems.append(f"text: {name} must be at the start of a line, after a newline")
         if not self.tail:
-            problems.append("text: something must follow {candidates}, after which the letter comes")
+            problems.append("text: some text must follow {candidates}, before the answer's letter")
         return problems
 
     @property
     def head(self) -> str:
-        """What stands before the history."""
+        """Text before the history."""
         return self.text.partition("{history}")[0]
 
     @property
     def middle(self) -> str:
-        """What stands between history and candidates."""
+        """Text between history and candidates."""
         return self.text.partition("{history}")[2].partition("{candidates}")[0]
 
     @property
     def tail(self) -> str:
-        """What stands after the candidates; the letter comes next."""
+        """Text after the candidates; the answer's letter comes next."""
         return self.text.partition("{candidates}")[2]
 
     def history_prefix(self, number: int) -> str:
-        """What stands before the `number`-th history title (from 1)."""
+        """Text before the `number`-th history title (from 1)."""
         return self.history_line.format(number=number)
 
-    def candidate_before(self, place: int) -> str:
-        """What stands before the title of the candidate at `place` (from 0): nothing, or what ends in a space."""
-        return self._around_title()[0].format(letter=LETTERS[place])
+    def candidate_before(self, slot: int) -> str:
+        """Text before the title of the candidate in letter slot `slot` (0 = A): empty, or ending in a space."""
+        return self._around_title()[0].format(letter=LETTERS[slot])
 
-    def candidate_after(self, place: int) -> str:
-        """What stands after it, with the newline."""
-        return self._around_title()[1].format(letter=LETTERS[place]) + "\n"
+    def candidate_after(self, slot: int) -> str:
+        """Text after that title, newline included."""
+        return self._around_title()[1].format(letter=LETTERS[slot]) + "\n"
 
     @property
     def ends_in_title(self) -> bool:
-        """Whether a candidate's line ends in its title, as a line of the history does."""
+        """Whether a candidate's line ends with its title, as a history line does."""
         return not self._around_title()[1]
 
     def _around_title(self) -> tuple[str, str]:
@@ -114,7 +114,7 @@ class PromptTemplate:
         return before, after
 
     def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
-        """The prompt as one text, up to where the letter comes."""
+        """The whole prompt as text, up to the answer's letter."""
         history_lines = (f"{self.history_prefix(i + 1)} {title}\n" for i, title in enumerate(history))
         candidate_lines = (
             f"{self.candidate_before(i)}{title}{self.candidate_after(i)}" for i, title in enumerate(candidates)
@@ -122,37 +122,39 @@ class PromptTemplate:
         return self.head + "".join(history_lines) + self.middle + "".join(candidate_lines) + self.tail
 
     def as_dict(self) -> dict[str, str]:
-        """For manifests and files."""
+        """The fields, for manifests and files."""
         return asdict(self)
 
 
 def load_template(path: str) -> PromptTemplate:
-    """The template of a name (`TEMPLATES`), or in a JSON file with the fields of `PromptTemplate`.
+    """The template with a name (`TEMPLATES`) or in a JSON file with the fields of `PromptTemplate`.
 
     Args:
-        path: Name or file; empty: the recipe's.
+        path: Name or file; empty means the recipe's.
 
     Raises:
-        ConfigError: the file is absent, not JSON, or its fields or placeholders do not fit.
+        ConfigError: the file is missing or not JSON, or its fields or placeholders do not fit.
     """
     if not path or path in TEMPLATES:
         return TEMPLATES[path or "recipe"]
+
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(path, TEMPLATES, n=1)
         raise ConfigError(
-            f"--prompt_template {path}: there is no such file",
+            f"--prompt_template {path}: no such file",
             expected=f"a JSON file (docs/prompt.md), or one of {', '.join(TEMPLATES)}",
             hint=f"--prompt_template {near[0]}" if near else None,
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"--prompt_template {path}: cannot be read as JSON", found=str(error)) from error
+
     names = {item.name for item in fields(PromptTemplate)}
     if not isinstance(content, dict) or set(content) - names:
         raise ConfigError(
             f"--prompt_template {path}: unknown content",
-            expected=f"an object with some of {', '.join(sorted(names))}",
+            expected=f"an object with some of the keys {', '.join(sorted(names))}",
             found=", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__,
         )
     return PromptTemplate(**content)
@@ -163,20 +165,22 @@ def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[st
         parsed = list(string.Formatter().parse(text))
     except ValueError as error:
         return [f"{where}: {error}"]
+
     found = [name for _, name, _, _ in parsed if name is not None]
     if any(form or conversion for _, _, form, conversion in parsed):
-        return [f"{where}: a placeholder is a name in braces and nothing else"]
+        return [f"{where}: a placeholder is only a name in braces"]
     if where != "text" and ("{{" in text or "}}" in text):
-        return [f"{where}: no doubled braces"]
+        return [f"{where}: doubled braces are not allowed"]
     if found in allowed:
         return []
+
     expected = " or ".join(str(names) if names else "none" for names in allowed)
     return [f"{where}: expected the placeholders {expected} once each and in this order, found {found}"]
 
 
-# Here, because a template checks itself with the functions above.
+# At the end of the module, because a template checks itself with the functions above.
 LETTER_LAST: Final = "letter_last"
-"""Name of the template that small models can learn (docs/decisions/0009-ranker-quality.md)."""
+"""Template that small models can learn (docs/decisions/0009-ranker-quality.md)."""
 TEMPLATES: Final = {
     "recipe": PromptTemplate(),
     LETTER_LAST: PromptTemplate(

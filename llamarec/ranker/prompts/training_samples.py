@@ -1,11 +1,11 @@
-"""Training samples, each a pure function of what identifies it.
+"""Training samples, each a pure function of (seed, epoch, index).
 
-A training sample is (user, position): the items before the position are the history, the item at it the label. Its
-negatives and the order of its candidates draw from a generator keyed by (seed, epoch, index); worker processes
-and resumption therefore change nothing.
+A training sample is a position in a user's sequence: the items before it are the history, the item at it is the label.
+Negatives and the order of candidates come from a generator keyed by (seed, epoch, index), so worker processes and
+resuming change nothing.
 
-The order of an epoch is a pure function of (seed, epoch). Samples are asked for by `(epoch, index)`, so that a sample
-never needs to be told which epoch it is.
+The order of an epoch is a pure function of (seed, epoch). Samples are indexed by `(epoch, index)`, so a dataset needs
+no notion of the current epoch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ORDER_STREAM, _SAMPLE_STREAM, _PROMPTS_STREAM = 1, 2, 5  # 3 and 4: evaluation_
 
 
 class Sample(TypedDict):
-    """One prompt: its token ids and the place of the label among the candidates (0 = letter A)."""
+    """One prompt: its token ids, and the letter of the right candidate (0 = A)."""
 
     input_ids: list[int]
     label: int
@@ -37,7 +37,7 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a prompt is made of: item ids, and the place of the label among the candidates."""
+    """Items of a prompt: history, candidates in the order of their letters, and the letter of the right one (0 = A)."""
 
     history: list[int]
     candidates: list[int]
@@ -45,11 +45,12 @@ class Prompt:
 
 
 class Negatives(NamedTuple):
-    """What the wrong candidates of training prompts are drawn from.
+    """Source of the wrong candidates of training prompts.
 
-    lists: A retriever's for each place (hard_negatives.parquet).
-    share: Of the wrong candidates that come from them, as far as they reach; the others are uniform.
-    everywhere: Also at places whose label the retriever would not have proposed.
+    Attributes:
+        lists: A retriever's proposals for each training position (hard_negatives.parquet).
+        share: Share of the wrong candidates drawn from them, while they last; the others are uniform.
+        everywhere: Also at positions whose label the retriever would not have proposed.
     """
 
     lists: TrainingLists
@@ -58,21 +59,24 @@ class Negatives(NamedTuple):
 
 
 class TrainingSamples(Dataset[Sample]):
-    """All (user, position) of the training parts, position 1 and later; asked for by `(epoch, index)`.
+    """All training positions from the second item on, indexed by `(epoch, index)`.
 
-    Candidates are the label and negatives, shuffled: some of a retriever's for this place, the others uniformly
-    drawn. The retriever's stand only beside a label that it would have proposed too, as at evaluation: beside another
-    one the right item would be that which does not suit the history. As at evaluation, an item of the history is no
-    candidate, except where the data set has repeats. Later items of the user are not excluded: that would tell the
+    Candidates are the label and negatives, shuffled. Some negatives are a retriever's proposals for this position, the
+    others are uniform. Proposals are used only where the retriever would have proposed the label too, as in evaluation;
+    elsewhere the right item would be the one that does not suit the history. As in evaluation, items of the history are
+    no candidates unless the data set has repeats. Later items of the user are not excluded, because that would tell the
     model what the user will take.
 
     Args:
-        data: Prepared.
-        encoder: What makes prompts.
-        seed: Of negatives and shuffles.
-        hard: Where negatives come from; None: all are uniform.
-        max_prompts: At most so many places, a fixed random part of all (0 = all).
-        latest: Take each user's latest places first instead.
+        data: Prepared data.
+        encoder: Encoder of prompts.
+        seed: Seed of negatives and shuffles.
+        hard: Source of hard negatives; None means that all negatives are uniform.
+        max_prompts: Size of a fixed random sample of the positions (0 = all).
+        latest: Take each user's latest positions first, not a random sample.
+
+    Raises:
+        ArtifactError: there is no training position, or there are too few items for the candidates.
     """
 
     def __init__(
@@ -86,39 +90,43 @@ class TrainingSamples(Dataset[Sample]):
         latest: bool = False,
     ) -> None:
         self._data, self._encoder, self._seed, self._hard = data, encoder, seed, hard
-        positions = data.sequences.num_training_positions()
-        self._ends = np.cumsum(positions)
-        self._places = _part_of_places(positions, max_prompts, latest=latest)
+
+        # Training positions of all users are numbered through, as the rows of the retriever's lists are.
+        counts = data.sequences.num_training_positions()
+        self._ends = np.cumsum(counts)
+        self._rows = _chosen_rows(counts, max_prompts, latest=latest)
+
         if not len(self):
             raise ArtifactError(
                 f"{data.folder} has no training sample for the ranker",
                 expected="at least one user with two training items",
                 found=f"{data.num_users} users, {data.num_interactions} interactions",
             )
+
         most = most_candidates(data)
         if most < encoder.num_candidates:
             raise ArtifactError(
-                f"{data.folder} has too few items to draw {encoder.num_candidates} candidates from",
+                f"{data.folder} has too few items for {encoder.num_candidates} candidates",
                 expected=f"at most {most} (--num_candidates)",
-                found=f"{data.num_items:,} items, of which the longest history excludes {data.num_items - most:,}",
+                found=f"{data.num_items:,} items, {data.num_items - most:,} of them in the longest history",
                 hint=f"--num_candidates {most}, or a lower --min_item_interactions, which keeps more items",
                 retry_with=("--num_candidates", str(most)),
             )
 
     @property
     def lists(self) -> TrainingLists | None:
-        """The retriever's that prompts draw from."""
+        """The retriever's lists that prompts draw from."""
         return self._hard.lists if self._hard else None
 
     @property
     def num_proposed(self) -> int:
-        """Prompts whose label the lists' retriever would have proposed too."""
+        """Number of prompts whose label the retriever of the lists would have proposed."""
         if self._hard is None:
             return 0
-        return int((self._hard.lists.label_ranks_P[self._places] <= self._encoder.num_candidates).sum())
+        return int((self._hard.lists.label_ranks_P[self._rows] <= self._encoder.num_candidates).sum())
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         prompt = self.prompt(*key)
@@ -126,63 +134,70 @@ class TrainingSamples(Dataset[Sample]):
 
     def prompt(self, epoch: int, index: int) -> Prompt:
         """Item ids of sample `index` in `epoch`."""
-        place = int(self._places[index])
-        user = int(np.searchsorted(self._ends, place, side="right"))
-        position = place - (int(self._ends[user - 1]) if user else 0) + 1
+        row = int(self._rows[index])
+        user = int(np.searchsorted(self._ends, row, side="right"))
+        position = row - (int(self._ends[user - 1]) if user else 0) + 1
         items = self._data.sequences.train(user)
         history, label = items[:position], int(items[position])
-        rng = np.random.default_rng([self._seed, _SAMPLE_STREAM, epoch, place])
-        hard = self._hard_negatives(rng, place)
+
+        rng = np.random.default_rng([self._seed, _SAMPLE_STREAM, epoch, row])
+        hard = self._hard_negatives(rng, row)
         candidates = [label, *hard, *self._uniform_negatives(rng, history, [label, *hard])]
         order = rng.permutation(len(candidates))
+
         return Prompt(
             history=history[-self._encoder.max_history :].tolist(),
             candidates=[candidates[i] for i in order],
             label=int(np.flatnonzero(order == 0)[0]),
         )
 
-    def _hard_negatives(self, rng: np.random.Generator, place: int) -> list[int]:
-        """Of the retriever's best ones for this place, a random part."""
-        if self._hard is None or not self._is_proposed(self._hard, place):
+    def _hard_negatives(self, rng: np.random.Generator, row: int) -> list[int]:
+        """A random sample of the retriever's best proposals for a position."""
+        if self._hard is None or not self._is_proposed(self._hard, row):
             return []
+
         wanted = self._encoder.num_candidates - 1
-        proposed = self._hard.lists.items_PK[place, :wanted]
+        proposed = self._hard.lists.items_PK[row, :wanted]
         proposed = proposed[proposed != PADDING_ITEM]
         size = min(round(self._hard.share * wanted), proposed.size)
         return [int(item) for item in rng.choice(proposed, size=size, replace=False)]
 
-    def _is_proposed(self, hard: Negatives, place: int) -> bool:
-        return hard.everywhere or int(hard.lists.label_ranks_P[place]) <= self._encoder.num_candidates
+    def _is_proposed(self, hard: Negatives, row: int) -> bool:
+        return hard.everywhere or int(hard.lists.label_ranks_P[row]) <= self._encoder.num_candidates
 
     def _uniform_negatives(self, rng: np.random.Generator, history: NDArray[np.int32], chosen: list[int]) -> list[int]:
         taken = set(chosen) if self._data.has_repeats else {*chosen, *history.tolist()}
         wanted = self._encoder.num_candidates - len(chosen)
         num_items = self._data.num_items
+
         if num_items - len(taken) < 4 * wanted:
-            # So few are left that drawing until enough are new could take for ever.
+            # Few items are left, so drawing until enough are new could take forever.
             rest = np.setdiff1d(np.arange(1, num_items + 1), list(taken))
             return [int(item) for item in rng.choice(rest, size=min(wanted, rest.size), replace=False)]
+
         negatives: list[int] = []
         while len(negatives) < wanted:
             item = int(rng.integers(1, num_items + 1))
             if item not in taken:
                 taken.add(item)
                 negatives.append(item)
+
         return negatives
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of samples in an epoch: a permutation of [num_samples]."""
+    """[num_samples] the order of samples in an epoch."""
     return np.random.default_rng([seed, _ORDER_STREAM, epoch]).permutation(num_samples)
 
 
-def _part_of_places(positions: NDArray[np.int64], max_prompts: int, *, latest: bool) -> NDArray[np.int64]:
-    """Of [num_users] numbers of places: which of all places, in their order, are trained on."""
-    total = int(positions.sum())
+def _chosen_rows(counts: NDArray[np.int64], max_prompts: int, *, latest: bool) -> NDArray[np.int64]:
+    """Training positions that are trained on, in order, from the [num_users] numbers of positions."""
+    total = int(counts.sum())
     if not max_prompts or max_prompts >= total:
         return np.arange(total)
+
     drawn = np.random.default_rng([_PROMPTS_STREAM]).random(total)
-    # How many places the user has after this one.
-    after = np.repeat(np.cumsum(positions), positions) - 1 - np.arange(total)
+    # Positions that follow in the same user's sequence.
+    after = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(total)
     first = np.lexsort((drawn, after)) if latest else np.argsort(drawn, kind="stable")
     return np.sort(first[:max_prompts])

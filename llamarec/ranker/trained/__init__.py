@@ -1,8 +1,8 @@
-"""Trained rankers on disk: found, loaded, served.
+"""Trained rankers on disk.
 
-locations     where a run is, and the data it was made from
-loading       options, prompt, tokenizer and best adapter, checked
-final_fusion  the weights fitted after training
-serving       orders any candidates
-retrain       the command that trains a ranker again
+locations      where the results and checkpoints of a run are
+loading        a run's options, prompt and best adapter
+serving        a ranker that orders any candidates
+final_fusion   the weights of the final score
+retrain        the command that trains a run again
 """

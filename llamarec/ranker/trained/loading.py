@@ -19,7 +19,7 @@ from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.template import PromptTemplate
 from llamarec.ranker.trained.locations import folder_of
-from llamarec.ranker.trained.retrain import command_with, named, retrain_command
+from llamarec.ranker.trained.retrain import named, retrain_command, training_command
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
 
@@ -84,7 +84,9 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     path = experiment.ranker / DESCRIPTION
     ranker = read_json(path)
     if ranker is None:
-        raise ArtifactError(f"{experiment.ranker}: there is no run of the ranker", hint=command_with(named(experiment)))
+        raise ArtifactError(
+            f"{experiment.ranker}: there is no run of the ranker", hint=training_command(named(experiment))
+        )
     anew = f"to train it anew: {retrain_command(experiment)}\n            or prepare the data as they were"
     check_same_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
     return ranker

@@ -36,7 +36,7 @@ def experiment_of(folder: RunFolder) -> Experiment | None:
     return found or (experiment if is_place else None)
 
 
-def refuse_results_of_another(experiment: Experiment, output_dir: Path) -> None:
+def check_output_dir(experiment: Experiment, output_dir: Path) -> None:
     """Before anything is written: where results would lie, those of a run with other checkpoints may lie already.
 
     Raises:

@@ -17,7 +17,7 @@ from llamarec.vocabulary import Experiment
 _NOT_REPEATED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume")
 
 
-def command_with(given: Mapping[str, Any], *more: str) -> str:
+def training_command(given: Mapping[str, Any], *more: str) -> str:
     """`train_ranker.py` with flags by name, as a manifest has them; `--dataset_code` first."""
     words = ["python", "train_ranker.py"]
     for name, value in sorted(given.items(), key=lambda item: (item[0] != "dataset_code", item[0])):
@@ -42,7 +42,7 @@ def retrain_command(experiment: Experiment, **changes: Any) -> str:
     for place in ("experiment_root", "output_dir"):
         given.pop(place, None)
     at = {"output_dir": str(folder.path)} if folder.path.resolve() != _default_folder(experiment) else {}
-    return command_with({**given, **named(experiment), **at, **changes}, "--restart")
+    return training_command({**given, **named(experiment), **at, **changes}, "--restart")
 
 
 def _default_folder(experiment: Experiment) -> Path:

@@ -25,7 +25,7 @@ from llamarec.ranker.model.base_models import load_letter_model, pad_token_of
 from llamarec.ranker.model.letter_model import LENGTH_MULTIPLE, collate
 from llamarec.ranker.options.config import TINY
 from llamarec.ranker.prompts.encoding import PromptEncoder
-from llamarec.ranker.prompts.evaluation_samples import Order, presented
+from llamarec.ranker.prompts.evaluation_samples import Order, letter_order
 from llamarec.ranker.prompts.first_stage import FirstStage, stored_first_stage
 from llamarec.ranker.trained.final_fusion import adapter_digest, read_final
 from llamarec.ranker.trained.loading import AdapterLocation, read_trained
@@ -111,7 +111,7 @@ class LetterRanker:
         ]
 
     def _presented(self, question: Question) -> NDArray[np.int64]:
-        return presented(question.candidates[question.candidates != PADDING_ITEM], self._order)
+        return letter_order(question.candidates[question.candidates != PADDING_ITEM], self._order)
 
     def _answered(self, question: Question, places_C: NDArray[np.int64], logits_C: NDArray[np.float32]) -> Answer:
         if not len(places_C):

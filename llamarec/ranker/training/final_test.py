@@ -36,7 +36,7 @@ from llamarec.vocabulary import (
     USER_ID,
 )
 
-ASKED_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
+TESTED_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
     ("retriever's", "retriever", 0),
     ("reversed", "reversed", 0),
     ("shuffled 1", "shuffled", 0),
@@ -80,7 +80,7 @@ class Answers:
         return self.samples.ranks_by(self.final_scores)
 
 
-def ask(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
+def answer_prompts(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
     """With the adapter that the Trainer holds now, and the fusion that belongs to it.
 
     Args:
@@ -116,7 +116,7 @@ def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str)
         name,
         logits_PC[by_user],
         samples.first_stage_PC[by_user],
-        samples.places_PC[by_user],
+        samples.positions_PC[by_user],
         samples.labels_P[by_user],
     )
 
@@ -126,7 +126,7 @@ def _mean(asked: list[OrderedPrompts], samples: EvaluationSamples, prior_C: NDAr
     by_user_PC = mean_in_retriever_order(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
     mean_PC = np.empty_like(by_user_PC)
     mean_PC[np.argsort(samples.rows)] = by_user_PC
-    return np.take_along_axis(mean_PC, samples.places_PC, axis=1)
+    return np.take_along_axis(mean_PC, samples.positions_PC, axis=1)
 
 
 def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
@@ -134,7 +134,7 @@ def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
 
     Args:
         answers: To the test prompts.
-        orders: What `ask_in_orders` found.
+        orders: What `answer_in_orders` found.
     """
     retriever = answers.samples.retriever_ranks
     return Outcome(
@@ -147,14 +147,14 @@ def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
     )
 
 
-def ask_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompts: int) -> OrderReport | None:
+def answer_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompts: int) -> OrderReport | None:
     """Some of the prompts with other letters, each order by itself; None where none are wanted."""
     if not num_prompts:
         return None
-    reordered = [samples.reordered(order, draw, max_prompts=num_prompts) for _, order, draw in ASKED_ORDERS]
+    reordered = [samples.reordered(order, draw, max_prompts=num_prompts) for _, order, draw in TESTED_ORDERS]
     asked = [
         _said(one, trainer.predict_letters(one), name)
-        for (name, _, _), one in zip(ASKED_ORDERS, reordered, strict=True)
+        for (name, _, _), one in zip(TESTED_ORDERS, reordered, strict=True)
     ]
     return order_report(asked, trainer.fusion())
 
@@ -172,7 +172,7 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
     }
     asked = pl.DataFrame(
         {"row": samples.rows[by_row].astype(np.uint32)}
-        | {name: in_retriever_order(values, samples.places_PC)[by_row] for name, values in lists.items()}
+        | {name: in_retriever_order(values, samples.positions_PC)[by_row] for name, values in lists.items()}
     ).with_columns(pl.col(name).arr.to_list() for name in lists)
     users = samples.user_ids
     everybody = pl.DataFrame(

@@ -56,7 +56,7 @@ def of_data(data_fingerprint: str) -> dict[str, Any]:
     return {"prepared_data": data_fingerprint[:_DIGITS]}
 
 
-def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
+def stored_fingerprints(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
     """As much of `fingerprints` as takes no tokenizer; what is not there is left out."""
     manifest = read_manifest(experiment.data)
     found = of_data(manifest["fingerprint"]) if manifest is not None else {}
@@ -72,7 +72,7 @@ def known_from_files(experiment: Experiment, config: RankerConfig) -> dict[str, 
     return found
 
 
-def origins_of(experiment: Experiment, data_flags: Sequence[str] = ()) -> FingerprintSources:
+def fingerprint_sources(experiment: Experiment, data_flags: Sequence[str] = ()) -> FingerprintSources:
     """Of the fingerprints, with how the retriever's files of the run there come back."""
     ranker = read_json(experiment.ranker / DESCRIPTION) or {}
     advice = _retriever_of_then(ranker, experiment, data_flags)

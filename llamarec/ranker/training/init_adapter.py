@@ -66,7 +66,7 @@ class InitialAdapter(NamedTuple):
                 hint="name that one (--llm_base_model), or leave --init_adapter out",
             ) from error
 
-    def said(self, source: str, prompt: PromptTemplate) -> str:
+    def describe(self, source: str, prompt: PromptTemplate) -> str:
         """Where they are from, in one line, and what may make them useless.
 
         Args:

@@ -33,10 +33,10 @@ from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.first_stage import FirstStage, first_stage_text, fit_first_stage
 from llamarec.ranker.prompts.template import load_template
 from llamarec.ranker.prompts.training_samples import Negatives, TrainingSamples
-from llamarec.ranker.trained.locations import refuse_results_of_another
+from llamarec.ranker.trained.locations import check_output_dir
 from llamarec.ranker.training.apply_plan import plan_run, planned
-from llamarec.ranker.training.final_test import ASKED_ORDERS, ask, ask_in_orders, assess, write_test
-from llamarec.ranker.training.fingerprints import fingerprints, of_data, origins_of
+from llamarec.ranker.training.final_test import TESTED_ORDERS, answer_in_orders, answer_prompts, assess, write_test
+from llamarec.ranker.training.fingerprints import fingerprint_sources, fingerprints, of_data
 from llamarec.ranker.training.init_adapter import read_initial
 from llamarec.ranker.training.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
@@ -86,7 +86,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         Interrupted: stopped by a signal, and saved.
     """
     experiment = parsed.experiment
-    refuse_results_of_another(experiment, Path(str(parsed.training.output_dir)))
+    check_output_dir(experiment, Path(str(parsed.training.output_dir)))
     # Of several processes (torchrun) the first one writes; the others find what it wrote.
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
@@ -98,8 +98,8 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         _OnceItBegins(partial(_write_description, ranker, data, str(parsed.training.output_dir)))
     )
     ranker.trainer.train()
-    answers = ask(ranker.trainer, ranker.test, ranker.config.test_shuffles)
-    outcome = assess(answers, ask_in_orders(ranker.trainer, ranker.test, ranker.config.order_prompts))
+    answers = answer_prompts(ranker.trainer, ranker.test, ranker.config.test_shuffles)
+    outcome = assess(answers, answer_in_orders(ranker.trainer, ranker.test, ranker.config.order_prompts))
     if parsed.training.process_index == 0:
         write_test(experiment.test, answers, data)
         _write_metrics(ranker, data, outcome)
@@ -141,7 +141,7 @@ def build_ranker(
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     if initial is not None:
         initial.put_into(model)
-        console.print(f"adapter      {initial.said(source, template)}", soft_wrap=True)
+        console.print(f"adapter      {initial.describe(source, template)}", soft_wrap=True)
     trainer = RankerTrainer(
         model,
         args,
@@ -151,8 +151,8 @@ def build_ranker(
         validation=validation,
         fusion_samples=fusion_samples,
         pad_token_id=pad_token_of(tokenizer),
-        fingerprints=fingerprints(data, encoder, train, validation.asked, validation.order),
-        origins=origins_of(experiment, flags_of(parsed.data)),
+        fingerprints=fingerprints(data, encoder, train, validation.users, validation.order),
+        origins=fingerprint_sources(experiment, flags_of(parsed.data)),
         own_options=own_options(parsed),
         given=parsed.given,
         defaults=parsed.defaults,
@@ -230,7 +230,7 @@ def _num_asked(
     """Prompts after training: of the last fit of the weights, of the test, and those asked again in other orders."""
     shuffles = config.test_shuffles
     fitted = 0 if fusion_samples is validation and shuffles == 1 else shuffles * len(fusion_samples)
-    return fitted + shuffles * len(test) + len(ASKED_ORDERS) * min(config.order_prompts, len(test))
+    return fitted + shuffles * len(test) + len(TESTED_ORDERS) * min(config.order_prompts, len(test))
 
 
 def _training(parsed: Parsed, data: PreparedData, encoder: PromptEncoder, *, uniform: bool = False) -> TrainingSamples:

@@ -31,8 +31,8 @@ def _without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_host_means_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _without_proxy(monkeypatch)
     monkeypatch.setattr(socket, "getaddrinfo", _unknown)
-    assert hub.how_to_load("owner/model") == {"local_files_only": True}
-    assert hub.how_to_load(str(tmp_path)) == {}
+    assert hub.load_options("owner/model") == {"local_files_only": True}
+    assert hub.load_options(str(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("fault", [None, PermissionError("no sockets here")])
@@ -43,13 +43,13 @@ def test_otherwise_the_hub_is_asked(fault: OSError | None, monkeypatch: pytest.M
 
     _without_proxy(monkeypatch)
     monkeypatch.setattr(socket, "getaddrinfo", found)
-    assert hub.how_to_load("owner/model") == {}
+    assert hub.load_options("owner/model") == {}
 
 
 def test_a_proxy_knows_names_that_we_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
     monkeypatch.setattr(socket, "getaddrinfo", _unknown)
-    assert hub.how_to_load("owner/model") == {}
+    assert hub.load_options("owner/model") == {}
 
 
 def test_a_model_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

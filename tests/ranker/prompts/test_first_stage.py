@@ -54,7 +54,7 @@ def test_a_negative_weight_is_not_used_and_said(data: PreparedData) -> None:
     found = fit_first_stage(data, _drawn(data, -2.0, repeats=200), 20)
     assert found.title_weight == 0
     assert found.gain > 0
-    assert "the next item is rather one of another title" in first_stage_text(found)
+    assert "users take items with dissimilar titles next" in first_stage_text(found)
 
 
 def test_only_users_whose_label_is_among_the_candidates_are_fitted_on(data: PreparedData) -> None:

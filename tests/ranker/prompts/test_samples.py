@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.prompts.encoding import PromptEncoder
-from llamarec.ranker.prompts.evaluation_samples import ORDERS, EvaluationSamples, Order, presented
+from llamarec.ranker.prompts.evaluation_samples import ORDERS, EvaluationSamples, Order, letter_order
 from llamarec.ranker.prompts.training_samples import Negatives, TrainingSamples, epoch_order
 from llamarec.retriever.hard_negatives import TrainingLists
 from tests.samples import make_candidates, make_data
@@ -189,20 +191,20 @@ def test_letters_scores_and_places_belong_together(data: PreparedData, encoder: 
     samples = EvaluationSamples(data, candidates, encoder, "test", max_users=0, order=order)
     for index, row in enumerate(samples.rows):
         best_first, scores = candidates.item_ids[row], candidates.scores[row]
-        places = samples.places_PC[index]
+        places = samples.positions_PC[index]
         assert sorted(places) == list(range(20))
         assert samples.candidates_PC[index].tolist() == best_first[places].tolist()
         assert samples.scores_PC[index].tolist() == scores[places].tolist()
         assert samples.candidates_PC[index][samples.labels_P[index]] == candidates.label_ids[row]
-    first = samples.places_PC[:, 0]
+    first = samples.positions_PC[:, 0]
     assert {"retriever": (first == 0).all(), "reversed": (first == 19).all(), "shuffled": len(set(first)) > 5}[order]
 
 
 def test_a_shuffle_depends_on_the_candidates_alone(data: PreparedData, encoder: PromptEncoder) -> None:
     items = np.arange(5, 25, dtype=np.int32)
-    assert presented(items, "shuffled").tolist() == presented(items, "shuffled").tolist()
-    assert presented(items, "shuffled").tolist() != presented(items, "shuffled", 1).tolist()
-    assert presented(items, "shuffled").tolist() != presented(items[::-1].copy(), "shuffled").tolist()
+    assert letter_order(items, "shuffled").tolist() == letter_order(items, "shuffled").tolist()
+    assert letter_order(items, "shuffled").tolist() != letter_order(items, "shuffled", 1).tolist()
+    assert letter_order(items, "shuffled").tolist() != letter_order(items[::-1].copy(), "shuffled").tolist()
     samples = EvaluationSamples(data, make_candidates(data)["test"], encoder, "test", max_users=0)
     again = samples.reordered("shuffled", max_prompts=7)
     assert len(again) == 7
@@ -248,7 +250,7 @@ def test_the_part_of_the_users_is_fixed(data: PreparedData, encoder: PromptEncod
     assert len(parts[0]) == 12
 
 
-def test_a_label_beyond_the_letters_is_not_covered(data: PreparedData, tokenizer: object) -> None:
+def test_a_label_beyond_the_letters_is_not_covered(data: PreparedData, tokenizer: Any) -> None:
     from llamarec.ranker.prompts.template import PromptTemplate
 
     few = PromptEncoder(tokenizer, data.titles, PromptTemplate(), num_candidates=5)

@@ -34,10 +34,10 @@ def test_the_recipe_prompt_reads_as_in_the_paper() -> None:
         ({"history_line": "{letter}"}, "history_line"),
         ({"candidate_line": "{letter}{letter}"}, "candidate_line"),
         ({"candidate_line": "{title}"}, "candidate_line"),
-        ({"candidate_line": "({letter}) {title!s}"}, "nothing else"),
-        ({"candidate_line": "{title:.5} ({letter})"}, "nothing else"),
+        ({"candidate_line": "({letter}) {title!s}"}, "only a name in braces"),
+        ({"candidate_line": "{title:.5} ({letter})"}, "only a name in braces"),
         ({"candidate_line": "{{title}} {letter}"}, "doubled braces"),
-        ({"candidate_line": "({letter}){title}"}, "a space must stand before {title}"),
+        ({"candidate_line": "({letter}){title}"}, "{title} must come first or after a space"),
     ],
 )
 def test_a_template_that_does_not_fit_is_refused_with_the_reason(fields: dict[str, str], complaint: str) -> None:

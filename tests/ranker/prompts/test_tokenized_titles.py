@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from transformers import AutoTokenizer
@@ -24,13 +24,13 @@ FRAME = ("(A) ", "\n")
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many titles each call that tokenised had."""
     counts: list[int] = []
-    make: Callable[..., Titles] = module._made
+    make: Callable[..., Titles] = module._computed
 
     def counted(tokenizer: Any, titles: list[str], *rest: Any) -> Titles:
         counts.append(len(titles))
         return make(tokenizer, titles, *rest)
 
-    monkeypatch.setattr(module, "_made", counted)
+    monkeypatch.setattr(module, "_computed", counted)
     return counts
 
 
@@ -45,7 +45,7 @@ def test_a_second_start_tokenises_no_title(tokenizer: Any, tmp_path: Path, made:
 def test_an_encoder_of_kept_titles_is_the_same(
     tokenizer: Any, data: PreparedData, tmp_path: Path, made: list[int]
 ) -> None:
-    first, second = (PromptEncoder(tokenizer, data.titles, PromptTemplate(), kept_in=tmp_path) for _ in range(2))
+    first, second = (PromptEncoder(tokenizer, data.titles, PromptTemplate(), cache_folder=tmp_path) for _ in range(2))
     assert len(made) == 1
     prompt = list(range(1, 26)), list(range(30, 50))
     assert first.encode(*prompt) == second.encode(*prompt)
@@ -104,6 +104,8 @@ def test_a_tokenizer_that_cannot_say_what_it_is_is_used_itself(tokenizer: Any, t
             return tokenizer(*args, **kwargs)
 
     for _ in range(2):
-        assert tokenised(InPython(), TITLES, *FRAME, 32, tmp_path) == tokenised(tokenizer, TITLES, *FRAME, 32)
+        assert tokenised(cast(Any, InPython()), TITLES, *FRAME, 32, tmp_path) == tokenised(
+            tokenizer, TITLES, *FRAME, 32
+        )
     assert made == [4] * 4
     assert not list(tmp_path.iterdir())

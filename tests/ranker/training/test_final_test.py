@@ -14,7 +14,7 @@ from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
-from llamarec.ranker.training.final_test import ask, ask_in_orders, assess
+from llamarec.ranker.training.final_test import answer_in_orders, answer_prompts, assess
 from llamarec.ranker.training.fusion_fit import fusion_of
 from tests.samples import make_candidates
 
@@ -63,7 +63,7 @@ def test_where_order_does_not_matter_a_mean_is_what_one_shuffle_says(
 ) -> None:
     trainer = _trainer(data, encoder)
     opinion = log_softmax(trainer.predict_letters(test_samples))
-    answers = ask(trainer, test_samples, 4)
+    answers = answer_prompts(trainer, test_samples, 4)
     # What the prior of a few dozen prompts is off by is the same for all letters of a place in the mean.
     assert np.corrcoef(_corrected(answers).ravel(), opinion.ravel())[0, 1] > 0.98
     assert answers.fusion.shuffles == 4
@@ -77,7 +77,7 @@ def test_a_mean_is_nearer_to_the_opinion_than_one_shuffle(
     errors = []
     for shuffles in (1, 8):
         trainer = _trainer(data, encoder, liking=2.0, noise=1.0)
-        answers = ask(trainer, test_samples, shuffles)
+        answers = answer_prompts(trainer, test_samples, shuffles)
         assert trainer.asked == shuffles * (len(test_samples) + len(trainer.fusion_samples))
         errors.append(float(np.abs(_corrected(answers) - opinion).mean()))
     assert errors[1] < 0.6 * errors[0]
@@ -87,13 +87,13 @@ def test_figures_are_of_the_answers(
     data: PreparedData, encoder: PromptEncoder, test_samples: EvaluationSamples
 ) -> None:
     trainer = _trainer(data, encoder, liking=1.0)
-    answers = ask(trainer, test_samples)
-    outcome = assess(answers, ask_in_orders(trainer, test_samples, 10))
+    answers = answer_prompts(trainer, test_samples)
+    outcome = assess(answers, answer_in_orders(trainer, test_samples, 10))
     assert outcome.comparison.num_covered == len(test_samples)
     assert outcome.orders is not None
     assert outcome.orders.num_prompts == 10
     assert outcome.fusion == answers.fusion
-    assert ask_in_orders(trainer, test_samples, 0) is None
+    assert answer_in_orders(trainer, test_samples, 0) is None
     # A shuffle that is asked again says the same.
     shuffled = next(row for row in outcome.orders.rows if row.order == "shuffled 1")
     part = test_samples.reordered("shuffled", max_prompts=10)

@@ -62,8 +62,8 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
     initial = read_initial(RankerConfig(init_adapter=str(place)), _NOWHERE)
     assert initial.base_model == "tiny"
-    assert initial.said("/somewhere/tiny", PromptTemplate()) == f"begins as {wanted}, trained on tiny"
-    said = initial.said("someone/small", load_template("letter_last"))
+    assert initial.describe("/somewhere/tiny", PromptTemplate()) == f"begins as {wanted}, trained on tiny"
+    said = initial.describe("someone/small", load_template("letter_last"))
     assert said.endswith("(WARNING: this run has small, with another prompt)")
     stored = torch.load(wanted / _WEIGHTS, weights_only=True)
     assert initial.weights.keys() == stored.keys()

@@ -1,21 +1,20 @@
-"""Training and scoring on a processor, prompt by prompt, with a backward pass of its own.
+"""Training and scoring on a CPU, prompt by prompt, with a backward pass of its own.
 
-A batch of padded prompts is the GPU's way. A processor is fastest with one prompt at a time on one core: products of
-one prompt's tokens already run at the full rate, nothing is padded, no core waits for another. The base model is
-frozen, so its backward pass is known and short: no weight of it needs a gradient, and of what the forward pass computes
-little must be kept.
+A batch of padded prompts suits a GPU. A CPU is fastest with one prompt at a time on one core: the products of one
+prompt's tokens already run at full rate, nothing is padded, and no core waits for another. The base model is frozen, so
+its backward pass is known and short: none of its weights needs a gradient, and little of the forward pass must be kept.
 
-    thread_pool  one prompt on each
-    buffers      memory that one prompt leaves to the next
-    ops          norm, rotary embedding, gated feed-forward: each with its backward pass
-    attention    causal attention of grouped queries in blocks
-    projection   a linear layer with its LoRA
-    layer        a decoder layer
-    form         which models are computed so, and their weights
-    decoder      all layers, and the head that prompts have in common
-    step         a batch on all cores: letter logits, loss, gradients
+    thread_pool   one prompt on each core
+    buffers       memory that one prompt leaves to the next
+    ops           norm, rotary embedding, gated feed-forward, each with its backward pass
+    attention     causal grouped-query attention in blocks
+    projection    a linear layer with its LoRA
+    layer         a decoder layer
+    form          which models are computed this way, and their weights
+    decoder       all layers, and the head that prompts have in common
+    step          a batch on all cores: letter logits, loss, gradients
 
-The same function as the modules' own forward pass, to rounding (tests/ranker/model/cpu). Dropout draws other random
+The result is that of the modules' own forward pass, to rounding (tests/ranker/model/cpu). Dropout draws other random
 numbers.
 
 Dimensions in names and comments:

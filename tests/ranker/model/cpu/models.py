@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from llamarec.ranker.model.dropout import quicken_dropout
+from llamarec.ranker.model.dropout import replace_dropout
 from llamarec.ranker.model.letter_model import LetterForward, as_letter_model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -55,7 +55,7 @@ def small_model(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         adapted = get_peft_model(as_letter_model(model, list(range(20))), lora)
-    quicken_dropout(adapted)
+    replace_dropout(adapted)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
