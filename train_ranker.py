@@ -1,34 +1,16 @@
-"""Fine-tunes a Llama with LoRA to order the retriever's candidates: parse, build, fit, report."""
+"""Fine-tunes a Llama with LoRA to order the retriever's candidates; the same as `llamarec train-ranker`."""
 
 from __future__ import annotations
 
 import sys
 
+from llamarec.cli import train_ranker
 from llamarec.cli.entry_point import run_main
-from llamarec.cli.fast_help import answer_early, importing
-from llamarec.cli.report import report_of
-from llamarec.errors import EXIT_FINISHED, EXIT_SAVE_FAILED
 
 
 def main() -> int:
-    """The command line; see `python train_ranker.py --help`."""
-    answer_early(sys.argv[1:])
-
-    with importing():
-        from rich.console import Console
-
-        from llamarec.evaluation.tables import print_test
-        from llamarec.ranker.options.command_line import parse
-        from llamarec.ranker.training.run import train_ranker
-
-    parsed = parse(sys.argv[1:])
-    console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
-    result = train_ranker(parsed, console)
-    print_test(result.outcome, console, title=f"test of {parsed.data.dataset_code}")
-    metrics = parsed.experiment.ranker_metrics
-    console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
-    console.print(f"report       {report_of(parsed)}", soft_wrap=True)
-    return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED
+    """Runs the command line; see `python train_ranker.py --help`."""
+    return train_ranker.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

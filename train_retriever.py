@@ -1,97 +1,16 @@
-"""Trains the retriever (LRURec) and writes the top candidates of every user."""
+"""Trains LRURec and writes the top candidates of every user; the same as `llamarec train-retriever`."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
+from llamarec.cli import train_retriever
 from llamarec.cli.entry_point import run_main
-from llamarec.cli.prepare import add_prepare_again
-from llamarec.command import flags_of, given_in, typed
-from llamarec.data.config import DataConfig
-from llamarec.files import read_json
-from llamarec.ranker.options.config import RankerConfig
-from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.vocabulary import DESCRIPTION
-
-if TYPE_CHECKING:
-    from llamarec.retriever.train import RetrieverReport
-
-
-def parser() -> Parser:
-    """The parser of the command line."""
-    whole = Parser(prog="train_retriever.py", description=__doc__)
-    add_dataclass_arguments(whole, DataConfig, title="data")
-    add_dataclass_arguments(whole, RetrieverConfig, title="retriever")
-    add_prepare_again(whole)
-    return whole
 
 
 def main() -> int:
     """Runs the command line; see `python train_retriever.py --help`."""
-    command_line = parser()
-    given = command_line.parse_args()
-    # The defaults of the data set replace those of the dataclass; a given flag replaces both.
-    command_line.set_defaults(**defaults_for(given.dataset_code))
-    arguments = command_line.parse_args()
-    data_config = dataclass_from(DataConfig, arguments)
-    config = dataclass_from(RetrieverConfig, arguments)
-
-    from rich.console import Console
-
-    from llamarec.data.prepare import resolve_options
-    from llamarec.hardware import has_accelerator
-    from llamarec.retriever.train import print_report, train_retriever
-
-    # Without markup: paths may contain what rich reads as such.
-    console = Console(markup=False, emoji=False)
-    data_config = resolve_options(data_config, given_in(sys.argv[1:]))
-    report = train_retriever(data_config, config, console, prepare_again=arguments.prepare_again)
-    print_report(report, console)
-    console.print(f"\ncandidates  {data_config.experiment.candidates}", soft_wrap=True)
-
-    step = next_step(report, data_config)
-    if step.endswith("--restart"):
-        ranker = data_config.experiment.ranker
-        console.print(
-            f"ranker      the one in {ranker} was trained on the previous retriever. Retrain it.", soft_wrap=True
-        )
-    console.print(f"next        {step}", soft_wrap=True, markup=False, highlight=False)
-
-    if step.startswith("python") and "--llm_base_model" not in step and not has_accelerator():
-        small = "--llm_base_model smollm2-135m --prompt_template letter_last"
-        console.print(
-            f"            (without a GPU add {small}; for a quick trial --llm_base_model tiny)", soft_wrap=True
-        )
-    return 0
-
-
-def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
-    """The ranker's command with every flag that the data and candidates need, or what prevents it."""
-    uncovered = [split for split, count in report.num_covered.items() if not count]
-    if uncovered:
-        return f"train longer or on more data: the next item is a candidate of no {' or '.join(uncovered)} user"
-    if report.ranker_candidates < 2:
-        return "run this command with a larger --top_k: one candidate leaves nothing to rank"
-
-    from llamarec.ranker.trained.retrain import retrain_command
-    from llamarec.retriever.dependents import is_outdated
-
-    # Later commands know the preparation options, and a table by its name.
-    paths = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)
-    few = {"num_candidates": report.ranker_candidates}
-    changes = few if report.ranker_candidates < RankerConfig.num_candidates else {}
-
-    before = read_json(data_config.experiment.ranker / DESCRIPTION)
-    if before is not None and is_outdated(before, data_config.experiment):
-        base_model = (before.get("config") or {}).get("llm_base_model")
-        return retrain_command(
-            data_config.experiment, **({"llm_base_model": base_model} if base_model else {}), **changes
-        )
-
-    flags = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
-    return typed(["python", "train_ranker.py", *flags_of(paths), *flags])
+    return train_retriever.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

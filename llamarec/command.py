@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +17,26 @@ T = TypeVar("T")
 # "num_epochs" and "num_train_epochs" 0.77, but "restart" and "data_root" 0.50.
 _NEAR: Final = 0.75
 _SHORTEST_ABBREVIATION: Final = 3
+
+TRAIN_RETRIEVER: Final = "train-retriever"
+TRAIN_RANKER: Final = "train-ranker"
+
+
+def training_command(name: str) -> list[str]:
+    """How a training is typed: `python train_ranker.py` in a clone, `llamarec train-ranker` where it is installed.
+
+    Args:
+        name: `TRAIN_RETRIEVER` or `TRAIN_RANKER`.
+    """
+    script = name.replace("-", "_") + ".py"
+    is_clone = (Path(__file__).resolve().parents[1] / script).is_file()
+    return ["python", script] if is_clone else ["llamarec", name]
+
+
+def program_of(name: str) -> str:
+    """A training's name in its usage and errors: "train_ranker.py" or "llamarec train-ranker"."""
+    words = training_command(name)
+    return words[-1] if words[0] == "python" else " ".join(words)
 
 
 def typed(words: Sequence[str]) -> str:

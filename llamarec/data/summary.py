@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from llamarec.command import TRAIN_RETRIEVER, program_of
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
 from llamarec.data.prepared import PreparedData
@@ -54,7 +55,8 @@ def _times(tables: RawTables, data: PreparedData) -> Iterator[str]:
         repeats = rows - tables.interactions.select(USER, ITEM).unique().height
         yield (
             f"repeats      {repeats:,} of {rows:,} interactions repeat an earlier item of the same user, so items of "
-            "the history can be candidates again (exclude them: train_retriever.py --exclude_history always)"
+            "the history can be candidates again (exclude them: "
+            f"{program_of(TRAIN_RETRIEVER)} --exclude_history always)"
         )
 
 

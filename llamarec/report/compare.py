@@ -9,6 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from llamarec.checkpoints.resume.compatibility import UNTRACKED
+from llamarec.command import TRAIN_RANKER, training_command, typed
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import metric_values
@@ -114,7 +115,8 @@ def _tested(name: str, run: RunFacts) -> pl.DataFrame:
         raise ArtifactError(
             f"{name}: this run was not tested",
             expected="test.parquet and metrics.json, which a run writes at its end",
-            hint="python train_ranker.py ... --resume_from_checkpoint: it goes on, or, at its end, tests again",
+            hint=f"{typed(training_command(TRAIN_RANKER))} ... --resume_from_checkpoint: it goes on, or, at its end, "
+            "tests again",
         )
     return run.test
 

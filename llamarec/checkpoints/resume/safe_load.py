@@ -24,13 +24,15 @@ from accelerate import PartialState
 from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
 from llamarec.errors import CheckpointError
 
+# The function that rebuilds an array, wherever this numpy keeps it.
+_rebuild_array = np.empty(0).__reduce__()[0]
 _NUMPY_TYPES: list[Any] = [
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    (_rebuild_array, "numpy._core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
     type(np.dtype(np.uint32)),
     # As numpy 1 called it.
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
+    (_rebuild_array, "numpy.core.multiarray._reconstruct"),
 ]
 
 

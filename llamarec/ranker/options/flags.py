@@ -16,11 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llamarec.command import near_flags
+from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, near_flags, program_of, training_command, typed
 from llamarec.errors import ConfigError
 from llamarec.files import write_json
 
-PROGRAM: Final = "train_ranker.py"
+PROGRAM: Final = program_of(TRAIN_RANKER)
 _FILE: Final = "flags.json"
 
 
@@ -64,7 +64,7 @@ class Flags:
         formatter.add_usage("%(prog)s --dataset_code DATASET [options]", [], [], prefix="usage: ")
         formatter.add_text(
             "Fine-tunes a Llama with LoRA to order the retriever's candidates. Train the retriever first: "
-            "python train_retriever.py --dataset_code DATASET"
+            + typed([*training_command(TRAIN_RETRIEVER), "--dataset_code", "DATASET"])
         )
         for title, group in sections.items():
             formatter.start_section(title)
@@ -88,7 +88,7 @@ class Flags:
             raise ConfigError(
                 f"unknown argument {flag}",
                 expected=f"perhaps {' or '.join(near)}" if near else None,
-                hint=f"python {PROGRAM} --help_all",
+                hint=typed([*training_command(TRAIN_RANKER), "--help_all"]),
             )
 
 

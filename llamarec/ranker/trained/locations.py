@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.command import TRAIN_RANKER, program_of
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
@@ -85,5 +86,7 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         f"{run}: there is no run of the ranker",
         expected="a data set code, or a folder with ranker.json",
         found=f"under {root}: {', '.join(codes) or 'none'}",
-        hint=f"{near[0]}?" if near else "one of those, another --experiment_root, or train one (train_ranker.py)",
+        hint=f"{near[0]}?"
+        if near
+        else f"one of those, another --experiment_root, or train one ({program_of(TRAIN_RANKER)})",
     )
