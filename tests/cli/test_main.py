@@ -29,7 +29,7 @@ def test_prepare_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture
         str(tmp_path / "e"),
     ]
     assert main(argv) == EXIT_FINISHED
-    assert "games prepared: 6 users, 6 items, 36 interactions" in capsys.readouterr().out
+    assert "games is prepared: 6 users, 6 items, 36 interactions" in capsys.readouterr().out
     assert (tmp_path / "e" / "data" / "games" / "manifest.json").is_file()
 
 
