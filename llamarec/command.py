@@ -22,7 +22,7 @@ TRAIN_RETRIEVER: Final = "train-retriever"
 TRAIN_RANKER: Final = "train-ranker"
 
 
-def training_command(name: str) -> list[str]:
+def command_of(name: str) -> list[str]:
     """How a training is typed: `python train_ranker.py` in a clone, `llamarec train-ranker` where it is installed.
 
     Args:
@@ -35,7 +35,7 @@ def training_command(name: str) -> list[str]:
 
 def program_of(name: str) -> str:
     """A training's name in its usage and errors: "train_ranker.py" or "llamarec train-ranker"."""
-    words = training_command(name)
+    words = command_of(name)
     return words[-1] if words[0] == "python" else " ".join(words)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from llamarec.cli.arguments import Subparsers, add_verb
-from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, training_command, typed
+from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, command_of, typed
 from llamarec.errors import EXIT_FINISHED
 
 SUMMARY = "Run the whole job in small: train, kill, resume, test. It prints every command that it runs."
@@ -123,5 +123,5 @@ def _command(training: str, *flags: str) -> list[str]:
 
 
 def _shown(training: str) -> list[str]:
-    words = training_command(training)
+    words = command_of(training)
     return words if Path(words[-1]).is_file() else ["llamarec", training]

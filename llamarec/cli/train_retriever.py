@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
 from llamarec.cli.prepare import add_prepare_again
-from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, flags_of, given_in, program_of, training_command, typed
+from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, command_of, flags_of, given_in, program_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.files import read_json
 from llamarec.ranker.options.config import RankerConfig
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         )
     console.print(f"next        {step}", soft_wrap=True, markup=False, highlight=False)
 
-    is_command = step.startswith(typed(training_command(TRAIN_RANKER)))
+    is_command = step.startswith(typed(command_of(TRAIN_RANKER)))
     if is_command and "--llm_base_model" not in step and not has_accelerator():
         small = "--llm_base_model smollm2-135m --prompt_template letter_last"
         console.print(
@@ -91,4 +91,4 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         )
 
     flags = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
-    return typed([*training_command(TRAIN_RANKER), *flags_of(paths), *flags])
+    return typed([*command_of(TRAIN_RANKER), *flags_of(paths), *flags])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llamarec.command import TRAIN_RETRIEVER, flags_of, training_command, typed, with_flags
+from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, typed, with_flags
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.prepared import Manifest, Options, options_of
@@ -72,7 +72,7 @@ def check_same_data(config: DataConfig, manifest: Manifest, before: Manifest | N
 def _ways_to_other_data(config: DataConfig, changed: Sequence[str] = ()) -> list[str]:
     """Lines with commands; `changed` options are named even at their defaults, since others keep their values."""
     wanted = [word for name in changed for word in (f"--{name}", str(getattr(config, name)))]
-    train = with_flags([*training_command(TRAIN_RETRIEVER), *flags_of(config)], wanted)
+    train = with_flags([*command_of(TRAIN_RETRIEVER), *flags_of(config)], wanted)
 
     return [
         f"to replace the prepared data and retrain: {typed([*train, '--prepare_again'])}",

@@ -9,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from llamarec.checkpoints.resume.compatibility import UNTRACKED
-from llamarec.command import TRAIN_RANKER, training_command, typed
+from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import metric_values
@@ -115,7 +115,7 @@ def _tested(name: str, run: RunFacts) -> pl.DataFrame:
         raise ArtifactError(
             f"{name}: this run was not tested",
             expected="test.parquet and metrics.json, which a run writes at its end",
-            hint=f"{typed(training_command(TRAIN_RANKER))} ... --resume_from_checkpoint: it goes on, or, at its end, "
+            hint=f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint: it goes on, or, at its end, "
             "tests again",
         )
     return run.test

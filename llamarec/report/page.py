@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.units import duration, readable
-from llamarec.command import TRAIN_RANKER, training_command, typed
+from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_text
 from llamarec.ranker.trained.retrain import training_command
@@ -45,7 +45,7 @@ def write_report(folder: RunFolder, experiment: Experiment | None, target: Path 
         raise ArtifactError(
             f"{experiment.ranker / 'metrics.json' if experiment else path}: of another version of llamarec",
             found=f"{type(error).__name__}: {error}",
-            hint=f"{typed(training_command(TRAIN_RANKER))} ... --resume_from_checkpoint tests again and writes it anew",
+            hint=f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint tests again and writes it anew",
         ) from error
     write_page(path, text)
     return path

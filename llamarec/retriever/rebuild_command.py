@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llamarec.command import TRAIN_RETRIEVER, flags_of, options_from, training_command, typed
+from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, options_from, typed
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
@@ -56,4 +56,4 @@ def rebuild_command(
     config = then or trained_config(experiment) or _unfinished_config(experiment) or defaults
 
     wanted = replace(config, restart=False, **changes)  # type: ignore[arg-type]  # top_k, hard_negative_folds
-    return typed([*training_command(TRAIN_RETRIEVER), *flags, *flags_of(wanted, defaults)])
+    return typed([*command_of(TRAIN_RETRIEVER), *flags, *flags_of(wanted, defaults)])

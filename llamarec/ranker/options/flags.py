@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, near_flags, program_of, training_command, typed
+from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, command_of, near_flags, program_of, typed
 from llamarec.errors import ConfigError
 from llamarec.files import write_json
 
@@ -64,7 +64,7 @@ class Flags:
         formatter.add_usage("%(prog)s --dataset_code DATASET [options]", [], [], prefix="usage: ")
         formatter.add_text(
             "Fine-tunes a Llama with LoRA to order the retriever's candidates. Train the retriever first: "
-            + typed([*training_command(TRAIN_RETRIEVER), "--dataset_code", "DATASET"])
+            + typed([*command_of(TRAIN_RETRIEVER), "--dataset_code", "DATASET"])
         )
         for title, group in sections.items():
             formatter.start_section(title)
@@ -88,7 +88,7 @@ class Flags:
             raise ConfigError(
                 f"unknown argument {flag}",
                 expected=f"perhaps {' or '.join(near)}" if near else None,
-                hint=typed([*training_command(TRAIN_RANKER), "--help_all"]),
+                hint=typed([*command_of(TRAIN_RANKER), "--help_all"]),
             )
 
 

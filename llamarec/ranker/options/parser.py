@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage.discovery import LATEST
-from llamarec.command import TRAIN_RANKER, training_command, typed
+from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.errors import ConfigError
 from llamarec.ranker.options.config import RankerConfig
@@ -121,7 +121,7 @@ class RankerArgumentParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises our own error, which has the usual form and exit code."""
-        raise ConfigError(f"{PROGRAM}: {message}", hint=typed([*training_command(TRAIN_RANKER), "--help"]))
+        raise ConfigError(f"{PROGRAM}: {message}", hint=typed([*command_of(TRAIN_RANKER), "--help"]))
 
     def format_help(self) -> str:
         """The text of --help, as `flags.json` has it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.storage.discovery import best_in, newest_manifest, order_of_saves
-from llamarec.command import TRAIN_RANKER, training_command, typed
+from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.vocabulary import Experiment
@@ -19,7 +19,7 @@ _NOT_REPEATED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "a
 
 def training_command(given: Mapping[str, Any], *more: str) -> str:
     """`train_ranker.py` with flags by name, as a manifest has them; `--dataset_code` first."""
-    words = training_command(TRAIN_RANKER)
+    words = command_of(TRAIN_RANKER)
     for name, value in sorted(given.items(), key=lambda item: (item[0] != "dataset_code", item[0])):
         if name not in _NOT_REPEATED and value is not None:
             words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
