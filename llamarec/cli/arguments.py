@@ -46,14 +46,26 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def add_verb(verbs: Subparsers, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Adds a verb and returns its parser; the epilog keeps its line breaks."""
+def add_verb(
+    verbs: Subparsers, name: str, summary: str, epilog: str = "", *, prefix_chars: str = "-"
+) -> argparse.ArgumentParser:
+    """Adds a verb and returns its parser.
+
+    Args:
+        verbs: Subparsers of the command.
+        name: The word to type.
+        summary: One sentence for the list of verbs and the verb's own help.
+        epilog: Printed under the flags, with its line breaks.
+        prefix_chars: Characters that flags begin with. Without "-" the verb gets no --help.
+    """
     return verbs.add_parser(
         name,
         help=summary,
         description=textwrap.fill(summary, 58),  # the formatter below does not wrap it
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        prefix_chars=prefix_chars,
+        add_help="-" in prefix_chars,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llamarec.cli.arguments import Subparsers
+from llamarec.cli.arguments import Subparsers, add_verb
 from llamarec.cli.fast_help import answer_early
 from llamarec.cli.output import print_json
 from llamarec.command import flag_name
@@ -28,15 +28,8 @@ the prepared data (prepared now if necessary), but no weights.
 
 def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
-    parser = commands.add_parser(
-        "plan",
-        help=SUMMARY,
-        description=SUMMARY,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prefix_chars="+",  # all flags except --json and --help go to the training's parser
-        add_help=False,
-    )
+    # All flags except --json and --help go to the training's parser, so none may be one for this parser.
+    parser = add_verb(commands, "plan", SUMMARY, _EPILOG, prefix_chars="+")
     parser.usage = "llamarec plan [--json] --dataset_code DATASET [FLAGS]"
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="Flags of train_ranker.py, and --json.")
     parser.set_defaults(execute=execute, print_help=parser.print_help)

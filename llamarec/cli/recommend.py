@@ -40,7 +40,7 @@ _LINE_SECONDS = 30.0
 def add_parser(commands: Subparsers) -> None:
     """Adds the verb to the command's subparsers."""
     parser = add_verb(commands, "recommend", SUMMARY, _EPILOG)
-    parser.add_argument("run_name", metavar="RUN", nargs="?", help="Short for --dataset_code.")
+    parser.add_argument("run_name", metavar="RUN", nargs="?", help="The same as --dataset_code.")
     parser.add_argument(
         "--dataset_code",
         metavar="RUN",
@@ -91,6 +91,7 @@ def _check(arguments: argparse.Namespace) -> None:
             "llamarec recommend: for which user or history?",
             expected="exactly one of --user KEY, --history ITEM [ITEM ...] and --users FILE",
             found=", ".join(f"--{flag}" for flag in given) or "none of them",
+            hint=f"llamarec recommend {arguments.dataset_code} --user KEY",
         )
 
     if (arguments.users is None) != (arguments.output is None):

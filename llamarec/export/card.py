@@ -71,6 +71,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "num_interruptions": len(interrupted(run.interruptions)),
         "interruptions": [_interruption(one) for one in run.interruptions],
         "num_candidates": trained.config.num_candidates,
+        "is_shuffled": trained.config.candidate_order == "shuffled",
         "prompt": trained.encoder.text(history, list(range(1, count + 1))),
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from llamarec import __version__
+from llamarec.data.prepared import PreparedData
 from llamarec.recommend.recommender import Recommendation, Recommender
 from llamarec.serve.batching import Batcher, QueueFullError
 from llamarec.serve.limits import Limits
@@ -36,6 +37,9 @@ class _Request(NamedTuple):
     k: int
 
 
+_Batcher: TypeAlias = Batcher[_Request, list[Recommendation]]
+
+
 def create_app(
     recommender: Recommender, limits: Limits | None = None, *, allowed_hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
@@ -48,9 +52,7 @@ def create_app(
             other sites cannot reach it by DNS rebinding.
     """
     limits, metrics = limits or Limits(), Metrics()
-    batcher = Batcher[_Request, list[Recommendation]](
-        lambda requests: _answer(recommender, requests), limits, metrics.batches.observe
-    )
+    batcher = _Batcher(lambda requests: _answer(recommender, requests), limits, metrics.batches.observe)
     metrics.waiting.set_function(lambda: batcher.num_waiting)
 
     @asynccontextmanager
@@ -72,7 +74,10 @@ def create_app(
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
     app.add_middleware(Counted, metrics=metrics, paths=_PATHS)
     add_problems(app)
-    _add_routes(app, recommender, batcher, limits, metrics)
+    _add_recommend(app, recommender, batcher, limits)
+    _add_items(app, recommender)
+    _add_status(app, recommender, batcher, metrics)
+    _add_page(app)
     return app
 
 
@@ -81,24 +86,13 @@ def _answer(recommender: Recommender, requests: Sequence[_Request]) -> list[list
     return [found[: one.k] for found, one in zip(lists, requests, strict=True)]
 
 
-def _add_routes(
-    app: FastAPI,
-    recommender: Recommender,
-    batcher: Batcher[_Request, list[Recommendation]],
-    limits: Limits,
-    metrics: Metrics,
-) -> None:
-    data, catalogue = recommender.data, recommender.catalogue
+def _add_recommend(app: FastAPI, recommender: Recommender, batcher: _Batcher, limits: Limits) -> None:
     lookups = asyncio.Semaphore(limits.max_queue)
-    page = files("llamarec.serve").joinpath("page.html").read_text(encoding="utf-8")
-
-    def named(items: Sequence[int]) -> list[dict[str, str]]:
-        return [{"item": data.items[item], "title": data.titles[item]} for item in items]
 
     def items_of(question: QuestionBase) -> list[int]:
         if "user" in question.model_fields_set:
             return recommender.items_of(str(question.user))
-        return catalogue.items([str(item) for item in question.history])
+        return recommender.catalogue.items([str(item) for item in question.history])
 
     async def recommend(question: QuestionBase) -> dict[str, object]:
         """Recommendations for a user of the data set or for a history.
@@ -108,30 +102,39 @@ def _add_routes(
         """
         if lookups.locked():
             raise QueueFullError
+
         async with lookups, asyncio.timeout(limits.timeout_seconds):
             # In a thread, because the search for titles like an unknown one takes long and would block all requests.
             history = await asyncio.to_thread(items_of, question)
         found = await batcher.ask(_Request(history, question.k))
-        return {"history": named(history), "recommendations": [one.as_dict() for one in found]}
+
+        return {
+            "history": _named(recommender.data, history),
+            "recommendations": [one.as_dict() for one in found],
+        }
 
     # The schema contains the limits, which are known only now.
     recommend.__annotations__["question"] = question_model(limits)
     app.post("/recommend", response_model=Recommendations, responses=PROBLEMS)(recommend)
 
+
+def _add_items(app: FastAPI, recommender: Recommender) -> None:
     @app.get("/items", response_model=list[Item], responses={422: PROBLEMS[422]})
     async def items(
         query: Annotated[str, Query(max_length=200)], limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> list[dict[str, str]]:
         """Items whose titles contain all words of the query, most popular first; the last word may be incomplete."""
-        return named(await asyncio.to_thread(catalogue.search, query, limit))
+        return _named(recommender.data, await asyncio.to_thread(recommender.catalogue.search, query, limit))
 
+
+def _add_status(app: FastAPI, recommender: Recommender, batcher: _Batcher, metrics: Metrics) -> None:
     @app.get("/health", response_model=Health)
     async def health() -> dict[str, object]:
         """The loaded run and the length of the queue."""
         adapter = recommender.ranker.adapter
         return {
             "status": "ok",
-            "dataset_code": data.dataset_code,
+            "dataset_code": recommender.data.dataset_code,
             "step": adapter.step,
             "is_best": adapter.is_best,
             "uses_letters": bool(recommender.ranker.fusion.letters),
@@ -143,6 +146,14 @@ def _add_routes(
         """Counters and timings in Prometheus' text format."""
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+
+def _add_page(app: FastAPI) -> None:
+    page = files("llamarec.serve").joinpath("page.html").read_text(encoding="utf-8")
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+
+def _named(data: PreparedData, items: Sequence[int]) -> list[dict[str, str]]:
+    return [{"item": data.items[item], "title": data.titles[item]} for item in items]

@@ -21,8 +21,8 @@ SUMMARY = "Copy a checkpoint, verified, to a folder or address."
 _EPILOG = """\
 The copy is DEST/checkpoint-STEP. Every file is hashed
 while it is copied, then read back. The manifest is copied
-last; on a local disk the copy appears with one rename. An
-intact copy is not copied again, and a different checkpoint
+last; on a local disk the copy appears with one rename. A
+good copy is not copied again, and a different checkpoint
 of the same name is never overwritten.
 
 DEST is a folder or an address that fsspec knows:
@@ -88,7 +88,7 @@ def _print_json_line(checkpoint: Path, copy: str) -> None:
 
 @dataclass
 class Watch:
-    """Copies the newest intact checkpoint of a run each time there is a new one.
+    """Copies the newest good checkpoint of a run each time there is a new one.
 
     Attributes:
         run: The run to watch.
@@ -124,7 +124,7 @@ class Watch:
             done += 1
 
     def look(self) -> None:
-        """Copies the newest intact checkpoint, unless it was copied before."""
+        """Copies the newest good checkpoint, unless it was copied before."""
         for checkpoint in order_of_saves(self.run):
             mark = _mark(checkpoint)
             if mark is None or mark in self._damaged:

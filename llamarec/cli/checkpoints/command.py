@@ -7,7 +7,7 @@ import argparse
 from llamarec.cli.arguments import Subparsers
 from llamarec.cli.checkpoints import backup, diff, du, listing, plan, prune, restore, show, verify
 
-SUMMARY = "Checkpoints: list, show, plan, verify, diff, backup, restore, prune, du."
+SUMMARY = "List, verify, compare, copy and delete checkpoints; preview a resume."
 
 _VERBS = (
     listing,
@@ -29,7 +29,7 @@ RUN is one of
                     a folder checkpoints/ with them
 CKPT is one of
   path/to/checkpoint-1000
-  RUN:latest        the newest intact checkpoint
+  RUN:latest        the newest good checkpoint
   RUN:best          the best checkpoint so far
   RUN:1000          the checkpoint of step 1000
 

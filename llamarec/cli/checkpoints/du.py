@@ -29,7 +29,7 @@ divided by the median time between saves.
   steady   deletes a checkpoint for each one it writes
   idle     finished, or no save in ten usual pauses
   unknown  fewer than two saves with a time
-The disk lasts for its free space divided by all rates.
+Time until the disk is full: free space / sum of rates.
 """
 _LAST: Final = {
     "steady": "at this rate the disk does not fill up: each run deletes as much as it writes (steady)",

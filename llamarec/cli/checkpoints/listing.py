@@ -24,7 +24,7 @@ The column verified shows what was checked:
   NO        damaged or incomplete; the reason is below
 marks:
   B  best checkpoint so far
-  L  latest: the newest intact checkpoint
+  L  latest: the newest good checkpoint
   R  from before a --restart; latest ignores it
   P  protected: kept when the run deletes old checkpoints
      (save_total_limit; 3 if that is unknown)
@@ -36,7 +36,7 @@ def add_parser(verbs: Subparsers) -> None:
     """Adds the verb."""
     parser = add_verb(verbs, "list", SUMMARY, _EPILOG)
     parser.add_argument("run_name", nargs="?", metavar="RUN", help="Data set code or folder (default: all runs).")
-    parser.add_argument("--verify", action="store_true", help="Hash every file, not only check names and sizes.")
+    parser.add_argument("--verify", action="store_true", help="Hash every file instead of comparing names and sizes.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 

@@ -80,7 +80,7 @@ def find_new_run(text: str, root: Path) -> RunFolder:
 
 
 def find_checkpoint(text: str, root: Path) -> Path:
-    """The folder of the checkpoint that CKPT means. `latest` and `best` are intact; others may be damaged.
+    """The folder of the checkpoint that CKPT means. `latest` and `best` are good; others may be damaged.
 
     Raises:
         CheckpointError: there is no such checkpoint; the error lists those that exist.
@@ -122,10 +122,10 @@ def say_passed_over(choice: ResumeChoice) -> None:
 
 
 def latest_of(run: RunFolder) -> Path:
-    """The newest intact checkpoint; newer ones that are not intact are named on stderr.
+    """The newest good checkpoint; newer ones that are damaged are named on stderr.
 
     Raises:
-        CheckpointError: there is no intact checkpoint.
+        CheckpointError: there is no good checkpoint.
     """
     choice = latest(run)
     if choice is None:

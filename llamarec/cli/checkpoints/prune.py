@@ -22,7 +22,7 @@ from llamarec.errors import ConfigError
 SUMMARY = "Delete old checkpoints after listing them."
 _EPILOG = """\
 All checkpoints are hashed first. Kept are the last N
-scheduled ones, the newest intact one, the best one, and
+scheduled ones, the newest good one, the best one, and
 damaged ones without a readable manifest, which only you can
 judge. Other damaged ones are deleted.
 
@@ -45,7 +45,7 @@ def add_parser(verbs: Subparsers) -> None:
         type=int,
         default=DEFAULT_KEEP,
         metavar="N",
-        help=f"Scheduled ones to keep (default: {DEFAULT_KEEP}).",
+        help=f"Scheduled checkpoints to keep (default: {DEFAULT_KEEP}).",
     )
     parser.add_argument("--yes", action="store_true", help="Delete without asking.")
     parser.add_argument("--dry_run", action="store_true", help="List only, even with --yes.")
@@ -96,7 +96,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
-    """What `prune --keep` would delete: never the newest intact checkpoint, never the best."""
+    """What `prune --keep` would delete: never the newest good checkpoint, never the best."""
     facts = gather(run, deep=deep)
     kept = [fact.kept for fact in facts]
     stay = protected(kept, keep)

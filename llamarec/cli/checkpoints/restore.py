@@ -17,7 +17,7 @@ that fsspec knows. The copy is staged, verified against its
 manifest, and appears with one rename. Refused while a run
 trains in the folder, or if the checkpoints there belong to
 another run. A damaged checkpoint of the same step is
-replaced; an intact one only with --replace.
+replaced; a good one only with --replace.
 
   llamarec checkpoints restore /mnt/backup/beauty beauty
   llamarec checkpoints restore s3://b/checkpoint-9 beauty
@@ -29,7 +29,7 @@ def add_parser(verbs: Subparsers) -> None:
     parser = add_verb(verbs, "restore", SUMMARY, _EPILOG)
     parser.add_argument("source", metavar="SRC", help="Folder or address of one copy or several.")
     parser.add_argument("run_name", metavar="RUN", help="Data set code or folder, existing or new.")
-    parser.add_argument("--replace", action="store_true", help="Replace an intact checkpoint of the same step.")
+    parser.add_argument("--replace", action="store_true", help="Replace a good checkpoint of the same step.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
 

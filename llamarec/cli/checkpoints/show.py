@@ -84,7 +84,7 @@ def _state(verdict: Verdict) -> dict[str, object]:
     if manifest is not None:
         rows |= {
             "reason": manifest.reason,
-            "save": f"number {manifest.sequence} of this folder",
+            "save": f"sequence number {manifest.sequence} in this folder",
             "run": manifest.run_id,
         }
     return rows
