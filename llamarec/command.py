@@ -6,12 +6,10 @@ import difflib
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Final
 
 # What two names have in common, from 0 to 1, from which on one may be a slip for the other: "json" and "jsn" 0.86,
 # "num_epochs" and "num_train_epochs" 0.77, but "restart" and "data_root" 0.50.
@@ -49,12 +47,6 @@ def flags_of(options: Any, defaults: Any = None) -> list[str]:
     defaults = defaults or type(options)()
     names = [item.name for item in fields(options) if getattr(options, item.name) != getattr(defaults, item.name)]
     return [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
-
-
-def options_from(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of options from stored values; of those of a later version, which may have more, what it knows."""
-    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in values.items() if name in known})
 
 
 def with_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 USER: Final = "user"  # raw key, text
 ITEM: Final = "item"  # raw key, text
@@ -42,6 +42,44 @@ PADDING_ITEM: Final = 0
 METRICS_FILE: Final = "metrics.json"  # the results of a stage, in its folder
 DESCRIPTION: Final = "ranker.json"  # options and inputs of a ranker's run, written when it starts
 CHECKPOINTS: Final = "checkpoints"  # folder of a ranker's checkpoints, unless --output_dir names another
+
+
+class RankerDescription(TypedDict, total=False):
+    """The fields of ranker.json that the program reads."""
+
+    config: dict[str, Any]
+    prompt: dict[str, str]
+    letter_ids: list[int]
+    dataset_code: str
+    prepared_data: str
+    checkpoints: str
+    run_id: str
+    data_fingerprint: str
+    retriever_digest: str
+    retriever_config: dict[str, Any] | None
+    versions: dict[str, str]
+
+
+class RetrieverMetrics(TypedDict, total=False):
+    """The fields of the retriever's metrics.json that the program reads."""
+
+    config: dict[str, Any]
+    data_fingerprint: str
+    num_epochs: int
+    seconds: float
+
+
+class RankerMetrics(TypedDict, total=False):
+    """The fields of the ranker's metrics.json that every reader needs."""
+
+    run_id: str
+    step: int
+    num_users: int
+    num_covered: int
+    coverage: float
+    fusion: dict[str, Any]
+    letters: dict[str, Any]
+
 
 Split = Literal["validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")

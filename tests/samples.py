@@ -54,7 +54,15 @@ def make_data(
         users=[f"u{i}" for i in range(num_users)],
         has_repeats=has_repeats,
         fingerprint="0" * 64,
-        manifest={},
+        manifest={
+            "dataset_code": "sample",
+            "num_interactions": int(lengths.sum()),
+            "has_repeats": False,
+            "options": {},
+            "inputs": {},
+            "outputs": {},
+            "fingerprint": "f",
+        },
     )
 
 

@@ -9,6 +9,17 @@ from llamarec.errors import check_all
 ADAPTER_FORMATS = ("bin", "safetensors")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProgramHints:
+    """Advice in the words of a program's own command line; the defaults fit any Trainer.
+
+    Attributes:
+        other_folder: How to train in another folder.
+    """
+
+    other_folder: str = "another --output_dir"
+
+
 @dataclass(frozen=True)
 class CheckpointConfig:
     """Beside `save_steps`, `save_total_limit` and the other arguments of the Trainer."""

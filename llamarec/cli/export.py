@@ -13,7 +13,7 @@ from llamarec.errors import EXIT_FINISHED, ConfigError
 
 if TYPE_CHECKING:
     from llamarec.export.export import Exported
-    from llamarec.vocabulary import Experiment
+    from llamarec.vocabulary import Experiment, RankerDescription
 
 SUMMARY = "Export the best model of a run, as an adapter or merged, with a model card."
 
@@ -88,7 +88,7 @@ def _warn_of_another_retriever(experiment: Experiment) -> None:
     from llamarec.retriever.dependents import has_other_retriever
     from llamarec.vocabulary import DESCRIPTION
 
-    described = read_json(experiment.ranker / DESCRIPTION) or {}
+    described = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     if experiment.retriever_weights.is_file() and has_other_retriever(described, experiment):
         print(
             f"The retriever in {experiment.retriever} has been retrained since. fusion.json fits only the scores of "

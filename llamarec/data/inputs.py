@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypedDict
 
-import msgspec
-
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.data.prepared import FileDescription, read_manifest
-from llamarec.files import read_json, write_bytes
+from llamarec.files import write_bytes
 
 INTERACTIONS_FLAG: Final = "--dataset_code"  # the name of a user's own table among the inputs
 TITLES_FLAG: Final = "--items_file"  # the name of its second table
@@ -106,6 +106,6 @@ def describe(path: Path) -> FileDescription:
 
 def _read_cache(folder: Path) -> dict[str, _CachedHash]:
     try:
-        return msgspec.convert(read_json(folder / _CACHE_FILE) or {}, dict[str, _CachedHash])
-    except msgspec.ValidationError:
+        return shapes.read(folder / _CACHE_FILE, dict[str, _CachedHash])
+    except (OSError, ShapeError):
         return {}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, Required, TypedDict
 
-import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError
 from llamarec.vocabulary import (
@@ -62,15 +62,15 @@ class Manifest(TypedDict, total=False):
     """
 
     format_version: int
-    dataset_code: str
+    dataset_code: Required[str]
     num_users: int
     num_items: int
-    num_interactions: int
-    has_repeats: bool
-    options: Options
-    inputs: dict[str, FileDescription]
-    outputs: dict[str, FileDescription]
-    fingerprint: str
+    num_interactions: Required[int]
+    has_repeats: Required[bool]
+    options: Required[Options]
+    inputs: Required[dict[str, FileDescription]]
+    outputs: Required[dict[str, FileDescription]]
+    fingerprint: Required[str]
     raw: dict[str, int]
     bad_lines: SkippedLines
     versions: dict[str, str]
@@ -192,6 +192,12 @@ def load_prepared(folder: Path) -> PreparedData:
             hint=f"llamarec prepare --dataset_code {folder.name}",
         )
 
+    unlisted = {HISTORIES, ITEMS} - manifest["outputs"].keys()
+    if unlisted:
+        raise ArtifactError(
+            f"{folder / MANIFEST} does not list {', '.join(sorted(unlisted))}",
+            hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
+        )
     for name, recorded in manifest["outputs"].items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != recorded["sha256"]:
@@ -240,9 +246,8 @@ def check_same_data(what: str, made_from: object, data: PreparedData, hint: str)
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a prepared set, or None where there is none that this version understands."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest = msgspec.convert(content, Manifest)
-    except (OSError, ValueError, msgspec.ValidationError):
+        manifest = shapes.read(folder / MANIFEST, Manifest)
+    except (OSError, ShapeError):
         return None
     return manifest if manifest.get("format_version") == FORMAT_VERSION else None
 

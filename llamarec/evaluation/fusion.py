@@ -16,14 +16,15 @@ same prompts. Where log p does not raise the likelihood of held-out prompts by m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.logit import Matrix, Scores, deviation_of, log_softmax, standardised, weigh
 
@@ -57,11 +58,6 @@ class Fusion:
     gain: float = 0.0
     shuffles: int = 1
     title_weight: float = 0.0
-
-    @classmethod
-    def from_stored(cls, content: Mapping[str, Any]) -> Fusion:
-        """From JSON: the content of fusion.json, or `fusion` in metrics.json."""
-        return cls(**{**content, "letter_prior": tuple(float(one) for one in content["letter_prior"])})
 
     def corrected(self, logits_PC: Scores) -> Matrix:
         """[P, C] log-probabilities of the letters minus their prior."""
@@ -152,9 +148,8 @@ def read_fusion(folder: Path) -> Fusion | None:
         return None
 
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Fusion.from_stored(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return shapes.read(path, Fusion)
+    except (OSError, ShapeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read",
             expected="JSON with letters, alpha, deviation, letter_prior, ...",

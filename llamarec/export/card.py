@@ -13,9 +13,11 @@ from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion
 from llamarec.evaluation.tables import first_stage_name, without_model
+from llamarec.files import stored
 from llamarec.ranker.trained.loading import Trained
 from llamarec.report.run import RunFacts
 from llamarec.report.sessions import Interruption, interrupted
+from llamarec.vocabulary import METRICS_FILE
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@1")
 _HYPERPARAMETERS = (
@@ -97,7 +99,7 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, object]:
         "letters": bool(metrics["fusion"]["letters"]),
         "alpha": f"{metrics['fusion']['alpha']:.2f}",
         "titles": bool(metrics["fusion"].get("title_weight")),
-        "first_stage": first_stage_name(Fusion.from_stored(metrics["fusion"])),
+        "first_stage": first_stage_name(stored(metrics["fusion"], Fusion, METRICS_FILE)),
         "without_model": without_model(metrics),
     }
 

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llamarec.checkpoints.resume.safe_load import load_json, load_weights
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG
 from llamarec.checkpoints.trainer.weights import put_weights
-from llamarec.command import options_from
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
@@ -145,8 +144,7 @@ def _write_merged(trained: Trained, folder: Path) -> None:
     """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy."""
     with explain_load_errors(trained.config.llm_base_model):
         model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
-    config = load_json(trained.adapter.folder / ADAPTER_CONFIG)
-    adapted = get_peft_model(model, options_from(LoraConfig, config))
+    adapted = get_peft_model(model, LoraConfig.from_pretrained(str(trained.adapter.folder)))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
 
     assert isinstance(adapted.base_model, LoraModel)

@@ -13,12 +13,12 @@ from llamarec.planning.lengths import Lengths
 from llamarec.planning.memory import Peak, evaluation_peak, training_peak, weight_bytes
 from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
+from llamarec.planning.speed import UNPACKING_TOKENS
 
 # Unquantised weights may take so much of the usable memory. Above that little is left for prompts, and 4 bits it is.
 _SHARE_OF_WEIGHTS: Final = 0.5
 # A pass over so many tokens takes twice as long as its products alone: starting kernels, and unpacking 4 bits.
 _STARTING_TOKENS: Final = 512
-_UNPACKING_TOKENS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _micro_batches(device: Device, wishes: Wishes, *, by_prompts: bool) -> list[
 def _cost(micro_batch: int, checkpointing: bool, lengths: Lengths, setup: Setup) -> float:
     """Time per prompt, in no unit: padding against passes over too few tokens."""
     padded = lengths.padded(micro_batch)
-    starting = _STARTING_TOKENS + (_UNPACKING_TOKENS if setup.precision == "nf4" else 0)
+    starting = _STARTING_TOKENS + (UNPACKING_TOKENS if setup.precision == "nf4" else 0)
     return (3 if checkpointing else 2) * (padded + starting / micro_batch)
 
 

@@ -13,7 +13,7 @@ from llamarec.planning.shape import ModelShape
 
 _FLOAT32: Final = 4
 # Queries of a block of attention.
-_QUERIES: Final = 48
+QUERIES_AT_ONCE: Final = 48
 # What the C library and torch keep beside: copies of the merged weights come and go, and so do a product's own.
 _SLACK: Final = 0.05
 # A layer's block is in huge pages of 2 MB, of which the last is half empty on the average.
@@ -49,7 +49,7 @@ def _kept(shape: ModelShape, setup: Setup, length: int) -> float:
     """By a layer, for its backward pass."""
     widths: float = shape.attention_width + 2 * shape.kv_width + 2 * shape.hidden + 2 * shape.intermediate
     # Probabilities of the keys up to a token's block: kept where they are no more than the rest.
-    probabilities = shape.heads * (length + _QUERIES) / 2
+    probabilities = shape.heads * (length + QUERIES_AT_ONCE) / 2
     widths += probabilities if probabilities <= 3 * shape.hidden + 2 * shape.intermediate else 0
     for name in setup.lora_targets:
         widths += _mask(shape, setup, name) + setup.lora_rank
@@ -81,4 +81,4 @@ def _adapted(shape: ModelShape, setup: Setup) -> list[tuple[int, int]]:
 
 def _block(shape: ModelShape, length: int) -> int:
     """Scores of one block of attention."""
-    return _QUERIES * shape.heads * length
+    return QUERIES_AT_ONCE * shape.heads * length

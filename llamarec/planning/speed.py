@@ -17,7 +17,7 @@ _REACHED_ON_GPU: Final = 0.45
 # Starting the kernels of one layer, whatever they work on.
 _SECONDS_PER_LAYER: Final = 5e-4
 # Unpacking a 4-bit weight for its product, in operations that would take as long: hundreds of tokens' worth.
-_UNPACKING_TOKENS: Final = 256
+UNPACKING_TOKENS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def seconds_of_pass(
         passes: In forward passes: 1 for an evaluation, 2 for a step (frozen matrices have no gradients of their own), 3
             with checkpointing.
     """
-    unpacking = _UNPACKING_TOKENS * 2.0 * shape.linear_weights if setup.precision == "nf4" else 0.0
+    unpacking = UNPACKING_TOKENS * 2.0 * shape.linear_weights if setup.precision == "nf4" else 0.0
     operations = tokens * shape.forward_operations(length) + unpacking
     reached = _REACHED_ON_GPU if speed.is_gpu else _REACHED_ON_CPU
     return passes * (operations / (reached * speed.operations) + shape.layers * _SECONDS_PER_LAYER)

@@ -19,7 +19,7 @@ from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
-from llamarec.vocabulary import DESCRIPTION, Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription, RankerMetrics
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         ArtifactError: there is no run at all.
     """
     facts = gather(folder, deep=False) if folder.path.is_dir() else []
-    ranker = read_json(experiment.ranker / DESCRIPTION) if experiment is not None else None
+    ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) if experiment is not None else None
     if not facts and ranker is None:
         raise ArtifactError(
             f"{folder.path}: there is no run to report on",
@@ -125,7 +125,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         curves=curves,
         interruptions=interruptions(sessions, facts, curves, seconds),
         seconds_a_step=seconds,
-        metrics=None if experiment is None else read_json(experiment.ranker_metrics),
+        metrics=None if experiment is None else read_json(experiment.ranker_metrics, RankerMetrics),
         ranker=ranker,
         test=None if experiment is None else _test(experiment.test),
         data=None if experiment is None else _data(experiment.data, (ranker or {}).get("data_fingerprint")),

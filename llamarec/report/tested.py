@@ -11,9 +11,11 @@ from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.orders import OrderRow
 from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
+from llamarec.files import stored
 from llamarec.report.breakdown import by_history, by_popularity
 from llamarec.report.figures import breakdown_figure, difference_figure, orders_figure
 from llamarec.report.run import RunFacts
+from llamarec.vocabulary import METRICS_FILE
 
 
 def judgement(run: RunFacts) -> dict[str, str] | None:
@@ -26,7 +28,7 @@ def judgement(run: RunFacts) -> dict[str, str] | None:
 
 
 def _fusion(metrics: Mapping[str, Any]) -> Fusion:
-    return Fusion.from_stored(metrics["fusion"])
+    return stored(metrics["fusion"], Fusion, METRICS_FILE)
 
 
 def overall_row(metrics: Mapping[str, Any]) -> Row:

@@ -15,7 +15,7 @@ from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.hard_negatives import num_folds_of
 from llamarec.retriever.rebuild_command import rebuild_command, stored_config, trained_config
 from llamarec.retriever.state import TrainingState
-from llamarec.vocabulary import DESCRIPTION, Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription, RetrieverMetrics
 
 # Options that decide when a training ends: with larger ones it continues.
 _LENGTHS = ("num_epochs", "patience")
@@ -42,7 +42,7 @@ def dependent_rankers(experiment: Experiment) -> list[DependentRanker]:
     weights = experiment.retriever_weights
     digest = sha256_of(weights) if weights.is_file() else ""
     folders = [path.parent for path in sorted((experiment.root / "llm").glob(f"*/{DESCRIPTION}"))]
-    rankers = [DependentRanker(folder, read_json(folder / DESCRIPTION) or {}) for folder in folders]
+    rankers = [DependentRanker(folder, read_json(folder / DESCRIPTION, RankerDescription) or {}) for folder in folders]
 
     return [
         ranker
@@ -61,7 +61,7 @@ def has_other_retriever(ranker: Mapping[str, object], experiment: Experiment) ->
 
 def is_outdated(ranker: Mapping[str, object], experiment: Experiment) -> bool:
     """Whether a ranker (its ranker.json) was trained on other data, another retriever, or other prompts."""
-    result = read_json(experiment.retriever_metrics) or {}
+    result = read_json(experiment.retriever_metrics, RetrieverMetrics) or {}
     has_other_data = result.get("data_fingerprint") != ranker.get("data_fingerprint")
     if has_other_data or has_other_retriever(ranker, experiment):
         return True
@@ -124,7 +124,7 @@ def check_can_replace(
 
 def is_result(experiment: Experiment, state: TrainingState) -> bool:
     """Whether the retriever's files are the result of this training as it stands."""
-    result = read_json(experiment.retriever_metrics) or {}
+    result = read_json(experiment.retriever_metrics, RetrieverMetrics) or {}
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
     return all(result.get(name, mark) == mark for name, mark in marks.items())
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, options_from, typed
+from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
-from llamarec.files import read_json
+from llamarec.files import read_json, stored
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.state import load_state
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import METRICS_FILE, Experiment, RetrieverMetrics
 
 
 def trained_config(experiment: Experiment) -> RetrieverConfig | None:
     """Options of the trained retriever; None where there is none, or it is of a later version."""
-    return stored_config((read_json(experiment.retriever_metrics) or {}).get("config"))
+    return stored_config((read_json(experiment.retriever_metrics, RetrieverMetrics) or {}).get("config"))
 
 
-def stored_config(stored: object) -> RetrieverConfig | None:
+def stored_config(options: object) -> RetrieverConfig | None:
     """Options from JSON; None where there are none, or they do not fit."""
-    if not stored or not isinstance(stored, Mapping):
+    if not options or not isinstance(options, Mapping):
         return None
 
     try:
         # Earlier versions had no folds: the lists were the retriever's own.
-        return options_from(RetrieverConfig, {"hard_negative_folds": 1, **stored})
-    except (ConfigError, TypeError):
+        return stored({"hard_negative_folds": 1, **options}, RetrieverConfig, METRICS_FILE)
+    except (ConfigError, ArtifactError):
         return None
 
 

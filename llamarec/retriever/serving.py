@@ -11,15 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from llamarec.checkpoints.storage.durable import sha256_of
-from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
-from llamarec.files import read_json
+from llamarec.files import read_json, stored
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.scoring import catalogue_scores
-from llamarec.vocabulary import PADDING_ITEM, Experiment
+from llamarec.vocabulary import PADDING_ITEM, Experiment, RetrieverMetrics
 
 _BLOCK_HISTORIES = 256
 
@@ -86,12 +85,12 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
     """
     folder, weights = experiment.retriever, experiment.retriever_weights
     hint = rebuild_command(experiment)
-    made_by = read_json(experiment.retriever_metrics)
+    made_by = read_json(experiment.retriever_metrics, RetrieverMetrics)
     if made_by is None or not weights.is_file():
         raise ArtifactError(f"{folder}: no trained retriever", hint=hint)
     check_same_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
 
-    config = options_from(RetrieverConfig, made_by.get("config") or {})
+    config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
     try:
         model.load_state_dict(load_file(weights))

@@ -13,6 +13,7 @@ from llamarec.checkpoints.storage.publish import read_best
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at
+from llamarec.files import stored
 from llamarec.ranker.options.command_line import parse
 from llamarec.ranker.prompts.first_stage import FirstStage
 from llamarec.ranker.trained.final_fusion import FINAL_FUSION
@@ -87,7 +88,7 @@ def test_the_weights_are_fitted_on_more_users_than_the_adapter_is_chosen_on(fold
     assert run_shop(folder, "--resume_from_checkpoint") == first
     assert _metrics(run)["fusion"] == fusion
     recommender = Recommender.load(run, device="cpu")
-    assert recommender.ranker.fusion == Fusion.from_stored(fusion)
+    assert recommender.ranker.fusion == stored(fusion, Fusion, "metrics.json")
     # No more users than the validation had: then it stays as that fitted it.
     run_shop(folder, "--resume_from_checkpoint", "--max_fusion_users", "10")
     assert _metrics(run)["fusion"] == json.loads(beside_best.as_bytes())

@@ -6,7 +6,6 @@ random states need. What asks for anything else is refused by its name.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import sys
@@ -21,7 +20,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 # The function that rebuilds an array, wherever this numpy keeps it.
@@ -147,14 +148,11 @@ def load_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is not there or is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return shapes.read_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read", expected="JSON", found=str(error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no JSON object")
-    return content
+    except (OSError, ShapeError) as error:
+        raise CheckpointError(f"{path} cannot be read", expected="a JSON object", found=str(error)) from error
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:

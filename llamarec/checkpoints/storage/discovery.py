@@ -16,7 +16,7 @@ from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
 from llamarec.checkpoints.storage.shapes import ShapeError
-from llamarec.checkpoints.storage.verification import Verdict, verify
+from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again
 from llamarec.errors import CheckpointError
 
 LATEST: Final = "latest"
@@ -29,14 +29,21 @@ class ResumeChoice:
     """The checkpoint to resume.
 
     Attributes:
-        verdict: Of the chosen one.
-        passed_over: Newer ones that were not taken, newest first.
+        verdict: What verification found.
+        passed_over: Newer checkpoints that cannot be resumed, newest first.
         why: latest, best or given.
+        others: Further checkpoints that were verified to find this one.
     """
 
     verdict: Verdict
     passed_over: tuple[Verdict, ...] = ()
     why: str = "given"
+    others: tuple[Verdict, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Everything that was verified for this choice."""
+        return (self.verdict, *self.passed_over, *self.others)
 
 
 def inspect(run: RunFolder, *, deep: bool = False) -> list[Verdict]:
@@ -97,17 +104,21 @@ def next_sequence(run: RunFolder) -> int:
     return 1 + max((_claimed(path).sequence for path in run.checkpoints()), default=-1)
 
 
-def latest(run: RunFolder) -> ResumeChoice | None:
+def latest(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice | None:
     """The newest checkpoint that verifies, and the newer ones that do not; None where there is none at all.
 
-    Those of the run before a restart do not count.
+    Checkpoints of the run before a restart do not count.
+
+    Args:
+        run: The folder.
+        known: Earlier verdicts; what has not changed since is not hashed again.
 
     Raises:
         CheckpointError: there are checkpoints, but none of them verifies.
     """
     passed_over: list[Verdict] = []
     for path in of_this_run(run):
-        verdict = verify(path)
+        verdict = _verified(path, known)
         if verdict.is_resumable:
             return ResumeChoice(verdict, tuple(passed_over), LATEST)
         passed_over.append(verdict)
@@ -148,13 +159,22 @@ def of_this_run(run: RunFolder) -> list[Path]:
     return [path for path in order if not behind[step_of(path) or 0]]
 
 
-def best(run: RunFolder) -> ResumeChoice:
+def _verified(path: Path, known: Sequence[Verdict]) -> Verdict:
+    earlier = next((verdict for verdict in known if verdict.path == path), None)
+    return verify(path) if earlier is None else verify_again(earlier)
+
+
+def best(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice:
     """The checkpoint of the best step that the newest good one knows.
+
+    Args:
+        run: The folder.
+        known: As in `latest`.
 
     Raises:
         CheckpointError: there is none.
     """
-    newest = latest(run)
+    newest = latest(run, known)
     if newest is None:
         beside = [path.name for path in run.path.parent.glob("*") if path.is_dir() and RunFolder(path).steps()]
         near = difflib.get_close_matches(run.path.name, beside, n=1)
@@ -174,16 +194,22 @@ def best(run: RunFolder) -> ResumeChoice:
             hint=f"{_FLAG} {LATEST}",
             retry_with=(_FLAG, LATEST),
         )
-    return ResumeChoice(resumable(run, run.checkpoint(step)), (), BEST)
+    # The newest is often the best one.
+    verdict = resumable(run, run.checkpoint(step), known=(*known, newest.verdict))
+    return ResumeChoice(verdict, (), BEST, others=newest.verdicts)
 
 
-def choose_checkpoint(run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False) -> ResumeChoice | None:
+def choose_checkpoint(
+    run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False, earlier: ResumeChoice | None = None
+) -> ResumeChoice | None:
     """The checkpoint that `--resume_from_checkpoint` means.
 
     Args:
         run: Where `latest` and `best` look, and what an error lists.
         wanted: latest (or True), best, or a path.
         allow_partial: Take a checkpoint with parts missing.
+        earlier: An earlier choice of this process: checkpoints whose files have not changed since (names, sizes,
+            inodes, times) are not hashed again.
 
     Returns:
         None if `latest` was wanted and there is no checkpoint yet.
@@ -191,15 +217,22 @@ def choose_checkpoint(run: RunFolder, wanted: str | Path | bool, *, allow_partia
     Raises:
         CheckpointError: it does not exist or cannot be resumed; says which can.
     """
+    known = earlier.verdicts if earlier is not None else ()
     if wanted is True or wanted == LATEST:
-        return latest(run)
+        return latest(run, known)
     if wanted == BEST and not Path(BEST).is_dir():
-        return best(run)
-    return ResumeChoice(resumable(run, Path(str(wanted)), allow_partial=allow_partial))
+        return best(run, known)
+    return ResumeChoice(resumable(run, Path(str(wanted)), allow_partial=allow_partial, known=known))
 
 
-def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Verdict:
+def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False, known: Sequence[Verdict] = ()) -> Verdict:
     """Verifies a checkpoint that was named.
+
+    Args:
+        run: As in `choose_checkpoint`.
+        path: The checkpoint.
+        allow_partial: As in `choose_checkpoint`.
+        known: As in `latest`.
 
     Raises:
         CheckpointError: it is not there, damaged, or (without `allow_partial`) incomplete.
@@ -208,7 +241,7 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False) -> Ver
         raise not_found(run, path)
     if not (path / TRAINER_STATE).is_file() and RunFolder(path).steps():
         raise _is_a_run(RunFolder(path))
-    verdict = verify(path)
+    verdict = _verified(path, known)
     if verdict.is_resumable or (allow_partial and can_go_on_partially(verdict)):
         return verdict
     others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]

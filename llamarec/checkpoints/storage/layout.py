@@ -117,6 +117,11 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def rng_of(rank: int) -> str:
+    """Name of the file with the random states of one of several processes; a single process writes `RNG`."""
+    return f"rng_state_{rank}.pth"
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files in a folder that hold (or list) a model's weights."""
     return [folder / name for name in WEIGHTS if (folder / name).is_file()]

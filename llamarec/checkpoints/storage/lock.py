@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.shapes import ShapeError
@@ -36,8 +37,8 @@ class RunLock:
     beside it, for the message only.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, hints: ProgramHints | None = None) -> None:
+        self._run, self._hints = run, hints or ProgramHints()
         self._lock = FileLock(run.lock, timeout=0)
 
     def acquire(self) -> None:
@@ -55,13 +56,13 @@ class RunLock:
             raise LockedError(
                 f"another run is training in {self._run.path}",
                 found=describe_holder(self._run),
-                hint="wait for it, stop it, or give this one another --output_dir (or --experiment_root)",
+                hint=f"wait for it, stop it, or give this one {self._hints.other_folder}",
             ) from error
         except OSError as error:
             raise CheckpointError(
                 f"{self._run.path} cannot be written",
                 found=str(error),
-                hint="another --output_dir (or --experiment_root), or: chmod u+w",
+                hint=f"{self._hints.other_folder}, or: chmod u+w",
             ) from error
         holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage.discovery import ResumeChoice, newest_manifest, of_this_run
 from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import MAX_SESSIONS, Manifest, Session
 from llamarec.errors import CheckpointError
 
 
-def check_can_start(run: RunFolder, beyond_flags: Mapping[str, Any], allowed: frozenset[str] = frozenset()) -> None:
+def check_can_start(
+    run: RunFolder,
+    beyond_flags: Mapping[str, object],
+    allowed: frozenset[str] = frozenset(),
+    hints: ProgramHints | None = None,
+) -> None:
     """A training that starts at step 0 without --restart needs a folder without checkpoints.
 
     Args:
         run: The folder.
-        beyond_flags: Fingerprints that no flag of the command could make those of another run.
+        beyond_flags: Fingerprints that no flag of the command could turn into those of another run.
         allowed: Names that may differ.
+        hints: The program's own advice.
 
     Raises:
-        CheckpointError: says how to go on with what is there, if this command could.
+        CheckpointError: says how to continue the run in the folder, if this command could.
     """
+    start_over = f"to start over: --restart, or {(hints or ProgramHints()).other_folder}"
     there = of_this_run(run)
     if not there:
         return
@@ -38,7 +45,7 @@ def check_can_start(run: RunFolder, beyond_flags: Mapping[str, Any], allowed: fr
             f"{run.path} holds the checkpoints of another run, of other data ({', '.join(other)})",
             found=found,
             hint=[
-                "to start over: --restart, or another --output_dir (or --experiment_root)",
+                start_over,
                 "to see what differs: --resume_from_checkpoint",
             ],
         )
@@ -47,7 +54,7 @@ def check_can_start(run: RunFolder, beyond_flags: Mapping[str, Any], allowed: fr
         found=found,
         hint=[
             "to continue: --resume_from_checkpoint (takes the newest)",
-            "to start over: --restart, or another --output_dir (or --experiment_root)",
+            start_over,
         ],
         retry_with=("--resume_from_checkpoint",),
     )

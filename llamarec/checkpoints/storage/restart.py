@@ -40,7 +40,7 @@ def mark_superseded(run: RunFolder, steps: list[int]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    content = {"before_restart": {f"checkpoint-{step}": sequence_of(run, step) for step in steps}}
+    content = {"before_restart": {run.checkpoint(step).name: sequence_of(run, step) for step in steps}}
     durable.replace_file(run.restarted, (json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -22,6 +22,7 @@ from llamarec.checkpoints.storage.layout import (
     BEST_MANIFEST,
     MANIFEST,
     OPTIMIZER,
+    RNG,
     RNG_PATTERN,
     SCALER,
     SCHEDULER,
@@ -42,10 +43,10 @@ PARTS: Final[dict[str, str]] = {
     "weights": "the trained weights",
     TRAINER_STATE: "the step, the position in the data, the history and the best metric",
     OPTIMIZER: "the optimizer's moments",
-    SCHEDULER: "the place in the learning-rate schedule",
-    "rng_state.pth": "the random states (dropout goes another way)",
+    SCHEDULER: "the position in the learning-rate schedule",
+    RNG: "the random states (dropout goes another way)",
 }
-_OPTIONAL: Final = (TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER, "rng_state.pth")
+_OPTIONAL: Final = (TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER, RNG)
 _IS_MISSING: Final = " is missing"
 # Without these there is nothing to go on from, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
@@ -68,6 +69,13 @@ class _TrainerState:
     stateful_callbacks: dict[str, object]
 
 
+Marks = dict[str, tuple[int, int, int, int]]
+"""Size, inode, time of the last change of content and of status (ns) of every file below a folder, by relative path."""
+
+# File systems stamp times with ticks: what was written this short a time ago can change without another stamp.
+_TICK_NS: Final = 2 * 10**9
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What verification found.
@@ -79,7 +87,8 @@ class Verdict:
         problems: One sentence each, naming the file.
         missing: Parts of a resume that are not there; keys of `PARTS`.
         manifest: Where there is a readable one.
-        seconds: How long it took.
+        seconds: Time that the check took.
+        marks: The files as they were before they were hashed; None where they were not, or changed a moment before.
     """
 
     path: Path
@@ -88,6 +97,7 @@ class Verdict:
     missing: tuple[str, ...] = ()
     manifest: Manifest | None = field(default=None, repr=False)
     seconds: float = 0.0
+    marks: Marks | None = field(default=None, repr=False)
 
     @property
     def is_resumable(self) -> bool:
@@ -116,7 +126,10 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
     """
     started = time.perf_counter()
     if not checkpoint.is_dir():
-        return Verdict(checkpoint, "damaged", (f"{checkpoint} is no folder",))
+        return Verdict(checkpoint, "damaged", (f"{checkpoint} is not a folder",))
+    # Before the files are hashed: a later change is one that the hashes do not know.
+    marks = _marks_of(checkpoint) if deep else None
+
     try:
         manifest = read_manifest(checkpoint)
     except CheckpointError as error:
@@ -130,7 +143,37 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
     if problems:
         # A manifest that lists no optimizer is whole: it was saved so (save_only_model).
         health = "damaged" if damage else "incomplete"
-    return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started)
+    return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started, marks)
+
+
+def verify_again(known: Verdict) -> Verdict:
+    """Checks a checkpoint whose files were hashed before; hashes them again only where a file has changed since.
+
+    Args:
+        known: What `verify` found earlier in this process.
+    """
+    if known.marks is not None and _marks_of(known.path) == known.marks:
+        return known
+    return verify(known.path)
+
+
+def _marks_of(checkpoint: Path) -> Marks | None:
+    """The marks of a checkpoint's files; None where a file has only just changed or cannot be looked at."""
+    newest = time.time_ns() - _TICK_NS
+    marks: Marks = {}
+
+    try:
+        for path in checkpoint.rglob("*"):
+            if path.is_dir():
+                continue
+            stat = path.stat()
+            if max(stat.st_mtime_ns, stat.st_ctime_ns) > newest:
+                return None
+            name = path.relative_to(checkpoint).as_posix()
+            marks[name] = (stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+    except OSError:
+        return None
+    return marks
 
 
 def verify_best(folder: Path, *, deep: bool = True) -> Verdict:
@@ -163,7 +206,7 @@ def _missing_parts(checkpoint: Path) -> list[str]:
     missing = [] if weights else ["weights"]
     missing += [name for name in (TRAINER_STATE, OPTIMIZER, SCHEDULER) if name not in there]
     if not any(RNG_PATTERN.fullmatch(name) for name in there):
-        missing.append("rng_state.pth")
+        missing.append(RNG)
     return missing
 
 

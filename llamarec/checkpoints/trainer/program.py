@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.process import CustomOptimizers, hyperparameters_of
+from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 
@@ -26,6 +27,7 @@ class Options:
     given: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     after_save: Callable[[Path], object] | None = None
+    choice: ResumeChoice | None = None
 
 
 class Program:

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 from llamarec.checkpoints.resume.decision import METRIC, Resume
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.resume.safe_load import load_pickled
-from llamarec.checkpoints.storage.layout import RNG, TRAINER_STATE
+from llamarec.checkpoints.storage.layout import RNG, TRAINER_STATE, rng_of
 from llamarec.checkpoints.trainer import rng
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
@@ -175,8 +175,8 @@ class Restorer:
     def _restore_rng(self, resume: Resume) -> None:
         args = self._trainer.args
         path, rank = resume.choice.verdict.path, args.process_index
-        names = [f"rng_state_{rank}.pth"] if args.world_size > 1 else [RNG]
-        names += [RNG, "rng_state_0.pth"] if rank == 0 else []
+        names = [rng_of(rank)] if args.world_size > 1 else [RNG]
+        names += [RNG, rng_of(0)] if rank == 0 else []
         for name in names:
             if (path / name).is_file():
                 rng.set_states(load_pickled(path / name))

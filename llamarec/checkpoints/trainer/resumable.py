@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.config import CheckpointConfig, ProgramHints
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.resume.process import effective_batch
+from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import default_order
@@ -53,6 +54,8 @@ class ResumableMixin(_Trainer):
         defaults: This command's defaults for hyperparameters that were taken from the checkpoint instead.
         after_save: Called with the folder of each checkpoint when it is published and verified, from the thread that
             writes; a callback's `on_save` runs before that, when the save is asked for.
+        choice: The checkpoint to resume, where the program has chosen and verified it already. Its files are hashed
+            a second time only if they have changed since.
 
     All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order`, `files_beside_model`
     and the class attributes below. The other methods are the Trainer's hooks: each delegates to one of the objects that
@@ -67,6 +70,8 @@ class ResumableMixin(_Trainer):
     """Where the program's own fingerprints come from, for messages about a difference."""
     memory_flags: MemoryFlags = MemoryFlags()
     """Flags of the program that save memory, for the message when one sample does not fit."""
+    program_hints: ProgramHints = ProgramHints()
+    """Advice in the words of the program's own command line."""
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class ResumableMixin(_Trainer):
         given: Mapping[str, object] | None = None,
         defaults: Mapping[str, object] | None = None,
         after_save: Callable[[Path], object] | None = None,
+        choice: ResumeChoice | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -89,6 +95,7 @@ class ResumableMixin(_Trainer):
             given=dict(given or {}),
             defaults=dict(defaults or {}),
             after_save=after_save,
+            choice=choice,
         )
         # The Trainer as the objects see it: mypy finds what they use in `LiveTrainer` only.
         live = cast(LiveTrainer, self)

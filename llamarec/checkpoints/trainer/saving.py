@@ -26,6 +26,7 @@ from llamarec.checkpoints.storage.layout import (
     STATE_NAME,
     TRAINER_STATE,
     TRAINING_ARGS,
+    rng_of,
 )
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
@@ -171,7 +172,7 @@ class CheckpointSaver:
             return {RNG: own}
 
         states = distributed.from_all_processes(args, own)
-        return {f"rng_state_{rank}.pth": state for rank, state in enumerate(states)}
+        return {rng_of(rank): state for rank, state in enumerate(states)}
 
     def _state_content(self) -> bytes:
         """trainer_state.json, with the callbacks' states and ours."""

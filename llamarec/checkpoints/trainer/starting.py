@@ -67,7 +67,7 @@ class Start:
         Raises:
             LockedError: another process trains there.
         """
-        lock = RunLock(self._folder)
+        lock = RunLock(self._folder, self._trainer.program_hints)
         distributed.in_first_process(self._trainer.args, lambda: self._take(lock))
         try:
             yield
@@ -121,10 +121,15 @@ class Start:
         if wanted is None:
             if not config.restart:
                 beyond = {name: fingerprints.get(name) for name in trainer.beyond_flags}
-                check_can_start(self._folder, beyond, config.changes_allowed)
+                check_can_start(self._folder, beyond, config.changes_allowed, trainer.program_hints)
             return None
 
-        choice = choose_checkpoint(self._folder, wanted, allow_partial=config.allow_partial_resume)
+        choice = choose_checkpoint(
+            self._folder,
+            wanted,
+            allow_partial=config.allow_partial_resume,
+            earlier=self._program.options.choice,
+        )
         if choice is None:
             return None
 

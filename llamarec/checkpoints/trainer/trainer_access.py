@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_callback import CallbackHandler, TrainerControl, TrainerState
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.sampling import Batch, Collator, Samples
@@ -118,6 +119,7 @@ class SubclassHooks(Protocol):
     beyond_flags: tuple[str, ...]
     origins: FingerprintSources
     memory_flags: MemoryFlags
+    program_hints: ProgramHints
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]: ...
 

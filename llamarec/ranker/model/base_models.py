@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import io
 import logging
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from llamarec import assets
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ModelError
+from llamarec.files import replacing_folder
 from llamarec.ranker.model.dropout import replace_dropout
 from llamarec.ranker.model.hub import hub_name, is_unreachable, load_options
 from llamarec.ranker.model.letter_model import as_letter_model
@@ -150,9 +150,7 @@ def _smollm2_folder() -> Path:
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
-    staging = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    with _quiet():
+    with replacing_folder(folder) as staging, _quiet():
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # The read model remembers GGUF's quantisation and refuses to be saved; the same weights in a model that
         # does not remember it are an ordinary one.
@@ -163,7 +161,6 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         model.tie_weights()
         model.save_pretrained(staging)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
-    staging.rename(folder)
 
 
 @contextlib.contextmanager

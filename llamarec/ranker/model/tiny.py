@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llamarec.files import read_json, replacing_folder
 from llamarec.ranker.prompts.template import PromptTemplate
 
 _VOCABULARY = 1024
@@ -25,16 +25,14 @@ def tiny_model(folder: Path, titles: Sequence[str]) -> Path:
     """Writes the model for these titles into `folder`, unless it is there already, and returns the folder."""
     fingerprint = hashlib.sha256("\n".join(titles).encode()).hexdigest()
     mark = folder / "tiny.json"
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("titles_sha256") == fingerprint:
+    if (read_json(mark) or {}).get("titles_sha256") == fingerprint:
         return folder
-    staging = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    tokenizer = _tokenizer(titles)
-    tokenizer.save_pretrained(staging)
-    _model(len(tokenizer)).save_pretrained(staging)
-    (staging / mark.name).write_text(json.dumps({"titles_sha256": fingerprint}), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+
+    with replacing_folder(folder) as staging:
+        tokenizer = _tokenizer(titles)
+        tokenizer.save_pretrained(staging)
+        _model(len(tokenizer)).save_pretrained(staging)
+        (staging / mark.name).write_text(json.dumps({"titles_sha256": fingerprint}), encoding="utf-8")
     return folder
 
 

@@ -20,10 +20,9 @@ from typing import Final, NamedTuple
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.storage.discovery import choose_checkpoint
+from llamarec.checkpoints.storage.discovery import ResumeChoice, choose_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock
-from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.ownership import check_can_resume
 from llamarec.checkpoints.storage.publish import recover
 from llamarec.command import given_in
@@ -31,7 +30,7 @@ from llamarec.data.config import DataConfig
 from llamarec.data.prepare import resolve_options
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_bfloat16
-from llamarec.ranker.options.config import TINY, VALIDATED, RankerConfig, is_embedded
+from llamarec.ranker.options.config import HINTS, TINY, VALIDATED, RankerConfig, is_embedded
 from llamarec.ranker.options.parser import RankerArgumentParser
 from llamarec.ranker.options.resume_defaults import kept_values
 from llamarec.vocabulary import CHECKPOINTS, Experiment
@@ -60,6 +59,7 @@ class Parsed(NamedTuple):
     given: dict[str, object]
     defaults: dict[str, object]
     kept: frozenset[str] = frozenset()
+    choice: ResumeChoice | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -93,7 +93,8 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
     flags = given_in(argv) & vars(given).keys()
 
     parser.set_defaults(**recipe_defaults(given, flags))
-    defaults, kept = _keep_checkpoint_values(parser, argv, flags, mend)
+    choice = _chosen(parser.parse_args(list(argv)), mend)
+    defaults, kept = _keep_checkpoint_values(parser, argv, flags, choice)
 
     try:
         with warnings.catch_warnings():
@@ -113,7 +114,16 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
 
     # Access tokens stay out of checkpoints and reports.
     values = {name: _plain(getattr(given, name)) for name in sorted(flags) if not name.endswith("_token")}
-    return Parsed(resolve_options(data, flags | kept), ranker, training, checkpoints, values, defaults, kept)
+    return Parsed(
+        data=resolve_options(data, flags | kept),
+        ranker=ranker,
+        training=training,
+        checkpoints=checkpoints,
+        given=values,
+        defaults=defaults,
+        kept=kept,
+        choice=choice,
+    )
 
 
 def _plain(value: object) -> object:
@@ -144,13 +154,11 @@ def _check_metric(training: TrainingArguments) -> None:
 
 
 def _keep_checkpoint_values(
-    parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], mend: bool
+    parser: RankerArgumentParser, argv: Sequence[str], flags: set[str], choice: ResumeChoice | None
 ) -> tuple[dict[str, object], frozenset[str]]:
     """Makes a checkpoint's values the parser's defaults; returns the replaced defaults and the names of the values."""
     wanted = parser.parse_args(list(argv))
-    if wanted.resume_from_checkpoint is None:
-        return {}, frozenset()
-    manifest = _manifest_of(wanted, mend)
+    manifest = choice.verdict.manifest if choice is not None else None
     if manifest is None:
         return {}, frozenset()
 
@@ -167,20 +175,22 @@ def _keep_checkpoint_values(
     return {name: getattr(wanted, name) for name in kept if name in manifest.given}, frozenset(kept)
 
 
-def _manifest_of(wanted: argparse.Namespace, mend: bool) -> Manifest | None:
-    """The manifest of the checkpoint to resume; None if there is none yet."""
+def _chosen(wanted: argparse.Namespace, mend: bool) -> ResumeChoice | None:
+    """The checkpoint to resume, verified; None where nothing is resumed."""
+    if wanted.resume_from_checkpoint is None:
+        return None
+
     run = RunFolder(Path(wanted.output_dir))
 
     # With several processes (torchrun), the first one does it.
     if mend and run.path.is_dir() and os.environ.get("RANK", "0") == "0":
-        with RunLock(run):
+        with RunLock(run, HINTS):
             recover(run)
 
     choice = choose_checkpoint(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
-    if choice is None:
-        return None
-    check_can_resume(run, choice)
-    return choice.verdict.manifest
+    if choice is not None:
+        check_can_resume(run, choice)
+    return choice
 
 
 def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, object]:

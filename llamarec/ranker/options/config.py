@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.errors import check_all
 
 TINY: Final = "tiny"
@@ -204,3 +205,7 @@ class RankerConfig:
 def is_embedded(name: str) -> bool:
     """Whether a model comes with the package (or a wheel), and is small enough for whole weights."""
     return name in EMBEDDED
+
+
+HINTS: Final = ProgramHints(other_folder="another --output_dir (or --experiment_root)")
+"""Advice of checkpoints in the words of the ranker's command line."""

@@ -8,13 +8,14 @@ and candidates, the candidates behind letters, and the answer's letter on its ow
 from __future__ import annotations
 
 import difflib
-import json
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import ConfigError, check_all
 from llamarec.ranker.options.config import MAX_CANDIDATES
 
@@ -139,7 +140,7 @@ def load_template(path: str) -> PromptTemplate:
         return TEMPLATES[path or "recipe"]
 
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = shapes.parse(Path(path).read_bytes())
     except FileNotFoundError:
         near = difflib.get_close_matches(path, TEMPLATES, n=1)
         raise ConfigError(
@@ -147,7 +148,7 @@ def load_template(path: str) -> PromptTemplate:
             expected=f"a JSON file (docs/prompt.md), or one of {', '.join(TEMPLATES)}",
             hint=f"--prompt_template {near[0]}" if near else None,
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ShapeError) as error:
         raise ConfigError(f"--prompt_template {path}: cannot be read as JSON", found=str(error)) from error
 
     names = {item.name for item in fields(PromptTemplate)}
@@ -157,7 +158,11 @@ def load_template(path: str) -> PromptTemplate:
             expected=f"an object with some of the keys {', '.join(sorted(names))}",
             found=", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__,
         )
-    return PromptTemplate(**content)
+
+    try:
+        return shapes.shaped(content, PromptTemplate)
+    except ShapeError as error:
+        raise ConfigError(f"--prompt_template {path}: every field is a text", found=str(error)) from error
 
 
 def _placeholder_problems(where: str, text: str, *allowed: list[str]) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Final
 from llamarec.checkpoints.storage.layout import WEIGHTS
 from llamarec.checkpoints.storage.manifest import read_manifest
 from llamarec.checkpoints.storage.publish import read_best
-from llamarec.errors import CheckpointError
+from llamarec.errors import ArtifactError, CheckpointError
 from llamarec.evaluation.fusion import Fusion
-from llamarec.files import read_json, write_json
+from llamarec.files import read_json, stored, write_json
 
 FINAL_FUSION: Final = "final_fusion.json"
 _ADAPTER: Final = "adapter_sha256"
@@ -46,9 +46,9 @@ def write_final(run: Path, fusion: Fusion, digest: str) -> None:
 def read_final(run: Path, digest: str) -> Fusion | None:
     """What is kept of this very adapter; None where nothing is, or nothing that can be read."""
     content = read_json(run / FINAL_FUSION) or {}
-    if not digest or content.pop(_ADAPTER, None) != digest:
+    if not digest or content.get(_ADAPTER) != digest:
         return None
     try:
-        return Fusion.from_stored(content)
-    except (KeyError, TypeError, ValueError):
+        return stored(content, Fusion, run / FINAL_FUSION)
+    except ArtifactError:
         return None

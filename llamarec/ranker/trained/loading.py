@@ -10,17 +10,16 @@ from typing import Any
 from llamarec.checkpoints.storage.discovery import best_in, latest
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.weights import folder_of_best
-from llamarec.command import options_from
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
-from llamarec.files import read_json
+from llamarec.files import read_json, stored
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.template import PromptTemplate
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.ranker.trained.retrain import named, retrain_command, training_command
-from llamarec.vocabulary import DESCRIPTION, Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,20 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
         ModelError: its tokenizer cannot be had.
     """
     ranker = _description(experiment, data)
-    config = options_from(RankerConfig, ranker.get("config") or {})
+    described_by = experiment.ranker / DESCRIPTION
+    config = stored(ranker.get("config") or {}, RankerConfig, described_by)
     adapter = _adapter(folder_of(experiment), str(ranker.get("run_id") or ""))
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
-    encoder = encoder_for(tokenizer, data.titles, PromptTemplate(**ranker["prompt"]), config, experiment.ranker)
+    template = stored(ranker.get("prompt"), PromptTemplate, described_by)
+    encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
     _check_letters(experiment, ranker, encoder, config.llm_base_model)
     return Trained(ranker, config, source, tokenizer, encoder, adapter)
 
 
 def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     path = experiment.ranker / DESCRIPTION
-    ranker = read_json(path)
+    ranker = read_json(path, RankerDescription)
     if ranker is None:
         raise ArtifactError(
             f"{experiment.ranker}: there is no run of the ranker", hint=training_command(named(experiment))

@@ -11,13 +11,13 @@ from llamarec.command import TRAIN_RANKER, program_of
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import read_json
-from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment
+from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment, RankerDescription
 
 
 def experiment_at(place: Path) -> Experiment | None:
     """The ranker whose results lie in a folder; None where none do."""
     place = place.resolve()
-    ranker = read_json(place / DESCRIPTION)
+    ranker = read_json(place / DESCRIPTION, RankerDescription)
     if ranker is None:
         return None
     code = str(ranker.get("dataset_code") or place.name)
@@ -43,7 +43,7 @@ def check_output_dir(experiment: Experiment, output_dir: Path) -> None:
     Raises:
         ConfigError: names both folders.
     """
-    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     theirs = folder_of(experiment).path
     if not ranker or theirs.resolve() == output_dir.resolve() or not RunFolder(theirs).steps():
         return
@@ -56,7 +56,7 @@ def check_output_dir(experiment: Experiment, output_dir: Path) -> None:
 
 def folder_of(experiment: Experiment) -> RunFolder:
     """Where the ranker's last run put its checkpoints."""
-    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     then = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
     # As a rule they lie in the folder of the results or are that folder, also where it was moved or copied to.
     beside = experiment.checkpoints if then.name == CHECKPOINTS else experiment.ranker

@@ -19,7 +19,7 @@ from llamarec.retriever.candidates import read_candidates
 from llamarec.retriever.dependents import has_other_retriever
 from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
 from llamarec.retriever.rebuild_command import rebuild_command, stored_config
-from llamarec.vocabulary import DESCRIPTION, Experiment
+from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription
 
 _DIGITS: Final = 16
 _PROMPT: Final = (
@@ -74,7 +74,7 @@ def stored_fingerprints(experiment: Experiment, config: RankerConfig) -> dict[st
 
 def fingerprint_sources(experiment: Experiment, data_flags: Sequence[str] = ()) -> FingerprintSources:
     """Of the fingerprints, with how the retriever's files of the run there come back."""
-    ranker = read_json(experiment.ranker / DESCRIPTION) or {}
+    ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     advice = _retriever_of_then(ranker, experiment, data_flags)
     return FingerprintSources(FOLLOWS_FROM, advice, str(ranker.get("run_id") or ""), _MEASURES)
 

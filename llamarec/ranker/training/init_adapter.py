@@ -22,7 +22,7 @@ from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.template import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained.loading import adapter_in
 from llamarec.ranker.trained.locations import codes_under, experiment_at, experiment_of, folder_of
-from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment
+from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment, RankerDescription
 
 # What the ranker's own LoRA layers never have; each changes what the same weights mean.
 _OTHERWISE: Final = (
@@ -144,7 +144,7 @@ def _prompt_of(folder: Path) -> dict[str, str] | None:
     said = read_json(folder / PROMPT_FILE)
     for experiment in (experiment_of(RunFolder(run)) for run in (folder, folder.parent)):
         if said is None and experiment is not None:
-            said = (read_json(experiment.ranker / DESCRIPTION) or {}).get("prompt")
+            said = (read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}).get("prompt")
     names = PromptTemplate().as_dict().keys()
     return {name: said[name] for name in names} if said is not None and names <= said.keys() else None
 

@@ -27,7 +27,7 @@ from llamarec.planning.plan import Plan
 from llamarec.ranker.model.base_models import base_model_source, load_letter_model, load_tokenizer, pad_token_of
 from llamarec.ranker.model.cpu.form import why_by_modules
 from llamarec.ranker.options.command_line import Parsed
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import HINTS, RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.first_stage import FirstStage, first_stage_text, fit_first_stage
@@ -43,7 +43,7 @@ from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.dependents import dependent_rankers
 from llamarec.retriever.hard_negatives import load_hard_negatives
 from llamarec.retriever.rebuild_command import rebuild_command
-from llamarec.vocabulary import DESCRIPTION, Experiment, Split
+from llamarec.vocabulary import DESCRIPTION, Experiment, RetrieverMetrics, Split
 
 _LOGS: Final = "TENSORBOARD_LOGGING_DIR"
 _logged_into: dict[str, str] = {}
@@ -110,7 +110,7 @@ def _refuse_to_begin(parsed: Parsed, data: PreparedData) -> None:
     """What the Trainer would say too, after the retriever's training and the base model's loading."""
     if parsed.training.resume_from_checkpoint is None and not parsed.checkpoints.restart:
         run, beyond = RunFolder(Path(str(parsed.training.output_dir))), of_data(data.fingerprint)
-        check_can_start(run, beyond, parsed.checkpoints.changes_allowed)
+        check_can_start(run, beyond, parsed.checkpoints.changes_allowed, HINTS)
 
 
 def build_ranker(
@@ -156,6 +156,7 @@ def build_ranker(
         own_options=own_options(parsed),
         given=parsed.given,
         defaults=parsed.defaults,
+        choice=parsed.choice,
     )
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, config, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
@@ -343,7 +344,7 @@ def _write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> N
 
 
 def _retriever_config(experiment: Experiment) -> Any:
-    return (read_json(experiment.retriever_metrics) or {}).get("config")
+    return (read_json(experiment.retriever_metrics, RetrieverMetrics) or {}).get("config")
 
 
 def _versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.publish import read_best
@@ -28,7 +29,7 @@ from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.ranker.model.letter_model import LENGTH_MULTIPLE, collate, trimmed
-from llamarec.ranker.options.config import LOGGED, RankerConfig
+from llamarec.ranker.options.config import HINTS, LOGGED, RankerConfig
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.training_samples import TrainingSamples, epoch_order
 from llamarec.ranker.trained.final_fusion import adapter_digest, read_final, write_final
@@ -53,10 +54,12 @@ class RankerTrainer(ResumableTrainer):
         own_options: The program's hyperparameters, compared on resume.
         given: Flags of this command.
         defaults: Of this command, for what was kept from the checkpoint.
+        choice: The checkpoint to resume as the command line chose it, already verified.
     """
 
     model: PeftModel
     samples_by_epoch = True
+    program_hints = HINTS
     beyond_flags = tuple(of_data(""))
     memory_flags = MemoryFlags(
         four_bits="--quantization nf4 --allow_changed base_model",
@@ -79,6 +82,7 @@ class RankerTrainer(ResumableTrainer):
         own_options: Mapping[str, Any],
         given: Mapping[str, Any],
         defaults: Mapping[str, Any],
+        choice: ResumeChoice | None = None,
     ) -> None:
         self.origins = origins
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
@@ -101,6 +105,7 @@ class RankerTrainer(ResumableTrainer):
             own_options=own_options,
             given=given,
             defaults=defaults,
+            choice=choice,
         )
 
     def predict_letters(self, samples: EvaluationSamples) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ def test_half_a_json(content: bytes, tmp_path: Path) -> None:
 
 def test_a_json_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="is no JSON object"):
+    with pytest.raises(CheckpointError, match="a JSON object"):
         load_json(tmp_path / "x.json")
 
 

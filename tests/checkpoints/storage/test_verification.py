@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from llamarec.checkpoints.storage import durable, verification
+from llamarec.checkpoints.storage.discovery import choose_checkpoint
 from llamarec.checkpoints.storage.verification import Verdict, verify
 from tests.checkpoints.factory import damage, make_plain_run, make_run
 
@@ -177,3 +180,87 @@ def test_a_plain_trainers_without_a_part(part: str, plain: Path) -> None:
     (plain / part).unlink()
     verdict = verify(plain)
     assert (verdict.health, verdict.missing, verdict.problems) == ("incomplete", (part,), (f"{part} is missing",))
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as written long before: marks are trusted only then."""
+    monkeypatch.setattr(verification, "_TICK_NS", -(10**12))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were hashed, in order."""
+    names: list[str] = []
+    sha256_of = durable.sha256_of
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(durable, "sha256_of", counted)
+    return names
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("wanted", ["latest", "best", "path"])
+def test_a_second_choice_hashes_nothing_again(wanted: str, tmp_path: Path, hashed: list[str]) -> None:
+    run = make_run(tmp_path)
+    hashed.clear()
+    word = str(run.checkpoint(100)) if wanted == "path" else wanted
+    first = choose_checkpoint(run, word)
+    assert first is not None
+    assert len(hashed) == len(set(hashed)) * (2 if wanted == "best" else 1) > 0
+    hashed.clear()
+
+    second = choose_checkpoint(run, word, earlier=first)
+
+    assert second is not None
+    assert second.verdict == first.verdict
+    assert hashed == []
+
+
+@pytest.mark.usefixtures("later")
+def test_what_has_changed_since_is_hashed_again(tmp_path: Path, hashed: list[str]) -> None:
+    run = make_run(tmp_path)
+    first = choose_checkpoint(run, "latest")
+    optimizer = run.checkpoint(300) / "optimizer.pt"
+    content = bytearray(optimizer.read_bytes())
+    content[-1] ^= 1
+    time.sleep(0.02)
+    optimizer.write_bytes(content)
+    hashed.clear()
+
+    second = choose_checkpoint(run, "latest", earlier=first)
+
+    assert second is not None
+    assert second.verdict.path == run.checkpoint(200)
+    assert second.passed_over[0].path == run.checkpoint(300)
+    assert hashed.count("optimizer.pt") == 2
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("change", ["another manifest", "a new file", "gone"])
+def test_the_whole_folder_counts(change: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first = choose_checkpoint(run, "latest")
+    folder = run.checkpoint(300)
+    if change == "another manifest":
+        (folder / "manifest.json").write_bytes((run.checkpoint(200) / "manifest.json").read_bytes())
+    elif change == "a new file":
+        (folder / "scaler.pt").write_bytes(b"x")
+    else:
+        shutil.rmtree(folder)
+
+    second = choose_checkpoint(run, "latest", earlier=first)
+
+    assert second is not None
+    assert second.verdict.path == run.checkpoint(200)
+
+
+def test_files_of_a_moment_ago_are_hashed_again(tmp_path: Path, hashed: list[str]) -> None:
+    run = make_run(tmp_path)
+    first = choose_checkpoint(run, "latest")
+    hashed.clear()
+    choose_checkpoint(run, "latest", earlier=first)
+    assert "optimizer.pt" in hashed

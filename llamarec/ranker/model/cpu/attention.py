@@ -15,10 +15,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from llamarec.planning.per_prompt_memory import QUERIES_AT_ONCE
 from llamarec.ranker.model.cpu.buffers import Buffers
 
 # Queries of a block. Fewer: more calls; more: more scores above the diagonal, and fewer that stay in a core's cache.
-_QUERIES: Final = 48
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Blocks:
     def __init__(self, queries: int, keys: int, heads: int) -> None:
         self._blocks: list[Block] = []
         self.scores_per_group = 0
-        for start in range(0, queries, _QUERIES):
-            size = min(_QUERIES, queries - start)
+        for start in range(0, queries, QUERIES_AT_ONCE):
+            size = min(QUERIES_AT_ONCE, queries - start)
             seen = keys - queries + start + size
             self._blocks.append(Block(size * heads, seen, (heads, size), self.scores_per_group))
             self.scores_per_group += size * heads * seen
@@ -72,7 +72,9 @@ class Blocks:
     def with_rows(self, *of_queries: Tensor) -> Iterator[Any]:
         """Tuples: each block, and its rows [G, rows, K] of each tensor [G, Q, H, K]."""
         heads = of_queries[0].shape[2]
-        return zip(self._blocks, *(one.flatten(1, 2).split(_QUERIES * heads, 1) for one in of_queries), strict=True)
+        return zip(
+            self._blocks, *(one.flatten(1, 2).split(QUERIES_AT_ONCE * heads, 1) for one in of_queries), strict=True
+        )
 
 
 def forward(
