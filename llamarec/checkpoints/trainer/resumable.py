@@ -256,11 +256,11 @@ class ResumableMixin(_Trainer):
         return super().prediction_step(*args, **kwargs)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        training = self._resumable.training
-        if self._resumable.is_in_loop:
+        last = self._resumable.last
+        if last is not None and last.boundary.is_in_loop:
             # With the evaluation still to be done.
-            training.boundary.take()
-        elif training.run.resume is not None:
+            last.boundary.take()
+        elif last is not None and last.run.resume is not None:
             # --eval_on_start: the checkpoint's training has done it.
             return {}
 
