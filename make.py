@@ -5,6 +5,7 @@
     test     the tests
     bench    speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture  checkpoints, killed and damaged at every point; a table
+    compat   resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     lint     ruff and mypy --strict
     docs     the documentation as a site, into site/ (without network)
     check    lint and test
@@ -73,6 +74,11 @@ def bench(arguments: Sequence[str]) -> None:
     _run("-W", "ignore", "-m", "benchmarks.bench", *arguments)
 
 
+def compat(arguments: Sequence[str]) -> None:
+    """Some ten minutes; installs other versions into .compat/."""
+    _run("-m", "tests.compat", *arguments)
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -97,6 +103,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "test": test,
     "bench": bench,
     "torture": torture,
+    "compat": compat,
     "lint": lint,
     "docs": docs,
     "check": check,
@@ -106,7 +113,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def clean() -> None:
     """Removes what `setup` and the checks made."""
-    for name in (".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "llamarec.egg-info", "site"):
+    for name in (".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "llamarec.egg-info", "site", ".compat"):
         shutil.rmtree(ROOT / name, ignore_errors=True)
 
 
