@@ -65,6 +65,6 @@ def _ask_for_help(words: list[str]) -> None:
 
         answer_early(["--help"])
     else:
-        from train_retriever import parser as retriever_parser
+        from llamarec.cli.train_retriever import parser as retriever_parser
 
         print(retriever_parser().format_help())
