@@ -1,7 +1,7 @@
-"""Recommendations for a file of users, into a file: can be killed anywhere and goes on when the same is typed again.
+"""Recommendations for a file of users, written to a file. After a kill the same command continues.
 
-Until all are done, answers are appended as JSON lines to OUTPUT.partial, beside a small OUTPUT.partial.json that says
-what they were made of; then OUTPUT takes their place at once.
+Until all are answered, answers are appended as JSON lines to OUTPUT.partial. OUTPUT.partial.json beside it identifies
+what they were made from. Then one rename publishes OUTPUT.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final, TypedDict
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -39,12 +39,12 @@ _SCHEMA: Final = {
 
 @dataclass(frozen=True)
 class Done:
-    """What came out.
+    """The outcome of a batch.
 
     Attributes:
-        num_requests: In the file.
-        num_before: Already answered by an earlier call.
-        num_failed: With an error in the place of recommendations (an unknown user or title).
+        num_requests: Requests in the file.
+        num_before: Requests that an earlier call had answered.
+        num_failed: Requests with an error instead of recommendations (an unknown user or title).
     """
 
     num_requests: int
@@ -52,17 +52,25 @@ class Done:
     num_failed: int
 
 
+class _Line(TypedDict, total=False):
+    """One line of the output: recommendations, or an error instead."""
+
+    id: str
+    error: str
+    recommendations: list[dict[str, object]]
+
+
 class BatchJob:
-    """One file of requests becoming one file of recommendations.
+    """The work from a file of requests to a file of recommendations.
 
     Args:
-        recommender: Answers.
-        requests: In their order.
+        recommender: A trained run.
+        requests: In the order of the output.
         output: .jsonl (a line per request) or .parquet (a row per recommendation).
-        k: Items each.
+        k: Items per request.
 
     Raises:
-        ConfigError: `output` is of another kind.
+        ConfigError: `output` has another ending.
     """
 
     def __init__(self, recommender: Recommender, requests: Sequence[Request], output: Path, *, k: int) -> None:
@@ -72,18 +80,19 @@ class BatchJob:
         self._made_of = output.with_name(output.name + ".partial.json")
 
     def run(self, *, restart: bool = False, progress: Callable[[int], None] = lambda done: None) -> Done:
-        """Answers what is not answered yet, and publishes the file.
+        """Answers the requests that are not answered yet, and publishes the file.
 
         Args:
-            restart: Begin anew, and replace what is there. A restart that was killed goes on too.
-            progress: Is told the number of answered requests, those of an earlier call included.
+            restart: Replace an existing output. A restart that was killed continues, too.
+            progress: Called with the number of answered requests, including those of an earlier call.
 
         Raises:
-            ConfigError: there is a file already, or what an earlier call left was made of something else.
+            ConfigError: the output exists, or an earlier call with other arguments was not finished.
             LockedError: another process writes the same file.
         """
         self._output.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._output.with_name(self._output.name + ".partial.lock"), blocking=False)
+
         try:
             with lock:
                 try:
@@ -92,12 +101,12 @@ class BatchJob:
                     self._tidy(lock)
         except Timeout:
             raise LockedError(
-                f"{self._output}: another process is writing it", hint="wait for it, or write to another file"
+                f"{self._output}: another process is writing it", hint="wait for it to finish, or write to another file"
             ) from None
 
     @staticmethod
     def _tidy(lock: FileLock) -> None:
-        """Nothing but the file is left; on Windows an open one cannot be removed, and stays."""
+        """Removes the lock file. On Windows it stays if another process has it open."""
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()
 
@@ -105,18 +114,20 @@ class BatchJob:
         self._prepare(restart)
         if not self._partial.is_file():
             return self._published()
+
         before = self._whole_lines()
         progress(before)
         with self._partial.open("a", encoding="utf-8", newline="\n") as file:
             for start in range(before, len(self._requests), _AT_ONCE):
                 self._append(file, self._requests[start : start + _AT_ONCE])
                 progress(min(start + _AT_ONCE, len(self._requests)))
+
         failed = sum("error" in line for line in self._lines())
         self._publish()
         return Done(len(self._requests), before, failed)
 
     def _published(self) -> Done:
-        """Of an earlier call that was killed when it had only to tidy up."""
+        """The outcome of an earlier call that was killed after it had published its file."""
         if self._output.suffix == ".parquet":
             failed = pl.read_parquet(self._output, columns=["error"], glob=False)["error"].count()
         else:
@@ -126,45 +137,48 @@ class BatchJob:
         return Done(len(self._requests), len(self._requests), failed)
 
     def _prepare(self, restart: bool) -> None:
-        """Leaves what an earlier call did where it can be gone on with, or begins."""
+        """Keeps the answers of an earlier call if this one can continue it, or starts a new file."""
         made_of, left = self._identity(), self._left()
         was_restart = left.pop("restarted", False) if left is not None else False
         if left == made_of and (was_restart or not restart):
             return
+
         if not restart:
             self._refuse_another(left, made_of)
-        # In this order: no call may take other answers for its own.
+
+        # In this order, so that no call mistakes other answers for its own.
         self._partial.write_bytes(b"")
         write_json(self._made_of, {**made_of, "restarted": restart})
 
-    def _left(self) -> dict[str, Any] | None:
-        """What an earlier call says that its answers are made of, where they are there."""
+    def _left(self) -> dict[str, object] | None:
+        """What the answers of an earlier call were made from; None if there are none."""
         return read_json(self._made_of) if self._partial.is_file() or self._output.is_file() else None
 
-    def _refuse_another(self, left: dict[str, Any] | None, made_of: dict[str, Any]) -> None:
+    def _refuse_another(self, left: dict[str, object] | None, made_of: dict[str, object]) -> None:
         if left is not None:
             changed = sorted(name for name in {*left, *made_of} if left.get(name) != made_of.get(name))
             changed = [f"k {left.get('k')} -> {self._k}" if name == "k" else name for name in changed]
             raise ConfigError(
-                f"{self._partial}: an earlier call with something else was not finished",
-                found=f"other: {', '.join(changed)}",
-                hint="type the same as then to go on, or add --restart to begin anew",
-            )
-        if self._output.exists():
-            raise ConfigError(
-                f"--output {self._output}: there is such a file already",
-                found=f"a finished one; one that was stopped is called {self._partial.name}",
-                hint="another name, or --restart to replace it",
+                f"{self._partial}: an earlier call with other arguments was not finished",
+                found=f"different: {', '.join(changed)}",
+                hint="type the earlier command to continue it, or add --restart to replace it",
             )
 
-    def _identity(self) -> dict[str, Any]:
+        if self._output.exists():
+            raise ConfigError(
+                f"--output {self._output}: the file exists",
+                found=f"a finished output; an unfinished one is named {self._partial.name}",
+                hint="choose another name, or add --restart to replace it",
+            )
+
+    def _identity(self) -> dict[str, object]:
         digest = hashlib.sha256(json.dumps([[one.id, one.user, one.history] for one in self._requests]).encode())
         return {"k": self._k, "model": self._recommender.fingerprint, "requests": digest.hexdigest()}
 
     def _whole_lines(self) -> int:
-        """Lines that are there; those of a part that a kill cut are taken off.
+        """The number of whole lines, after cutting off the lines of an unfinished group.
 
-        Parts are answered together, and in another company a score may differ in its last digit.
+        Requests are answered in groups, and in another group the last digit of a score may differ.
         """
         with self._partial.open("r+b") as file:
             lines = file.read().splitlines(keepends=True)
@@ -176,15 +190,16 @@ class BatchJob:
 
     def _append(self, file: IO[str], requests: Sequence[Request]) -> None:
         for request, found in zip(requests, self._answers(requests), strict=True):
-            # ensure_ascii=True: no line separator of Unicode may stand in a line.
+            # ensure_ascii=True, so that no line contains a line separator of Unicode.
             file.write(json.dumps({"id": request.id, **found}) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
-    def _answers(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+    def _answers(self, requests: Sequence[Request]) -> list[dict[str, object]]:
         histories = [self._history(request) for request in requests]
         known = [history for history in histories if isinstance(history, list)]
         lists = iter(self._recommender.recommend_many(known, self._k))
+
         return [
             {"error": history}
             if isinstance(history, str)
@@ -193,7 +208,7 @@ class BatchJob:
         ]
 
     def _history(self, request: Request) -> list[int] | str:
-        """Item ids, or why there are none."""
+        """Item ids, or the reason why there are none."""
         try:
             if request.user is not None:
                 return self._recommender.items_of(request.user, propose=False)
@@ -201,7 +216,7 @@ class BatchJob:
         except LlamarecError as error:
             return error.problem
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[_Line]:
         with self._partial.open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
@@ -216,7 +231,7 @@ class BatchJob:
         with contextlib.suppress(OSError):
             self._made_of.unlink()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _rows(self) -> Iterator[dict[str, object]]:
         for line in self._lines():
             if "error" in line:
                 yield {"id": line["id"], "error": line["error"]}
@@ -225,10 +240,10 @@ class BatchJob:
 
 
 def check_output(output: Path) -> None:
-    """Before anything is loaded.
+    """Checks the ending of an output file, before anything is loaded.
 
     Raises:
-        ConfigError: it is of a kind that is not written.
+        ConfigError: files with this ending cannot be written.
     """
     if output.suffix not in ENDINGS:
-        raise ConfigError(f"--output {output}: a file that ends in {' or '.join(ENDINGS)} was expected")
+        raise ConfigError(f"--output {output}: the file name must end in {' or '.join(ENDINGS)}")

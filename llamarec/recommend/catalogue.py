@@ -1,4 +1,4 @@
-"""Items by their keys and titles, as people type them; what is not known is answered with what is near."""
+"""Items by key or title, as people type them. An unknown one is answered with similar ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _MOST_COMPARED = 200
 _MOST_CHARACTERS, _MOST_WORDS = 120, 8
 _NEAR = 0.4
 _NEAR_WORD = 0.75
-_NEAR_KEY = 0.8  # of keys that look alike: what is only somewhat like a number is another one
+# Higher than for titles: two keys that differ in several digits are different keys.
+_NEAR_KEY = 0.8
 
 
 class UnknownError(ConfigError):
@@ -27,8 +28,8 @@ class UnknownError(ConfigError):
 
     Args:
         problem: One sentence.
-        near: What is, and looks like it.
-        otherwise: What to do where nothing does.
+        near: Similar ones that are there.
+        otherwise: Hint if there is no similar one.
     """
 
     def __init__(self, problem: str, near: Sequence[str], otherwise: str) -> None:
@@ -37,7 +38,7 @@ class UnknownError(ConfigError):
 
 
 class Catalogue:
-    """What is known of a prepared data set.
+    """The items and users of a prepared data set.
 
     Args:
         data: Prepared.
@@ -47,7 +48,7 @@ class Catalogue:
         self._data = data
         self._by_key = {key: item for item, key in enumerate(data.items) if item}
         self._by_title: dict[str, int] = {}
-        # Of several items with one title the one that most people took.
+        # If several items have one title, it means the one that most people took.
         for item in np.argsort(-self._counts, kind="stable").tolist():
             if item:
                 self._by_title.setdefault(plain(data.titles[item]), item)
@@ -57,35 +58,35 @@ class Catalogue:
 
         Args:
             text: Key or title.
-            propose: Look for near titles of an unknown one, which takes a while.
+            propose: Look for titles similar to an unknown one.
 
         Raises:
-            UnknownError: there is none; proposes the nearest titles.
+            UnknownError: no item has it; the error names the most similar titles.
         """
         item = self._by_key.get(text) or self._by_title.get(plain(text)) or self._by_plain_key.get(plain(text))
         if item is None:
             near = [self._data.titles[one] for one in self.near(text)] if propose else []
-            raise UnknownError(f"no item has the key or title {text!r}", near, "is it the right data set?")
+            raise UnknownError(f"no item has the key or title {text!r}", near, "check that this is the right data set")
         return item
 
     def items(self, texts: Sequence[str], *, propose: bool = True) -> list[int]:
-        """The items of several.
+        """The items of several keys or titles.
 
         Raises:
-            UnknownError: one of them is not there.
+            UnknownError: no item has one of them.
         """
         return [self.item(text, propose=propose) for text in texts]
 
     def near(self, text: str, limit: int = 3) -> list[int]:
-        """Items whose titles look most like a text, best first; few or none where nothing does."""
-        # Of a title made of anything there is no end.
+        """Items whose titles are most similar to a text, best first; fewer than `limit` if few are similar."""
+        # A request may contain a text of any length.
         wanted = plain(text)[:_MOST_CHARACTERS]
-        likeness = {item: _likeness(wanted, plain(self._data.titles[item])) for item in self._with_words_of(wanted)}
-        near = [item for item, value in likeness.items() if value >= _NEAR]
-        return sorted(near, key=lambda item: (-likeness[item], item))[:limit]
+        similarity = {item: _similarity(wanted, plain(self._data.titles[item])) for item in self._with_words_of(wanted)}
+        near = [item for item, value in similarity.items() if value >= _NEAR]
+        return sorted(near, key=lambda item: (-similarity[item], item))[:limit]
 
     def search(self, text: str, limit: int = 20) -> list[int]:
-        """Items whose titles have all words of a text, the last one perhaps unfinished; the most taken first."""
+        """Items whose titles contain all words of a text; the last word may be unfinished. Most taken first."""
         words = _WORD.findall(plain(text))
         if not words:
             return []
@@ -96,35 +97,41 @@ class Catalogue:
         return sorted(found, key=lambda item: (-int(self._counts[item]), item))[:limit]
 
     def taken_by(self, key: str, *, propose: bool = True) -> list[int]:
-        """Items of a user, oldest first; also of one who took too little to be trained on.
+        """Items of a user, oldest first, even of one with too few interactions for training.
+
+        Args:
+            key: The user's key.
+            propose: Look for keys similar to an unknown one.
 
         Raises:
-            UnknownError: there is no such user; proposes the nearest.
+            UnknownError: there is no such user; the error names the most similar keys.
         """
         user = self._users.get(key)
         if user is not None:
             return [int(item) for item in self._data.sequences.whole(user)]
-        # Sorted by key, and of public data there are a million.
+
+        # They are sorted by key, and a public data set has a million of them.
         others = self._data.others
         row = int(others[USER].search_sorted(key)) if len(others) else 0
         if row < len(others) and others[USER][row] == key:
             return [int(item) for item in others[ITEM_IDS][row]]
+
         near = _alike(key, self._data.users, _NEAR_KEY) if propose else []
         raise UnknownError(
             f"there is no user {key!r} in {self._data.dataset_code}{self._of_others()}",
             near,
-            'a history in its place: --history "a title" "another" (history=[...])',
+            'give a history instead: --history "a title" "another" (history=[...])',
         )
 
     def _of_others(self) -> str:
         if OTHERS in self._data.manifest.get("outputs", {}):
-            return ", or none who took an item of it"
+            return ", or this user took none of its items"
         kept = self._data.manifest.get("options", {}).get("min_user_interactions")
-        return f" (of users with fewer than {kept} interactions none was kept when it was prepared)"
+        return f" (users with fewer than {kept} interactions were dropped when it was prepared)"
 
     @cached_property
     def _by_plain_key(self) -> dict[str, int]:
-        """Where two keys differ in their case only, the case counts."""
+        """Items by key in lower case, except keys that differ only in case."""
         times = Counter(plain(key) for key in self._by_key)
         return {plain(key): item for key, item in self._by_key.items() if times[plain(key)] == 1}
 
@@ -138,7 +145,7 @@ class Catalogue:
 
     @cached_property
     def _words(self) -> dict[str, list[int]]:
-        """Items by the words of their titles."""
+        """Items by word of their titles."""
         words: dict[str, list[int]] = {}
         for item, title in enumerate(self._data.titles):
             for word in dict.fromkeys(_WORD.findall(plain(title))):
@@ -146,7 +153,7 @@ class Catalogue:
         return words
 
     def _with_words_of(self, text: str) -> list[int]:
-        """Those that share the rarest words with a text, or have words that look like them."""
+        """Items whose titles share the rarest words with a text, or have similar words."""
         shared: Counter[int] = Counter()
         for word in list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]:
             alike = [word] if word in self._words else _alike(word, list(self._words), _NEAR_WORD)
@@ -157,7 +164,7 @@ class Catalogue:
 
 
 def plain(text: str) -> str:
-    """A title without regard to case and spacing."""
+    """A title in lower case, with single spaces."""
     return " ".join(text.split()).casefold()
 
 
@@ -166,10 +173,10 @@ def _alike(text: str, others: Sequence[str], least: float) -> list[str]:
     return [other for other, *_ in process.extract(text, others, scorer=fuzz.ratio, limit=3, score_cutoff=100 * least)]
 
 
-def _likeness(wanted: str, title: str) -> float:
-    """From 0 to 1: half of it for the words that are there, half for the letters in their order."""
+def _similarity(wanted: str, title: str) -> float:
+    """Similarity from 0 to 1: half for shared words, half for letters in the same order."""
     words, there = set(_WORD.findall(wanted)), set(_WORD.findall(title))
     whole = fuzz.ratio(wanted, title) / 100
-    # The start of a long title is nearly all of it.
+    # People often type the start of a long title.
     start = fuzz.ratio(wanted, title[: len(wanted)]) / 100
     return 0.5 * max(whole, 0.95 * start) + 0.5 * len(words & there) / max(len(words), 1)

@@ -1,4 +1,4 @@
-"""`Recommender`: a trained run as one object that answers "what next?"."""
+"""`Recommender`: a trained run as one object that recommends the next items."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +33,14 @@ class Recommendation:
         rank: 1 = first.
         item: Raw key.
         title: Its title.
-        score: Final score, comparable within one list only; None for an item beyond the ranker's candidates.
-        retriever_rank: Its place in the retriever's list.
+        score: Final score, comparable only within one list; None for an item beyond the ranker's candidates.
+        retriever_rank: Its rank in the retriever's list, 1 = first.
         retriever_score: The retriever's logit.
-        title_similarity: Of the title to those of the history; 0 where it does not count, None beyond the candidates.
-        letter: That stood for it in the prompt; None beyond the ranker's candidates.
-        letter_log_probability: Of the letter, corrected for the model's liking of letters as such.
+        title_similarity: Similarity of its title to the titles of the history; 0 if titles have no weight, None beyond
+            the ranker's candidates.
+        letter: Letter of its slot in the prompt; None beyond the ranker's candidates.
+        letter_log_probability: Log-probability of the letter, less the model's prior for letters; None beyond the
+            ranker's candidates.
     """
 
     rank: int
@@ -52,8 +53,8 @@ class Recommendation:
     letter: str | None
     letter_log_probability: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_dict(self) -> dict[str, object]:
+        """The fields, for JSON."""
         return asdict(self)
 
 
@@ -65,10 +66,10 @@ class Recommender:
         recommender.recommend(user="A1YJEY40YUW4SE")
 
     Args:
-        data: Prepared.
-        retriever: Proposes.
-        ranker: Orders.
-        only_new: The retriever proposes nothing of a history.
+        data: Prepared data.
+        retriever: Proposes candidates.
+        ranker: Orders them.
+        only_new: Whether items of the history are never proposed.
     """
 
     def __init__(
@@ -86,26 +87,27 @@ class Recommender:
         device: str = "auto",
         only_new: bool = False,
     ) -> Recommender:
-        """From what a training left.
+        """Loads a trained run.
 
         Args:
             run: A data set code, or the folder of a run (`experiments/llm/beauty`).
-            experiment_root: Where the run of a code lies.
-            device: `auto`, `cpu`, or as torch names it.
-            only_new: Recommend nothing of a history, also where the data have people who come back to items.
+            experiment_root: Folder of the runs, if `run` is a data set code.
+            device: `auto`, `cpu`, or a name that torch knows.
+            only_new: Never recommend an item of the history, even if users of this data set repeat items.
 
         Raises:
-            LlamarecError: something is missing, damaged, or of other data; says what to type.
+            LlamarecError: something is missing, damaged, or from other data; the error says what to type.
         """
         experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
         retriever = load_retriever(experiment, data, only_new=only_new)
         ranker = load_ranker(experiment, data, retriever_digest=retriever.digest, device=device)
+
         return cls(data, retriever, ranker, only_new=only_new)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of data, retriever and adapter: what answers are made of."""
+        """Hex digest of everything that the answers depend on: data, retriever, adapter and weights."""
         folder = self.ranker.adapter.folder
         parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, weight_files(folder))]
         parts += [self.ranker.fusion.as_bytes().hex(), "only_new" if self._only_new else ""]
@@ -118,29 +120,30 @@ class Recommender:
 
         Args:
             history: Keys or titles of the items taken so far, oldest first.
-            user: Instead: a user of the data set, with all that he or she took.
-            k: How many; beyond the ranker's candidates (20) they are in the retriever's order.
+            user: Key of a user of the data set, instead of a history.
+            k: Number of items. Those beyond the ranker's candidates (20) are in the retriever's order.
 
         Returns:
-            Best first; fewer than k only where the catalogue has no more.
+            Recommendations, best first; fewer than k only if the catalogue has no more items.
 
         Raises:
-            UnknownError: an item or user is not in the data; names the nearest.
+            UnknownError: an item or user is not in the data; the error names similar ones.
             ConfigError: neither or both of history and user, an empty history, or k below 1.
         """
         if (history is None) == (user is None):
-            raise ConfigError("recommend: either a history or a user", expected="history=[...] or user=...")
+            raise ConfigError("recommend takes either a history or a user", expected="history=[...] or user=...")
+
         # Keys are often numbers.
         texts = [str(item) for item in _sequence(history)]
         items = self.items_of(str(user)) if user is not None else self.catalogue.items(texts)
         return self.recommend_many([items], k)[0]
 
     def items_of(self, user: str, *, propose: bool = True) -> list[int]:
-        """Item ids of all that a user took, oldest first; also of one who took too little to be trained on.
+        """Item ids of a user's history, oldest first, even of one with too few interactions for training.
 
         Args:
             user: Key.
-            propose: Look for near keys of an unknown one, which takes a while.
+            propose: Look for keys similar to an unknown one.
 
         Raises:
             UnknownError: there is no such user.
@@ -148,11 +151,11 @@ class Recommender:
         return self.catalogue.taken_by(user, propose=propose)
 
     def recommend_many(self, histories: Sequence[Sequence[int]], k: int = 10) -> list[list[Recommendation]]:
-        """Lists for many histories at once, which is faster than one by one.
+        """Lists for many histories at once, which is faster than one call each.
 
         Args:
-            histories: Item ids (`catalogue.items`, `items_of`), oldest first, none of them empty.
-            k: How many each.
+            histories: Item ids (`catalogue.items`, `items_of`), oldest first; none may be empty.
+            k: Number of items per history.
 
         Raises:
             ConfigError: a history is empty, or k below 1.
@@ -160,21 +163,25 @@ class Recommender:
         if k < 1:
             raise ConfigError(f"k {k}: at least 1")
         if not all(histories):
-            raise ConfigError("an empty history: there is nothing to go on from", expected="at least one item")
+            raise ConfigError("an empty history", expected="at least one item")
+
         results: list[list[Recommendation]] = []
         for start in range(0, len(histories), _ROWS_AT_ONCE):
             rows = [np.array(one, dtype=np.int32) for one in histories[start : start + _ROWS_AT_ONCE]]
             results += self._recommend(rows, k)
+
         return results
 
     def _recommend(self, histories: list[NDArray[np.int32]], k: int) -> list[list[Recommendation]]:
         ranked = self.ranker.num_candidates
         items_PK, scores_PK = self._retriever.propose(histories, max(k, ranked))
+
         questions = [
             Question(history, items_K[:ranked], scores_K[:ranked])
             for history, items_K, scores_K in zip(histories, items_PK, scores_PK, strict=True)
         ]
         answers = self.ranker.answer(questions)
+
         return [
             self._listed(items_K, scores_K, answer)[:k]
             for items_K, scores_K, answer in zip(items_PK, scores_PK, answers, strict=True)
@@ -184,26 +191,27 @@ class Recommender:
         self, items_K: NDArray[np.int32], scores_K: NDArray[np.float32], answer: Answer
     ) -> list[Recommendation]:
         ranked = len(answer.final_C)
-        # Ties go to the one that the retriever likes better.
+        # Among equal scores the retriever's order decides.
         order = [*np.argsort(-answer.final_C, kind="stable").tolist(), *range(ranked, len(items_K))]
-        places = [place for place in order if items_K[place] != PADDING_ITEM]
+        positions = [position for position in order if items_K[position] != PADDING_ITEM]
+
         return [
             Recommendation(
                 rank=rank,
-                item=self.data.items[int(items_K[place])],
-                title=self.data.titles[int(items_K[place])],
-                score=float(answer.final_C[place]) if place < ranked else None,
-                retriever_rank=place + 1,
-                retriever_score=float(scores_K[place]),
-                title_similarity=float(answer.similarities_C[place]) if place < ranked else None,
-                letter=LETTERS[int(answer.places_C[place])] if place < ranked else None,
-                letter_log_probability=float(answer.letters_C[place]) if place < ranked else None,
+                item=self.data.items[int(items_K[position])],
+                title=self.data.titles[int(items_K[position])],
+                score=float(answer.final_C[position]) if position < ranked else None,
+                retriever_rank=position + 1,
+                retriever_score=float(scores_K[position]),
+                title_similarity=float(answer.similarities_C[position]) if position < ranked else None,
+                letter=LETTERS[int(answer.places_C[position])] if position < ranked else None,
+                letter_log_probability=float(answer.letters_C[position]) if position < ranked else None,
             )
-            for rank, place in enumerate(places, start=1)
+            for rank, position in enumerate(positions, start=1)
         ]
 
 
 def _sequence(history: Sequence[str] | None) -> Sequence[str]:
     if isinstance(history, str):
-        raise ConfigError("history: a list of items was expected, not one text", hint=f"history=[{history!r}]")
+        raise ConfigError("history must be a list of items, not one text", hint=f"history=[{history!r}]")
     return history or []

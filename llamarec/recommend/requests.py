@@ -1,11 +1,11 @@
-"""Files that say for whom recommendations are wanted: users' keys, or histories."""
+"""Files of the users or histories to recommend for."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -22,12 +22,12 @@ _EXPECTED: Final = (
 
 @dataclass(frozen=True)
 class Request:
-    """Whom to recommend to.
+    """One user or history to recommend for.
 
     Attributes:
-        id: What the answer is called: the user's key, or a name of one's own.
-        user: Key of a user of the data.
-        history: Keys or titles, oldest first, where it is no user of the data.
+        id: Name of the answer: the user's key, or any name.
+        user: Key of a user of the data; None if there is a history instead.
+        history: Keys or titles, oldest first.
     """
 
     id: str
@@ -39,21 +39,23 @@ def read_requests(path: Path, user_column: str = "") -> list[Request]:
     """All requests of a file, in its order.
 
     Args:
-        path: See `Request` for what can be in it.
-        user_column: What the users' column is called in the data; one of that name is taken first.
+        path: Text with a key per line, table or JSON lines.
+        user_column: Name of the users' column in the data; a column of that name is preferred.
 
     Raises:
-        DataError: it is not there, empty, or a line is malformed; names the line.
+        DataError: the file is missing, empty or malformed; the error names the line.
     """
     if not path.exists():
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found="there is no such file")
+
     try:
-        # Who is named twice is answered once.
+        # A request that stands twice is answered once.
         requests = list(dict.fromkeys(_read(path, user_column)))
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
+
     if not requests:
-        raise DataError(f"--users {path}: there is nobody in it", expected=_EXPECTED)
+        raise DataError(f"--users {path}: the file names no user", expected=_EXPECTED)
     return requests
 
 
@@ -61,7 +63,7 @@ def _read(path: Path, user_column: str) -> list[Request]:
     name = path.name.lower()
     if name.endswith((".csv", ".tsv", ".parquet")):
         return _from_table(path, user_column)
-    # Not splitlines: titles may hold other separators of Unicode.
+    # Not splitlines: titles may contain other line separators of Unicode.
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if name.endswith(_JSON_LINES):
@@ -78,7 +80,8 @@ def _from_table(path: Path, user_column: str) -> list[Request]:
         separators = sorted(SEPARATORS, key=lambda one: one != ("\t" if path.suffix.lower() == ".tsv" else ","))
         separator = max(separators, key=header.count)
         table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
-    # By the names that are recognised in a table of interactions.
+
+    # The same names are recognised in a table of interactions.
     recognised = [name for name in table.columns if name.lower() in KNOWN_NAMES[USER]]
     wanted = [user_column, *recognised] if user_column else recognised
     column = next((name for name in wanted if name in table.columns), None)
@@ -88,6 +91,7 @@ def _from_table(path: Path, user_column: str) -> list[Request]:
             expected=_EXPECTED,
             found=", ".join(table.columns),
         )
+
     keys = table[column].cast(pl.String).unique(maintain_order=True).drop_nulls()
     return [Request(key, user=key) for key in keys]
 
@@ -98,23 +102,25 @@ def _from_json(path: Path, number: int, line: str) -> Request:
     except ValueError as error:
         raise _malformed(path, number, line, str(error)) from None
     if not isinstance(content, dict) or ("user" in content) == ("history" in content):
-        raise _malformed(path, number, line, "an object with either user or history was expected")
+        raise _malformed(path, number, line, "expected an object with either user or history")
+
     if "user" in content:
         key, name = content["user"], content.get("id", content["user"])
         if not _is_text(key) or not _is_text(name):
-            raise _malformed(path, number, line, "user and id must be texts or whole numbers")
+            raise _malformed(path, number, line, "user and id must be strings or whole numbers")
         return Request(str(name), user=str(key))
+
     history = content["history"]
     if not isinstance(history, list) or not history or not all(_is_text(item) for item in history):
-        raise _malformed(path, number, line, "history must be a list of titles or keys, not empty")
+        raise _malformed(path, number, line, "history must be a non-empty list of titles or keys")
     if not _is_text(content.get("id", number)):
-        raise _malformed(path, number, line, "id must be a text or a whole number")
+        raise _malformed(path, number, line, "id must be a string or a whole number")
     return Request(str(content.get("id", number)), history=tuple(str(item) for item in history))
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     if isinstance(value, str):
-        # Half of a character, as broken programs write them, can be in no file.
+        # No file can contain half a surrogate pair, which broken programs write.
         return not any("\ud800" <= character <= "\udfff" for character in value)
     return isinstance(value, int) and not isinstance(value, bool)
 

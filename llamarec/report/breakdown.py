@@ -1,4 +1,4 @@
-"""For whom the ranker helps: the gain over the retriever by length of history and by popularity of the item."""
+"""Which users the ranker helps: the gain over the retriever by length of history and by popularity of the item."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _K: Final = 10
 
 @dataclass(frozen=True)
 class Bin:
-    """Users of a kind.
+    """A group of covered users (whose next item the retriever proposed).
 
     Attributes:
-        name: "3 to 5".
-        num_users: Covered ones.
-        retriever: NDCG@10 over them.
-        ranker: The same.
-        low: Of the difference's 95% interval.
-        high: The same.
+        name: Range of values, such as "3 to 5".
+        num_users: Number of users.
+        retriever: Mean NDCG@10 of the retriever.
+        ranker: Mean NDCG@10 of the ranker.
+        low: Lower end of the difference's 95% interval.
+        high: Upper end.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Bin:
 
     @property
     def difference(self) -> float:
-        """Ranker - retriever."""
+        """Ranker minus retriever."""
         return self.ranker - self.retriever
 
 
 def by_history(test: pl.DataFrame, data: PreparedData) -> list[Bin]:
-    """By the number of items that the user had before the test item."""
+    """Groups by the number of items before the test item."""
     covered = test.filter(pl.col(RETRIEVER_RANK) > 0)
     lengths = [len(data.sequences.history(user, "test")) for user in covered[USER_ID]]
     return _binned(covered, np.array(lengths, dtype=np.int64))
 
 
 def by_popularity(test: pl.DataFrame, data: PreparedData) -> list[Bin]:
-    """By how often the item that the user took occurs in the training parts."""
+    """Groups by how often the test item occurs in the training data."""
     covered = test.filter(pl.col(RETRIEVER_RANK) > 0)
     counts = np.zeros(data.num_items + 1, dtype=np.int64)
     for user in range(data.num_users):
@@ -61,17 +61,20 @@ def by_popularity(test: pl.DataFrame, data: PreparedData) -> list[Bin]:
 
 
 def _binned(covered: pl.DataFrame, values: NDArray[np.int64]) -> list[Bin]:
-    """About as many users in each."""
+    """At most four groups of about the same size."""
     if not len(values):
         return []
+
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:], method="higher"))
     bins, previous = [], -1
+
     for edge in edges:
         chosen = (values > previous) & (values <= edge)
         previous = int(edge)
         low, high = int(values[chosen].min()), int(edge)
         name = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         bins.append(_bin(name, covered.filter(pl.Series(chosen))))
+
     return bins
 
 

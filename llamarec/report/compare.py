@@ -1,10 +1,10 @@
-"""Runs side by side: figures of the same test users with paired intervals, and the hyperparameters that differ."""
+"""Runs side by side: metrics over the same test users with paired intervals, and the hyperparameters that differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -18,23 +18,23 @@ from llamarec.report.seeds import SeedGroup, groups_by_seed
 from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
-# Where things lie is no difference between two trainings.
-_PLACES: Final = ("dataset_code", "backup_to", "backup_every")
+# Paths do not make two trainings different.
+_PATHS: Final = ("dataset_code", "backup_to", "backup_every")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One run's figures over the users that all runs tested.
+    """One run's metrics over the users that all runs tested.
 
     Attributes:
-        name: What the user typed.
-        retriever: By metric, overall.
-        titles: The same for retriever and titles, without the language model.
-        letters: The same for the letters alone.
-        ranker: The same for the final order.
-        differences: By metric: ranker - the first run's ranker, and its 95% interval; of the first run none.
-        num_covered: Users whose item its retriever proposed.
-        tested_step: Of its adapter.
+        name: The run as the user typed it.
+        retriever: Overall metrics of the retriever, by name.
+        titles: Metrics of retriever and titles, without the language model.
+        letters: Metrics of the letters alone.
+        ranker: Metrics of the final order.
+        differences: By metric: this ranker minus the first run's, and the 95% interval; empty for the first run.
+        num_covered: Number of users whose next item the retriever proposed.
+        tested_step: Optimizer step of the tested adapter.
         uses_letters: Whether the letters have a weight in the final order.
     """
 
@@ -50,28 +50,28 @@ class Side:
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
-        """By column and metric."""
+        """Metrics by column."""
         return {"retriever": self.retriever, "titles": self.titles, "letters": self.letters, "ranker": self.ranker}
 
 
 @dataclass(frozen=True)
 class ComparedRuns:
     """Attributes:
-    num_users: Whom all runs tested.
-    same_candidates: All had the same retriever's proposals to order.
-    sides: In the order of the command.
-    hyperparameters: By name, one value a run, where not all are equal.
-    groups: Of runs that differ in their seeds only.
+    num_users: Number of users that all runs tested.
+    same_candidates: Whether all runs ordered the same candidates.
+    sides: The runs, in the order of the command.
+    hyperparameters: Values that are not equal in all runs, by name, one per run.
+    groups: Runs that differ only in their seeds.
     """
 
     num_users: int
     same_candidates: bool
     sides: list[Side]
-    hyperparameters: dict[str, list[Any]]
+    hyperparameters: dict[str, list[object]]
     groups: list[SeedGroup]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+    def as_dict(self) -> dict[str, object]:
+        """The fields, for --json."""
         return asdict(self)
 
 
@@ -79,34 +79,35 @@ def compare_runs(runs: Mapping[str, RunFacts]) -> ComparedRuns:
     """Compares finished runs of one data set.
 
     Args:
-        runs: By what the user typed, the first one being what the others are compared with.
+        runs: By name as the user typed it; the others are compared with the first.
 
     Raises:
-        ArtifactError: one of them was not tested, or they share no users.
+        ArtifactError: a run was not tested, or the runs tested no user in common.
     """
     tests = {name: _tested(name, run) for name, run in runs.items()}
     fingerprints = {name: (run.ranker or {}).get("data_fingerprint") for name, run in runs.items()}
     if len(set(fingerprints.values())) > 1:
         raise ArtifactError(
             "these runs were not trained on the same data",
-            found="\n            ".join(
-                f"{name}: data fingerprint {str(mark)[:12]}" for name, mark in fingerprints.items()
-            ),
-            hint="compare runs of one data set that was prepared with the same flags",
+            found=[f"{name}: data fingerprint {str(mark)[:12]}" for name, mark in fingerprints.items()],
+            hint="compare runs of one data set, prepared with the same flags",
         )
+
     users = _common_users(list(tests.values()))
     if not len(users):
         raise ArtifactError(
             "these runs tested no user in common", hint="test them on the same users (--max_test_users 0: all)"
         )
+
     paired = [users.join(test, on=USER, how="left", maintain_order="left") for test in tests.values()]
     sides = [_side(name, run, test, paired[0]) for (name, run), test in zip(runs.items(), paired, strict=True)]
-    # Of the covered users of the first run the retriever's rank tells whether it is the same retriever.
+    # Equal ranks of all next items mean the same candidates.
     ranks = [test[RETRIEVER_RANK].to_list() for test in paired]
     options = [_options(run) for run in runs.values()]
-    # Without a checkpoint nobody knows how long a run was trained, and at what rate.
+    # Without a checkpoint the number of steps and the learning rate are unknown.
     whole = [one if run.manifest is not None else {} for one, run in zip(options, runs.values(), strict=True)]
     groups = groups_by_seed([side.figures for side in sides], paired, whole)
+
     return ComparedRuns(len(users), all(one == ranks[0] for one in ranks), sides, _differing(options), groups)
 
 
@@ -114,9 +115,8 @@ def _tested(name: str, run: RunFacts) -> pl.DataFrame:
     if run.test is None or run.metrics is None:
         raise ArtifactError(
             f"{name}: this run was not tested",
-            expected="test.parquet and metrics.json, which a run writes at its end",
-            hint=f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint: it goes on, or, at its end, "
-            "tests again",
+            expected="test.parquet and metrics.json, which a run writes when it ends",
+            hint=["to finish and test it:", f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint"],
         )
     return run.test
 
@@ -133,7 +133,7 @@ def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> 
     return Side(
         name=name,
         retriever=_means(test, RETRIEVER_RANK),
-        # A run of an earlier version had no titles.
+        # Runs of earlier versions have no titles.
         titles=_means(test, FIRST_STAGE_RANK if FIRST_STAGE_RANK in test.columns else RETRIEVER_RANK),
         letters=_means(test, LETTERS_RANK),
         ranker=_means(test, FINAL_RANK),
@@ -145,12 +145,12 @@ def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> 
 
 
 def without_letters(sides: Sequence[Side]) -> str:
-    """Which runs' order says nothing of their language model; an empty text where all use it."""
+    """Runs whose final order ignores their language model, as a sentence; empty if all use it."""
     numbers = [str(number) for number, side in enumerate(sides, start=1) if not side.uses_letters]
     if not numbers:
         return ""
-    runs = f"run{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-    return f"{runs}: the letters have no weight, so the ranker's order is that of the column titles"
+    runs = f"Run{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    return f"{runs}: the letters have no weight, so the ranker's order is that of the column titles."
 
 
 def _means(test: pl.DataFrame, column: str) -> dict[str, float]:
@@ -162,23 +162,23 @@ def _difference(metric: str, test: pl.DataFrame, first: pl.DataFrame) -> tuple[f
     return mean_with_interval(ours - theirs)
 
 
-def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    # What only one of them knows of (a version, a run without checkpoints) is no difference.
+def _differing(options: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
+    # Only values that every run knows are compared: earlier versions and runs without checkpoints know fewer.
     names = sorted(set.intersection(*(set(one) for one in options)))
     values = {name: [one[name] for one in options] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
-def _options(run: RunFacts) -> dict[str, Any]:
-    """Hyperparameters of both stages, but for places."""
-    return {name: value for name, value in _all_options(run).items() if name not in UNTRACKED.union(_PLACES)}
+def _options(run: RunFacts) -> dict[str, object]:
+    """Hyperparameters of both stages, except paths."""
+    return {name: value for name, value in _all_options(run).items() if name not in UNTRACKED.union(_PATHS)}
 
 
-def _all_options(run: RunFacts) -> dict[str, Any]:
+def _all_options(run: RunFacts) -> dict[str, object]:
     of_retriever = (run.metrics or {}).get("retriever_config") or {}
     known = {f"retriever: {name}": value for name, value in of_retriever.items() if name != "restart"}
     if run.manifest is not None:
-        # What a finished run was tested with stands in its metrics: another test saves no checkpoint.
+        # A finished run can be tested again with other options; only its metrics record them.
         tested = (run.metrics or {}).get("config") or {}
         return {**run.manifest.hyperparameters, **tested, **known}
     return {**(run.ranker or {}).get("config", {}), **known}

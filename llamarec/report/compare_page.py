@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -16,23 +15,24 @@ from llamarec.report.seeds import SeedGroup
 
 
 def write_comparison(comparison: ComparedRuns, runs: Mapping[str, RunFacts], target: Path) -> None:
-    """One file without anything from elsewhere."""
+    """Writes the comparison as one self-contained HTML file."""
     write_page(target, filled("compare.html.j2", _content(comparison, runs)))
 
 
-def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str, Any]:
+def _content(comparison: ComparedRuns, runs: Mapping[str, RunFacts]) -> dict[str, object]:
     curves = {f"run {number}": run.curves for number, run in enumerate(runs.values(), start=1)}
     figure = curves_figure(curves, "eval_fused_ndcg@10", "validation, ndcg@10 of the final order")
+
     return {
         "title": f"{len(comparison.sides)} runs compared",
-        "about": f"{comparison.num_users:,} test users that all runs tested; overall figures, in which an item that "
-        "the retriever missed counts as 0. 95% intervals by paired bootstrap over users."
-        + ("" if comparison.same_candidates else " Not the same candidates: part of a difference is the retrievers'."),
+        "about": f"Metrics over {comparison.num_users:,} test users that all runs have in common. An item that the "
+        "retriever did not propose counts as 0. 95% intervals by paired bootstrap over users."
+        + ("" if comparison.same_candidates else " Candidates differ, so part of each difference is the retriever's."),
         "without_letters": without_letters(comparison.sides),
         "sides": comparison.sides,
         "metrics": [{"name": metric, "rows": _rows(comparison.sides, metric)} for metric in METRICS],
         "groups": [_group(group) for group in comparison.groups],
-        "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference to run 1, overall")),
+        "differences": Markup(intervals_figure(*_differences(comparison.sides), "difference from run 1, overall")),
         "curves": Markup(figure) if figure else None,
         "options": {name: list(map(str, values)) for name, values in comparison.hyperparameters.items()},
     }
@@ -47,10 +47,11 @@ def _rows(sides: list[Side], metric: str) -> list[list[str]]:
         if difference is not None:
             shown = [f"{difference[0]:+.4f}", f"{difference[1]:+.4f} to {difference[2]:+.4f}"]
         rows.append([str(number), *(f"{value:.4f}" for value in figures), *shown])
+
     return rows
 
 
-def _group(group: SeedGroup) -> dict[str, Any]:
+def _group(group: SeedGroup) -> dict[str, object]:
     rows = [
         [
             metric,

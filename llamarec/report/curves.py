@@ -1,6 +1,6 @@
-"""A run's log over its steps: from the newest checkpoint's state, and what TensorBoard's files have beyond it.
+"""A run's logged values by step, from the newest checkpoint and from TensorBoard's files.
 
-A step that was trained again after an interruption counts as it was the last time.
+If a step was trained again after an interruption, its last values count.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Final
 from llamarec.checkpoints.storage.manifest import Session
 from llamarec.checkpoints.storage.summary import parse_time
 
-# Of a log's rows: what is a place or a duration, no curve.
+# Entries of a log row that are no curves.
 _NO_CURVES: Final = ("step", "epoch", "total_flos")
 _PREFIXES: Final = {"train/": "", "eval/": "eval_"}
 
 
 @dataclass(frozen=True)
 class Event:
-    """One logged value that TensorBoard's files have with its time."""
+    """One value from TensorBoard's files, with the time at which it was logged."""
 
     name: str
     step: int
@@ -33,21 +33,21 @@ class Event:
 @dataclass
 class Curves:
     """Attributes:
-    values: By name as in the Trainer's log (loss, learning_rate, eval_...), by step.
-    events: Of TensorBoard, oldest first; empty where there is none.
+    values: Values by name in the Trainer's log (loss, learning_rate, eval_...) and by step.
+    events: Events of TensorBoard, oldest first; empty if there are none.
     """
 
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     def of(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a curve, by step; empty where there is none."""
+        """Steps and values of a curve, in the order of the steps; empty if it was not logged."""
         points = sorted(self.values.get(name, {}).items())
         return [step for step, _ in points], [value for _, value in points]
 
     @property
     def last_step(self) -> int:
-        """The last one that anything was logged at."""
+        """The last logged step; 0 if nothing was logged."""
         return max((max(points) for points in self.values.values() if points), default=0)
 
 
@@ -55,27 +55,29 @@ def curves_of(state: Mapping[str, Any], logs: Path, sessions: Sequence[Session] 
     """All curves of a run.
 
     Args:
-        state: Of the newest checkpoint (trainer_state.json); may be empty.
+        state: Content of the newest checkpoint's trainer_state.json; may be empty.
         logs: Folder of TensorBoard's files; may be absent.
-        sessions: Of the run: what was logged before the first one is of another run, and what a resume gave up is not
-            part of the curves (it stays among the events).
+        sessions: The run's processes. Events before the first belong to another run. Steps that a resume discarded are
+            not part of the curves, but stay among the events.
     """
     begun = parse_time(sessions[0].started) if sessions else None
     curves = Curves(events=[event for event in _events(logs) if begun is None or event.time >= begun])
     rows = [row for row in state.get("log_history") or [] if isinstance(row, dict)]
-    # Later ones win: in files the same step may stand twice.
+
+    # A file may contain a step twice; the later value wins.
     for event in curves.events:
-        if not _given_up(event, sessions):
+        if not _is_discarded(event, sessions):
             _put(curves, event.name, event.step, event.value)
     for row in rows:
         for name, value in row.items():
             if name not in _NO_CURVES and isinstance(value, int | float):
                 _put(curves, name, int(row.get("step", 0)), float(value))
+
     return curves
 
 
-def _given_up(event: Event, sessions: Sequence[Session]) -> bool:
-    """Whether a later process went on from an earlier step."""
+def _is_discarded(event: Event, sessions: Sequence[Session]) -> bool:
+    """Whether a later process resumed before the step of this event."""
     return any(
         event.step > session.from_step and (resumed := parse_time(session.started)) is not None and event.time < resumed
         for session in sessions
@@ -93,7 +95,7 @@ def _events(logs: Path) -> list[Event]:
 
 
 def _of_file(path: Path) -> Iterable[Event]:
-    # Here, because it takes a second.
+    # Imported here, because it takes a second.
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     for record in EventFileLoader(str(path)).Load():
@@ -106,7 +108,7 @@ def _of_file(path: Path) -> Iterable[Event]:
 
 
 def _name(tag: str) -> str | None:
-    """As the Trainer's log has it; None where it is no curve of the training."""
+    """The name in the Trainer's log; None if it is no curve of the training."""
     for prefix, written in _PREFIXES.items():
         if tag.startswith(prefix):
             name = written + tag.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""A few test users as they were asked: history, candidates, what each stage put first, and what they took."""
+"""A few test users: history, candidates in both orders, and the item they took next."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Candidate:
     """One item that was proposed to a user.
 
     Attributes:
-        title: Of it.
-        retriever_rank: From 1.
-        final_rank: From 1.
-        retriever_score: A logit.
+        title: Its title.
+        retriever_rank: Its rank in the retriever's order, 1 = first.
+        final_rank: Its rank in the final order, 1 = first.
+        retriever_score: The retriever's logit.
         letter_p: Probability of its letter.
-        final_score: What the final order goes by.
-        is_label: The user took it.
+        final_score: The score that the final order sorts by.
+        is_label: Whether the user took it next.
     """
 
     title: str
@@ -49,17 +49,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Example:
-    """A user.
+    """A test user.
 
     Attributes:
-        why: Why this one is shown.
+        why: Why this user is shown.
         user: Key in the raw data.
-        history: Titles, oldest first; the last ones.
-        num_history: All of them.
-        label: Title of what was taken next.
-        retriever_rank: Of that.
-        final_rank: Of that.
-        candidates: By final rank.
+        history: The last titles of the history, oldest first.
+        num_history: Length of the whole history.
+        label: Title of the item that the user took next.
+        retriever_rank: Its rank in the retriever's order.
+        final_rank: Its rank in the final order.
+        candidates: The proposed items, by final rank.
     """
 
     why: str
@@ -73,20 +73,22 @@ class Example:
 
 
 def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
-    """The user who gains most, one in the middle, one drawn at random, and the one who loses most, if any does."""
-    # Where a score is not a number there is no order to show.
+    """The user who gains most, the median user, one drawn at random, and the one who loses most, if any does."""
+    # If a score is not a number, there is no order to show.
     covered = test.filter((pl.col(RETRIEVER_RANK) > 0) & (pl.col(FINAL_RANK) > 0))
     if not len(covered):
         return []
+
     gains = (covered[RETRIEVER_RANK] - covered[FINAL_RANK]).to_numpy()
     order = np.argsort(gains, kind="stable")
     drawn = int(np.random.default_rng(0).integers(len(covered)))
-    chosen = {"in the middle": int(order[len(order) // 2]), "drawn at random": drawn}
+    chosen = {"median": int(order[len(order) // 2]), "drawn at random": drawn}
     if gains[order[-1]] > 0:
         chosen = {"gains most": int(order[-1]), **chosen}
     if gains[order[0]] < 0:
         chosen["loses most"] = int(order[0])
-    # Of few users the same one may be several of these.
+
+    # Among few users one may be several of these.
     unique = {row: why for why, row in reversed(chosen.items())}
     return [_example(why, covered.row(row, named=True), data) for row, why in reversed(unique.items())]
 
@@ -95,6 +97,7 @@ def _example(why: str, row: dict[str, object], data: PreparedData) -> Example:
     user, label = int(str(row[USER_ID])), int(str(row[LABEL_ID]))
     history = data.sequences.history(user, "test")
     candidates = _candidates(row, label, data)
+
     return Example(
         why=why,
         user=str(row[USER]),
@@ -109,17 +112,18 @@ def _example(why: str, row: dict[str, object], data: PreparedData) -> Example:
 
 def _candidates(row: dict[str, object], label: int, data: PreparedData) -> list[Candidate]:
     items, scores, logp, final = (np.array(row[name]) for name in (CANDIDATE_IDS, SCORES, LETTER_LOGP, FINAL_SCORES))
-    places = np.empty(len(items), dtype=np.int64)
-    places[np.argsort(-final, kind="stable")] = np.arange(len(items))
+    final_ranks = np.empty(len(items), dtype=np.int64)
+    final_ranks[np.argsort(-final, kind="stable")] = np.arange(1, len(items) + 1)
+
     return [
         Candidate(
             title=data.titles[int(item)],
-            retriever_rank=place + 1,
-            final_rank=int(places[place]) + 1,
-            retriever_score=float(scores[place]),
-            letter_p=float(np.exp(logp[place])),
-            final_score=float(final[place]),
+            retriever_rank=slot + 1,
+            final_rank=int(final_ranks[slot]),
+            retriever_score=float(scores[slot]),
+            letter_p=float(np.exp(logp[slot])),
+            final_score=float(final[slot]),
             is_label=int(item) == label,
         )
-        for place, item in enumerate(items)
+        for slot, item in enumerate(items)
     ]

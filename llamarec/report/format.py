@@ -1,4 +1,4 @@
-"""Times and sums as a report writes them."""
+"""Times and sums in a report."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import datetime
 
 
 def time_text(time: datetime | None) -> str:
-    """To the minute; `?` where it is not known."""
+    """A time to the minute; `?` if it is unknown."""
     return f"{time:%Y-%m-%d %H:%M}" if time is not None else "?"
 
 
 def total(values: Iterable[float | None]) -> float | None:
-    """Of the known ones; None where none is."""
+    """The sum of the known values; None if none is known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None

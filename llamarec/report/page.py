@@ -1,10 +1,10 @@
-"""report.html: one file without anything from elsewhere, for a light and a dark screen, wide and narrow."""
+"""report.html: one self-contained file, for light and dark themes and for wide and narrow screens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -25,55 +25,57 @@ REPORT_FILE: Final = "report.html"
 
 
 def write_report(folder: RunFolder, experiment: Experiment | None, target: Path | None = None) -> Path:
-    """Reads a run as it is now and writes its page; returns where.
+    """Reads a run in its current state, writes its page and returns the path.
 
     Args:
-        folder: Of the run's checkpoints.
-        experiment: Of a run of the ranker.
-        target: Default: report.html beside metrics.json, or in the folder.
+        folder: Folder of the run's checkpoints.
+        experiment: The ranker's experiment; None for a user's own Trainer.
+        target: Path of the page; default: report.html beside metrics.json, or in `folder`.
 
     Raises:
         ArtifactError: there is no run.
     """
     path = target or (folder.path if experiment is None else experiment.ranker) / REPORT_FILE
     run = read_run(folder, experiment)
+
     try:
         text = render(run)
     except (KeyError, TypeError, ValueError) as error:
         if run.metrics is None:
             raise
         raise ArtifactError(
-            f"{experiment.ranker / 'metrics.json' if experiment else path}: of another version of llamarec",
+            f"{experiment.ranker / 'metrics.json' if experiment else path}: written by another version of llamarec",
             found=f"{type(error).__name__}: {error}",
-            hint=f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint tests again and writes it anew",
+            hint=["to test again and rewrite it:", f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint"],
         ) from error
+
     write_page(path, text)
     return path
 
 
 def write_page(path: Path, text: str) -> None:
-    """Replaces a page.
+    """Writes a page, replacing an older one.
 
     Raises:
-        ConfigError: it cannot be written there, or is to be of another kind.
+        ConfigError: the path cannot be written, or does not end in .html.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--output {path}: the page is HTML", expected="a file that ends in .html")
+        raise ConfigError(f"--output {path}: the page is HTML", expected="a file name that ends in .html")
     try:
         write_text(path, text)
     except OSError as error:
         raise ConfigError(
-            f"{path}: the page cannot be written", found=str(error), hint="--output FILE, a file in a folder of yours"
+            f"{path}: the page cannot be written", found=str(error), hint="write it to a folder of yours: --output FILE"
         ) from error
 
 
 def render(run: RunFacts) -> str:
-    """The page."""
+    """The page of a run, as HTML."""
     return filled("page.html.j2", _content(run))
 
 
-def filled(template: str, content: Mapping[str, Any]) -> str:
-    """A template of this package with its content."""
+def filled(template: str, content: Mapping[str, object]) -> str:
+    """A template of this package, filled with content."""
     environment = Environment(
         loader=PackageLoader("llamarec", "report"),
         autoescape=True,
@@ -83,7 +85,7 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(**content)
 
 
-def _content(run: RunFacts) -> dict[str, Any]:
+def _content(run: RunFacts) -> dict[str, object]:
     given = _given(run)
     return {
         "title": _title(run),
@@ -128,54 +130,59 @@ def _base_model(run: RunFacts) -> str:
 
 def _status(run: RunFacts) -> str:
     of = f" of {run.max_steps:,}" if run.max_steps else ""
+
     if run.is_running:
-        return f"Running: step {run.step:,}{of}, as far as is logged"
+        return f"Running: step {run.step:,}{of} was logged last"
     if run.experiment is None:
         return f"Step {run.step:,}{of}"
     if run.is_tested and (run.metrics or {}).get("stopped_early"):
         return (
-            f"Stopped early at step {run.step:,}{of}: the metric did not get better for --early_stopping_patience "
+            f"Stopped early at step {run.step:,}{of}: the metric did not improve for --early_stopping_patience "
             "validations"
         )
     if run.is_tested:
         return f"Finished at step {run.step:,}{of}"
     if run.max_steps and run.step >= run.max_steps:
         return (
-            f"Trained to the end, step {run.step:,}. The test is running, or was cut off: then "
-            "--resume_from_checkpoint does it again"
+            f"Trained to the end, step {run.step:,}. The test is running or was interrupted. To repeat it, add "
+            "--resume_from_checkpoint"
         )
-    saved = f"{run.latest_step:,} is saved" if run.latest_step is not None else "nothing is saved"
-    return f"Stopped at step {run.step:,}{of}; {saved}. It goes on with --resume_from_checkpoint"
+
+    saved = f"step {run.latest_step:,} is saved" if run.latest_step is not None else "nothing is saved"
+    return f"Stopped at step {run.step:,}{of}; {saved}. To continue, add --resume_from_checkpoint"
 
 
 def _cards(run: RunFacts) -> list[dict[str, str]]:
     cards = []
     if run.metrics is not None and run.is_tested:
         row = tested.overall_row(run.metrics)
-        change = f"{row.difference / row.retriever:+.1%}" if row.retriever else "no retriever hit"
+        change = f"{row.difference / row.retriever:+.1%}" if row.retriever else "no hit"
         uses_letters = bool((run.metrics.get("fusion") or {}).get("letters"))
         what = "ranker" if uses_letters else "titles alone (the letters have no weight)"
-        cards.append((f"overall ndcg@10, {what} against retriever", change))
+        cards.append((f"overall ndcg@10, {what} compared with the retriever", change))
+
     of = f" of {run.max_steps:,}" if run.max_steps else ""
     cards.append(("optimizer steps", f"{run.step:,}{of}"))
     if run.seconds_a_step is not None:
-        cards.append(("training so far, saves and validations included", duration(run.step * run.seconds_a_step)))
+        cards.append(("training time so far, with saves and validations", duration(run.step * run.seconds_a_step)))
     if run.best_step:
         cards.append(("best step, by validation", f"{run.best_step:,}"))
+
     count = len(interrupted(run.interruptions))
     cards.append(("interruption" if count == 1 else "interruptions", f"{count:,}"))
     saved = total(one.seconds_saved for one in run.interruptions)
     if saved:
-        cards.append(("training saved by checkpoints", duration(saved)))
-    cards.append(("checkpoints on the disk", readable(sum(fact.num_bytes for fact in run.facts))))
+        cards.append(("training time saved by checkpoints", duration(saved)))
+    cards.append(("checkpoints on disk", readable(sum(fact.num_bytes for fact in run.facts))))
+
     return [{"name": name, "value": value} for name, value in cards]
 
 
 # ---- How it was made ----
 
 
-def _given(run: RunFacts) -> dict[str, Any]:
-    """Flags of the run, with what a finished one was tested with since: another test saves no checkpoint."""
+def _given(run: RunFacts) -> dict[str, object]:
+    """Flags of the run, and of a later test, which saves no checkpoint."""
     if run.manifest is None:
         return {}
     then = run.manifest.hyperparameters
@@ -184,17 +191,17 @@ def _given(run: RunFacts) -> dict[str, Any]:
     return _without_secrets({**run.manifest.given, **since})
 
 
-def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if not name.endswith("_token")}
 
 
-def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+def _shown(values: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(values.items())}
 
 
-def _details(run: RunFacts, given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _details(run: RunFacts, given: Mapping[str, object]) -> dict[str, dict[str, str]]:
     manifest, ranker = run.manifest, run.ranker or {}
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Mapping[str, object]] = {}
     if manifest is not None:
         known = _without_secrets(manifest.hyperparameters)
         others = {name: value for name, value in known.items() if name not in given}
@@ -204,6 +211,7 @@ def _details(run: RunFacts, given: Mapping[str, Any]) -> dict[str, dict[str, str
             "Environment": manifest.environment,
             "Fingerprints": manifest.fingerprints,
         }
+
     if ranker.get("prompt"):
         found["Prompt"] = ranker["prompt"]
     if run.data is not None:
@@ -213,4 +221,5 @@ def _details(run: RunFacts, given: Mapping[str, Any]) -> dict[str, dict[str, str
             "interactions": f"{run.data.num_interactions:,}",
             "fingerprint": run.data.fingerprint,
         }
+
     return {name: _shown(values) for name, values in found.items() if values}

@@ -1,4 +1,4 @@
-"""Everything that a run left on the disk, read; whatever is missing is None or empty, and the page says less."""
+"""Everything that a run left on disk. What is missing is None or empty, and the page says less."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription, Rank
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run of the ranker.
+    """A run of the ranker, or of a user's own Trainer.
 
     Attributes:
-        folder: Where its checkpoints lie.
-        experiment: Of a run of the ranker; None for a Trainer of one's own.
+        folder: Folder of its checkpoints.
+        experiment: The ranker's experiment; None for a user's own Trainer.
         facts: Its checkpoints, by step.
-        manifest: Of the newest good one.
-        latest_step: Of that.
-        best_step: Best so far.
-        best_model_step: Of the model in the run's folder itself.
-        curves: What was logged.
-        interruptions: In their order.
-        seconds_a_step: Of training, where something tells.
-        metrics: metrics.json.
-        ranker: ranker.json.
-        test: test.parquet.
+        manifest: Manifest of the newest good checkpoint.
+        latest_step: Step of that checkpoint.
+        best_step: Step of the best checkpoint so far.
+        best_model_step: Step of the model in the run's folder itself.
+        curves: Logged values.
+        interruptions: Resumes, oldest first.
+        seconds_a_step: Seconds per training step; None if unknown.
+        metrics: Content of metrics.json.
+        ranker: Content of ranker.json.
+        test: Content of test.parquet.
         data: Prepared histories and titles.
-        is_running: A process holds the run's lock.
-        read_at: UTC.
+        is_running: Whether a process holds the run's lock.
+        read_at: Time of reading, UTC.
     """
 
     folder: RunFolder
@@ -64,23 +64,23 @@ class RunFacts:
 
     @property
     def max_steps(self) -> int | None:
-        """Where the run ends."""
+        """The step at which the run ends; None if unknown."""
         position = self.manifest.position if self.manifest is not None else {}
         steps = position.get("max_steps")
         return int(steps) if isinstance(steps, int | float) else None
 
     @property
     def step(self) -> int:
-        """The last one that is logged or saved."""
+        """The last logged or saved step."""
         return max(self.curves.last_step, self.latest_step or 0)
 
     @property
     def is_tested(self) -> bool:
-        """The figures are of this training, as far as it has come by now."""
+        """Whether the metrics belong to the newest state of this training."""
         if self.metrics is None:
             return False
         manifest = self.manifest
-        # Without checkpoints (--save_strategy no) nothing says otherwise.
+        # Without checkpoints (--save_strategy no) there is nothing to compare with.
         if manifest is None and self.facts:
             return False
         same = manifest is None or self.metrics.get("run_id") == manifest.run_id
@@ -88,14 +88,14 @@ class RunFacts:
 
 
 def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
-    """Reads a run, finished or not; writes nothing.
+    """Reads a run, finished or not. Writes nothing.
 
     Args:
-        folder: Of the checkpoints.
-        experiment: Of the ranker, for what lies elsewhere.
+        folder: Folder of the checkpoints.
+        experiment: The ranker's experiment, which holds the other files; None for a user's own Trainer.
 
     Raises:
-        ArtifactError: there is no run at all.
+        ArtifactError: there is no run.
     """
     facts = gather(folder, deep=False) if folder.path.is_dir() else []
     ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) if experiment is not None else None
@@ -103,17 +103,20 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         raise ArtifactError(
             f"{folder.path}: there is no run to report on",
             expected="checkpoints, or ranker.json, which a run of the ranker writes when it starts",
-            hint="llamarec checkpoints list, or another --experiment_root",
+            hint=["name another --experiment_root, or list the runs:", "llamarec checkpoints list"],
         )
+
     latest_step, best_step = latest_and_best(facts)
     of_latest = next((fact for fact in newest(facts) if fact.step == latest_step), None)
     manifest = of_latest.verdict.manifest if of_latest is not None else None
+
     state = trainer_state(of_latest.verdict.path) if of_latest is not None else {}
     sessions = manifest.sessions if manifest is not None else _since_restart(folder)
     logs = folder.path / "runs" if experiment is None else experiment.ranker / "logs"
     curves = curves_of(state, logs, sessions)
     seconds = seconds_a_step(sessions, facts, curves)
     best = best_in(folder) if folder.path.is_dir() else None
+
     return RunFacts(
         folder=folder,
         experiment=experiment,
@@ -135,7 +138,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
 
 
 def _since_restart(folder: RunFolder) -> tuple[Session, ...]:
-    """Of a run that saved nothing since its restart."""
+    """The process of a run that has saved nothing since its restart."""
     if not folder.restarted.is_file():
         return ()
     begun = datetime.fromtimestamp(folder.restarted.stat().st_mtime, UTC)
@@ -150,7 +153,7 @@ def _test(path: Path) -> pl.DataFrame | None:
 
 
 def _data(folder: Path, fingerprint: str | None) -> PreparedData | None:
-    """Those that the run was made from; data that were prepared in another way since then would give other titles."""
+    """The data that the run was trained on; None if they were prepared differently since then."""
     try:
         data = load_prepared(folder)
     except ArtifactError:

@@ -1,10 +1,10 @@
-"""Runs that differ in nothing but their seeds: what they come to together."""
+"""Runs that differ only in their seeds: mean, deviation and gain over them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,12 @@ _SEEDS: Final = frozenset({"seed", "data_seed", "retriever: seed"})
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Several runs of one setting.
+    """Several runs with the same options.
 
     Attributes:
         runs: Their numbers, from 1.
-        columns: By name (retriever, titles, letters, ranker) and metric: mean and standard deviation over the runs.
-        gains: By metric: ranker - retriever, each user's mean over the runs, and its 95% interval over users.
+        columns: Mean and standard deviation over the runs, by column (retriever, titles, letters, ranker) and metric.
+        gains: Ranker minus retriever, averaged over the runs for each user, and the 95% interval over users, by metric.
     """
 
     runs: list[int]
@@ -34,14 +34,14 @@ class SeedGroup:
 def groups_by_seed(
     figures: Sequence[Mapping[str, Mapping[str, float]]],
     tests: Sequence[pl.DataFrame],
-    options: Sequence[Mapping[str, Any]],
+    options: Sequence[Mapping[str, object]],
 ) -> list[SeedGroup]:
-    """The settings that more than one run has.
+    """Groups of two and more runs that differ only in their seeds.
 
     Args:
-        figures: Of each run, by column and metric.
-        tests: Of each run, with the same users in the same rows.
-        options: Of each run all that it was trained with, but for places; empty where that is not known.
+        figures: Metrics of each run, by column and metric.
+        tests: Test results of each run, with the same users in the same rows.
+        options: All options of each run except paths; empty if they are unknown.
     """
     groups: list[list[int]] = []
     for run, one in enumerate(options):
@@ -49,16 +49,17 @@ def groups_by_seed(
         if alike is None:
             groups.append([run])
         elif _seeds(one) not in [_seeds(options[other]) for other in alike]:
-            # A copy of a run is no other seed.
+            # A copy of a run is not counted.
             alike.append(run)
+
     return [_group(runs, figures, tests) for runs in groups if len(runs) > 1 and options[runs[0]]]
 
 
-def _setting(options: Mapping[str, Any]) -> dict[str, Any]:
+def _setting(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if name not in _SEEDS}
 
 
-def _seeds(options: Mapping[str, Any]) -> dict[str, Any]:
+def _seeds(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if name in _SEEDS}
 
 

@@ -1,4 +1,4 @@
-"""The processes that trained a run, one after the other: what each interruption cost, and what its checkpoint saved."""
+"""Interruptions of a run: the time each one cost, and the time its checkpoint saved."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Interruption:
     """The end of one process and the resume by the next.
 
     Attributes:
-        resumed: When the next one started.
-        from_step: Where it went on.
-        reached: The last step that the ended one is known to have reached (logged or saved); None where nothing tells.
-        seconds_a_step: Of this run; None where nothing tells.
-        host: Where it went on.
+        resumed: Start of the next process.
+        from_step: Step from which it continued.
+        reached: Last step that the ended process is known to have reached (logged or saved); None if unknown.
+        seconds_a_step: Seconds per step of this run; None if unknown.
+        host: Machine on which it continued.
         changes: Hyperparameters that the resume changed.
-        was_finished: The ended one had come to its end, and the next one goes on from there: no interruption.
+        was_finished: Whether the ended process had finished, so that the next one extended the training.
     """
 
     resumed: datetime | None
@@ -37,29 +37,29 @@ class Interruption:
 
     @property
     def steps_lost(self) -> int | None:
-        """Trained twice."""
+        """Steps that were trained twice; None if unknown."""
         return None if self.reached is None else max(self.reached - self.from_step, 0)
 
     @property
     def seconds_lost(self) -> float | None:
-        """For training them again."""
+        """Time to train them again; None if unknown."""
         lost = self.steps_lost
         return None if lost is None or self.seconds_a_step is None else lost * self.seconds_a_step
 
     @property
     def seconds_saved(self) -> float | None:
-        """Training from the start up to here, which a run without checkpoints would have had to repeat."""
+        """Time to train from the start to this step, which the checkpoint saved; None if unknown."""
         return None if self.seconds_a_step is None else self.from_step * self.seconds_a_step
 
 
 def interruptions(
     sessions: Sequence[Session], facts: Sequence[CheckpointSummary], curves: Curves, seconds: float | None
 ) -> list[Interruption]:
-    """One for every process but the first; `seconds` are those of a step."""
+    """One interruption per process except the first; `seconds` is the time per step."""
     found = []
     for earlier, session in pairwise(sessions):
         begun, resumed = parse_time(earlier.started), parse_time(session.started)
-        # What was resumed from may be gone by now; where the earlier process saved it, that had come so far.
+        # The checkpoint of the resume may be deleted by now, but the earlier process had reached its step.
         saved = [session.from_step] if session.from_step > earlier.from_step else []
         reached = _reached(begun, resumed, facts, curves, saved)
         found.append(
@@ -70,29 +70,31 @@ def interruptions(
                 seconds,
                 session.host,
                 session.changes,
-                # Where steps were lost, another extension had begun and was killed.
+                # Lost steps mean that another extension was killed in between.
                 was_finished=session.extends and reached in (None, session.from_step),
             )
         )
+
     return found
 
 
 def seconds_a_step(sessions: Sequence[Session], facts: Sequence[CheckpointSummary], curves: Curves) -> float | None:
-    """Median over pairs of moments at which one process logged or saved, validations between them included."""
+    """Median time per step between successive logs and saves of one process, validations included."""
     moments = {(fact.created, fact.step) for fact in facts if fact.created}
     moments |= {(event.time, event.step) for event in curves.events if event.name == "loss"}
     starts = sorted(time for session in sessions if (time := parse_time(session.started)) is not None)
     rates = [
         (later - earlier).total_seconds() / (there - here)
         for (earlier, here), (later, there) in pairwise(sorted(moments))
-        # A pause between two processes is no training.
+        # The time between two processes does not count.
         if there > here and not any(earlier < start <= later for start in starts)
     ]
+
     return statistics.median(rates) if rates else None
 
 
 def interrupted(found: Sequence[Interruption]) -> list[Interruption]:
-    """Those that were not the extension of a finished training."""
+    """All except extensions of a finished training."""
     return [one for one in found if not one.was_finished]
 
 

@@ -1,4 +1,4 @@
-"""What a run is worth: verdict, tables, who gains, the part of the order."""
+"""The test in a report: verdict, tables, groups of users, order of the candidates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamarec.vocabulary import METRICS_FILE
 
 
 def judgement(run: RunFacts) -> dict[str, str] | None:
-    """In one sentence; None before the test."""
+    """The verdict in one sentence; None before the test."""
     if run.metrics is None or not run.is_tested:
         return None
     row = overall_row(run.metrics)
@@ -32,7 +32,7 @@ def _fusion(metrics: Mapping[str, Any]) -> Fusion:
 
 
 def overall_row(metrics: Mapping[str, Any]) -> Row:
-    """What verdicts are about, over all users."""
+    """The metric that verdicts are about, over all users."""
     return main_row(_rows(metrics["overall"]))
 
 
@@ -40,18 +40,20 @@ def _rows(content: list[Mapping[str, Any]]) -> list[Row]:
     return [Row(**row) for row in content]
 
 
-def test(run: RunFacts) -> dict[str, Any] | None:
-    """Tables of the test; None where there was none."""
+def test(run: RunFacts) -> dict[str, object] | None:
+    """Tables of the test; None if there was none."""
     if run.metrics is None:
         return None
+
     metrics = run.metrics
-    stale = "" if run.is_tested else f"These figures are of an earlier end, at step {metrics.get('step', '?')}. "
+    stale = "" if run.is_tested else f"These metrics are from an earlier test, at step {metrics.get('step', '?')}. "
     users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
     subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
     fusion = _fusion(metrics)
+
     return {
-        "about": f"{stale}{users:,} users; for {covered:,} of them ({metrics['coverage']:.1%}) the next item is among "
-        "the candidates, and only those can a ranker help. For everybody else both stages count as a miss.",
+        "about": f"{stale}{users:,} test users. For {covered:,} of them ({metrics['coverage']:.1%}) the next item is "
+        "among the candidates; the ranker can help only these. For all others both stages count as a miss.",
         "fusion": fusion_text(fusion).rstrip("."),
         "without_model": without_model(metrics),
         "figure": Markup(difference_figure(subset)),
@@ -65,11 +67,12 @@ def test(run: RunFacts) -> dict[str, Any] | None:
 
 
 def breakdown(run: RunFacts) -> list[Markup]:
-    """Who gains: a figure for each kind of difference between users."""
+    """Figures of the gain by groups of users."""
     fusion = _fusion(run.metrics) if run.metrics else None
     if run.test is None or run.data is None or fusion is None or not (fusion.letters or fusion.title_weight):
-        # Of the retriever's own order there is nothing to tell.
+        # The order is the retriever's, so every gain is 0.
         return []
+
     kinds = {
         "length of history": by_history(run.test, run.data),
         "how often the item was taken before": by_popularity(run.test, run.data),
@@ -77,22 +80,24 @@ def breakdown(run: RunFacts) -> list[Markup]:
     return [Markup(breakdown_figure(bins, what)) for what, bins in kinds.items() if bins]
 
 
-def orders(run: RunFacts) -> dict[str, Any] | None:
-    """How much the order of candidates matters; None where that was not asked."""
-    asked = (run.metrics or {}).get("orders")
-    if not asked:
+def orders(run: RunFacts) -> dict[str, object] | None:
+    """How much the order of the candidates in the prompt matters; None if that was not measured."""
+    measured = (run.metrics or {}).get("orders")
+    if not measured:
         return None
-    rows = [OrderRow(**row) for row in asked["rows"]]
+
+    rows = [OrderRow(**row) for row in measured["rows"]]
     columns = ("in_order", "letters", "calibrated", "final")
     table = [[row.order, *(f"{getattr(row, column):.4f}" for column in columns)] for row in rows]
-    table.append(["best − worst", *(f"{asked['spread'][column]:.4f}" for column in columns)])
-    table.append(["same first item in two orders", "", *(f"{share:.1%}" for share in asked["kept_first"])])
-    averaged = [f"{asked['averaged']:.4f}", f"{asked['averaged_final']:.4f}"]
-    table.append([f"mean of {asked['num_averaged']} shuffles", "", "", *averaged])
+    table.append(["best − worst", *(f"{measured['spread'][column]:.4f}" for column in columns)])
+    table.append(["same first item in two orders", "", *(f"{share:.1%}" for share in measured["kept_first"])])
+    averaged = [f"{measured['averaged']:.4f}", f"{measured['averaged_final']:.4f}"]
+    table.append([f"mean of {measured['num_averaged']} shuffles", "", "", *averaged])
+
     return {
-        "about": f"ndcg@10 of the same {asked['num_prompts']:,} prompts in five orders. A, B, C…: taking the "
-        "candidates as they stand. Raw letters: with the model's liking for letters as such. Each figure "
-        f"is good to about ±{1.96 * asked['error']:.3f} (95%), so with few prompts some spread is chance.",
+        "about": f"ndcg@10 of the same {measured['num_prompts']:,} prompts in five orders. A, B, C…: the order in the "
+        "prompt itself. Raw letters: without correction for the letters that the model prefers. Each value is "
+        f"accurate to about ±{1.96 * measured['error']:.3f} (95%), so with few prompts some spread is chance.",
         "figure": Markup(orders_figure(rows)),
         "rows": table,
     }

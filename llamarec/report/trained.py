@@ -1,8 +1,6 @@
-"""How the training went: curves, interruptions, checkpoints."""
+"""The training in a report: curves, interruptions, checkpoints."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from markupsafe import Markup
 
@@ -15,18 +13,18 @@ from llamarec.report.run import RunFacts
 from llamarec.report.sessions import Interruption, interrupted
 
 
-def training(run: RunFacts) -> dict[str, Any]:
-    """Curves, and what marks in them mean."""
+def training(run: RunFacts) -> dict[str, object]:
+    """The curves, and a note on the vertical lines in them."""
     resumes = [one.from_step for one in run.interruptions]
     figure = training_figure(run.curves, resumes, run.best_step)
-    note = "Dashed: where a resume went on. " if resumes else ""
-    note += f"Dotted: the best step, {run.best_step:,}. " if run.best_step else ""
+    note = "Dashed vertical line: a resume. " if resumes else ""
+    note += f"Dotted vertical line: the best step, {run.best_step:,}. " if run.best_step else ""
     return {"figure": Markup(figure) if figure else None, "note": note}
 
 
 def interruption(one: Interruption) -> dict[str, str]:
     """A row of the table of interruptions."""
-    changes = ["it was finished, and was extended"] if one.was_finished else []
+    changes = ["extended after it had finished"] if one.was_finished else []
     return {
         "resumed": time_text(one.resumed),
         "from_step": f"{one.from_step:,}",
@@ -39,10 +37,11 @@ def interruption(one: Interruption) -> dict[str, str]:
 
 
 def interruptions_text(found: list[Interruption]) -> str:
-    """What they cost and what checkpoints saved, together."""
+    """The time that all interruptions cost, and the time that checkpoints saved."""
     lost, saved = total(one.seconds_lost for one in found), total(one.seconds_saved for one in found)
-    text = f"{len(interrupted(found))}. Trained twice: {duration(lost)}; not trained again thanks to checkpoints: "
-    return f"{text}{duration(saved)}. Lost steps are those logged after the checkpoint; at a save nothing is lost."
+    count = len(interrupted(found))
+    text = f"{count} interruption{'' if count == 1 else 's'}. Trained twice: {duration(lost)}. Saved by checkpoints: "
+    return f"{text}{duration(saved)}. Steps logged after the last checkpoint are lost; a stop that saves loses none."
 
 
 def checkpoint(fact: CheckpointSummary, run: RunFacts) -> dict[str, str]:
@@ -51,6 +50,7 @@ def checkpoint(fact: CheckpointSummary, run: RunFacts) -> dict[str, str]:
     state: list[str] = [fact.verdict.health if fact.verdict.health != "good" else "sizes match"]
     state += [name for name, holds in marks.items() if holds] + (["before a restart"] if fact.left_behind else [])
     manifest = fact.verdict.manifest
+
     return {
         "step": f"{fact.step:,}",
         "epoch": "" if fact.epoch is None else f"{fact.epoch:.2f}",
@@ -64,10 +64,10 @@ def checkpoint(fact: CheckpointSummary, run: RunFacts) -> dict[str, str]:
 
 
 def checkpoints_note(run: RunFacts) -> str:
-    """Below that table."""
+    """The note below the table of checkpoints."""
     names = {fact.metric_name for fact in run.facts if fact.metric_name}
     text = f"Metric: {', '.join(sorted(names))}. " if names else ""
     if run.best_model_step is not None:
-        text += f"The best adapter, in the run's folder itself, is of step {run.best_model_step:,}. "
+        text += f"The best adapter is in the run's folder itself; it is from step {run.best_model_step:,}. "
     words = typed(["llamarec", "checkpoints", "verify", str(run.folder.path)])
-    return f"{text}Hashes: {words}"
+    return f"{text}To check all hashes: {words}"

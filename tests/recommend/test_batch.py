@@ -100,12 +100,12 @@ def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommende
 
     with pytest.raises(_Killed):
         BatchJob(recommender, USERS, output, k=3).run(progress=kill)
-    with pytest.raises(ConfigError, match=r"(?s)was not finished.*other: k 3 -> 4, requests.*--restart"):
+    with pytest.raises(ConfigError, match=r"(?s)was not finished.*different: k 3 -> 4, requests.*--restart"):
         BatchJob(recommender, USERS[1:], output, k=4).run()
     assert BatchJob(recommender, USERS[1:], output, k=4).run(restart=True).num_before == 0
     assert len(_lines(output)) == 19
     before = output.read_bytes()
-    with pytest.raises(ConfigError, match=r"(?s)there is such a file already.*a finished one.*a\.jsonl\.partial"):
+    with pytest.raises(ConfigError, match=r"(?s)the file exists.*a finished output.*a\.jsonl\.partial"):
         BatchJob(recommender, USERS, output, k=3).run()
     assert output.read_bytes() == before
     assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_requests == 20
@@ -145,15 +145,15 @@ def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.txt", "\n \n", "nobody in it"),
+        ("a.txt", "\n \n", "the file names no user"),
         ("a.csv", "name\nx\n", r"(?s)no column 'user'.*found: +name"),
         ("a.jsonl", '{"user": "u1"}\nnot json\n', "line 2"),
-        ("a.jsonl", '{"name": "u1"}\n', r"line 1: an object with either user or history"),
-        ("a.jsonl", '{"history": []}\n', "line 1: history must be a list"),
+        ("a.jsonl", '{"name": "u1"}\n', r"line 1: expected an object with either user or history"),
+        ("a.jsonl", '{"history": []}\n', "line 1: history must be a non-empty list"),
         ("a.jsonl", '{"user": null}\n', "line 1: user and id must be"),
         ("a.jsonl", '{"user": "u1", "id": ["x"]}\n', "line 1: user and id must be"),
         ("a.jsonl", '{"user": "\\ud800"}\n', "line 1: user and id must be"),
-        ("a.jsonl", '{"history": [["a"]]}\n', "line 1: history must be a list"),
+        ("a.jsonl", '{"history": [["a"]]}\n', "line 1: history must be a non-empty list"),
         ("a.parquet", "no parquet", "cannot be read"),
     ],
 )

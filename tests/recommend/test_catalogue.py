@@ -64,7 +64,7 @@ def test_an_unknown_title_is_refused_with_near_ones(catalogue: Catalogue, typed:
 
 @pytest.mark.parametrize("typed", ["qqqq zzzz", "", "   ", "🎮"])
 def test_what_looks_like_nothing_says_so(catalogue: Catalogue, typed: str) -> None:
-    with pytest.raises(UnknownError, match="is it the right data set") as refused:
+    with pytest.raises(UnknownError, match="check that this is the right data set") as refused:
         catalogue.item(typed)
     assert refused.value.near == []
 

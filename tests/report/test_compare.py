@@ -123,7 +123,7 @@ def test_runs_of_other_seeds_are_taken_together(
     assert re.search(r"(?m)^ndcg@10( \d\.\d{4}){4}", re.sub(r" +", " ", said))
     runs = {"a": one, "b": other, "c": again, "d": one, "e": unknown}
     write_comparison(found, runs, tmp_path / "page.html")
-    assert "Runs 1, 3: nothing but their seeds differs" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Runs 1, 3 differ only in their seeds" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_equal_runs_do_not_differ(experiment: Experiment, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

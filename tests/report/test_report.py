@@ -129,8 +129,8 @@ def test_a_finished_training_that_is_extended_is_no_interruption(finished: Path,
     assert [(one.from_step, one.was_finished) for one in run.interruptions] == [(4, False), (12, True)]
     assert interrupted(run.interruptions) == run.interruptions[:1]
     text = _Page(render(run)).text
-    assert re.search(r"it was finished, and was extended; .*max_steps: 12 -> 16", text)
-    assert "1. Trained twice" in text
+    assert re.search(r"extended after it had finished; .*max_steps: 12 -> 16", text)
+    assert "1 interruption. Trained twice" in text
 
 
 def test_curves_are_of_the_last_training_of_each_step(run: RunFacts) -> None:
@@ -157,7 +157,7 @@ def test_examples_are_real_users_with_the_truth_marked(run: RunFacts) -> None:
     assert run.data is not None
     shown = examples(run.test, run.data)
     # In the retriever's order nobody gains.
-    assert {one.why for one in shown} <= {"in the middle", "drawn at random"}
+    assert {one.why for one in shown} <= {"median", "drawn at random"}
     ranks = run.test["letters_rank"]
     by_letters = run.test.with_columns(final_rank=ranks, final_scores=pl.col("letter_logp"))
     moved = examples(by_letters, run.data)

@@ -33,7 +33,7 @@ def test_a_run_that_was_not_tested_is_shown_as_far_as_it_is(experiment: Experime
         (copy.ranker / name).unlink()
     shutil.rmtree(copy.ranker / "logs")
     text = render(read_run(RunFolder(copy.checkpoints), copy))
-    assert "Trained to the end, step 12. The test is running, or was cut off" in text
+    assert "Trained to the end, step 12. The test is running or was interrupted" in text
     assert "Not tested yet" in text
     assert "A few users" not in text
     with RunLock(RunFolder(copy.checkpoints)):
@@ -57,11 +57,11 @@ def test_figures_of_an_earlier_end_are_not_shown_as_this_trainings(experiment: E
     for changed in ({"step": 8}, {"run_id": "of another"}):
         path.write_text(json.dumps({**metrics, **changed}), encoding="utf-8")
         text = render(read_run(RunFolder(copy.checkpoints), copy))
-        assert "These figures are of an earlier end" in text
+        assert "These metrics are from an earlier test" in text
         assert "Finished" not in text
-        assert "Trained to the end, step 12. The test is running, or was cut off" in text
+        assert "Trained to the end, step 12. The test is running or was interrupted" in text
     path.write_text(json.dumps({"overall": []}), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"(?s)metrics\.json: of another version.*--resume_from_checkpoint"):
+    with pytest.raises(ArtifactError, match=r"(?s)metrics\.json: written by another version.*--resume_from_checkpoint"):
         write_report(RunFolder(copy.checkpoints), copy)
 
 
@@ -128,7 +128,7 @@ def test_a_restart_that_saved_nothing_shows_nothing_of_before(experiment: Experi
     text = render(read_run(folder, copy))
     assert "Stopped at step 0; nothing is saved" in text
     assert "Nothing has been logged yet" in text
-    assert "These figures are of an earlier end" in text
+    assert "These metrics are from an earlier test" in text
 
 
 def test_damaged_files_are_left_out(experiment: Experiment, tmp_path: Path) -> None:
