@@ -15,6 +15,7 @@ from accelerate.state import GradientState
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from llamarec.checkpoints import ResumableMixin
 from llamarec.checkpoints.trainer import hooks
 from llamarec.errors import ConfigError
 from tests.resume.training import make_trainer
@@ -172,3 +173,25 @@ def test_a_member_of_the_state_that_was_renamed_is_refused(tmp_path: Path) -> No
     trainer = make_trainer(tmp_path)
     with pytest.raises(ConfigError, match=r"no Trainer\.state\.best_step_of_all"):
         hooks.check_hooks(trainer, Trainer, members={"state": ("best_step_of_all",)})
+
+
+@pytest.mark.parametrize("name", ["train", "_inner_training_loop"])
+def test_a_subclass_with_a_loop_of_its_own_is_refused(name: str, tmp_path: Path) -> None:
+    def own_loop(self: Any, *args: Any, **kwargs: Any) -> None:
+        for batch in self.get_train_dataloader():
+            self.training_step(self.model, batch)
+
+    theirs = type("TheirTrainer", (Trainer,), {name: own_loop})
+    with pytest.raises(ConfigError, match=rf"TheirTrainer\.{name} has a training loop of its own"):
+        make_trainer(tmp_path, cls=type("Mine", (ResumableMixin, theirs), {}))
+
+
+def test_a_subclass_that_calls_the_trainers_loop_is_taken(tmp_path: Path) -> None:
+    class TheirTrainer(Trainer):  # type: ignore[misc,unused-ignore]
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            return super().train(*args, **kwargs)
+
+        def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._inner_training_loop(*args, **kwargs)
+
+    make_trainer(tmp_path, cls=type("Mine", (ResumableMixin, TheirTrainer), {}))

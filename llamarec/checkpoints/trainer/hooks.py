@@ -205,8 +205,16 @@ def check_hooks(trainer: object, base: type, *, members: Mapping[str, Iterable[s
         members: What must be there of the objects that it holds, by path.
 
     Raises:
-        ConfigError: a hook is missing, has other parameters, is not used, or is one that a mixin hides by accident.
+        ConfigError: a hook is missing, has other parameters, is not used, or is one that a mixin hides by accident; or
+            a subclass has a training loop of its own.
     """
+    for owner, name in _own_loops(type(trainer), base):
+        raise ConfigError(
+            f"{owner}.{name} has a training loop of its own, in which nothing would be saved",
+            expected=f"one that calls super().{name}(...)",
+            hint=[f"leave {name} out of {owner}, and do its work in training_step, compute_loss or a callback"],
+        )
+
     missing = [*_missing_methods(base), *_missing_attributes(trainer, base), *_hidden(type(trainer), base)]
     for path, names in members.items():
         held: object = trainer
@@ -300,6 +308,19 @@ def _missing_attributes(trainer: object, base: type) -> Iterator[str]:
     yield from (f"no Trainer.{name}" for name in ATTRIBUTES if not hasattr(trainer, name))
     for name, users in LOOP_ATTRIBUTES.items():
         yield from _unused(base, name, users)
+
+
+def _own_loops(cls: type, base: type) -> Iterator[tuple[str, str]]:
+    """Classes between the mixin and the Trainer whose training does not lead to the hooks, each with its method."""
+    leads_on = {
+        "train": {"train", "_inner_training_loop"},
+        "_inner_training_loop": {"_inner_training_loop", "_run_epoch"},
+    }
+    for one in cls.__mro__[: cls.__mro__.index(base)] if base in cls.__mro__ else ():
+        for name, calls in leads_on.items():
+            code = getattr(inspect.unwrap(vars(one).get(name, base)), "__code__", None)
+            if code is not None and not calls & set(code.co_names):
+                yield one.__name__, name
 
 
 def _hidden(cls: type, base: type) -> Iterator[str]:
