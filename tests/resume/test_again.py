@@ -76,6 +76,7 @@ def test_frozen_weights_are_those_of_the_moment() -> None:
     assert torch.equal(state["lm_head.weight"], before)
 
 
+@pytest.mark.slow
 def test_workers_of_a_validation_that_were_to_stay_do_not_change_what_is_drawn(tmp_path: Path) -> None:
     """Ones that stay draw their seed once; after a resume it would be drawn again."""
     changes: dict[str, Any] = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}

@@ -18,7 +18,7 @@ import pytest
 
 from tests.resume.forks import CAN_FORK, WHY_NOT, Ending, Forks
 
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)]
 
 # Dropout, random draws in data set, collator and callbacks, accumulation, evaluation, the best model and early
 # stopping are in each of them, see `training`.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.resume.forks import CAN_FORK, ROOT, WHY_NOT
 
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)]
 
 SCRIPTED = "kill kill-twice power power-recovery disk-full disk-small read-only damage"
 TRAINED = "train-kill train-swap train-twice train-full train-small train-small-bin train-clock"
