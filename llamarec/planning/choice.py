@@ -1,6 +1,6 @@
-"""The decision: precision, checkpointing, micro-batch. A pure function of shape, lengths, memory and wishes.
+"""The choice of precision, checkpointing and micro-batch: a pure function of shape, lengths, memory and wishes.
 
-What the user gave and what a resumed run had stays; the samples of a step are never changed.
+Values from the user or from a resumed run stay. The samples of a step never change.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from llamarec.planning.lengths import Lengths
 from llamarec.planning.memory import Peak, evaluation_peak, training_peak, weight_bytes
 from llamarec.planning.setup import Setup
 from llamarec.planning.shape import ModelShape
-from llamarec.planning.speed import UNPACKING_TOKENS
 
-# Unquantised weights may take so much of the usable memory. Above that little is left for prompts, and 4 bits it is.
+# Whole weights may take this share of the usable memory. Above it too little is left for prompts: 4 bits are chosen.
 _SHARE_OF_WEIGHTS: Final = 0.5
-# A pass over so many tokens takes twice as long as its products alone: starting kernels, and unpacking 4 bits.
+# Starting the kernels of a pass takes as long as the products of this many tokens.
 _STARTING_TOKENS: Final = 512
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is wanted of a run, by whoever decided it.
+    """Options of a run before planning.
 
     Attributes:
         quantization: nf4, none or auto.
@@ -31,13 +30,13 @@ class Wishes:
         micro_batch: Samples per device in one forward pass.
         accumulation: Forward passes per step.
         eval_batch: Prompts per device in one forward pass of evaluation.
-        checkpointing: Activations are computed again.
-        settled: Which of these names are not for the planner to choose.
+        checkpointing: Activations are recomputed.
+        settled: Names of options that the planner must not change.
         lora_rank: Rank of LoRA.
         lora_targets: Names of the linear layers with LoRA.
-        lora_dropout: Whether there is any.
-        prompts_at_once: On a processor in float32: prompts that go one by one through layers of our own
-            (`Setup.prompts_at_once`); 0: the model is of another form.
+        lora_dropout: Whether LoRA has dropout.
+        prompts_at_once: On a CPU in float32, prompts computed at the same time (`Setup.prompts_at_once`); 0 if the
+            model's layers are not known.
     """
 
     quantization: str = "auto"
@@ -55,17 +54,17 @@ class Wishes:
 
 @dataclass(frozen=True)
 class RunChoice:
-    """How to run.
+    """How a run is carried out.
 
     Attributes:
-        setup: Precision and adapters.
-        checkpointing: Activations are computed again.
+        setup: Precision and LoRA.
+        checkpointing: Activations are recomputed.
         micro_batch: Samples per forward pass.
         accumulation: Forward passes per step.
         eval_batch: Prompts per forward pass of evaluation.
         training: Peak of a step.
         evaluation: Peak of a validation or test.
-        fits: Both are within what may be used.
+        fits: Both peaks are within the usable memory.
     """
 
     setup: Setup
@@ -79,17 +78,17 @@ class RunChoice:
 
     @property
     def by_prompts(self) -> bool:
-        """Training goes prompt by prompt."""
+        """Whether training goes prompt by prompt."""
         return self.setup.by_prompts(checkpointing=self.checkpointing)
 
     @property
     def quantization(self) -> str:
-        """As `--quantization` says it."""
+        """The value of `--quantization`."""
         return "nf4" if self.setup.precision == "nf4" else "none"
 
 
 def choose_run(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wishes) -> RunChoice:
-    """The fastest way that fits; where nothing fits, the smallest."""
+    """The fastest choice that fits, or the smallest if nothing fits."""
     precision = _precision(shape, device, wishes)
     setup = Setup(
         precision=precision,
@@ -100,8 +99,10 @@ def choose_run(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wish
         on_gpu=device.is_gpu,
         prompts_at_once=wishes.prompts_at_once if precision == "fp32" and not device.is_gpu else 0,
     )
+
     micro_batch, checkpointing, training = _training(shape, lengths, device, wishes, setup)
     eval_batch, evaluation = _evaluation(shape, lengths, device, wishes, setup)
+
     return RunChoice(
         setup=setup,
         checkpointing=checkpointing,
@@ -115,7 +116,7 @@ def choose_run(shape: ModelShape, lengths: Lengths, device: Device, wishes: Wish
 
 
 def _precision(shape: ModelShape, device: Device, wishes: Wishes) -> str:
-    """Of the frozen weights. Of weights and device alone, so that it stays when prompts change."""
+    """Precision of the frozen weights. It depends on weights and device only, so it stays when prompts change."""
     whole = "bf16" if wishes.computes_bf16 else "fp32"
     if wishes.quantization != "auto":
         return "nf4" if wishes.quantization == "nf4" else whole
@@ -136,33 +137,34 @@ def _training(
         )
         for micro_batch, checkpointing in options
     }
+
     fitting = [option for option in options if peaks[option].total <= device.usable]
     if not fitting:
         best = min(options, key=lambda option: peaks[option].total)
     elif device.is_gpu:
-        # Of equal ones the first: without checkpointing, and with the larger micro-batch.
+        # Among equal costs the first wins: without checkpointing, with the larger micro-batch.
         best = min(fitting, key=lambda option: _cost(option[0], option[1], lengths, setup))
     else:
-        # Without checkpointing, if that fits.
+        # Without checkpointing where that fits.
         best = fitting[0]
     return *best, peaks[best]
 
 
 def _micro_batches(device: Device, wishes: Wishes, *, by_prompts: bool) -> list[int]:
-    """Largest first; all make the same step."""
+    """Sizes that make the same step, largest first."""
     if "micro_batch" in wishes.settled:
         return [wishes.micro_batch]
     samples = wishes.micro_batch * wishes.accumulation
     if not device.is_gpu:
-        # A processor gains nothing from larger ones (docs/decisions/0003); prompt by prompt they cost nothing.
+        # A CPU gains nothing from larger batches (docs/decisions/0003); prompt by prompt they cost nothing.
         return [samples if by_prompts else 1]
     return [size for size in range(samples, 0, -1) if samples % size == 0]
 
 
 def _cost(micro_batch: int, checkpointing: bool, lengths: Lengths, setup: Setup) -> float:
-    """Time per prompt, in no unit: padding against passes over too few tokens."""
+    """Relative time per prompt: padding against the overhead of passes over few tokens."""
     padded = lengths.padded(micro_batch)
-    starting = _STARTING_TOKENS + (UNPACKING_TOKENS if setup.precision == "nf4" else 0)
+    starting = _STARTING_TOKENS + setup.unpacking_tokens
     return (3 if checkpointing else 2) * (padded + starting / micro_batch)
 
 

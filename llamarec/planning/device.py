@@ -1,6 +1,6 @@
-"""What a plan may use of the machine.
+"""The memory of this machine that a plan may use.
 
-A share of all the memory there is, not of what is free at the moment: the same machine must give the same plan.
+It is a share of all memory, not of free memory, so that the same machine always gives the same plan.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Final
 
 SHARE_OF_GPU: Final = 0.90
-# The rest of the machine lives there too, and so does the cache of the disk.
+# Other programs and the disk cache need the rest.
 SHARE_OF_MACHINE: Final = 0.75
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a model is trained.
+    """The device that trains.
 
     Attributes:
-        name: For people.
-        is_gpu: Memory of its own.
-        total: Bytes in all.
-        free: Bytes at the moment; decides nothing.
+        name: Name for display.
+        is_gpu: Whether it has its own memory.
+        total: Bytes of memory.
+        free: Bytes free now; for warnings only.
     """
 
     name: str
@@ -38,22 +38,23 @@ class Device:
 
 
 def this_device(*, on_cpu: bool) -> Device:
-    """The accelerator that torch finds, or the processor."""
+    """The accelerator that torch finds, or the CPU."""
     import psutil  # type: ignore[import-untyped]
     import torch
 
     if not on_cpu and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return Device(torch.cuda.get_device_name(), True, total, free)
+
     memory = psutil.virtual_memory()
     total = min([int(memory.total), *filter(None, map(_limit, _LIMITS))])
-    # Apple's GPUs share the machine's memory; of others nothing is known here.
-    name = "the processor" if on_cpu or not torch.accelerator.is_available() else "the accelerator"
+    # Apple's GPUs share the machine's memory; other accelerators are treated the same way.
+    name = "the CPU" if on_cpu or not torch.accelerator.is_available() else "the accelerator"
     return Device(name, False, total, min(int(memory.available), total))
 
 
 def _limit(path: str) -> int:
-    """Bytes that a container may use; 0 without a limit."""
+    """Memory limit of a container in bytes; 0 if there is none."""
     try:
         text = Path(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

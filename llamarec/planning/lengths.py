@@ -1,4 +1,4 @@
-"""How long prompts are: a sample of them stands for all."""
+"""Lengths of prompts, estimated from a sample."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# What `collate` rounds a micro-batch's length up to.
-_MULTIPLE = 32
-# The longest of a hundred thousand prompts is so much longer than the longest of a thousand (Beauty: 1.1 in 15,000).
+LENGTH_MULTIPLE = 32
+"""Padded lengths in half precision are multiples of it: oneDNN generates and keeps code for every new shape of a
+bfloat16 product, and without rounding every prompt has its own shape. In float32 nothing is generated or rounded."""
+# The longest of all prompts is this much longer than the longest of a sample (Beauty: 1.1 in 15,000 prompts).
 _BEYOND_THE_SAMPLE = 1.1
 
 
@@ -19,9 +20,9 @@ class Lengths:
     """Tokens per prompt.
 
     Attributes:
-        sample: [number] of some prompts, in an order that does not follow their length.
-        limit: No prompt is longer.
-        is_whole: The sample is all there is, so its longest is the longest.
+        sample: Lengths of some prompts, not ordered by length.
+        limit: Tokens that no prompt exceeds.
+        is_whole: The sample holds all prompts.
     """
 
     sample: Sequence[int]
@@ -30,27 +31,27 @@ class Lengths:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt as it is computed with: expected, padding included."""
+        """Expected tokens of the longest prompt, padding included."""
         most = max(self.sample) if self.is_whole else int(max(self.sample) * _BEYOND_THE_SAMPLE)
         return rounded(min(most, self.limit))
 
     @property
     def mean(self) -> float:
-        """Tokens of a prompt on the average."""
+        """Average tokens of a prompt."""
         return float(np.mean(self.sample))
 
     def quantile(self, share: float) -> int:
-        """So many tokens or fewer has this share of the prompts."""
+        """Tokens that this share of the prompts does not exceed."""
         return int(np.quantile(np.asarray(self.sample), share))
 
     def padded(self, micro_batch: int) -> float:
-        """Tokens per prompt that are computed on the average, where so many prompts are padded to their longest."""
+        """Average tokens per prompt in micro-batches that are padded to their longest prompt."""
         lengths: NDArray[np.int64] = np.asarray(self.sample, dtype=np.int64)
-        # Around again, so that the sample fills whole micro-batches.
+        # The sample is repeated to fill whole micro-batches.
         whole = np.resize(lengths, -(-len(lengths) // micro_batch) * micro_batch).reshape(-1, micro_batch)
         return float(np.mean([rounded(int(longest)) for longest in whole.max(axis=1)]))
 
 
-def rounded(length: int) -> int:
-    """As a micro-batch pads."""
-    return -(-length // _MULTIPLE) * _MULTIPLE
+def rounded(length: int, multiple: int = LENGTH_MULTIPLE) -> int:
+    """A padded length: the next multiple."""
+    return -(-length // multiple) * multiple

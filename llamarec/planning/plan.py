@@ -1,4 +1,4 @@
-"""A plan: the choice, how long it takes, and both in words."""
+"""A plan: the choice, its duration, and both as text and JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llamarec.planning.speed import Speed, seconds_of_pass
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do.
+    """The work of a run.
 
     Attributes:
-        steps: Of training.
-        validations: How often the adapter is judged.
-        validation_prompts: Each time.
-        test_prompts: Once; None where the retriever has not said yet whom the test is about.
+        steps: Training steps.
+        validations: Number of validations.
+        validation_prompts: Prompts of one validation.
+        test_prompts: Prompts of the test; None before the retriever is trained.
     """
 
     steps: int
@@ -33,17 +33,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need and how it goes about it.
+    """What a run needs, and how it is carried out.
 
     Attributes:
-        model: Its name.
-        shape: Its shape.
-        lengths: Of the prompts.
-        device: Where.
-        choice: How.
-        work: How much.
-        speed: Of the device; None where it was not tried.
-        origins: Who decided, by name of a choice: "yours" or "kept"; absent where the planner did.
+        model: Name of the base model.
+        shape: Shape of the base model.
+        lengths: Lengths of the prompts.
+        device: The device that trains.
+        choice: Precision, checkpointing and batches.
+        work: Steps and prompts.
+        speed: Speed of the device; None if it was not measured.
+        origins: Source of a value by name of the choice: "yours" (a flag) or "kept" (the checkpoint); values that the
+            planner chose are absent.
     """
 
     model: str
@@ -56,19 +57,20 @@ class Plan:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def seconds_per_step(self) -> float | None:
-        """Of training."""
+        """Seconds of a training step; None if the speed is unknown."""
         choice = self.choice
         padded = self.lengths.mean if choice.by_prompts else self.lengths.padded(choice.micro_batch)
         once = self._seconds(padded * choice.micro_batch, padded, 3 if choice.checkpointing else 2)
         return None if once is None else choice.accumulation * once
 
     def seconds(self) -> dict[str, float] | None:
-        """Of training, validation and test."""
+        """Seconds of training, validation and test; None if the speed is unknown."""
         step, mean, batch = self.seconds_per_step(), self.lengths.mean, self.choice.eval_batch
-        # Evaluation goes by length, so padding is next to nothing.
+        # Evaluation is ordered by length, so there is almost no padding.
         once = self._seconds(batch * mean, mean, 1)
         if step is None or once is None:
             return None
+
         work = self.work
         return {
             "training": work.steps * step,
@@ -82,7 +84,7 @@ class Plan:
         return seconds_of_pass(self.speed, self.shape, self.choice.setup, tokens=tokens, length=length, passes=passes)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: bytes, seconds, tokens."""
+        """The plan for JSON, in bytes, seconds and tokens."""
         choice = self.choice
         return {
             "model": self.model,
@@ -110,10 +112,10 @@ class Plan:
         }
 
     def lines(self) -> list[str]:
-        """For people; each begins with a word of at most 12 letters."""
+        """The plan as lines; each begins with a label of at most 12 letters."""
         choice, device, lengths = self.choice, self.device, self.lengths
         return [
-            f"device       {device.name}, {readable(device.total)}, of which {readable(device.usable)} may be used",
+            f"device       {device.name}, {readable(device.total)}, {readable(device.usable)} of it usable",
             f"model        {self.model}, {self.shape.weights / 1e6:,.0f} M weights in "
             f"{choice.setup.precision}{self._by('quantization')}",
             f"prompts      {lengths.quantile(0.5)} tokens (median), 95% up to {lengths.quantile(0.95)}, longest about "
@@ -125,14 +127,14 @@ class Plan:
         ]
 
     def short_lines(self) -> list[str]:
-        """What a training says before it loads the model."""
+        """The lines that training prints before it loads the model."""
         precision = f"precision    {self.choice.setup.precision}{self._by('quantization')}"
         return [precision, self.step_line(), self.memory_line(), self.time_line(), *self.warnings()]
 
     def step_line(self) -> str:
-        """Samples and passes."""
+        """Samples and passes of a step."""
         choice = self.choice
-        again = "activations computed again" if choice.checkpointing else "activations kept"
+        again = "activations recomputed" if choice.checkpointing else "activations kept"
         samples, times = choice.micro_batch * choice.accumulation, choice.accumulation
         how = f"{choice.micro_batch} at a time, {times} times" if times > 1 else "all at a time"
         if choice.by_prompts:
@@ -141,7 +143,7 @@ class Plan:
         return f"step         {samples} samples: {how}{self._by('micro_batch')}; {again}{self._by('checkpointing')}"
 
     def memory_line(self) -> str:
-        """Both peaks."""
+        """The peaks of training and evaluation."""
         choice = self.choice
         return (
             f"memory       about {readable(choice.training.total)} in training, {readable(choice.evaluation.total)} in "
@@ -150,28 +152,32 @@ class Plan:
         )
 
     def time_line(self) -> str:
-        """Steps and how long they take."""
+        """Steps and their duration."""
         seconds, step = self.seconds(), self.seconds_per_step()
         if seconds is None or step is None:
             return f"steps        {self.work.steps:,}"
-        training = f"time         roughly {spoken(seconds['training'])} for {self.work.steps:,} steps of {spoken(step)}"
+
+        texts = {part: duration_text(time) for part, time in seconds.items()}
+        training = f"time         roughly {texts['training']} for {self.work.steps:,} steps of {duration_text(step)}"
         if self.work.test_prompts is None:
-            return f"{training}; validation and test are not known before the retriever is trained"
-        return f"{training}, {spoken(seconds['validation'])} for validation, {spoken(seconds['test'])} for the test"
+            return f"{training}; validation and test are unknown until the retriever is trained"
+        return f"{training}, {texts['validation']} for validation, {texts['test']} for the test"
 
     def warnings(self) -> list[str]:
-        """What may go wrong."""
+        """Lines on memory that may run short."""
         choice, device = self.choice, self.device
         most = max(choice.training.total, choice.evaluation.total)
+
         if not choice.fits:
             return [
-                f"warning      more than may be used: {readable(most)} of {readable(device.usable)}. Out of memory "
-                "makes micro-batches smaller; --quantization nf4, --activation_checkpointing true or a smaller "
-                "--max_prompt_tokens need less"
+                f"warning      needs {readable(most)}, but only {readable(device.usable)} are usable. Running out of "
+                "memory makes micro-batches smaller. --quantization nf4, --activation_checkpointing true or a smaller "
+                "--max_prompt_tokens needs less"
             ]
-        # The process itself is there already.
+
+        # The process itself already has its memory.
         if most - choice.training.process > device.free:
-            return [f"warning      only {readable(device.free)} are free now: another program uses this memory"]
+            return [f"warning      only {readable(device.free)} are free now; other programs use the rest"]
         return []
 
     def _by(self, name: str, before: str = " (", after: str = ")") -> str:
@@ -179,10 +185,10 @@ class Plan:
         return f"{before}{origin}{after}" if origin else ""
 
 
-def spoken(seconds: float) -> str:
-    """A time as people say it.
+def duration_text(seconds: float) -> str:
+    """A duration in its largest unit.
 
-    >>> [spoken(s) for s in (0.04, 2.6, 95, 4000, 200_000)]
+    >>> [duration_text(s) for s in (0.04, 2.6, 95, 4000, 200_000)]
     ['0.04 s', '2.6 s', '1.6 min', '1.1 h', '2.3 days']
     """
     if seconds < 1:

@@ -1,11 +1,13 @@
-"""How a model is loaded and trained, as far as memory and time depend on it."""
+"""The part of a run's options that memory and time depend on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-_FLOAT32: Final = 4
+FLOAT32_BYTES: Final = 4
+# Unpacking a 4-bit weight for its product takes as long as the products of this many tokens.
+_UNPACKING_TOKENS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -13,14 +15,14 @@ class Setup:
     """How a model is loaded and trained.
 
     Attributes:
-        precision: Of the frozen linear layers: nf4, bf16 or fp32.
+        precision: Precision of the frozen linear layers: nf4, bf16 or fp32.
         computes_bf16: Products are in bfloat16.
         lora_rank: Rank of LoRA.
         lora_targets: Names of the linear layers with LoRA.
-        lora_dropout: Whether LoRA's input is dropped out.
-        on_gpu: Otherwise in the process's own memory.
-        prompts_at_once: Prompts go one by one through layers with a backward pass of their own (ranker/rows), so many
-            at the same time; 0: a batch, by autograd.
+        lora_dropout: Whether LoRA has dropout.
+        on_gpu: The model is in a GPU's memory, not in that of the process.
+        prompts_at_once: Prompts computed at the same time by layers with a backward pass of their own
+            (llamarec/ranker/model/cpu/__init__.py); 0 means batches and autograd.
     """
 
     precision: str
@@ -32,15 +34,20 @@ class Setup:
     prompts_at_once: int = 0
 
     def by_prompts(self, *, checkpointing: bool) -> bool:
-        """Whether training goes prompt by prompt: with activations computed again it is the modules' business."""
+        """Whether training goes prompt by prompt; with activation checkpointing the modules compute batches."""
         return self.prompts_at_once > 0 and not checkpointing
 
     @property
     def compute_bytes(self) -> int:
-        """Of a number that a product gives."""
-        return 2 if self.computes_bf16 else _FLOAT32
+        """Bytes of a number in a product's result."""
+        return 2 if self.computes_bf16 else FLOAT32_BYTES
 
     @property
     def stream_bytes(self) -> int:
-        """Of a number of the residual stream: 4-bit models keep norms and embedding, and so the stream, in float32."""
-        return _FLOAT32 if self.precision == "nf4" else self.compute_bytes
+        """Bytes of a number in the residual stream, which 4-bit models keep in float32 with norms and embedding."""
+        return FLOAT32_BYTES if self.precision == "nf4" else self.compute_bytes
+
+    @property
+    def unpacking_tokens(self) -> int:
+        """Tokens whose products take as long as unpacking the weights of a pass."""
+        return _UNPACKING_TOKENS if self.precision == "nf4" else 0

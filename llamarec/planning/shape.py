@@ -1,4 +1,4 @@
-"""The shape of a Llama-like model, read from its configuration: how many weights, and where."""
+"""The shape of a Llama-like model, from its configuration: how many weights, and where."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PLAIN_DECODERS: Final = ("llama", "mistral", "qwen2")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What memory and time follow from.
+    """The sizes that memory and time depend on.
 
     Attributes:
-        vocabulary: Tokens.
+        vocabulary: Number of tokens.
         hidden: Width of the residual stream.
-        intermediate: Width inside the gated feed-forward part.
-        layers: Decoder layers.
+        intermediate: Inner width of the gated feed-forward part.
+        layers: Number of decoder layers.
         heads: Query heads of a layer.
         kv_heads: Key and value heads of a layer; fewer than `heads` in grouped-query attention.
         head_dim: Width of a head.
@@ -40,12 +40,12 @@ class ModelShape:
 
     @property
     def attention_width(self) -> int:
-        """Of all query heads together."""
+        """Width of all query heads together."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Of all key (or value) heads together."""
+        """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -63,7 +63,7 @@ class ModelShape:
 
     @property
     def linear_weights(self) -> int:
-        """Weights of all linear layers: what 4 bits apply to, and what a token is multiplied with."""
+        """Weights of all linear layers: those that 4 bits apply to and that tokens are multiplied with."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
 
     @property
@@ -74,7 +74,7 @@ class ModelShape:
 
     @property
     def weights(self) -> int:
-        """All of them.
+        """All weights.
 
         >>> ModelShape(32000, 4096, 11008, 32, 32, 32, 128, False).weights  # Llama-2-7B
         6738415616
@@ -91,17 +91,17 @@ class ModelShape:
         return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in sizes)
 
     def forward_operations(self, length: float) -> float:
-        """Multiplications and additions of one forward pass, per token of a prompt of `length` tokens."""
-        # A token meets half of the prompt on the average, once for the scores and once for the values.
+        """Multiplications and additions per token in a forward pass over a prompt of `length` tokens."""
+        # A token attends to half of the prompt on average: once for the scores, once for the values.
         attention = 2 * 2 * self.layers * self.attention_width * length / 2
         return 2.0 * self.linear_weights + attention
 
 
 def shape_of(config: Mapping[str, Any], name: str) -> ModelShape:
-    """The shape in the content of a config.json.
+    """The shape that the content of a config.json describes.
 
     Raises:
-        ModelError: it does not describe a Llama-like decoder.
+        ModelError: the content does not describe a Llama-like decoder.
     """
     needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     missing = [key for key in needed if not isinstance(config.get(key), int)]
@@ -111,6 +111,7 @@ def shape_of(config: Mapping[str, Any], name: str) -> ModelShape:
             expected="a Llama-like config.json",
             found=f"no {', '.join(missing)}",
         )
+
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     return ModelShape(
         vocabulary=int(config["vocab_size"]),

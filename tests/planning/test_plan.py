@@ -44,13 +44,13 @@ def test_ten_times_the_steps_take_ten_times_as_long() -> None:
 
 
 def test_too_little_is_said() -> None:
-    assert any("more than may be used" in line for line in _plan(replace(DEVICE, total=10**9)).short_lines())
+    assert any("are usable. Running" in line for line in _plan(replace(DEVICE, total=10**9)).short_lines())
     assert any("are free now" in line for line in _plan(replace(DEVICE, free=10**8)).short_lines())
 
 
 def test_before_the_retriever_nobody_knows_the_test() -> None:
     plan = replace(_plan(), work=Work(1000, 10, 0, None))
-    assert "not known before the retriever" in plan.time_line()
+    assert "unknown until the retriever is trained" in plan.time_line()
 
 
 def test_json() -> None:

@@ -1,7 +1,7 @@
-"""Base models: by hub name, by folder, or embedded; loaded whole or in 4 bits, with LoRA put on.
+"""Base models by hub name, by folder or embedded, loaded whole or in 4 bits, with LoRA put on.
 
-An embedded model becomes an ordinary folder first, so that an adapter's `base_model_name_or_path` is something that
-plain transformers and PEFT can load.
+An embedded model is first written as an ordinary folder, so that plain transformers and PEFT can load what an adapter
+names as its `base_model_name_or_path`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from llamarec import assets
@@ -35,7 +35,7 @@ from llamarec.ranker.options.config import EMBEDDED, SMOLLM2_135M, TINY, RankerC
 
 
 def base_model_source(name: str, data: PreparedData, run_folder: Path) -> str:
-    """What `from_pretrained` takes: the name itself, or the folder into which an embedded model was written."""
+    """The argument for `from_pretrained`: the name itself, or the folder of an embedded model."""
     if name == TINY:
         with _bars(shown=False):
             return str(tiny_model(run_folder / TINY, data.titles[1:]))
@@ -44,18 +44,19 @@ def base_model_source(name: str, data: PreparedData, run_folder: Path) -> str:
     return name
 
 
-def load_tokenizer(name: str, source: str) -> Any:
+def load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model.
 
     Raises:
-        ModelError: absent, gated, or unreadable; says what to do.
+        ModelError: the model is missing, gated or unreadable; the message says what to do.
     """
     with explain_load_errors(name):
-        return AutoTokenizer.from_pretrained(source, **load_options(source))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **load_options(source))
+        return tokenizer
 
 
-def pad_token_of(tokenizer: Any) -> int:
-    """Any token will do: padding is never attended to."""
+def pad_token_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token for padding; any token works, because padding is never attended to."""
     return int((tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id) or 0)
 
 
@@ -63,7 +64,7 @@ def load_configuration(name: str, source: str) -> dict[str, Any]:
     """The content of a base model's config.json.
 
     Raises:
-        ModelError: absent, gated, or unreadable; says what to do.
+        ModelError: the model is missing, gated or unreadable; the message says what to do.
     """
     with explain_load_errors(name):
         return dict(AutoConfig.from_pretrained(source, **load_options(source)).to_dict())
@@ -78,34 +79,36 @@ def load_letter_model(
     bf16: bool,
     device: torch.device | None = None,
 ) -> Any:
-    """The base model that scores letters, frozen, with fresh LoRA layers on it.
+    """A base model that scores letters, frozen, with fresh LoRA layers.
 
     Args:
-        name: As the user gave it, for messages.
+        name: Name as the user gave it, for messages.
         source: What `base_model_source` returned.
         config: Quantisation and LoRA options.
         letter_ids: Token ids of the letters.
-        bf16: Compute and keep unquantised weights in bfloat16.
-        device: Where it is put; None leaves that to the Trainer.
+        bf16: Compute in bfloat16 and keep unquantised weights in it.
+        device: Device of the model; None leaves it to the Trainer.
 
     Raises:
-        ModelError: the model cannot be had, or has no layers of the wanted names.
+        ModelError: the model cannot be loaded, or has no layers with the names in `config`.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
     quantization = nf4(dtype) if four_bits else None
+
     # Weights in 4 bits cannot be moved later.
     how = load_options(source) | ({} if device is None else {"device_map": {"": device}})
     with explain_load_errors(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
     model.config.use_cache = False
+
     if four_bits:
         prepare_for_training(model)
     return _with_lora(as_letter_model(model, letter_ids), config)
 
 
 def wants_nf4(name: str, config: RankerConfig) -> bool:
-    """Where no plan has decided, `auto` means 4 bits for all but the embedded models."""
+    """Whether a model is loaded in 4 bits; before planning, `auto` means 4 bits for all but the embedded models."""
     return config.quantization == "nf4" or (config.quantization == "auto" and not is_embedded(name))
 
 
@@ -120,7 +123,7 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
     )
     try:
         with warnings.catch_warnings():
-            # PEFT 0.21 still asks transformers 5.23 for the older name of activation checkpointing.
+            # PEFT 0.21 still uses the former name of activation checkpointing, which transformers 5.23 warns about.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             adapted = get_peft_model(model, lora)
     except ValueError as error:
@@ -128,16 +131,17 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
             path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)
         }
         raise ModelError(
-            f"--lora_target_modules {config.lora_target_modules}: LoRA cannot be put there",
-            expected=f"some of {', '.join(sorted(linear))}",
+            f"--lora_target_modules {config.lora_target_modules}: the model has no such linear layers",
+            expected=f"names among {', '.join(sorted(linear))}",
             found=str(error).partition("\n")[0],
         ) from error
+
     replace_dropout(adapted)
     return adapted
 
 
 def _smollm2_folder() -> Path:
-    """SmolLM2-135M-Instruct as a folder in the cache, converted from the wheel's GGUF once."""
+    """Folder of SmolLM2-135M-Instruct in the cache, converted once from the GGUF file of its wheel."""
     folder = assets.cache_folder() / "models" / "SmolLM2-135M-Instruct"
     if (folder / "config.json").is_file():
         return folder
@@ -152,8 +156,7 @@ def _smollm2_folder() -> Path:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     with replacing_folder(folder) as staging, _quiet():
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        # The read model remembers GGUF's quantisation and refuses to be saved; the same weights in a model that
-        # does not remember it are an ordinary one.
+        # This model remembers GGUF's quantisation and cannot be saved, so its weights move into a fresh one.
         content = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
         with torch.device("meta"):
             model = type(read)(type(read.config).from_dict(content))
@@ -165,7 +168,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _bars(*, shown: bool) -> Iterator[None]:
-    """Whether the library draws bars: in a file they are noise, and an embedded model is there at once."""
+    """Progress bars of the library, if `shown`; in a file they are noise, and an embedded model loads at once."""
     if shown or not transformers_logging.is_progress_bar_enabled():
         yield
         return
@@ -178,7 +181,7 @@ def _bars(*, shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and notes of a conversion of which the user need know only that it happens."""
+    """Without the progress bars and notes of a conversion."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -191,13 +194,14 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_load_errors(name: str) -> Iterator[None]:
-    """Around loading a base model: what goes wrong is said with what to do.
+    """Turns errors of loading a base model into messages that say what to do.
 
     Raises:
-        ModelError: absent, gated, or unreadable.
+        ModelError: the model is missing, gated or unreadable.
     """
     near = difflib.get_close_matches(name, EMBEDDED, n=1)
-    embedded = f"--llm_base_model {near[0] if near else f'{SMOLLM2_135M} (or {TINY})'} needs no access"
+    embedded = f"or train an embedded model: --llm_base_model {near[0] if near else SMOLLM2_135M}"
+
     try:
         yield
     except (OSError, ValueError) as error:
@@ -206,16 +210,15 @@ def explain_load_errors(name: str) -> Iterator[None]:
             raise ModelError(
                 f"the base model {name} is gated: its owner must grant you access",
                 found=text.strip().partition("\n")[0],
-                hint=f"accept the licence at https://huggingface.co/{name}, then type: hf auth login\n"
-                f"            {embedded}",
+                hint=[f"accept the licence at https://huggingface.co/{name}, then type: hf auth login", embedded],
             ) from error
         is_away = not Path(name).is_dir() and not is_embedded(name) and is_unreachable()
         raise ModelError(
             f"the base model {name} cannot be loaded",
-            expected="a hub name that can be reached from here, a folder with config.json, weights and tokenizer, "
-            f"or one of {', '.join(EMBEDDED)}",
-            found=f"no network ({hub_name()} is not known here), and not in the cache of earlier downloads"
+            expected="a name on a hub that can be reached, a folder with config.json, weights and tokenizer, or one of "
+            f"{', '.join(EMBEDDED)}",
+            found=f"no network ({hub_name()} is not known here), and no earlier download in the cache"
             if is_away
             else text.strip().partition("\n")[0],
-            hint=f"check the name and the network; {embedded}",
+            hint=["check the name and the network,", embedded],
         ) from error

@@ -1,4 +1,4 @@
-"""Whether the hub can be asked at all: without a network its client tries six times before it looks into its cache."""
+"""Whether the Hugging Face Hub can be reached: offline, its client retries six times before using its cache."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import socket
 import time
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from huggingface_hub import constants
 
 
-def load_options(source: str) -> dict[str, Any]:
-    """What `from_pretrained` is told besides: to use the cache where the hub's name is not known here.
+def load_options(source: str) -> dict[str, bool]:
+    """Options for `from_pretrained`: only the cache if the hub's name cannot be resolved.
 
     Args:
-        source: A folder, or a hub name.
+        source: A folder or a hub name.
     """
     return {"local_files_only": True} if not Path(source).is_dir() and is_unreachable() else {}
 
 
 def hub_name() -> str:
-    """The hub's host."""
+    """Host name of the hub."""
     return urlsplit(constants.ENDPOINT).hostname or constants.ENDPOINT
 
 
 @cache
 def is_unreachable() -> bool:
-    """Whether nobody here knows the hub's address; behind a proxy that is the proxy's business."""
+    """Whether the hub's name cannot be resolved; behind a proxy, resolving it is the proxy's task."""
     if getproxies().keys() - {"no"}:
         return False
-    # Once more after a second: a single failure may pass.
+    # A second attempt after a second, because a single failure may be temporary.
     return all(_is_unknown(pause) for pause in (0.0, 1.0))
 
 

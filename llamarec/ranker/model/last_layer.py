@@ -1,8 +1,8 @@
-"""The last decoder layer, whose feed-forward part runs at the answer's position only.
+"""The last decoder layer, with a feed-forward part that runs at the answer's position only.
 
-Of the last hidden states only the one at the answer is read, and a feed-forward block mixes no positions; the others'
-is work that nobody looks at: 2.5% of SmolLM2-135M's multiplications, 2% of Llama 2 7B's, forward and backward. Keys and
-values of all positions are still needed, so the attention stays as it is.
+Only the last hidden state at the answer is read, and a feed-forward block mixes no positions. At other positions it
+would be wasted: 2.5% of SmolLM2-135M's multiplications, 2% of Llama 2 7B's, forward and backward. The attention still
+needs keys and values of all positions, so it does not change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llamarec.ranker.model.known_layers import layer_difference
 
 
 class AnswerOnly:
-    """Mixed in before a decoder layer's class."""
+    """Put before a decoder layer's class."""
 
     def forward(self, hidden_states: Tensor, *args: Any, answer_positions: Tensor, **kwargs: Any) -> Tensor:
         """[batch, length, width] -> [batch, 1, width]: the layer's output at each prompt's answer position."""
@@ -28,7 +28,7 @@ class AnswerOnly:
 
 
 def read_answers_only(model: Any) -> bool:
-    """Makes the last layer of a causal language model do this; False for layers of another form, which stay."""
+    """Cuts the last layer of a causal language model short; False, and no change, if its layers are not known."""
     layers = getattr(model.get_decoder(), "layers", None)
     if not layers or layer_difference(layers[-1], str(model.config.model_type)) is not None:
         return False

@@ -1,7 +1,7 @@
 """A causal language model whose forward pass scores letters instead of the vocabulary.
 
-Only the hidden state at the answer's position meets the output matrix, and only the letters' rows of it: for 12
-prompts of 1,000 tokens and a vocabulary of 32,000 that is 240 numbers in the place of 384 million (1.5 GB in fp32).
+Only the hidden state at the answer's position is multiplied with the output matrix, and only with the letters' rows:
+for 12 prompts of 1,000 tokens and a vocabulary of 32,000 that gives 240 numbers, not 384 million (1.5 GB in fp32).
 
     B batch, L prompt tokens, D width, C candidates
 """
@@ -14,23 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamarec.planning.lengths import LENGTH_MULTIPLE, rounded
 from llamarec.ranker.model.cpu.form import form_of
 from llamarec.ranker.model.cpu.step import Batch, letter_scores
 from llamarec.ranker.model.last_layer import read_answers_only
 
-LENGTH_MULTIPLE = 32
-"""Of padded lengths in half precision: oneDNN generates and keeps code for every new shape of a bfloat16 product, and
-without rounding every prompt has a shape of its own. In float32 nothing is generated, and nothing need be rounded."""
-
 
 class LetterForward:
-    """Mixed in before a `*ForCausalLM` class by `as_letter_model`; adapters and state dicts do not notice."""
+    """Put before a `*ForCausalLM` class by `as_letter_model`; adapters and state dicts are not affected."""
 
     letter_ids_C: Tensor
     reads_answers_only = False
-    # Where the model allows it (`llamarec.ranker.model.cpu`); otherwise the modules' own passes.
+    # Where the model's layers are known (`llamarec.ranker.model.cpu`); otherwise the modules compute.
     goes_by_prompts = True
-    # The loss is divided by the number of samples of the whole step, not of the micro-batch.
+    # The loss is divided by the samples of the whole step, not of the micro-batch.
     accepts_loss_kwargs = True
 
     def forward(
@@ -44,26 +41,29 @@ class LetterForward:
         """Letter logits and, with labels, the cross-entropy over the candidates' letters.
 
         Args:
-            input_ids: [batch, length], padded on the right; causal attention keeps padding from mattering, so no
-                mask is needed and the fast attention kernels apply.
+            input_ids: [batch, length], padded on the right; with causal attention padding does not matter, so no mask
+                is needed and the fast attention kernels apply.
             answer_positions: [batch] index of each prompt's last token.
-            labels: [batch] place of the right candidate (0 = letter A).
-            num_items_in_batch: Samples in the whole optimizer step; the mean is taken over these. Default: batch.
-            unused: What PEFT's wrapper adds, all None (`attention_mask`, `inputs_embeds`, ...).
+            labels: [batch] letter of the right candidate (0 = A).
+            num_items_in_batch: Samples in the whole optimizer step, over which the mean is taken. Default: batch.
+            unused: Arguments that PEFT's wrapper adds, all None (`attention_mask`, `inputs_embeds`, ...).
 
         Returns:
-            `loss` (scalar, with labels) and `logits` [batch, candidates] in float32. On a processor the prompts are
-            computed one by one (`llamarec.ranker.model.cpu`); beside a loss the logits then carry no gradient.
+            `loss` (scalar, with labels) and `logits` [batch, candidates] in float32. On a CPU the prompts are computed
+            one by one (`llamarec.ranker.model.cpu`); next to a loss the logits then carry no gradient.
         """
         divisor = input_ids.shape[0] if num_items_in_batch is None else num_items_in_batch
-        # Prompt by prompt the gradients come along with the loss, so logits alone have none.
+
+        # Prompt by prompt, gradients are computed together with the loss, so logits alone have none.
         wants_logits_gradient = labels is None and torch.is_grad_enabled()
         by_modules = not self.goes_by_prompts or wants_logits_gradient or torch.compiler.is_compiling()
         form = None if by_modules else form_of(self)
+
         if form is not None:
             batch = Batch(input_ids, answer_positions, labels, divisor)
             loss, logits_BC = letter_scores(self, form, batch, self._letter_logits)
             return {"logits": logits_BC} if loss is None else {"loss": loss, "logits": logits_BC}
+
         logits_BC = self._letter_logits(self._answers(input_ids, answer_positions))
         if labels is None:
             return {"logits": logits_BC}
@@ -75,6 +75,7 @@ class LetterForward:
         if self.reads_answers_only:
             answers = decoder(input_ids=input_ids, use_cache=False, answer_positions=answer_positions)
             return answers.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+
         hidden_BLD = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
         rows = torch.arange(input_ids.shape[0], device=hidden_BLD.device)
         return hidden_BLD[rows, answer_positions]  # type: ignore[no-any-return]
@@ -88,7 +89,7 @@ class LetterForward:
 
 
 def as_letter_model(model: Any, letter_ids: list[int]) -> Any:
-    """Makes a causal language model score letters. In place; weights and their names stay as they are.
+    """Makes a causal language model score letters, in place. Weights and their names do not change.
 
     Args:
         model: A `*ForCausalLM` with `get_decoder` and `get_output_embeddings`.
@@ -102,12 +103,14 @@ def as_letter_model(model: Any, letter_ids: list[int]) -> Any:
 
 
 def collate(samples: list[Any], *, pad_token_id: int, multiple: int = LENGTH_MULTIPLE) -> dict[str, Tensor]:
-    """Samples padded on the right to the longest, rounded up: the arguments of `LetterForward.forward`."""
+    """Arguments of `LetterForward.forward`: samples padded on the right to the longest, rounded up."""
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-    length = _rounded(int(lengths.max()), multiple)
+    length = rounded(int(lengths.max()), multiple)
+
     input_ids = torch.full((len(samples), length), pad_token_id, dtype=torch.long)
     for row, sample in enumerate(samples):
         input_ids[row, : len(sample["input_ids"])] = torch.tensor(sample["input_ids"])
+
     return {
         "input_ids": input_ids,
         "answer_positions": lengths - 1,
@@ -116,10 +119,6 @@ def collate(samples: list[Any], *, pad_token_id: int, multiple: int = LENGTH_MUL
 
 
 def trimmed(batch: dict[str, Tensor], multiple: int = LENGTH_MULTIPLE) -> dict[str, Tensor]:
-    """A part of a collated batch, padded to its own longest prompt only."""
-    length = _rounded(int(batch["answer_positions"].max()) + 1, multiple)
+    """Part of a collated batch, padded only to its own longest prompt."""
+    length = rounded(int(batch["answer_positions"].max()) + 1, multiple)
     return {**batch, "input_ids": batch["input_ids"][:, :length]}
-
-
-def _rounded(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

@@ -1,6 +1,6 @@
-"""The embedded base model `tiny`: a random Llama with a byte-level tokenizer made from the titles.
+"""The embedded base model `tiny`: a random Llama with a byte-level tokenizer trained on the titles.
 
-For tests, demonstrations and dry runs of a whole pipeline in seconds. It knows nothing until it is trained.
+It serves tests, demonstrations and dry runs of a whole pipeline in seconds.
 """
 
 from __future__ import annotations

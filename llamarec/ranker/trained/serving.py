@@ -21,8 +21,9 @@ from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.logit import log_softmax
 from llamarec.hardware import has_accelerator, has_bfloat16
+from llamarec.planning.lengths import LENGTH_MULTIPLE
 from llamarec.ranker.model.base_models import load_letter_model, pad_token_of
-from llamarec.ranker.model.letter_model import LENGTH_MULTIPLE, collate
+from llamarec.ranker.model.letter_model import collate
 from llamarec.ranker.options.config import TINY
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import Order, letter_order

@@ -22,7 +22,7 @@ from llamarec.planning.device import Device, this_device
 from llamarec.planning.lengths import Lengths
 from llamarec.planning.plan import Plan, Work
 from llamarec.planning.shape import shape_of
-from llamarec.planning.speed import tried
+from llamarec.planning.speed import measure_speed
 from llamarec.ranker.model.base_models import load_configuration, wants_nf4
 from llamarec.ranker.model.cpu.form import goes_by_prompts
 from llamarec.ranker.model.cpu.thread_pool import at_once
@@ -76,7 +76,7 @@ def plan_run(
         device=device,
         choice=choice,
         work=_work(parsed, len(train), validation_prompts, test_prompts),
-        speed=tried(shape, choice.setup) if with_speed else None,
+        speed=measure_speed(shape, choice.setup) if with_speed else None,
         origins=origins(parsed),
     )
 

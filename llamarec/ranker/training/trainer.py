@@ -28,7 +28,8 @@ from llamarec.checkpoints.trainer.weights import folder_of_best
 from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
-from llamarec.ranker.model.letter_model import LENGTH_MULTIPLE, collate, trimmed
+from llamarec.planning.lengths import LENGTH_MULTIPLE
+from llamarec.ranker.model.letter_model import collate, trimmed
 from llamarec.ranker.options.config import HINTS, LOGGED, RankerConfig
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.training_samples import TrainingSamples, epoch_order

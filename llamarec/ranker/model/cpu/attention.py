@@ -1,7 +1,7 @@
 """Causal attention of one prompt, in blocks of queries, with the heads that share a key side by side.
 
-A block of queries meets the keys up to its own last one: above the diagonal almost nothing is computed. A block holds
-all heads of a group position by position, so that a group is one matrix and all groups are one batch:
+A block of queries is multiplied with the keys up to its own last one, so almost nothing is computed above the diagonal.
+A block holds all heads of a group, position by position, so a group is one matrix and all groups are one batch:
 
     scores [G, block * H, keys] = queries [G, block * H, K] @ keys [G, keys, K].T
 """
@@ -15,10 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from llamarec.planning.per_prompt_memory import QUERIES_AT_ONCE
+from llamarec.planning.per_prompt_memory import QUERIES_PER_BLOCK
 from llamarec.ranker.model.cpu.buffers import Buffers
-
-# Queries of a block. Fewer: more calls; more: more scores above the diagonal, and fewer that stay in a core's cache.
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,10 @@ class Block:
     """Some queries and the keys that they see.
 
     Attributes:
-        rows: Of the queries: position by position, all heads of a group.
-        keys: All up to the last of these queries.
+        rows: Number of rows: positions times the heads of a group.
+        keys: Number of keys: all up to the last of these queries.
         own: Heads and queries, for the scores of the block's queries with their own keys.
-        scores: Where the block's scores begin among those of a group.
+        scores: Offset of the block's scores among those of a group.
     """
 
     rows: int
@@ -38,12 +36,12 @@ class Block:
     scores: int
 
     def shape(self, flat: Tensor, groups: int, first: int = 0) -> Tensor:
-        """[G, rows, keys] of some numbers, beginning with number `first`."""
+        """[G, rows, keys] view of a flat tensor, from number `first` on."""
         first += int(flat.storage_offset())
         return flat.as_strided((groups, self.rows, self.keys), (self.rows * self.keys, self.keys, 1), first)
 
     def above_diagonal(self, flat: Tensor, groups: int) -> Tensor:
-        """[G, queries, heads, queries] of the same: scores with the block's own keys."""
+        """[G, queries, heads, queries] view of the scores with the block's own keys."""
         heads, queries = self.own
         strides = (self.rows * self.keys, heads * self.keys, self.keys, 1)
         first = int(flat.storage_offset()) + self.keys - queries
@@ -54,26 +52,26 @@ class Blocks:
     """The blocks of a prompt's attention.
 
     Args:
-        queries: The last tokens of the prompt have a query.
-        keys: All of them have a key.
+        queries: Tokens with a query, the last ones of the prompt.
+        keys: Tokens with a key, that is all.
         heads: Query heads of a group.
     """
 
     def __init__(self, queries: int, keys: int, heads: int) -> None:
         self._blocks: list[Block] = []
         self.scores_per_group = 0
-        for start in range(0, queries, QUERIES_AT_ONCE):
-            size = min(QUERIES_AT_ONCE, queries - start)
+        for start in range(0, queries, QUERIES_PER_BLOCK):
+            size = min(QUERIES_PER_BLOCK, queries - start)
             seen = keys - queries + start + size
             self._blocks.append(Block(size * heads, seen, (heads, size), self.scores_per_group))
             self.scores_per_group += size * heads * seen
         self.most_scores = max((block.rows * block.keys for block in self._blocks), default=0)
 
     def with_rows(self, *of_queries: Tensor) -> Iterator[Any]:
-        """Tuples: each block, and its rows [G, rows, K] of each tensor [G, Q, H, K]."""
+        """Tuples of each block and its rows [G, rows, K] of each tensor [G, Q, H, K]."""
         heads = of_queries[0].shape[2]
         return zip(
-            self._blocks, *(one.flatten(1, 2).split(QUERIES_AT_ONCE * heads, 1) for one in of_queries), strict=True
+            self._blocks, *(one.flatten(1, 2).split(QUERIES_PER_BLOCK * heads, 1) for one in of_queries), strict=True
         )
 
 
@@ -83,13 +81,13 @@ def forward(
     """softmax(q k^T) v for each query over the keys up to its own.
 
     Args:
-        blocks: Of this prompt.
-        q_GQHK: Queries, divided by the square root of K.
+        blocks: Blocks of this prompt.
+        q_GQHK: Queries, multiplied with the scale of the scores.
         k_GTK: Keys.
         v_GTK: Values.
-        out_GQHK: The result.
-        work: For what comes and goes.
-        kept: [G * scores_per_group] takes the probabilities for the backward pass; None: computed again there.
+        out_GQHK: Receives the result.
+        work: Memory for temporary tensors.
+        kept: [G * scores_per_group] receives the probabilities for the backward pass; None recomputes them there.
     """
     room = _Room(blocks, len(q_GQHK), work, kept)
     kT = k_GTK.transpose(1, 2)
@@ -109,7 +107,7 @@ def backward(
     work: Buffers,
     kept: Tensor | None,
 ) -> None:
-    """Gradients of q (written), k and v (added) into `into`, shaped as those. Other arguments as of `forward`."""
+    """Writes the gradient of q, and adds those of k and v, into `into`. Other arguments are those of `forward`."""
     dq_GQHK, dk_GTK, dv_GTK = into
     room = _Room(blocks, len(q_GQHK), work, kept)
     kT, vT = k_GTK.transpose(1, 2), v_GTK.transpose(1, 2)
@@ -127,7 +125,7 @@ def backward(
 
 
 class _Room:
-    """Where the scores of blocks are: [G, rows, keys] each."""
+    """Memory for the scores of blocks: [G, rows, keys] each."""
 
     def __init__(self, blocks: Blocks, groups: int, work: Buffers, kept: Tensor | None) -> None:
         self._groups, self._kept = groups, kept
@@ -136,26 +134,26 @@ class _Room:
         self._flat_probabilities = work.take("probabilities", self._most) if kept is None else kept
 
     def scores(self, block: Block) -> Tensor:
-        """The next block's are in the same place."""
+        """Scores of a block; the next block reuses their memory."""
         return block.shape(self._flat_scores, self._groups)
 
     def above_diagonal(self, block: Block) -> Tensor:
-        """Of `scores`."""
+        """The part of `scores` that holds the block's own keys."""
         return block.above_diagonal(self._flat_scores, self._groups)
 
     def slopes(self, block: Block) -> Tensor:
-        """The next block's are in the same place."""
+        """Scores of a block; the next block reuses their memory."""
         return block.shape(self._work.take("slopes", self._most), self._groups)
 
     def probabilities(self, block: Block) -> Tensor:
-        """Each block's in a place of its own, if they are kept."""
+        """Probabilities of a block; each block has its own memory if they are kept."""
         first = 0 if self._kept is None else self._groups * block.scores
         return block.shape(self._flat_probabilities, self._groups, first)
 
 
 def _probabilities(block: Block, q_GRK: Tensor, kT_GKT: Tensor, room: _Room, out_GRT: Tensor) -> None:
     scores_GRT = torch.bmm(q_GRK, kT_GKT, out=room.scores(block))
-    # The block's own keys: of those a query sees the ones up to itself.
+    # Of the block's own keys, a query sees those up to itself.
     room.above_diagonal(block).add_(_later(block.own[1]))
     torch.ops.aten._softmax.out(scores_GRT, -1, False, out=out_GRT)
 

@@ -1,4 +1,4 @@
-"""All layers over one prompt, behind the head that it shares with others."""
+"""All layers over one prompt, after the head that it shares with other prompts."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from llamarec.ranker.model.cpu.layer import Pass, PassContext
 
 
 class Workspace:
-    """The memory of one prompt at a time: each layer's, and what comes and goes."""
+    """The memory of one prompt at a time: that of each layer, and that of temporary tensors."""
 
     def __init__(self, num_layers: int) -> None:
         self.layers: Final = [Buffers() for _ in range(num_layers)]
         self.work: Final = Buffers()
 
     def begin(self) -> None:
-        """For another prompt."""
+        """Prepares the memory for another prompt."""
         for buffers in (self.work, *self.layers):
             buffers.begin()
 
     @property
     def num_bytes(self) -> int:
-        """Of all of it."""
+        """Bytes of all buffers."""
         return self.work.num_bytes + sum(layer.num_bytes for layer in self.layers)
 
 
@@ -45,16 +45,16 @@ class Angles:
 
 
 class PromptPass:
-    """One prompt's way through the decoder: `forward`, then perhaps `backward`, once.
+    """One prompt in the decoder: `forward`, then `backward` at most once.
 
     Args:
         form: The decoder.
-        angles: Of all positions.
-        space: Whose memory is used; nobody else may use it until the end.
+        angles: Rotary angles of all positions.
+        space: Memory of this prompt, which no other prompt may use meanwhile.
         head: Keys and values of the tokens before this prompt's own, by layer: [2, G, S, K].
-        queries: Of the last layer: 1 (the answer), or 0 for a prompt that is the head of others.
-        dice: Draws what is dropped; None: nothing is.
-        gradients: A backward pass follows.
+        queries: Queries of the last layer: 1 (the answer), or 0 for the head of other prompts.
+        generator: Source of dropout masks; None drops nothing.
+        gradients: Whether a backward pass follows.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class PromptPass:
         gradients: bool,
     ) -> None:
         self._form, self._angles, self._space, self._head = form, angles, space, head
-        self._queries, self._dice, self._gradients = queries, generator, gradients
-        # What is read later has memory of its own for each layer.
+        self._queries, self._generator, self._gradients = queries, generator, gradients
+        # Tensors that are read later need separate memory for each layer.
         self._keeps = gradients or not queries
         self._passes: list[Pass] = []
         space.begin()
@@ -80,7 +80,7 @@ class PromptPass:
         length = len(x_LD)
         for index, layer in enumerate(self._form.layers):
             queries = self._queries if index == len(self._form.layers) - 1 else length
-            one = Pass(layer, self._place(index, length, queries))
+            one = Pass(layer, self._context(index, length, queries))
             out_QD = self._output(index, queries, x_LD.shape[1])
             one.forward(x_LD, out_QD)
             self._passes.append(one)
@@ -91,11 +91,11 @@ class PromptPass:
         return normed_QD
 
     def backward(self, grad_QD: Tensor, dhead_N2GSK: Tensor, grads: Tensor) -> None:
-        """LoRA's gradients.
+        """Gradients of LoRA and of the head.
 
         Args:
-            grad_QD: Of what `forward` returned; used up.
-            dhead_N2GSK: Takes the gradients of the head's keys and values, by layer.
+            grad_QD: Gradient of what `forward` returned; overwritten.
+            dhead_N2GSK: Receives the gradients of the head's keys and values, by layer.
             grads: [numbers of all LoRA weights], added to.
         """
         d_QD = torch.zeros_like(grad_QD)
@@ -107,10 +107,10 @@ class PromptPass:
             dhead_N2GSK[index] = dkv[:, :, : dhead_N2GSK.shape[3]]
 
     def backward_of_head(self, dkv_N2GLK: Tensor, grads: Tensor, width: int) -> None:
-        """LoRA's gradients through a prompt of which others have read keys and values.
+        """Gradients of LoRA through a head whose keys and values other prompts have read.
 
         Args:
-            dkv_N2GLK: Gradients of those, by layer; used up.
+            dkv_N2GLK: Gradients of keys and values, by layer; overwritten.
             grads: [numbers of all LoRA weights], added to.
             width: D.
         """
@@ -120,12 +120,12 @@ class PromptPass:
 
     @property
     def kv(self) -> list[Tensor]:
-        """After `forward`: keys and values by layer, [2, G, T, K]; of a head, or with gradients."""
+        """Keys and values by layer, [2, G, T, K], after `forward` of a head or with gradients."""
         return [one.kv_2GTK for one in self._passes]
 
     def _one_back(self, index: int, d_QD: Tensor, dkv_2GTK: Tensor, grads: Tensor) -> Tensor:
         one = self._passes[index]
-        # Below the first layer is the embedding, which is frozen.
+        # The embedding below the first layer is frozen.
         into_LD = None
         if index:
             same = len(d_QD) == one.tokens
@@ -133,7 +133,7 @@ class PromptPass:
         one.backward(d_QD, dkv_2GTK, grads, into_LD)
         return d_QD if into_LD is None else into_LD
 
-    def _place(self, index: int, length: int, queries: int) -> PassContext:
+    def _context(self, index: int, length: int, queries: int) -> PassContext:
         head = self._head[index]
         first = head.shape[2]
         return PassContext(
@@ -144,12 +144,12 @@ class PromptPass:
             head_kv_2GSK=head,
             saved=self._space.layers[index] if self._keeps else self._space.work,
             work=self._space.work,
-            generator=self._dice,
+            generator=self._generator,
             gradients=self._gradients,
         )
 
     def _output(self, index: int, queries: int, width: int) -> Tensor:
         if self._keeps:
             return self._space.layers[index].take("out", queries, width)
-        # One is read while the other is written.
+        # One tensor is read while the other is written.
         return self._space.work.take(("out", index % 2), queries, width)

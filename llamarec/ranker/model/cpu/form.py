@@ -1,4 +1,4 @@
-"""Which models are computed prompt by prompt, and where their weights are."""
+"""The models that are computed prompt by prompt, and their weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from llamarec.ranker.model.known_layers import config_difference, decoder_differ
 
 @dataclass(frozen=True)
 class Form:
-    """A decoder's weights.
+    """The weights of a decoder.
 
     Attributes:
-        layers: In order.
-        norm: After them.
+        layers: Layers in order.
+        norm: Norm after the last layer.
         trained: LoRA's weights, in the order of their gradients.
     """
 
@@ -33,16 +33,16 @@ class Form:
 
     @property
     def num_trained(self) -> int:
-        """Numbers in `trained`."""
+        """Number of entries of all weights in `trained`."""
         return sum(parameter.numel() for parameter in self.trained)
 
     @property
     def drops(self) -> bool:
-        """Whether anything is dropped."""
+        """Whether any projection has dropout."""
         return any(projection.drops for layer in self.layers for projection in layer.projections)
 
     def merged(self) -> Form:
-        """For scoring: with LoRA in copies of the weights that have it."""
+        """The same decoder for scoring, with LoRA merged into copies of its weights."""
         return replace(self, layers=[layer.merged() for layer in self.layers])
 
 
@@ -64,14 +64,14 @@ def why_by_modules(model: Any) -> str | None:
 
 
 class _UnfitError(Exception):
-    """Of another form."""
+    """The model cannot be computed prompt by prompt."""
 
 
 def form_of(model: Any) -> Form | None:
-    """The weights of a causal language model; None where its own forward pass must do it.
+    """The weights of a causal language model; None if its own modules must compute it.
 
-    That is: on another device than a processor, in another precision than float32, quantised, with checkpointing of
-    activations, with other trained weights than LoRA's, with hooks, or of another architecture.
+    That is the case on another device than a CPU, in another precision than float32, with quantised weights, activation
+    checkpointing, hooks, trained weights other than LoRA's, or layers that are not known (`known_layers`).
     """
     decoder = model.get_decoder()
     if torch.is_autocast_enabled("cpu"):
@@ -145,21 +145,21 @@ class _Reader:
         _without_hooks(down, up, dropout)
         share = float(getattr(dropout, "p", 0.0)) if module.training else 0.0
         if share > 0.5 and not drops(share):
-            # Everything is dropped.
+            # All inputs are dropped.
             raise _UnfitError
         return LoraWeights(
             _plain(down.weight, trained=True),
             _plain(up.weight, trained=True),
             float(module.scaling[name]),
             share,
-            (self._place_of(down.weight), self._place_of(up.weight)),
+            (self._offset_of(down.weight), self._offset_of(up.weight)),
         )
 
-    def _place_of(self, parameter: nn.Parameter) -> int:
-        place = self._count
+    def _offset_of(self, parameter: nn.Parameter) -> int:
+        offset = self._count
         self.trained.append(parameter)
         self._count += parameter.numel()
-        return place
+        return offset
 
 
 def _plain(tensor: Tensor, *, trained: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""A frozen decoder layer with LoRA, for one prompt: forward, and backward through what forward kept."""
+"""A frozen decoder layer with LoRA over one prompt, forward and backward."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llamarec.ranker.model.cpu.projection import Projection
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights.
+    """Weights and sizes of a layer.
 
     Attributes:
-        norm_1: Before the attention.
-        norm_2: Before the feed-forward part.
-        q: Queries; and so on.
-        groups: Heads with keys and values.
-        heads: Query heads of each.
-        width: Of a head.
-        scale: Of scores.
+        norm_1: Norm before the attention.
+        norm_2: Norm before the feed-forward part.
+        q: Projection to queries; likewise k, v, o, gate, up, down.
+        groups: Number of heads with keys and values.
+        heads: Query heads of each group.
+        width: Width of a head.
+        scale: Scale of the scores.
     """
 
     norm_1: Norm
@@ -43,11 +43,11 @@ class Layer:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """All of them."""
+        """All linear layers."""
         return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
 
     def merged(self) -> Layer:
-        """With LoRA in copies of the weights that have it."""
+        """The layer with LoRA merged into copies of its weights."""
         return replace(
             self,
             q=self.q.merged(),
@@ -62,18 +62,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class PassContext:
-    """Which tokens a pass is over, and where it keeps what.
+    """Tokens of a pass, and its memory.
 
     Attributes:
         tokens: L.
         queries: Q.
-        cos_LK: Of the tokens' angles: [L, K / 2].
-        sin_LK: The same.
+        cos_LK: [L, K / 2] cosines of the tokens' angles.
+        sin_LK: [L, K / 2] sines.
         head_kv_2GSK: Keys and values of the common head before the tokens; S may be 0.
-        saved: This layer's; of a pass without gradients, what comes and goes.
-        work: For what comes and goes.
-        dice: Draws what is dropped; None: nothing is.
-        gradients: A backward pass follows.
+        saved: Memory of this layer until the backward pass; without gradients, the same as `work`.
+        work: Memory for temporary tensors.
+        generator: Source of dropout masks; None drops nothing.
+        gradients: Whether a backward pass follows.
     """
 
     tokens: int
@@ -93,114 +93,116 @@ class PassContext:
 
 
 class Pass:
-    """One layer's way over one prompt: `forward`, then perhaps `backward`, once.
+    """One layer over one prompt: `forward`, then `backward` at most once.
 
     Attributes:
-        kv_2GTK: After `forward`: keys and values of all tokens, those of the head included.
+        kv_2GTK: After `forward`, keys and values of all tokens, the head included.
         tokens: L.
     """
 
     kv_2GTK: Tensor
 
-    def __init__(self, layer: Layer, place: PassContext) -> None:
-        self._layer, self._place, self.tokens = layer, place, place.tokens
-        self._blocks = attention.Blocks(place.queries, place.head + place.tokens, layer.heads)
+    def __init__(self, layer: Layer, context: PassContext) -> None:
+        self._layer, self._context, self.tokens = layer, context, context.tokens
+        self._blocks = attention.Blocks(context.queries, context.head + context.tokens, layer.heads)
 
     # ---- Forward ----
 
     def forward(self, x_LD: Tensor, out_QD: Tensor) -> None:
-        """The layer's output into `out_QD`; with no queries only keys and values are computed."""
-        layer, place = self._layer, self._place
+        """Writes the layer's output into `out_QD`; without queries only keys and values are computed."""
+        layer, context = self._layer, self._context
         self._x_LD = x_LD
-        n_LD = place.work.take("normed", *x_LD.shape)
+        n_LD = context.work.take("normed", *x_LD.shape)
         self._inverse_1 = layer.norm_1.forward(x_LD, n_LD)
         self._keys_and_values(n_LD)
-        if place.queries:
-            self._attend(n_LD[-place.queries :])
+        if context.queries:
+            self._attend(n_LD[-context.queries :])
             self._feed_forward(out_QD)
 
     def _keys_and_values(self, n_LD: Tensor) -> None:
-        layer, place = self._layer, self._place
-        shape = (place.tokens, layer.groups * layer.width)
-        self.kv_2GTK = place.saved.take("kv", 2, layer.groups, place.head + place.tokens, layer.width)
-        self.kv_2GTK[:, :, : place.head] = place.head_kv_2GSK
-        for projection, into_GLK in zip((layer.k, layer.v), self.kv_2GTK[:, :, place.head :], strict=True):
+        layer, context = self._layer, self._context
+        shape = (context.tokens, layer.groups * layer.width)
+        self.kv_2GTK = context.saved.take("kv", 2, layer.groups, context.head + context.tokens, layer.width)
+        self.kv_2GTK[:, :, : context.head] = context.head_kv_2GSK
+        for projection, into_GLK in zip((layer.k, layer.v), self.kv_2GTK[:, :, context.head :], strict=True):
             raw_LM = projection.forward(
-                n_LD, place.work.take("raw kv", *shape), place.saved, place.work, place.generator
+                n_LD, context.work.take("raw kv", *shape), context.saved, context.work, context.generator
             )
-            raw_GLK = raw_LM.view(place.tokens, layer.groups, layer.width).transpose(0, 1)
+            raw_GLK = raw_LM.view(context.tokens, layer.groups, layer.width).transpose(0, 1)
             if projection is layer.k:
-                ops.rotate(raw_GLK, place.cos_LK, place.sin_LK, into_GLK)
+                ops.rotate(raw_GLK, context.cos_LK, context.sin_LK, into_GLK)
             else:
                 into_GLK.copy_(raw_GLK)
 
     def _attend(self, n_QD: Tensor) -> None:
-        layer, place = self._layer, self._place
-        shape = (place.queries, layer.groups, layer.heads, layer.width)
-        raw = place.work.take("raw q", place.queries, layer.groups * layer.heads * layer.width)
-        layer.q.forward(n_QD, raw, place.saved, place.work, place.generator)
+        layer, context = self._layer, self._context
+        shape = (context.queries, layer.groups, layer.heads, layer.width)
+        raw = context.work.take("raw q", context.queries, layer.groups * layer.heads * layer.width)
+        layer.q.forward(n_QD, raw, context.saved, context.work, context.generator)
         by_group = (shape[1], shape[0], *shape[2:])
         self._query_angles = cos, sin = self._angles_with_scale()
-        self._q = ops.rotate(raw.view(shape).transpose(0, 1), cos, sin, place.saved.take("q", *by_group))
+        self._q = ops.rotate(raw.view(shape).transpose(0, 1), cos, sin, context.saved.take("q", *by_group))
         self._probabilities = self._room_for_probabilities()
-        attended = place.work.take("attended", *by_group)
+        attended = context.work.take("attended", *by_group)
         k, v = self.kv_2GTK
-        attention.forward(self._blocks, self._q, k, v, attended, place.work, self._probabilities)
-        keeps = place.saved if layer.o.adapter else place.work
+        attention.forward(self._blocks, self._q, k, v, attended, context.work, self._probabilities)
+        keeps = context.saved if layer.o.adapter else context.work
         self._attended_QM = keeps.take("attended by token", *raw.shape)
         self._attended_QM.view(shape).copy_(attended.transpose(0, 1))
-        self._h_QD = place.saved.take("h", *n_QD.shape)
-        layer.o.forward(self._attended_QM, self._h_QD, place.saved, place.work, place.generator)
-        self._h_QD.add_(self._x_LD[-place.queries :])
+        self._h_QD = context.saved.take("h", *n_QD.shape)
+        layer.o.forward(self._attended_QM, self._h_QD, context.saved, context.work, context.generator)
+        self._h_QD.add_(self._x_LD[-context.queries :])
 
     def _angles_with_scale(self) -> tuple[Tensor, Tensor]:
-        """[Q, 1, K / 2] of queries, with the scale of the scores in it."""
-        place, scale = self._place, self._layer.scale
-        return tuple(angles[-place.queries :, None] * scale for angles in (place.cos_LK, place.sin_LK))  # type: ignore[return-value]
+        """[Q, 1, K / 2] cosines and sines of the queries, times the scale of the scores."""
+        context, scale = self._context, self._layer.scale
+        return tuple(angles[-context.queries :, None] * scale for angles in (context.cos_LK, context.sin_LK))  # type: ignore[return-value]
 
     def _room_for_probabilities(self) -> Tensor | None:
-        """Kept where they take no more than all else that is kept; of longer prompts they are computed again."""
-        layer, place = self._layer, self._place
-        if not place.gradients:
+        """Memory for the probabilities if they take no more than all else; for longer prompts they are recomputed."""
+        layer, context = self._layer, self._context
+        if not context.gradients:
             return None
         size = self._blocks.scores_per_group
-        others = place.queries * (3 * len(layer.o.weight_MN) + 2 * len(layer.gate.weight_MN))
-        return place.saved.take("probabilities", layer.groups * size) if layer.groups * size <= others else None
+        others = context.queries * (3 * len(layer.o.weight_MN) + 2 * len(layer.gate.weight_MN))
+        return context.saved.take("probabilities", layer.groups * size) if layer.groups * size <= others else None
 
     def _feed_forward(self, out_QD: Tensor) -> None:
-        layer, place = self._layer, self._place
-        n_QD = place.work.take("normed", *self._h_QD.shape)
+        layer, context = self._layer, self._context
+        n_QD = context.work.take("normed", *self._h_QD.shape)
         self._inverse_2 = layer.norm_2.forward(self._h_QD, n_QD)
-        shape = (place.queries, len(layer.gate.weight_MN))
-        gate = layer.gate.forward(n_QD, place.saved.take("gate", *shape), place.saved, place.work, place.generator)
-        keeps = place.saved if layer.down.adapter else place.work
-        up = layer.up.forward(n_QD, keeps.take("inner", *shape), place.saved, place.work, place.generator)
-        slope = place.saved.take("slope", *shape) if place.gradients else None
+        shape = (context.queries, len(layer.gate.weight_MN))
+        gate = layer.gate.forward(
+            n_QD, context.saved.take("gate", *shape), context.saved, context.work, context.generator
+        )
+        keeps = context.saved if layer.down.adapter else context.work
+        up = layer.up.forward(n_QD, keeps.take("inner", *shape), context.saved, context.work, context.generator)
+        slope = context.saved.take("slope", *shape) if context.gradients else None
         self._slopes = gate, slope
         self._inner = ops.gate(gate, up, slope)
-        layer.down.forward(self._inner, out_QD, place.saved, place.work, place.generator).add_(self._h_QD)
+        layer.down.forward(self._inner, out_QD, context.saved, context.work, context.generator).add_(self._h_QD)
 
     # ---- Backward ----
 
     def backward(self, grad_QD: Tensor, dkv_2GTK: Tensor, grads: Tensor, into_LD: Tensor | None) -> None:
-        """LoRA's gradients, and those of what the layer read.
+        """Gradients of LoRA, of keys and values, and of the input.
 
         Args:
-            grad_QD: Of the output; used up.
-            dkv_2GTK: Of keys and values, from whoever else read them; complete afterwards.
+            grad_QD: Gradient of the output; overwritten.
+            dkv_2GTK: Gradients of keys and values from other readers; complete afterwards.
             grads: [numbers of all LoRA weights], added to.
-            into_LD: Takes the gradient of the input; None: not wanted. May be `grad_QD`.
+            into_LD: Receives the gradient of the input; None skips it. May be `grad_QD`.
         """
-        place = self._place
+        context = self._context
         dq = None
-        if place.queries:
+        if context.queries:
             self._feed_forward_backward(grad_QD, grads)
             dq = self._attend_backward(grad_QD, dkv_2GTK, grads)
-        self._inputs_backward(dq, dkv_2GTK[:, :, place.head :], grads, grad_QD, into_LD)
+        self._inputs_backward(dq, dkv_2GTK[:, :, context.head :], grads, grad_QD, into_LD)
 
     def _feed_forward_backward(self, grad_QD: Tensor, grads: Tensor) -> None:
-        layer, place = self._layer, self._place
-        work = place.work
+        layer, context = self._layer, self._context
+        work = context.work
         n_QD = self._normed_again(layer.norm_2, self._h_QD, self._inverse_2, layer.gate, layer.up)
         d_inner = work.take("d inner", *self._inner.shape)
         self._back(layer.down, grad_QD, self._inner, grads, d_inner)
@@ -212,8 +214,8 @@ class Pass:
         layer.norm_2.backward(dn_QD, self._h_QD, self._inverse_2, grad_QD)
 
     def _attend_backward(self, grad_QD: Tensor, dkv_2GTK: Tensor, grads: Tensor) -> Tensor:
-        """Adds to the gradients of keys and values; returns the queries', before their rotation: [Q, G * H * K]."""
-        layer, place, work = self._layer, self._place, self._place.work
+        """Adds to the gradients of keys and values; returns [Q, G * H * K], those of the queries before rotation."""
+        layer, context, work = self._layer, self._context, self._context.work
         by_group = self._q.shape
         shape = (by_group[1], by_group[0], *by_group[2:])
         d_attended = work.take("d attended", *self._attended_QM.shape)
@@ -223,25 +225,25 @@ class Pass:
         k, v = self.kv_2GTK
         attention.backward(self._blocks, grad, self._q, k, v, (dq, *dkv_2GTK), work, self._probabilities)
         cos, sin = self._query_angles
-        raw = work.take("raw q", place.queries, d_attended.shape[1])
+        raw = work.take("raw q", context.queries, d_attended.shape[1])
         ops.rotate(dq, cos, -sin, raw.view(shape).transpose(0, 1))
         return raw
 
     def _inputs_backward(
         self, dq_QM: Tensor | None, dkv_2GLK: Tensor, grads: Tensor, grad_QD: Tensor, into_LD: Tensor | None
     ) -> None:
-        layer, place, work = self._layer, self._place, self._place.work
+        layer, context, work = self._layer, self._context, self._context.work
         n_LD = self._normed_again(layer.norm_1, self._x_LD, self._inverse_1, layer.q, layer.k, layer.v)
         dn_LD = None if into_LD is None else work.take("normed", *self._x_LD.shape)
-        shape = (place.tokens, layer.groups, layer.width)
-        raw_LM = work.take("raw kv", place.tokens, layer.groups * layer.width)
+        shape = (context.tokens, layer.groups, layer.width)
+        raw_LM = work.take("raw kv", context.tokens, layer.groups * layer.width)
         by_group = raw_LM.view(shape).transpose(0, 1)
-        ops.rotate(dkv_2GLK[0], place.cos_LK, -place.sin_LK, by_group)
+        ops.rotate(dkv_2GLK[0], context.cos_LK, -context.sin_LK, by_group)
         self._back(layer.k, raw_LM, n_LD, grads, dn_LD)
         by_group.copy_(dkv_2GLK[1])
         self._back(layer.v, raw_LM, n_LD, grads, dn_LD, add=True)
         if dq_QM is not None:
-            last = slice(place.tokens - place.queries, None)
+            last = slice(context.tokens - context.queries, None)
             self._back(
                 layer.q,
                 dq_QM,
@@ -253,15 +255,15 @@ class Pass:
         if into_LD is None or dn_LD is None:
             return
         if into_LD is not grad_QD:
-            into_LD[: place.tokens - place.queries].zero_()
-            into_LD[place.tokens - place.queries :] = grad_QD
+            into_LD[: context.tokens - context.queries].zero_()
+            into_LD[context.tokens - context.queries :] = grad_QD
         layer.norm_1.backward(dn_LD, self._x_LD, self._inverse_1, into_LD)
 
     def _normed_again(self, norm: Norm, x: Tensor, inverse: Tensor, *readers: Projection) -> Tensor | None:
-        """Where LoRA of a reader needs it; one pass is cheaper than the memory."""
+        """The normed input again, if LoRA of a reader needs it: a second pass is cheaper than memory."""
         if not any(reader.adapter for reader in readers):
             return None
-        return norm.again(x, inverse, self._place.work.take("normed again", *x.shape))
+        return norm.again(x, inverse, self._context.work.take("normed again", *x.shape))
 
     def _back(
         self,
@@ -273,5 +275,5 @@ class Pass:
         *,
         add: bool = False,
     ) -> None:
-        place = self._place
-        projection.backward(grad, x, place.saved, place.work, grads, into, add=add)
+        context = self._context
+        projection.backward(grad, x, context.saved, context.work, grads, into, add=add)

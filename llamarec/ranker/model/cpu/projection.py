@@ -16,11 +16,11 @@ class LoraWeights:
     """LoRA of one linear layer.
 
     Attributes:
-        a_RN: Down to the rank.
-        b_MR: Up from it.
-        scale: Of the result (alpha / rank).
+        a_RN: Matrix down to the rank.
+        b_MR: Matrix up from the rank.
+        scale: Scale of the result (alpha / rank).
         dropout: Share of the inputs that is dropped.
-        grads: Where the gradients of the two are, among those of a prompt: first numbers.
+        grads: Offsets of the two gradients among those of a prompt.
     """
 
     a_RN: Tensor
@@ -35,10 +35,10 @@ class Projection:
     """x -> x W^T + bias + gain * dropped(x) A^T B^T.
 
     Attributes:
-        name: For its buffers.
-        weight_MN: Frozen.
-        bias_M: Frozen, if there is one.
-        adapter: LoRA, if it has one.
+        name: Name for its buffers.
+        weight_MN: Frozen weight.
+        bias_M: Frozen bias, if there is one.
+        adapter: LoRA, if there is one.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Projection:
         return self.adapter is not None and drops(self.adapter.dropout)
 
     def merged(self) -> Projection:
-        """Without dropout the same function as one matrix; a copy of the weight, where there is LoRA."""
+        """The same function without dropout, with LoRA merged into a copy of the weight."""
         if self.adapter is None:
             return self
         weight_MN = torch.addmm(self.weight_MN, self.adapter.b_MR, self.adapter.a_RN, alpha=self.adapter.scale)
@@ -61,14 +61,14 @@ class Projection:
     def forward(
         self, x_LN: Tensor, out_LM: Tensor, saved: Buffers, work: Buffers, generator: torch.Generator | None
     ) -> Tensor:
-        """Into `out_LM`.
+        """Writes the output into `out_LM`.
 
         Args:
             x_LN: Input.
-            out_LM: Output.
-            saved: Keeps what the backward pass needs.
-            work: For what comes and goes.
-            dice: Draws what is dropped; needed where something is.
+            out_LM: Receives the output.
+            saved: Memory for what the backward pass needs.
+            work: Memory for temporary tensors.
+            generator: Source of dropout masks; needed with dropout.
         """
         torch.mm(x_LN, self.weight_MN.t(), out=out_LM)
         if self.bias_M is not None:
@@ -92,16 +92,16 @@ class Projection:
         *,
         add: bool,
     ) -> None:
-        """LoRA's gradients into `grads`, the input's into `into_LN` (None: not wanted).
+        """Gradients of LoRA and of the input.
 
         Args:
-            grad_LM: Of the output.
-            x_LN: The input; needed with LoRA only.
-            saved: Of the forward pass.
-            work: For what comes and goes.
-            grads: [numbers of all LoRA weights].
-            into_LN: Gradient of the input.
-            add: To what is in `into_LN`; otherwise that is overwritten.
+            grad_LM: Gradient of the output.
+            x_LN: Input; needed with LoRA only.
+            saved: Memory of the forward pass.
+            work: Memory for temporary tensors.
+            grads: [numbers of all LoRA weights], added to.
+            into_LN: Receives the gradient of the input; None skips it.
+            add: Add to `into_LN` instead of overwriting it.
         """
         if into_LN is not None:
             into_LN.addmm_(grad_LM, self.weight_MN, beta=int(add))
@@ -138,7 +138,7 @@ class Projection:
         return torch.mul(x_LN, kept, out=work.take("dropped", *x_LN.shape)), gain
 
     def _kept(self, x_LN: Tensor, saved: Buffers, work: Buffers) -> tuple[Tensor | None, float]:
-        """1 where an input was kept and 0 where it was dropped, and what LoRA's result is multiplied with."""
+        """1 where an input was kept and 0 where it was dropped, and the factor of LoRA's result."""
         adapter = self.adapter
         assert adapter is not None
         if not self.drops:

@@ -1,7 +1,7 @@
 """A batch of prompts: letter logits, and in training the loss with its gradients, prompt by prompt on all cores.
 
-Gradients are computed along with the loss, so that a prompt's activations are gone before the next one's come: a batch
-of twelve takes the memory of the prompts that are at work. What all prompts of a batch begin with is computed once.
+Gradients are computed together with the loss, so a prompt's activations are freed before those of the next: a batch of
+twelve takes the memory of the prompts in work. The head that all prompts of a batch share is computed once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llamarec.ranker.model.cpu.decoder import Angles, PromptPass, Workspace
 from llamarec.ranker.model.cpu.form import Form
 from llamarec.ranker.model.cpu.thread_pool import at_once, on_all_cores
 
-# A shorter head is not worth a pass of its own.
+# A shorter head is not worth its own pass.
 _SHORTEST_HEAD: Final = 8
 _SEEDS: Final = 2**63 - 1
 
@@ -29,28 +29,28 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What is computed.
+    """A batch of prompts.
 
     Attributes:
         input_ids: [B, padded L].
-        answers: [B] index of each prompt's last token.
-        labels: [B] place of the right candidate; None: logits only.
+        answers: [B] position of each prompt's last token.
+        labels: [B] letter of the right candidate (0 = A); None computes logits only.
         divisor: The loss is the sum over the batch divided by this.
     """
 
     input_ids: Tensor
     answers: Tensor
     labels: Tensor | None
-    divisor: Any
+    divisor: Tensor | int
 
 
 def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[Tensor | None, Tensor]:
-    """The loss, which can be differentiated, and the logits [B, candidates].
+    """The differentiable loss (None without labels) and the logits [B, candidates].
 
     Args:
         model: The causal language model.
         form: Its weights.
-        batch: Prompts.
+        batch: The prompts.
         score: [1, D] hidden state at the answer -> [1, candidates] letter logits.
     """
     gradients = batch.labels is not None and torch.is_grad_enabled() and any(p.requires_grad for p in form.trained)
@@ -67,7 +67,7 @@ def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[T
 
 
 class _Computed(torch.autograd.Function):
-    """A loss whose gradients are known."""
+    """A loss with known gradients."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, grads: list[Tensor], *trained: Tensor) -> Tensor:
@@ -82,11 +82,11 @@ class _Computed(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Row:
-    """What comes of one prompt.
+    """The result of one prompt.
 
     Attributes:
         logits_1C: Letter logits.
-        loss: Its part of the loss.
+        loss: The prompt's part of the loss.
         grads: [numbers of all LoRA weights].
         dhead_N2GSK: Gradients of the common head's keys and values, by layer.
     """
@@ -106,7 +106,7 @@ class _Step:
         self._angles = _angles(decoder, self._x_BLD)
         self._seeds = _seeds(len(self._lengths)) if form.drops else None
         self._shared = _length_of_head(self._x_BLD, self._lengths)
-        # One is the head's.
+        # One space belongs to the head.
         self._spaces = _spaces_of(model, form, 1 + at_once(len(self._lengths)))
 
     def run(self) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -144,7 +144,7 @@ class _Step:
             free.put(space)
 
     def _loss(self, answer_1D: Tensor, label_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Its part of the loss, letter logits, gradient of the hidden state."""
+        """The prompt's part of the loss, its letter logits, and the gradient of its hidden state."""
         with torch.enable_grad():
             answer_1D.requires_grad_(self._gradients)
             logits_1C = self._score(answer_1D)
@@ -153,7 +153,7 @@ class _Step:
         return loss.detach(), logits_1C.detach(), grad_1D.detach()
 
     def _gradients_of(self, rows: list[_Row], head: PromptPass | None) -> Tensor:
-        # Added in the prompts' order, whoever ended first.
+        # Added in the order of the prompts, not in that of their ends.
         grads = torch.zeros(self._form.num_trained)
         dheads = []
         for row in rows:
@@ -170,7 +170,7 @@ class _Step:
     def _prompt(self, space: Workspace, head_kv: list[Tensor], *, row: int, queries: int) -> PromptPass:
         generator = None
         if self._seeds is not None:
-            # The head is the first prompt's; its own tokens draw something else.
+            # The head belongs to the first prompt, whose own tokens draw other masks.
             generator = torch.Generator().manual_seed(self._seeds[row] + (0 if queries else 1))
         return PromptPass(
             self._form, self._angles, space, head_kv, queries=queries, generator=generator, gradients=self._gradients
@@ -184,12 +184,12 @@ def _angles(decoder: Any, x_BLD: Tensor) -> Angles:
 
 
 def _seeds(count: int) -> list[int]:
-    """From torch's own generator, whose state is in every checkpoint."""
+    """Seeds from torch's own generator, whose state is in every checkpoint."""
     return [int(seed) for seed in torch.randint(_SEEDS, (count,))]
 
 
 def _length_of_head(x_BLD: Tensor, lengths: list[int]) -> int:
-    """Tokens that all prompts begin with, the last of each excepted: of their embeddings, for noise may be on them."""
+    """Number of first tokens that all prompts share, without the last of each, by their (perhaps noisy) embeddings."""
     most = min(lengths) - 1
     if len(lengths) == 1:
         return 0

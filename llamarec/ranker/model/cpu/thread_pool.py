@@ -1,4 +1,4 @@
-"""The processor's cores, one prompt on each."""
+"""The cores of the CPU, one prompt on each."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final, TypeVar
 
 import torch
 
-# Every prompt at work takes its own memory; on machines with more cores than this, several work on one prompt.
+# Each prompt in work needs its own memory; with more cores than this, several cores share a prompt.
 MOST_AT_ONCE: Final = 4
 
 Result = TypeVar("Result")
 
 
 def at_once(num_prompts: int) -> int:
-    """Prompts that are worked on at the same time."""
+    """Number of prompts computed at the same time."""
     return max(1, min(num_prompts, torch.get_num_threads(), MOST_AT_ONCE))
 
 
 def on_all_cores(task: Callable[[int], Result], order: Sequence[int]) -> list[Result]:
-    """`task` of each number, begun in this order; results by number, whatever the order they end in.
+    """Runs `task` for each number, started in this order; returns the results sorted by number.
 
-    After an error or an interrupt nothing is begun any more, and what was begun has ended when it is raised.
+    After an error or an interrupt no task starts, and those that run have ended when the error is raised.
     """
     workers = at_once(len(order))
     if workers == 1:
@@ -40,7 +40,7 @@ def on_all_cores(task: Callable[[int], Result], order: Sequence[int]) -> list[Re
         wait(futures.values())
         raise
     finally:
-        # A thread's own number of threads is also torch's default for threads to come.
+        # torch uses the number of threads of one thread as the default for new ones.
         torch.set_num_threads(torch.get_num_threads())
 
 
