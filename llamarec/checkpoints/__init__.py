@@ -38,4 +38,12 @@ def __getattr__(name: str) -> object:
 
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ImportError as error:
+        # A version that has moved a module would otherwise end in a traceback from inside of it.
+        if (error.name or "").partition(".")[0] not in ("transformers", "accelerate"):
+            raise
+        from llamarec.checkpoints.trainer.hooks import unsupported
+
+        raise unsupported([str(error)]) from error

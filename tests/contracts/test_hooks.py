@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from llamarec.checkpoints import ResumableMixin
 from llamarec.checkpoints.trainer import hooks
-from llamarec.errors import ConfigError
+from llamarec.errors import EXIT_USAGE, ConfigError
 from tests.resume.training import make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,3 +197,14 @@ def test_a_subclass_that_calls_the_trainers_loop_is_taken(tmp_path: Path) -> Non
             return super()._inner_training_loop(*args, **kwargs)
 
     make_trainer(tmp_path, cls=type("Mine", (ResumableMixin, TheirTrainer), {}))
+
+
+def test_a_version_without_what_is_imported_is_refused() -> None:
+    code = "import sys, transformers.trainer; del transformers.trainer_callback.ExportableState; "
+    code += "import llamarec.checkpoints as ours; from llamarec import run_main; "
+    code += "sys.exit(run_main(lambda: ours.ResumableTrainer and 0))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_USAGE, done.stderr
+    assert f"checkpoints do not work with transformers {transformers.__version__}" in done.stderr
+    assert 'pip install "transformers>=5.' in done.stderr
+    assert "Traceback" not in done.stderr
