@@ -12,6 +12,7 @@ import torch
 
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.out_of_memory import MemoryUse, is_out_of_memory
+from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.errors import DoesNotFitError
 from llamarec.ranker.training.trainer import RankerTrainer
 from tests.resume.runs import Watch, quiet_trainer, samples_in, stopped
@@ -276,3 +277,72 @@ def test_a_validation_that_never_fits_is_saved_and_explained(tmp_path: Path) -> 
         trainer.train()
     assert sizes == [8, 4, 2, 1]
     assert make_trainer(tmp_path, num_samples=20).train("latest").global_step == 10
+
+
+class Sums:
+    """Counts samples over the batches of an evaluation, in an attribute and in containers."""
+
+    def __init__(self, held: Any = None) -> None:
+        self.seen, self.sizes, self.counts, self.held = 0, [0], {"batches": 0}, held
+
+    def __call__(self, predictions: Any, compute_result: bool) -> dict[str, float]:
+        self.seen += len(predictions.label_ids)
+        self.sizes.append(len(predictions.label_ids))
+        self.counts["batches"] += 1
+        return {"seen": self.seen, "listed": sum(self.sizes), "batches": self.counts["batches"]}
+
+
+class CountsBatches(ResumableTrainer):
+    """A Trainer that adds up what it has evaluated."""
+
+    evaluated = 0
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.evaluated += len(args[1]["input_ids"])
+        return super().prediction_step(*args, **kwargs)
+
+
+def _closure() -> Callable[..., dict[str, float]]:
+    seen, total = 0, torch.zeros(1)
+
+    def compute(predictions: Any, compute_result: bool) -> dict[str, float]:
+        nonlocal seen
+        seen += len(predictions.label_ids)
+        total.add_(len(predictions.label_ids))
+        return {"seen": seen, "listed": float(total)}
+
+    return compute
+
+
+def _counting(folder: Path, compute_metrics: Any) -> Any:
+    trainer = make_trainer(
+        folder, cls=CountsBatches, num_samples=8, max_steps=1, eval_steps=1, batch_eval_metrics=True,
+        per_device_eval_batch_size=4, metric_for_best_model="loss",
+    )  # fmt: skip
+    trainer.compute_metrics, trainer.evaluated = compute_metrics, 0
+    passes = [0]
+
+    def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        passes[0] += not torch.is_grad_enabled()
+        # The second batch of the first try does not fit.
+        if passes[0] == 2 and not torch.is_grad_enabled():
+            raise ERRORS["torch"]()
+
+    trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+    return trainer
+
+
+@pytest.mark.parametrize("make", [Sums, _closure])
+def test_a_validation_that_is_done_again_counts_no_sample_twice(make: Any, tmp_path: Path) -> None:
+    trainer = _counting(tmp_path, make())
+    num_samples = len(trainer.eval_dataset)
+    assert num_samples == 8
+    trainer.train()
+    metrics = next(row for row in trainer.state.log_history if "eval_seen" in row)
+    assert metrics["eval_seen"] == metrics["eval_listed"] == num_samples
+    assert trainer.evaluated == num_samples
+
+
+def test_a_validation_whose_sums_cannot_be_put_back_is_not_done_again(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFitError, match=r"(?s)compute_metrics\.held.*--per_device_eval_batch_size 2"):
+        _counting(tmp_path, Sums(iter([1]))).train()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Final, TypeVar
 
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -13,8 +14,11 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.undo import Undo, is_plain
 
 Output = TypeVar("Output")
+# Of the Trainer, and large where they are lists.
+_DATA: Final = ("train_dataset", "eval_dataset")
 
 
 class Evaluation:
@@ -49,18 +53,42 @@ class Evaluation:
         Raises:
             DoesNotFitError: one sample alone does not fit.
         """
-        random_states = rng.capture()
+        may_repeat = self._may_repeat()
+        random_states, sums = rng.capture(), self._sums() if may_repeat else Undo()
         while True:
             try:
                 return evaluate(dataloader)
             except Exception as error:
                 # Other processes would wait in a gathering that this one does not come to.
-                if not out_of_memory.is_out_of_memory(error) or not self._may_repeat():
+                if not out_of_memory.is_out_of_memory(error) or not may_repeat:
                     raise
 
             # After the handler: the traceback holds the tensors that did not fit.
+            if sums.unknown:
+                raise out_of_memory.evaluation_cannot_be_repeated(
+                    sums.unknown, int(self._trainer.args.per_device_eval_batch_size), last_good()
+                )
+
+            sums.restore()
             dataloader = self._with_smaller_batches(dataloader, last_good)
             rng.set_states(random_states)
+
+    def _sums(self) -> Undo:
+        """What the given functions, the Trainer's subclass and the callbacks add up from batch to batch."""
+        trainer, undo, loosely = self._trainer, Undo(), Undo()
+        if trainer.args.batch_eval_metrics:
+            # Otherwise it is called once, after the last batch.
+            undo.remember(trainer.compute_metrics, "compute_metrics")
+        undo.remember(trainer.preprocess_logits_for_metrics, "preprocess_logits_for_metrics")
+        undo.remember(trainer.compute_loss_func, "compute_loss_func")
+
+        for owner in (trainer, *trainer.callback_handler.callbacks):
+            kept = {name: value for name, value in vars(owner).items() if name not in _DATA and is_plain(value)}
+            loosely.remember(kept, type(owner).__name__)
+            loosely.on_restore(partial(vars(owner).update, kept))
+
+        undo.on_restore(loosely.restore)
+        return undo
 
     def _may_repeat(self) -> bool:
         cuts_itself = any(map(self._program.overrides, ("get_eval_dataloader", "get_test_dataloader")))

@@ -107,6 +107,7 @@ ATTRIBUTES: Final = (
     "args",
     "callback_handler",
     "compute_loss_func",
+    "compute_metrics",
     "control",
     "current_flos",
     "data_collator",
@@ -116,6 +117,7 @@ ATTRIBUTES: Final = (
     "model",
     "model_accepts_loss_kwargs",
     "optimizer",
+    "preprocess_logits_for_metrics",
     "processing_class",
     "state",
     "train_dataset",
@@ -137,6 +139,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "args": (
         "auto_find_batch_size",
         "average_tokens_across_devices",
+        "batch_eval_metrics",
         "data_seed",
         "dataloader_drop_last",
         "dataloader_num_workers",

@@ -177,6 +177,23 @@ def evaluation_does_not_fit(use: MemoryUse, last: str) -> DoesNotFitError:
     )
 
 
+def evaluation_cannot_be_repeated(counted: list[str], batch: int, last: str) -> DoesNotFitError:
+    """The error for an evaluation that would count samples twice if it were repeated.
+
+    Args:
+        counted: Objects that may have counted some batches already, and cannot be put back.
+        batch: Its batch size.
+        last: The checkpoint that is good, or an empty text.
+    """
+    return DoesNotFitError(
+        f"out of memory in an evaluation with {batch} samples per forward pass, which cannot be repeated with fewer: "
+        "it would count some samples twice",
+        expected="functions of an evaluation whose sums can be put back (numbers, containers, tensors, plain objects)",
+        found=counted[:5],
+        hint=f"--per_device_eval_batch_size {max(batch // 2, 1)}; {_then_resume(last)}",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryFlags:
     """Flags of a program that save memory, as its user types them; empty where there is none.

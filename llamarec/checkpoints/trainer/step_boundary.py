@@ -1,12 +1,14 @@
 """Step boundaries: moments at which all state of a training belongs together, and the way back to the last one.
 
-An exception or a stop may come anywhere in between: in a step, in a callback, in a validation. Weights, optimizer and
-schedule change only inside the optimizer's step, which is undone if it fails. Everything else that a training keeps
-track of is copied at each boundary and put back before it is saved, so that a resume repeats what was begun.
+An exception or a stop may come anywhere in between: in a step, in a callback, in a validation. Weights and the
+optimizer's moments change only inside the optimizer's step, which is undone if it fails. Everything else that a
+training keeps track of, the schedule included, is copied at each boundary and put back before it is saved, so that a
+resume repeats what was begun.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.trainer import rng
+from llamarec.checkpoints.trainer.rates import Rates
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
 
@@ -31,6 +34,7 @@ class BoundaryState:
 
     Attributes:
         rng: Random states.
+        rates: Options of the optimizer's groups, and the schedule.
         state: Fields of the Trainer's state, without its history.
         history_rows: Length of the history.
         requests: Flags of the Trainer's control.
@@ -43,6 +47,7 @@ class BoundaryState:
     """
 
     rng: rng.States
+    rates: Rates
     state: dict[str, object]
     history_rows: int
     requests: dict[str, bool]
@@ -91,10 +96,11 @@ class StepBoundary:
 
         self.last = BoundaryState(
             rng=rng.capture(),
+            rates=Rates.of(trainer),
             state={name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED},
             history_rows=len(trainer.state.log_history),
             requests={name: getattr(trainer.control, name) for name in _REQUESTS},
-            callbacks=[(callback, dict(callback.state().get("attributes", {}))) for callback in remembered],
+            callbacks=[(callback, deepcopy(callback.state().get("attributes", {}))) for callback in remembered],
             totals=RunningTotals.of(trainer),
             position=progress.position,
             grad_norm=progress.grad_norm,
@@ -112,12 +118,13 @@ class StepBoundary:
         self.last, self._buffers = None, {}
 
     def return_to_last(self) -> None:
-        """Puts back everything but weights, optimizer and schedule, which have not moved since."""
+        """Puts back everything but weights and moments, which have not moved since."""
         trainer, last = self._trainer, self.last
         if last is None:
             return
 
         self.restore_buffers()
+        last.rates.put_into(trainer)
         vars(trainer.state).update(last.state)
         del trainer.state.log_history[last.history_rows :]
 
@@ -125,7 +132,7 @@ class StepBoundary:
             setattr(trainer.control, name, value)
         for callback, attributes in last.callbacks:
             for name, remembered in attributes.items():
-                setattr(callback, name, remembered)
+                setattr(callback, name, deepcopy(remembered))
 
         last.totals.put_into(trainer)
         self._run.move_to(last.position)

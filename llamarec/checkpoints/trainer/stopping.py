@@ -11,7 +11,7 @@ from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.saving import CheckpointSaver
-from llamarec.checkpoints.trainer.signals import Interrupted, StopNowError, StopRequests
+from llamarec.checkpoints.trainer.signals import EndNow, Interrupted, StopNowError, StopRequests
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.writer import CheckpointWriter
@@ -58,7 +58,10 @@ class Stopping:
             self._trainer.model.zero_grad()
             self._boundary.return_to_last()
             self.save_and_stop()
-        except Exception as error:
+        except (EndNow, Interrupted):
+            raise
+        except BaseException as error:
+            # sys.exit() and Ctrl-C in a callback too.
             self._save_after(error)
             raise
 
@@ -82,7 +85,7 @@ class Stopping:
         self._console.warn(f"{who}: stopped after step {step:,}; {saved} (exit code {code})")
         raise Interrupted(path, name, code)
 
-    def _save_after(self, error: Exception) -> None:
+    def _save_after(self, error: BaseException) -> None:
         if not self._boundary.is_in_loop:
             return
 

@@ -45,6 +45,8 @@ class Read(Protocol):
     data_collator: Collator
     processing_class: PreTrainedTokenizerBase | None
     compute_loss_func: Callable[..., torch.Tensor] | None
+    compute_metrics: Callable[..., dict[str, float]] | None
+    preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None
     model_accepts_loss_kwargs: bool
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool

@@ -52,6 +52,7 @@ def test_every_hook_of_a_subclass_is_the_mixins() -> None:
         "beyond_flags",
         "origins",
         "memory_flags",
+        "program_hints",
         "epoch_order",
         "split_batch",
         "files_beside_model",
