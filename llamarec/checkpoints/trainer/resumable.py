@@ -292,7 +292,10 @@ class ResumableMixin(_Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Takes note; the save itself is made at the step boundary, after every callback has run."""
-        self._resumable.training.requests.scheduled()
+        training = self._resumable.training
+        training.requests.scheduled()
+        if self.args.should_save:
+            training.callback_files.note(self.state.global_step)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         is_new_best = super()._determine_best_metric(metrics, trial)

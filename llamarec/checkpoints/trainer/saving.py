@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from llamarec.checkpoints.storage.layout import (
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer import distributed, rng
+from llamarec.checkpoints.trainer.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.snapshot import copied, model_state, num_bytes_of, pickled, pickling
@@ -49,6 +49,7 @@ class CheckpointSaver:
         boundary: The last one holds the random states.
         requests: Cleared by a save.
         writer: Writes them.
+        callback_files: What callbacks have written for the checkpoint.
         program: Whether it saves its model by itself.
         hyperparameters: For the manifest.
 
@@ -64,11 +65,13 @@ class CheckpointSaver:
         boundary: StepBoundary,
         requests: SaveRequests,
         writer: CheckpointWriter,
+        callback_files: CallbackFiles,
         program: Program,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
         self._trainer, self._run, self._boundary, self._requests = trainer, run, boundary, requests
         self._writer, self._program, self._hyperparameters = writer, program, hyperparameters
+        self._callback_files = callback_files
         self._config: CheckpointConfig = program.options.config
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
@@ -119,6 +122,9 @@ class CheckpointSaver:
         objects = {**self._optimizer_states(), **random_states}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
+        from_callbacks = live.with_name(f"{live.name}-callbacks")
+        self._callback_files.collect(trainer.state.global_step, from_callbacks)
+
         if weights is None:
             durable.make_folders(live)
             trainer.save_model(str(live), _internal_call=True)
@@ -138,13 +144,19 @@ class CheckpointSaver:
                 # The Trainer writes its arguments beside the weights.
                 _remove(staging.path / name)
                 staging.write(name, data)
+            if from_callbacks.is_dir():
+                _move_into(from_callbacks, staging.path)
+
+        def discard() -> None:
+            _clear(live)
+            _clear(from_callbacks)
 
         return Snapshot(
             manifest=self._manifest(reason),
             fill=fill,
             num_bytes=num_bytes_of([weights, objects]) + sum(map(len, small.values())),
             can_retry=weights is not None,
-            discard=partial(_clear, live),
+            discard=discard,
         )
 
     def _saves_from_copy(self) -> bool:
@@ -266,7 +278,10 @@ def _remove(path: Path) -> None:
 
 def _move_into(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
-        durable.rename(path, target / path.name)
+        if path.is_dir() and (target / path.name).is_dir():
+            _move_into(path, target / path.name)
+        else:
+            durable.rename(path, target / path.name)
     durable.remove_tree(source)
 
 

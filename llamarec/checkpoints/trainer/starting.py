@@ -30,6 +30,7 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.writer import CheckpointWriter
+from llamarec.errors import ConfigError
 
 # Weights and two moments of everything that is trained.
 _COPIES_IN_A_CHECKPOINT = 3
@@ -89,6 +90,7 @@ class Start:
         Raises:
             LlamarecError: the checkpoint, the folder or the disk does not allow it.
         """
+        self._check_data()
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
         lineage = self._lineage(resume)
@@ -150,6 +152,28 @@ class Start:
             origins=trainer.origins,
         )
         return decide(choice, now)
+
+    def _check_data(self) -> None:
+        """Refuses a training that would end without a step, and look like one that is done."""
+        args, dataset = self._trainer.args, self._trainer.train_dataset
+        if dataset is None or self._data.geometry().num_samples > 0:
+            return
+
+        size, batch = len(dataset), args.train_batch_size * args.world_size
+        if size == 0:
+            raise ConfigError(
+                "train_dataset has 0 samples", expected="at least 1", hint="look at what filters or splits the data"
+            )
+
+        hints = ["--dataloader_drop_last false"]
+        if size >= args.world_size:
+            hints.append(f"or --per_device_train_batch_size {size // args.world_size} at most")
+        raise ConfigError(
+            "--dataloader_drop_last true leaves no sample to train on",
+            expected=f"at least one whole batch of {batch}",
+            found=f"{size} samples in train_dataset",
+            hint=hints,
+        )
 
     def _why_nothing(self) -> str:
         if not self._folder.checkpoints():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from transformers import EarlyStoppingCallback
 
@@ -90,6 +91,7 @@ class Stopping:
             return
 
         kind, step = type(error).__name__, self._trainer.state.global_step
+        _explain_missing_folder(error, self._run.folder.checkpoint(step))
         if self._boundary.update_incomplete or self._trainer.args.world_size > 1:
             good = self._saver.last_good or "no checkpoint yet"
             self._console.warn(f"{kind} after step {step:,}; this step cannot be saved; last good: {good}")
@@ -110,6 +112,16 @@ class Stopping:
         """Whether something of the last step is still to be done after a resume."""
         control = self._trainer.control
         return bool(self._run.progress.events_due or control.should_evaluate or control.should_save)
+
+
+def _explain_missing_folder(error: BaseException, checkpoint: Path) -> None:
+    """An `on_save` that was written for a plain Trainer expects the checkpoint to be there."""
+    named = Path(str(error.filename or "")) if isinstance(error, FileNotFoundError) else Path()
+    if checkpoint.name in named.parts and not checkpoint.exists():
+        error.add_note(
+            f"{checkpoint.name} is published after every on_save has run. To use it, give after_save=... to the "
+            "Trainer; to add files to it, make the folder first (os.makedirs)"
+        )
 
 
 def stopped_early(trainer: LiveTrainer) -> bool:

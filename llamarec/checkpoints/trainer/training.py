@@ -11,6 +11,7 @@ from transformers.integrations.neftune import deactivate_neftune
 
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
@@ -39,6 +40,7 @@ class Training:
         boundary: Its last step boundary.
         requests: Saves that are due.
         writer: Writes checkpoints.
+        callback_files: What callbacks write into one that is due.
         saver: Takes snapshots.
         restorer: Brings a checkpoint in.
         stopping: Ends it before its time.
@@ -49,6 +51,7 @@ class Training:
     boundary: StepBoundary
     requests: SaveRequests
     writer: CheckpointWriter
+    callback_files: CallbackFiles
     saver: CheckpointSaver
     restorer: Restorer
     stopping: Stopping
@@ -191,12 +194,14 @@ class ResumableParts:
     def _assembled(self, run: RunState, writer: CheckpointWriter) -> Training:
         trainer, requests = self.trainer, SaveRequests()
         boundary = StepBoundary(trainer, run, requests)
+        callback_files = CallbackFiles(run.folder, self.console.warn)
         saver = CheckpointSaver(
             trainer,
             run,
             boundary=boundary,
             requests=requests,
             writer=writer,
+            callback_files=callback_files,
             program=self.program,
             hyperparameters=self.hyperparameters,
         )
@@ -220,6 +225,7 @@ class ResumableParts:
             boundary=boundary,
             requests=requests,
             writer=writer,
+            callback_files=callback_files,
             saver=saver,
             restorer=restorer,
             stopping=stopping,
