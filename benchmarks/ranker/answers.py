@@ -29,7 +29,7 @@ from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.options.command_line import Parsed, parse
 from llamarec.ranker.prompts.evaluation_samples import ORDERS, EvaluationSamples
 from llamarec.ranker.prompts.template import LETTERS
-from llamarec.ranker.training.run import Ranker, build_ranker
+from llamarec.ranker.training.build import Ranker, build_ranker
 from llamarec.retriever.candidates import load_candidates
 
 

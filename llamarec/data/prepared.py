@@ -15,7 +15,7 @@ from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.data.config import DataConfig
-from llamarec.errors import ArtifactError
+from llamarec.errors import ArtifactError, Lines
 from llamarec.vocabulary import (
     ITEM,
     ITEM_IDS,
@@ -222,14 +222,14 @@ def load_prepared(folder: Path) -> PreparedData:
     )
 
 
-def check_same_data(what: str, made_from: object, data: PreparedData, hint: str) -> None:
+def check_same_data(what: str, made_from: object, data: PreparedData, hint: Lines) -> None:
     """Checks that an artifact was made from this data.
 
     Args:
         what: Start of the sentence "... made from other data".
         made_from: Fingerprint of the data that the artifact was made from.
         data: The data it must have been made from.
-        hint: Command that makes the artifact.
+        hint: Command that makes the artifact; one line or a list of lines.
 
     Raises:
         ArtifactError: the fingerprints differ.

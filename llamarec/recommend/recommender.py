@@ -204,7 +204,7 @@ class Recommender:
                 retriever_rank=position + 1,
                 retriever_score=float(scores_K[position]),
                 title_similarity=float(answer.similarities_C[position]) if position < ranked else None,
-                letter=LETTERS[int(answer.places_C[position])] if position < ranked else None,
+                letter=LETTERS[int(answer.slots_C[position])] if position < ranked else None,
                 letter_log_probability=float(answer.letters_C[position]) if position < ranked else None,
             )
             for rank, position in enumerate(positions, start=1)

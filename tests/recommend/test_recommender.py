@@ -234,7 +234,7 @@ def test_a_retriever_that_was_trained_anew_is_refused(copy: Path) -> None:
     description.write_text(json.dumps({**content, "retriever_digest": "0" * 64}), encoding="utf-8")
     # With all that it was given.
     command = r"python train_ranker\.py --dataset_code .*--experiment_root .*--llm_base_model tiny.*--restart\n?"
-    with pytest.raises(ArtifactError, match=rf"(?s)the retriever was trained anew.*{command}"):
+    with pytest.raises(ArtifactError, match=rf"(?s)the retriever was trained again.*{command}"):
         _first(copy)
 
 
@@ -243,7 +243,9 @@ def test_the_adapter_of_the_run_before_a_restart_is_not_taken_for_the_new_ones(c
     content = json.loads(description.read_text(encoding="utf-8"))
     assert content["run_id"]
     description.write_text(json.dumps({**content, "run_id": "another"}), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"(?s)begun anew has no adapter yet.*of the run before --restart"):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)the run after --restart has no adapter yet.*of the run before --restart"
+    ):
         _first(copy)
     # A run of an earlier version does not say which one it is.
     del content["run_id"]

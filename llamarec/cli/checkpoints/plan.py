@@ -103,8 +103,8 @@ def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, fl
     from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
     from llamarec.ranker.options.command_line import parse
     from llamarec.ranker.trained.locations import experiment_of
+    from llamarec.ranker.training.build import own_options
     from llamarec.ranker.training.fingerprints import fingerprint_sources, stored_fingerprints
-    from llamarec.ranker.training.run import own_options
 
     experiment = experiment_of(folder)
     root = ["--experiment_root", str(experiment.root)] if experiment is not None else []

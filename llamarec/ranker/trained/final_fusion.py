@@ -1,8 +1,8 @@
-"""The weights that were fitted after training, kept beside the adapter that they belong to.
+"""Weights of the final score that are fitted after training.
 
-`fusion.json`, beside the best adapter and in each checkpoint, is what a validation fitted. After training the adapter
-is asked about more users. What comes of it lies in `final_fusion.json` in the run's folder, with the hash of the
-adapter, so that it can never be taken for another one's.
+`fusion.json`, beside the best adapter and in each checkpoint, holds the weights that a validation fitted. After
+training they are fitted again on more users, and written to `final_fusion.json` in the run's folder with the hash of
+the adapter, so that they are never used with another adapter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ADAPTER: Final = "adapter_sha256"
 
 
 def adapter_digest(folder: Path) -> str:
-    """SHA-256 of the adapter in a checkpoint, or of the best one in a run's folder, as it was saved; "" if unknown."""
+    """SHA-256 of the saved adapter in a checkpoint, or of the best one in a run's folder; "" if unknown."""
     with contextlib.suppress(CheckpointError):
         manifest = read_manifest(folder) or read_best(folder)
         files = manifest.files if manifest is not None else {}
@@ -33,18 +33,18 @@ def adapter_digest(folder: Path) -> str:
 
 
 def write_final(run: Path, fusion: Fusion, digest: str) -> None:
-    """Keeps it in a run's folder, in the place of an earlier one's.
+    """Writes a fusion into a run's folder, replacing an earlier one.
 
     Args:
-        run: The folder of the checkpoints.
-        fusion: What was fitted.
-        digest: Of the adapter that was asked.
+        run: Folder of the checkpoints.
+        fusion: The fitted weights.
+        digest: SHA-256 of the adapter that they belong to.
     """
     write_json(run / FINAL_FUSION, {_ADAPTER: digest, **asdict(fusion)})
 
 
 def read_final(run: Path, digest: str) -> Fusion | None:
-    """What is kept of this very adapter; None where nothing is, or nothing that can be read."""
+    """The stored fusion of this adapter; None if there is none, or it cannot be read."""
     content = read_json(run / FINAL_FUSION) or {}
     if not digest or content.get(_ADAPTER) != digest:
         return None

@@ -1,4 +1,4 @@
-"""What a run of the ranker left, read and checked: options, prompt, tokenizer, best adapter; no base model yet."""
+"""A trained run, read and checked: options, prompt, tokenizer and best adapter, but no base model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.template import PromptTemplate
 from llamarec.ranker.trained.locations import folder_of
-from llamarec.ranker.trained.retrain import named, retrain_command, training_command
+from llamarec.ranker.trained.retrain import experiment_flags, retrain_command, training_command
 from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription
 
 
 @dataclass(frozen=True)
 class AdapterLocation:
-    """Where the weights lie.
+    """The folder of an adapter's weights.
 
     Attributes:
         folder: A checkpoint, or the run's folder with the best adapter.
-        step: Of training.
-        is_best: Whether it is the best on validation.
+        step: Training step.
+        is_best: Whether it is the best adapter on validation.
     """
 
     folder: Path
@@ -39,15 +39,15 @@ class AdapterLocation:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that can be used.
+    """A trained run.
 
     Attributes:
         description: The content of ranker.json.
-        config: Model, LoRA, prompt.
-        source: What `from_pretrained` takes for the base model.
-        tokenizer: Its own.
-        encoder: What makes prompts, as in training.
-        adapter: The best, or else the newest.
+        config: Model, LoRA and prompt options.
+        source: Argument for `from_pretrained` of the base model.
+        tokenizer: Tokenizer of the base model.
+        encoder: Encoder of prompts, as in training.
+        adapter: The best adapter, or else the newest.
     """
 
     description: Mapping[str, Any]
@@ -62,12 +62,12 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
     """Reads a run of the ranker.
 
     Args:
-        experiment: Of the run.
-        data: That it was made from.
+        experiment: Experiment of the run.
+        data: Data it was trained on.
 
     Raises:
-        ArtifactError: there is no run, it is of other data, or has no adapter yet.
-        ModelError: its tokenizer cannot be had.
+        ArtifactError: there is no run, it was trained on other data, or it has no adapter yet.
+        ModelError: its tokenizer cannot be loaded.
     """
     ranker = _description(experiment, data)
     described_by = experiment.ranker / DESCRIPTION
@@ -86,19 +86,20 @@ def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     ranker = read_json(path, RankerDescription)
     if ranker is None:
         raise ArtifactError(
-            f"{experiment.ranker}: there is no run of the ranker", hint=training_command(named(experiment))
+            f"{experiment.ranker}: there is no run of the ranker", hint=training_command(experiment_flags(experiment))
         )
-    anew = f"to train it anew: {retrain_command(experiment)}\n            or prepare the data as they were"
-    check_same_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, anew)
+
+    ways = [f"to train it again: {retrain_command(experiment)}", "or prepare the data as they were then"]
+    check_same_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, ways)
     return ranker
 
 
 def adapter_in(run: RunFolder, run_id: str = "") -> AdapterLocation | None:
-    """The best adapter of a run, or else that of its newest checkpoint, verified; None where there is none yet.
+    """The best adapter of a run, or else that of its newest valid checkpoint; None if there is none yet.
 
     Args:
-        run: Its folder.
-        run_id: What lies there of another run, the one before --restart, does not count. Empty: whichever.
+        run: Folder of the run.
+        run_id: Only adapters of this run count, not those from before --restart. Empty accepts any.
     """
     best = best_in(run) if run.path.is_dir() else None
     if best is not None and run_id and best.run_id != run_id:
@@ -119,16 +120,18 @@ def _adapter(run: RunFolder, run_id: str) -> AdapterLocation:
     before = adapter_in(run)
     if before is not None:
         raise ArtifactError(
-            f"{run.path}: the run that was begun anew has no adapter yet",
+            f"{run.path}: the run after --restart has no adapter yet",
             expected=f"the best adapter or a checkpoint of run {run_id}",
             found=f"{before.folder.name} (step {before.step:,}), of the run before --restart",
-            hint="wait for its first checkpoint, or go on with it (--resume_from_checkpoint); to go on with the run\n"
-            f"            before: --resume_from_checkpoint {run.checkpoint(before.step)}",
+            hint=[
+                "wait for its first checkpoint, or continue it with --resume_from_checkpoint;",
+                f"the run before continues with --resume_from_checkpoint {run.checkpoint(before.step)}",
+            ],
         )
     raise ArtifactError(
         f"{run.path}: there is no trained adapter",
         expected="the best adapter, or a checkpoint",
-        hint="wait for the first checkpoint of the training, or resume it",
+        hint="wait for the first checkpoint, or resume the training",
     )
 
 
@@ -136,7 +139,7 @@ def _check_letters(experiment: Experiment, ranker: Mapping[str, Any], encoder: P
     trained = ranker.get("letter_ids")
     if trained != encoder.letter_ids:
         raise ArtifactError(
-            f"{experiment.ranker / DESCRIPTION}: the tokenizer of {name} writes other letters than in training",
+            f"{experiment.ranker / DESCRIPTION}: the letters have other tokens in {name} than in training",
             expected=f"token ids {trained}",
             found=str(encoder.letter_ids),
             hint="install the versions of transformers and tokenizers that ranker.json names",

@@ -1,4 +1,4 @@
-"""Where a run of the ranker lies: its results, its checkpoints, and the data that it was made from."""
+"""Paths of a run of the ranker: its results, its checkpoints, and the data it was trained on."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from llamarec.files import read_json
 from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment, RankerDescription
 
 
-def experiment_at(place: Path) -> Experiment | None:
-    """The ranker whose results lie in a folder; None where none do."""
-    place = place.resolve()
-    ranker = read_json(place / DESCRIPTION, RankerDescription)
+def experiment_at(folder: Path) -> Experiment | None:
+    """The experiment whose ranker results are in a folder; None if there are none."""
+    folder = folder.resolve()
+    ranker = read_json(folder / DESCRIPTION, RankerDescription)
     if ranker is None:
         return None
-    code = str(ranker.get("dataset_code") or place.name)
-    # Moved as a whole, an experiment has its data beside it; otherwise they are where they were.
-    beside, then = place.parent.parent, Path(str(ranker.get("prepared_data") or "")).parent.parent
+    code = str(ranker.get("dataset_code") or folder.name)
+
+    # An experiment that was moved as a whole has its data beside it; otherwise the recorded path holds.
+    beside, then = folder.parent.parent, Path(str(ranker.get("prepared_data") or "")).parent.parent
     root = beside if (beside / "data" / code).is_dir() else then
     experiment = Experiment(root, code)
-    return experiment if experiment.ranker == place else replace(experiment, ranker_at=place)
+    return experiment if experiment.ranker == folder else replace(experiment, ranker_at=folder)
 
 
 def experiment_of(folder: RunFolder) -> Experiment | None:
-    """Of whose ranker these checkpoints are; None for a Trainer of one's own."""
+    """The experiment these checkpoints belong to; None for a user's own Trainer."""
     path = folder.path.resolve()
     found = experiment_at(path.parent) if path.name == CHECKPOINTS else experiment_at(path)
     experiment = Experiment(path.parent.parent.parent, path.parent.name)
-    is_place = path.parent.parent.name == "llm" and experiment.checkpoints == path
-    return found or (experiment if is_place else None)
+    is_default = path.parent.parent.name == "llm" and experiment.checkpoints == path
+    return found or (experiment if is_default else None)
 
 
 def check_output_dir(experiment: Experiment, output_dir: Path) -> None:
-    """Before anything is written: where results would lie, those of a run with other checkpoints may lie already.
+    """Refuses a folder whose results belong to a run with other checkpoints, before anything is written.
 
     Raises:
-        ConfigError: names both folders.
+        ConfigError: the results would be replaced; names both folders.
     """
     ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     theirs = folder_of(experiment).path
@@ -50,34 +51,37 @@ def check_output_dir(experiment: Experiment, output_dir: Path) -> None:
     raise ConfigError(
         f"--output_dir {output_dir}: its results would replace those of another run, in {experiment.ranker}",
         found=f"checkpoints of that run in {theirs}",
-        hint=f"--output_dir {theirs} is that run; for a new one another folder, or another --experiment_root",
+        hint=[
+            f"--output_dir {theirs} continues that run.",
+            "Another --output_dir or --experiment_root starts a new one.",
+        ],
     )
 
 
 def folder_of(experiment: Experiment) -> RunFolder:
-    """Where the ranker's last run put its checkpoints."""
+    """The folder of checkpoints of the ranker's last run."""
     ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     then = Path(str(ranker.get("checkpoints") or experiment.checkpoints))
-    # As a rule they lie in the folder of the results or are that folder, also where it was moved or copied to.
+    # Usually they are in the folder of the results or are that folder, also after it was moved or copied.
     beside = experiment.checkpoints if then.name == CHECKPOINTS else experiment.ranker
     return RunFolder(beside if beside.is_dir() or not then.is_dir() else then)
 
 
 def codes_under(root: Path) -> list[str]:
-    """Of the data sets that have a run of the ranker in an experiment root."""
+    """Codes of the data sets with a run of the ranker in an experiment root."""
     return sorted(path.parent.name for path in root.glob(f"llm/*/{DESCRIPTION}"))
 
 
 def find_experiment(run: str | Path, root: Path) -> Experiment:
-    """The ranker that a data set code, or else a folder, means.
+    """The experiment that a data set code or a folder means.
 
     Raises:
-        ArtifactError: there is no such run; says which there are.
+        ArtifactError: there is no such run; lists those that exist.
     """
-    # A table of one's own is called by its path in both trainings.
+    # The user's own table is named by its path in both trainings.
     code = DataConfig(str(run)).name
-    for place in (Experiment(root, code).ranker, Path(run)):
-        found = experiment_at(place)
+    for folder in (Experiment(root, code).ranker, Path(run)):
+        found = experiment_at(folder)
         if found is not None:
             return found
     codes = codes_under(root)

@@ -1,4 +1,4 @@
-"""A trained ranker that orders any candidates: the best adapter of a run, its prompt and its fusion.
+"""A trained ranker that orders any candidates, with the best adapter, prompt and fusion of a run.
 
 P prompts, C candidates
 """
@@ -36,11 +36,17 @@ from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BATCH_ON_CPU, _BATCH_ON_GPU = 32, 16
 _RETRIEVERS_ORDER = Fusion(letters=0.0, alpha=1.0, deviation=1.0, letter_prior=())
-"""Of a model that was never validated: nothing says what its letters are worth."""
+"""Fusion of a model that was never validated: the worth of its letters is unknown, so the retriever's order stays."""
 
 
 class Question(NamedTuple):
-    """history: item ids, oldest first. candidates: [C] the retriever's, best first. scores: [C] its scores."""
+    """Candidates of a user.
+
+    Attributes:
+        history: Item ids, oldest first.
+        candidates: [C] the retriever's candidates, best first.
+        scores: [C] retriever scores.
+    """
 
     history: NDArray[np.int32]
     candidates: NDArray[np.int32]
@@ -48,31 +54,34 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Of each candidate, in the order in which they were given.
+    """Scores of candidates, in the order in which they were given.
 
-    final_C: final scores. letters_C: log-probabilities of the letters, corrected for their prior. similarities_C: of
-    titles to those of the history, 0 where they do not count. places_C: which letter each had, 0 = A.
+    Attributes:
+        final_C: Final scores.
+        letters_C: Log-probabilities of the letters, corrected for their prior.
+        similarities_C: Similarities of titles to the history, 0 if titles do not count.
+        slots_C: Letter of each candidate, 0 = A.
     """
 
     final_C: NDArray[np.float64]
     letters_C: NDArray[np.float64]
     similarities_C: NDArray[np.float64]
-    places_C: NDArray[np.int64]
+    slots_C: NDArray[np.int64]
 
 
 class LetterRanker:
     """Orders candidates by the probability of their letters.
 
     Args:
-        model: With the adapter, in evaluation mode, on its device.
-        encoder: What makes prompts.
-        fusion: What makes final scores.
-        adapter: Which weights these are.
-        first_stage: What scores candidates without the model.
-        order: Which candidate gets which letter.
+        model: Model with the adapter, in evaluation mode, on its device.
+        encoder: Encoder of prompts.
+        fusion: Weights of the final scores.
+        adapter: Location of the weights.
+        first_stage: Scores of candidates without the model.
+        order: Order in which candidates get their letters.
         pad_token_id: Any token.
-        batch_size: Prompts in one forward pass; halved where they do not fit into memory.
-        multiple: Of padded lengths.
+        batch_size: Prompts in one forward pass; halved when they do not fit into memory.
+        multiple: Padded lengths are multiples of it.
     """
 
     def __init__(
@@ -95,38 +104,38 @@ class LetterRanker:
 
     @property
     def num_candidates(self) -> int:
-        """A question has at most so many."""
+        """Candidates of a question, at most."""
         return self._encoder.num_candidates
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """What the model and the fusion say to each question; candidates of 0 (padding) are left out of the answer."""
-        asked = [self._presented(question) for question in questions]
+        """Scores for each question; padding (item 0) is left out."""
+        positions = [self._letter_order(question) for question in questions]
         ids = [
-            self._encoder.encode(question.history.tolist(), question.candidates[places_C].tolist())
-            for question, places_C in zip(questions, asked, strict=True)
+            self._encoder.encode(question.history.tolist(), question.candidates[positions_C].tolist())
+            for question, positions_C in zip(questions, positions, strict=True)
         ]
         logits = self._logits(ids)
         return [
-            self._answered(question, places_C, logits_C[: len(places_C)])
-            for question, places_C, logits_C in zip(questions, asked, logits, strict=True)
+            self._answered(question, positions_C, logits_C[: len(positions_C)])
+            for question, positions_C, logits_C in zip(questions, positions, logits, strict=True)
         ]
 
-    def _presented(self, question: Question) -> NDArray[np.int64]:
+    def _letter_order(self, question: Question) -> NDArray[np.int64]:
         return letter_order(question.candidates[question.candidates != PADDING_ITEM], self._order)
 
-    def _answered(self, question: Question, places_C: NDArray[np.int64], logits_C: NDArray[np.float32]) -> Answer:
-        if not len(places_C):
-            return Answer(np.zeros(0), np.zeros(0), np.zeros(0), places_C)
-        fusion = replace(self.fusion, letter_prior=_first(self.fusion.letter_prior, len(places_C)))
+    def _answered(self, question: Question, positions_C: NDArray[np.int64], logits_C: NDArray[np.float32]) -> Answer:
+        if not len(positions_C):
+            return Answer(np.zeros(0), np.zeros(0), np.zeros(0), positions_C)
+        fusion = replace(self.fusion, letter_prior=_first(self.fusion.letter_prior, len(positions_C)))
         letters_1C = fusion.corrected(logits_C[None])
-        letter_of_C = np.argsort(places_C)
-        similarities_C = self._first_stage.similarities(question.history, question.candidates[: len(places_C)])
-        first_stage_C = self._first_stage.scores(question.scores[: len(places_C)], similarities_C)
+        letter_of_C = np.argsort(positions_C)
+        similarities_C = self._first_stage.similarities(question.history, question.candidates[: len(positions_C)])
+        first_stage_C = self._first_stage.scores(question.scores[: len(positions_C)], similarities_C)
         final_1C = fusion.combined(letters_1C[:, letter_of_C], first_stage_C[None])
         return Answer(final_1C[0], log_softmax(letters_1C)[0][letter_of_C], similarities_C, letter_of_C)
 
     def _logits(self, ids: list[list[int]]) -> NDArray[np.float32]:
-        """[P, C]; prompts of like lengths go together."""
+        """[P, C] logits; prompts of similar length share a batch."""
         order = np.argsort([len(one) for one in ids], kind="stable")
         logits_PC = np.zeros((len(ids), self.num_candidates), dtype=np.float32)
         start = 0
@@ -159,20 +168,20 @@ def load_ranker(
     """The best ranker of a run.
 
     Args:
-        experiment: Of the run.
-        data: That it was made from.
-        retriever_digest: Of the weights of the retriever that proposes now.
-        device: `auto`, or as torch names it.
+        experiment: Experiment of the run.
+        data: Data it was trained on.
+        retriever_digest: SHA-256 of the present retriever's weights.
+        device: `auto`, or a name of torch.
 
     Raises:
-        ArtifactError: there is no run, or it is of other data or of another retriever.
+        ArtifactError: there is no run, or it was trained on other data or with another retriever.
         ConfigError: there is no such device.
-        ModelError: its base model cannot be had.
+        ModelError: its base model cannot be loaded.
         CheckpointError: the weights are damaged.
     """
     where = _device(device)
     trained = read_trained(experiment, data)
-    _refuse_other_retriever(experiment, str(trained.description.get("retriever_digest") or ""), retriever_digest)
+    _check_same_retriever(experiment, str(trained.description.get("retriever_digest") or ""), retriever_digest)
     config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
     model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
@@ -191,19 +200,19 @@ def load_ranker(
     )
 
 
-def _refuse_other_retriever(experiment: Experiment, then: str, now: str) -> None:
-    """Runs of an earlier version do not say which one it was."""
+def _check_same_retriever(experiment: Experiment, then: str, now: str) -> None:
+    """Refuses another retriever; runs of earlier versions do not record theirs."""
     if then and then != now:
         raise ArtifactError(
-            f"{experiment.retriever}: the retriever was trained anew since the ranker was",
-            expected=f"weights of SHA-256 {then[:12]}, on whose scores the fusion was fitted",
+            f"{experiment.retriever}: the retriever was trained again after the ranker",
+            expected=f"weights with SHA-256 {then[:12]}, whose scores the fusion was fitted on",
             found=f"SHA-256 {now[:12]}",
             hint=retrain_command(experiment),
         )
 
 
 def stored_fusion(experiment: Experiment, adapter: AdapterLocation) -> Fusion | None:
-    """What was fitted after training, and else what was stored with the adapter; None where it was never validated."""
+    """The fusion fitted after training, or else the one stored with the adapter; None without any validation."""
     final = read_final(folder_of(experiment).path, adapter_digest(adapter.folder))
     return final or read_fusion(adapter.folder)
 
@@ -227,5 +236,5 @@ def _default_device() -> str:
 
 
 def _first(prior: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """Of `count` letters; without calibration nothing is taken off."""
+    """The prior of `count` letters; zero without calibration."""
     return prior[:count] if prior else (0.0,) * count

@@ -1,6 +1,8 @@
 """A ranker's training, from the options to the final test.
 
 run            the steps of train_ranker.py
+build          tokenizer, samples, plan, model and Trainer of a run
+results        the files that a run leaves beside its checkpoints
 apply_plan     what planning chose, put into the options
 init_adapter   first weights from another run
 fingerprints   what identifies a run

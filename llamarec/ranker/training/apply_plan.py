@@ -1,7 +1,6 @@
-"""The plan of a run of the ranker, and the run with what it decided.
+"""The plan of a run of the ranker, applied to its options.
 
-Only what nobody decided is for the planner: what the command line says stays, and so does what a resumed checkpoint
-had.
+The planner only chooses values that are open: flags of the command line stay, and so do values of a resumed checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from llamarec.ranker.options.command_line import Parsed
 from llamarec.ranker.prompts.training_samples import TrainingSamples
 
 _NUM_SAMPLED: Final = 1024
-# A choice, and the flags that make it.
+# Flags that decide each choice.
 _FLAGS: Final = {
     "quantization": ("quantization",),
     "micro_batch": ("per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -49,16 +48,16 @@ def plan_run(
     with_speed: bool = True,
     device: Device | None = None,
 ) -> Plan:
-    """What a command line will need. Loads no weights.
+    """The plan for a command line. Loads no weights.
 
     Args:
         parsed: The command line.
         source: What `base_model_source` returned.
-        train: Training samples; some of them are made, for their lengths.
-        validation_prompts: Of each validation.
-        test_prompts: Of the test, if it is known.
-        with_speed: Try for a moment how fast the device is.
-        device: Instead of this machine's.
+        train: Training samples, some of which are built for their lengths.
+        validation_prompts: Prompts of a validation.
+        test_prompts: Prompts of the test; None if unknown.
+        with_speed: Measure the speed of the device for a moment.
+        device: Device to plan for; None means this machine's.
 
     Raises:
         ModelError: the base model's configuration is not a Llama-like one.
@@ -82,7 +81,7 @@ def plan_run(
 
 
 def with_plan(parsed: Parsed, plan: Plan) -> Parsed:
-    """The same command line with what the plan chose; in place in the Trainer's arguments."""
+    """The command line with the choices of a plan. The Trainer's arguments are changed in place."""
     choice, args, by = plan.choice, parsed.training, plan.origins
     if "micro_batch" not in by:
         args.per_device_train_batch_size = choice.micro_batch
@@ -93,15 +92,15 @@ def with_plan(parsed: Parsed, plan: Plan) -> Parsed:
         args.per_device_eval_batch_size = choice.eval_batch
     if "quantization" in by:
         return parsed
-    # In words that another machine will not understand otherwise.
+    # A definite value, so that another machine cannot choose differently on a resume.
     return parsed._replace(ranker=replace(parsed.ranker, quantization=choice.quantization))
 
 
 def planned(
     parsed: Parsed, source: str, train: TrainingSamples, console: Console, *, validation_prompts: int, test_prompts: int
 ) -> Parsed:
-    """The command line with what a plan chose, after the console has been told; as it is where none can be made."""
-    # A resumed run was told at its start.
+    """Plans a run, prints the plan and applies it; without a plan the command line is unchanged."""
+    # The full plan was printed at the start of a resumed run.
     resumes = bool(parsed.kept)
     try:
         plan = plan_run(
@@ -121,7 +120,7 @@ def planned(
 
 
 def origins(parsed: Parsed) -> dict[str, str]:
-    """Who decided what is not for the planner: "yours" for flags of this command, "kept" for a checkpoint's."""
+    """Sources of values that the planner must not choose: "yours" for flags, "kept" for a checkpoint's values."""
     decided: dict[str, str] = {}
     for choice, flags in _FLAGS.items():
         if any(flag in parsed.given for flag in flags):
@@ -129,7 +128,7 @@ def origins(parsed: Parsed) -> dict[str, str]:
         elif any(flag in parsed.kept for flag in flags):
             decided[choice] = "kept"
     if decided.get("quantization") == "yours" and parsed.ranker.quantization == "auto":
-        # Asked for, so chosen.
+        # The user left the choice to the planner.
         del decided["quantization"]
     return decided
 
@@ -138,7 +137,7 @@ def _wishes(parsed: Parsed, config_of_model: Mapping[str, Any]) -> Wishes:
     args, config, settled = parsed.training, parsed.ranker, frozenset(origins(parsed))
     quantization = config.quantization
     if "quantization" in settled and quantization == "auto":
-        # A checkpoint from before there were plans: as it was then.
+        # A checkpoint from before plans existed: the rule of that time.
         quantization = "nf4" if wants_nf4(config.llm_base_model, config) else "none"
     return Wishes(
         quantization=quantization,
@@ -156,7 +155,7 @@ def _wishes(parsed: Parsed, config_of_model: Mapping[str, Any]) -> Wishes:
 
 
 def _lengths(train: TrainingSamples, parsed: Parsed) -> Lengths:
-    # Of this seed, so that the same command gives the same plan.
+    # Drawn with the run's seed, so that the same command gives the same plan.
     rng = np.random.default_rng(parsed.training.seed)
     chosen = rng.choice(len(train), size=min(_NUM_SAMPLED, len(train)), replace=False)
     sample = [len(train[0, int(index)]["input_ids"]) for index in chosen]

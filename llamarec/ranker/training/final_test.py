@@ -1,4 +1,4 @@
-"""What a trained ranker is worth: the test users' ranks by retriever, letters and final score, and the order's part."""
+"""The final test: ranks of the test users by retriever, letters and final score, and the effect of the order."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ TESTED_ORDERS: Final[tuple[tuple[str, Order, int], ...]] = (
 
 @dataclass(frozen=True)
 class Answers:
-    """What a ranker said to some prompts.
+    """A ranker's answers to prompts.
 
     Attributes:
         samples: The prompts.
-        letters_PC: The letters' log-probabilities, corrected for their prior.
-        fusion: What made the final scores.
+        letters_PC: Log-probabilities of the letters, corrected for their prior.
+        fusion: Weights of the final scores.
     """
 
     samples: EvaluationSamples
@@ -61,41 +61,43 @@ class Answers:
 
     @property
     def final_scores(self) -> NDArray[np.float64]:
-        """[P, C]."""
+        """[P, C] final scores."""
         return self.fusion.combined(self.letters_PC, self.samples.first_stage_PC)
 
     @property
     def first_stage_ranks(self) -> NDArray[np.int64]:
-        """[num_users] without the language model."""
+        """[num_users] ranks without the language model."""
         return self.samples.ranks_by(self.samples.first_stage_PC)
 
     @property
     def letters_ranks(self) -> NDArray[np.int64]:
-        """[num_users] by letters alone."""
+        """[num_users] ranks by letters alone."""
         return self.samples.ranks_by(self.letters_PC)
 
     @property
     def final_ranks(self) -> NDArray[np.int64]:
-        """[num_users] by final score."""
+        """[num_users] ranks by final score."""
         return self.samples.ranks_by(self.final_scores)
 
 
 def answer_prompts(trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int = 1) -> Answers:
-    """With the adapter that the Trainer holds now, and the fusion that belongs to it.
+    """Answers of the Trainer's present adapter, with the fusion that belongs to it.
 
     Args:
-        trainer: Of the run.
+        trainer: Trainer of the run.
         samples: Prompts.
-        shuffles: Of each prompt's candidates, of which the mean is taken; the fusion is then fitted on such means too.
+        shuffles: Shuffles of each prompt's candidates that are averaged; the fusion is then fitted on such means.
     """
     if shuffles == 1:
         fusion = trainer.fusion()
         return Answers(samples, fusion.corrected(trainer.predict_letters(samples)), fusion)
+
     fusion_samples = trainer.fusion_samples
     of_validation = _in_shuffles(trainer, fusion_samples, shuffles, trainer.fusion_logits())
     prior_C = prior_of(np.concatenate([one.logits_PC for one in of_validation]))
     mean_PC = _mean(of_validation, fusion_samples, prior_C)
     fusion = fusion_of_corrected(mean_PC, fusion_samples, prior_C, step=trainer.tested_step, shuffles=shuffles)
+
     of_test = _in_shuffles(trainer, samples, shuffles, trainer.predict_letters(samples))
     return Answers(samples, _mean(of_test, samples, prior_C), fusion)
 
@@ -103,14 +105,16 @@ def answer_prompts(trainer: RankerTrainer, samples: EvaluationSamples, shuffles:
 def _in_shuffles(
     trainer: RankerTrainer, samples: EvaluationSamples, shuffles: int, first_PC: NDArray[np.float32]
 ) -> list[OrderedPrompts]:
-    """In several shuffles; what is said in the first one, which is that of `samples`, is known."""
+    """Answers in several shuffles; the logits of the first, which is that of `samples`, are given."""
     others = [samples.reordered("shuffled", draw) for draw in range(1, shuffles)]
-    asked = [_said(one, trainer.predict_letters(one), f"shuffled {draw}") for draw, one in enumerate(others, start=2)]
-    return [_said(samples, first_PC, "shuffled 1"), *asked]
+    asked = [
+        _by_user(one, trainer.predict_letters(one), f"shuffled {draw}") for draw, one in enumerate(others, start=2)
+    ]
+    return [_by_user(samples, first_PC, "shuffled 1"), *asked]
 
 
-def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str) -> OrderedPrompts:
-    # Prompts lie by length, which may differ by order; by user they are the same.
+def _by_user(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str) -> OrderedPrompts:
+    # Prompts are sorted by length, which may depend on the order; sorted by user they correspond.
     by_user = np.argsort(samples.rows)
     return OrderedPrompts(
         name,
@@ -122,7 +126,7 @@ def _said(samples: EvaluationSamples, logits_PC: NDArray[np.float32], name: str)
 
 
 def _mean(asked: list[OrderedPrompts], samples: EvaluationSamples, prior_C: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[P, C] in the order of `samples` and its letters: of each item's corrected log-probabilities."""
+    """[P, C] mean of each item's corrected log-probabilities, in the order of `samples` and its letters."""
     by_user_PC = mean_in_retriever_order(asked, lambda one: log_softmax(one.logits_PC) - prior_C)
     mean_PC = np.empty_like(by_user_PC)
     mean_PC[np.argsort(samples.rows)] = by_user_PC
@@ -130,11 +134,11 @@ def _mean(asked: list[OrderedPrompts], samples: EvaluationSamples, prior_C: NDAr
 
 
 def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
-    """Figures of a test.
+    """Metrics of a test.
 
     Args:
-        answers: To the test prompts.
-        orders: What `answer_in_orders` found.
+        answers: Answers to the test prompts.
+        orders: Result of `answer_in_orders`.
     """
     retriever = answers.samples.retriever_ranks
     return Outcome(
@@ -148,19 +152,19 @@ def assess(answers: Answers, orders: OrderReport | None) -> Outcome:
 
 
 def answer_in_orders(trainer: RankerTrainer, samples: EvaluationSamples, num_prompts: int) -> OrderReport | None:
-    """Some of the prompts with other letters, each order by itself; None where none are wanted."""
+    """Effect of the candidates' order on some prompts; None if `num_prompts` is 0."""
     if not num_prompts:
         return None
     reordered = [samples.reordered(order, draw, max_prompts=num_prompts) for _, order, draw in TESTED_ORDERS]
     asked = [
-        _said(one, trainer.predict_letters(one), name)
+        _by_user(one, trainer.predict_letters(one), name)
         for (name, _, _), one in zip(TESTED_ORDERS, reordered, strict=True)
     ]
     return order_report(asked, trainer.fusion())
 
 
 def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
-    """Every test user's ranks; of those with a prompt the candidates, the retriever's best first."""
+    """Writes the ranks of every test user, and the candidates of users with a prompt, the retriever's best first."""
     samples = answers.samples
     by_row = np.argsort(samples.rows)
     lists = {

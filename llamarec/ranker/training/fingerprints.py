@@ -1,4 +1,4 @@
-"""What identifies a run of the ranker beside base model, LoRA and samples, and which flags each of it follows from."""
+"""What identifies a run of the ranker beyond base model, LoRA and samples, and the flags that decide each part."""
 
 from __future__ import annotations
 
@@ -38,50 +38,50 @@ _MEASURES: Final = frozenset({"prompt", "validation_candidates", "prepared_data"
 
 
 def fingerprints(
-    data: PreparedData, encoder: PromptEncoder, train: TrainingSamples, asked: EvaluatedUsers, order: Order
+    data: PreparedData, encoder: PromptEncoder, train: TrainingSamples, users: EvaluatedUsers, order: Order
 ) -> dict[str, Any]:
-    """All of a run, by name."""
+    """The fingerprints of a run, by name."""
     template = encoder.template.as_dict()
     prompt = json.dumps([template, encoder.letter_ids, encoder.max_history, encoder.max_prompt_tokens])
     return {
         **of_data(data.fingerprint),
         "prompt": _short(hashlib.sha256(prompt.encode())),
-        **_of_candidates(asked, order),
+        **_of_candidates(users, order),
         **_of_lists(train.lists, encoder.num_candidates),
     }
 
 
 def of_data(data_fingerprint: str) -> dict[str, Any]:
-    """What no flag of this command decides."""
+    """The fingerprint of the prepared data, which no flag of train_ranker.py decides."""
     return {"prepared_data": data_fingerprint[:_DIGITS]}
 
 
 def stored_fingerprints(experiment: Experiment, config: RankerConfig) -> dict[str, Any]:
-    """As much of `fingerprints` as takes no tokenizer; what is not there is left out."""
+    """The fingerprints that need no tokenizer, without those whose files are missing."""
     manifest = read_manifest(experiment.data)
     found = of_data(manifest["fingerprint"]) if manifest is not None else {}
     try:
         candidates = read_candidates(experiment)["validation"]
-        asked = evaluated_users(candidates, "validation", config.num_candidates, config.max_eval_users)
-        found |= _of_candidates(asked, config.order)
+        users = evaluated_users(candidates, "validation", config.num_candidates, config.max_eval_users)
+        found |= _of_candidates(users, config.order)
         if config.hard_negatives:
             found |= _of_lists(read_hard_negatives(experiment)[0], config.num_candidates)
     except ArtifactError:
-        # Training says what is wrong with them.
+        # Training itself reports what is wrong with the files.
         return found
     return found
 
 
 def fingerprint_sources(experiment: Experiment, data_flags: Sequence[str] = ()) -> FingerprintSources:
-    """Of the fingerprints, with how the retriever's files of the run there come back."""
+    """The flags behind each fingerprint, and the command that restores the retriever's files of the run."""
     ranker = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
-    advice = _retriever_of_then(ranker, experiment, data_flags)
+    advice = _restoring_command(ranker, experiment, data_flags)
     return FingerprintSources(FOLLOWS_FROM, advice, str(ranker.get("run_id") or ""), _MEASURES)
 
 
-def _retriever_of_then(ranker: Mapping[str, Any], experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
+def _restoring_command(ranker: Mapping[str, Any], experiment: Experiment, data_flags: Sequence[str]) -> dict[str, str]:
     then, manifest = stored_config(ranker.get("retriever_config")), read_manifest(experiment.data)
-    # On other data no retriever is the one of then.
+    # On other data no retriever equals the former one.
     if then is None or manifest is None or manifest["fingerprint"] != ranker.get("data_fingerprint"):
         return {}
     again = rebuild_command(experiment, data_flags, then=then)
@@ -91,17 +91,17 @@ def _retriever_of_then(ranker: Mapping[str, Any], experiment: Experiment, data_f
     return {"training_lists": text, "validation_candidates": text}
 
 
-def _of_candidates(asked: EvaluatedUsers, order: Order) -> dict[str, str]:
-    """Another retriever asks other questions, and its best metric is no measure for this one's."""
-    ranks = hashlib.sha256(asked.retriever_ranks.astype("<i8").tobytes())
-    ranks.update(asked.user_ids.astype("<i8").tobytes())
-    # Nothing for the retriever's own order, which was the only one before there was a choice.
+def _of_candidates(users: EvaluatedUsers, order: Order) -> dict[str, str]:
+    """Another retriever evaluates other users, so best metrics cannot be compared."""
+    ranks = hashlib.sha256(users.retriever_ranks.astype("<i8").tobytes())
+    ranks.update(users.user_ids.astype("<i8").tobytes())
+    # Nothing for the retriever's order, which was the only one before the flag existed.
     ranks.update(b"" if order == "retriever" else order.encode())
     return {"validation_candidates": _short(ranks)}
 
 
 def _of_lists(lists: TrainingLists | None, num_candidates: int) -> dict[str, str]:
-    """Other lists are other wrong candidates, which a few samples need not show."""
+    """Other lists mean other wrong candidates, which a few sampled prompts need not show."""
     return {"training_lists": lists.digest(num_candidates - 1)[:_DIGITS]} if lists is not None else {}
 
 

@@ -1,4 +1,4 @@
-"""A fusion from what a model said to prompts.
+"""The fusion of letters and first stage, fitted on a model's answers.
 
 P prompts, C candidates
 """
@@ -14,12 +14,12 @@ from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 
 
 def fusion_of(logits_PC: NDArray[np.float32], samples: EvaluationSamples, *, step: int) -> Fusion:
-    """From one order of the candidates.
+    """Fusion fitted on answers in one order of the candidates.
 
     Args:
-        logits_PC: Of the letters of `samples`.
+        logits_PC: Logits of the letters of `samples`.
         samples: Validation prompts.
-        step: Of the model that was asked.
+        step: Training step of the model.
     """
     prior_C = prior_of(logits_PC) if samples.order == "shuffled" else np.zeros(logits_PC.shape[1])
     return fusion_of_corrected(log_softmax(logits_PC) - prior_C, samples, prior_C, step=step)
@@ -33,14 +33,14 @@ def fusion_of_corrected(
     step: int,
     shuffles: int = 1,
 ) -> Fusion:
-    """From log-probabilities of the letters less their prior.
+    """Fusion fitted on log-probabilities of the letters, corrected for their prior.
 
     Args:
-        corrected_PC: Of the candidates of `samples`.
+        corrected_PC: Corrected log-probabilities of the candidates of `samples`.
         samples: Validation prompts.
-        prior_C: That was taken off.
-        step: Of the model that was asked.
-        shuffles: That the log-probabilities are a mean over.
+        prior_C: Prior that was subtracted.
+        step: Training step of the model.
+        shuffles: Number of shuffles that the log-probabilities average.
     """
     return fit_fusion(
         corrected_PC,

@@ -1,7 +1,7 @@
-"""The first weights of a run, where they are those of another run's adapter (`--init_adapter`).
+"""First weights of a run from another run's adapter (`--init_adapter`).
 
-For data that have grown since, or other data of the same kind: a new run, with a schedule of its own, that need not
-learn again what a letter stands for. To go on with the same run is `--resume_from_checkpoint`.
+It serves data that have grown, or similar data: a new run with its own schedule that already knows what a letter stands
+for. `--resume_from_checkpoint` continues the same run instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from llamarec.ranker.trained.loading import adapter_in
 from llamarec.ranker.trained.locations import codes_under, experiment_at, experiment_of, folder_of
 from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment, RankerDescription
 
-# What the ranker's own LoRA layers never have; each changes what the same weights mean.
-_OTHERWISE: Final = (
+# Options that the ranker's LoRA layers never have; each changes the meaning of the weights.
+_UNSUPPORTED: Final = (
     "use_rslora",
     "use_dora",
     "rank_pattern",
@@ -39,10 +39,10 @@ class InitialAdapter(NamedTuple):
     """Another run's weights.
 
     Attributes:
-        folder: Where they lie.
-        weights: By name.
-        base_model: That they were trained on, as far as they say.
-        prompt: That they were trained with (`PromptTemplate.as_dict`), where that is known.
+        folder: Folder of the adapter.
+        weights: Weights by name.
+        base_model: Name of the base model they were trained on; empty if unknown.
+        prompt: Prompt they were trained with (`PromptTemplate.as_dict`); None if unknown.
     """
 
     folder: Path
@@ -51,45 +51,45 @@ class InitialAdapter(NamedTuple):
     prompt: dict[str, str] | None = None
 
     def put_into(self, model: Any) -> None:
-        """In the place of fresh LoRA layers.
+        """Replaces the fresh LoRA weights of a model.
 
         Raises:
-            CheckpointError: they are those of another base model.
+            CheckpointError: the weights belong to another base model.
         """
         try:
             put_weights(model, self.weights, self.folder, "default")
         except CheckpointError as error:
             raise CheckpointError(
                 f"--init_adapter: {error.problem}",
-                expected=f"the base model that it was trained on ({self.base_model})",
+                expected=f"the base model that the adapter was trained on ({self.base_model})",
                 found=error.found,
-                hint="name that one (--llm_base_model), or leave --init_adapter out",
+                hint="--llm_base_model with that base model, or no --init_adapter",
             ) from error
 
     def describe(self, source: str, prompt: PromptTemplate) -> str:
-        """Where they are from, in one line, and what may make them useless.
+        """One line on where the weights come from, with a warning if they may be useless here.
 
         Args:
-            source: Of the base model that they are put into.
-            prompt: Of this run.
+            source: Source of this run's base model.
+            prompt: Prompt of this run.
         """
         other = _last_part(source)
-        warnings = [f"this run has {other}"] if self.base_model and self.base_model != other else []
-        # What a letter stands for is learned in one form of prompt.
-        warnings += ["with another prompt"] if self.prompt not in (None, prompt.as_dict()) else []
-        text = f"begins as {self.folder}, trained on {self.base_model or 'a base model that it does not name'}"
+        warnings = [f"this run trains {other}"] if self.base_model and self.base_model != other else []
+        # The meaning of a letter is learned with one prompt.
+        warnings += ["the prompt differs"] if self.prompt not in (None, prompt.as_dict()) else []
+        text = f"starts from {self.folder}, trained on {self.base_model or 'an unknown base model'}"
         return text + (f" (WARNING: {', '.join(warnings)})" if warnings else "")
 
 
 def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
-    """The adapter that `config.init_adapter` names; no base model is needed for it.
+    """The adapter that `config.init_adapter` names, read without a base model.
 
     Args:
-        config: Which adapter, and the LoRA options that it has to have.
-        root: The experiment root, in which a data set's code is looked for.
+        config: Name of the adapter, and the LoRA options that it must have.
+        root: Experiment root, in which data set codes are looked up.
 
     Raises:
-        ConfigError: there is no adapter, or it has other LoRA options; says which flags fit it.
+        ConfigError: there is no adapter, or it has other LoRA options; names the flags that fit it.
         CheckpointError: its weights are damaged or hostile.
     """
     folder = _folder(config.init_adapter, root)
@@ -98,7 +98,7 @@ def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
     weights = load_weights(folder)
     if weights is None:
         raise ConfigError(
-            f"--init_adapter {config.init_adapter}: there are no weights in {folder}",
+            f"--init_adapter {config.init_adapter}: {folder} has no weights",
             expected="adapter_model.bin or adapter_model.safetensors",
         )
     base_model = _last_part(str(theirs.base_model_name_or_path or ""))
@@ -106,7 +106,7 @@ def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
 
 
 def _folder(given: str, root: Path) -> Path:
-    """The best adapter of a run, or the very folder that was given."""
+    """The folder of a run's best adapter, or the given folder itself."""
     of_code = experiment_at(Experiment(root, given).ranker)
     path = of_code.ranker if of_code is not None else Path(given)
     experiment = of_code or (experiment_at(path) if path.is_dir() else None)
@@ -119,7 +119,7 @@ def _folder(given: str, root: Path) -> Path:
     verdict = verify(path) if (path / MANIFEST).is_file() else None
     if verdict is not None and verdict.health == "damaged":
         raise CheckpointError(
-            f"--init_adapter: the adapter in {path} is not as it was saved",
+            f"--init_adapter: the adapter in {path} is damaged",
             found=verdict.reason,
             hint=f"llamarec checkpoints verify {path}",
         )
@@ -127,20 +127,20 @@ def _folder(given: str, root: Path) -> Path:
 
 
 def _no_adapter(given: str, path: Path, root: Path) -> ConfigError:
-    none = "a folder without it" if path.is_dir() else "a file" if path.exists() else "no such folder"
+    none = "a folder without an adapter" if path.is_dir() else "a file" if path.exists() else "no such folder"
     siblings = [step.name for step in RunFolder(path.parent).checkpoints()] if path.parent.is_dir() else []
     codes = codes_under(root)
     there = f"beside it {', '.join(siblings)}" if siblings else f"under {root}: {', '.join(codes) or 'no run'}"
     return ConfigError(
-        f"--init_adapter {given}: there is no adapter (and nothing is fetched from the hub)",
-        expected=f"the code of a data set that has a run, a run's folder, or one with {ADAPTER_CONFIG} and weights: a "
-        "checkpoint, or what llamarec export wrote",
+        f"--init_adapter {given}: there is no adapter (nothing is fetched from the hub)",
+        expected=f"the code of a data set with a run, a run's folder, or a folder with {ADAPTER_CONFIG} and weights (a "
+        "checkpoint or an export)",
         found=f"{none}; {there}",
     )
 
 
 def _prompt_of(folder: Path) -> dict[str, str] | None:
-    """As an export says it, or else the run that a folder of checkpoints, or one of them, belongs to."""
+    """The prompt in an export, or else that of the run to which a folder of checkpoints belongs."""
     said = read_json(folder / PROMPT_FILE)
     for experiment in (experiment_of(RunFolder(run)) for run in (folder, folder.parent)):
         if said is None and experiment is not None:
@@ -156,19 +156,19 @@ def _options_in(folder: Path) -> LoraConfig:
         raise ConfigError(f"{folder / ADAPTER_CONFIG}: cannot be read", found=str(error).partition("\n")[0]) from error
     if not isinstance(found, LoraConfig):
         raise ConfigError(
-            f"--init_adapter: the adapter in {folder} is not one of LoRA",
+            f"--init_adapter: the adapter in {folder} is no LoRA adapter",
             found=str(getattr(found.peft_type, "value", found.peft_type)),
         )
     return found
 
 
 def _check_options(folder: Path, theirs: LoraConfig, config: RankerConfig) -> None:
-    """All that differs at once, as flags that can be typed."""
-    strange = [name for name in _OTHERWISE if getattr(theirs, name, None)]
+    """Refuses other LoRA options, all at once, as flags that can be typed."""
+    strange = [name for name in _UNSUPPORTED if getattr(theirs, name, None)]
     if strange or isinstance(theirs.target_modules, str):
         raise ConfigError(
-            f"--init_adapter: the adapter in {folder} is of a form that the ranker does not train",
-            expected="plain LoRA of one rank, on layers by their names",
+            f"--init_adapter: the ranker does not train adapters like the one in {folder}",
+            expected="plain LoRA with one rank, on layers by name",
             found=", ".join(f"{name}={getattr(theirs, name)}" for name in strange) or f"'{theirs.target_modules}'",
         )
     targets = sorted(theirs.target_modules or [])
@@ -188,5 +188,5 @@ def _check_options(folder: Path, theirs: LoraConfig, config: RankerConfig) -> No
 
 
 def _last_part(name: str) -> str:
-    """Of a hub name or a folder of either system."""
+    """Last part of a hub name, or of a folder of either operating system."""
     return PurePath(name.replace("\\", "/")).name

@@ -1,4 +1,4 @@
-"""The smallest Trainer subclass: own sample order, samples counted per step, padding that follows a split."""
+"""The ranker's Trainer: its sample order, samples counted per step, and padding that follows a split."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class RankerTrainer(ResumableTrainer):
     Args:
         model: What `load_letter_model` returned.
         args: Hugging Face's arguments; `output_dir` receives checkpoint-{step}/ and the best adapter.
-        config: Early stopping.
+        config: Options of the ranker.
         checkpoint_config: Options of checkpoints.
         train: Training samples.
-        validation: The part of the users on which the best adapter is chosen.
-        fusion_samples: Those on which the weights of the final score are fitted after training; None: the same.
+        validation: Samples of the users that choose the best adapter.
+        fusion_samples: Samples for fitting the weights of the final score after training; None means `validation`.
         pad_token_id: Any token; padding is never attended to.
-        fingerprints: What identifies the run beside base model, adapter and samples.
-        origins: Of the fingerprints.
-        own_options: The program's hyperparameters, compared on resume.
+        fingerprints: What identifies the run beyond base model, adapter and samples.
+        origins: Flags behind each fingerprint.
+        own_options: Hyperparameters beyond the Trainer's, compared on resume.
         given: Flags of this command.
-        defaults: Of this command, for what was kept from the checkpoint.
+        defaults: Defaults of this command for values kept from the checkpoint.
         choice: The checkpoint to resume as the command line chose it, already verified.
     """
 
@@ -88,7 +88,7 @@ class RankerTrainer(ResumableTrainer):
         self.origins = origins
         self._multiple = LENGTH_MULTIPLE if args.bf16 or args.fp16 else 1
         self.validation, self.fusion_samples = validation, fusion_samples or validation
-        # Of the model as it is now on `validation`, and of the one after training on `fusion_samples`.
+        # Fusions of the present model on `validation`, and of the final model on `fusion_samples`.
         self._fusion: Fusion | None = None
         self._final: Fusion | None = None
         self._logits: NDArray[np.float32] | None = None
@@ -110,7 +110,7 @@ class RankerTrainer(ResumableTrainer):
         )
 
     def predict_letters(self, samples: EvaluationSamples) -> NDArray[np.float32]:
-        """Logits of the letters of every prompt of `samples`: [num_prompts, num_candidates]."""
+        """[num_prompts, num_candidates] logits of the letters."""
         # `compute_metrics` belongs to the validation users.
         with temporarily(self, compute_metrics=None):
             prediction = self.predict(samples)
@@ -118,12 +118,12 @@ class RankerTrainer(ResumableTrainer):
 
     @property
     def tested_step(self) -> int:
-        """Of the adapter that the Trainer holds after training."""
+        """Training step of the adapter that the Trainer holds after training."""
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         return int(best or self.state.global_step)
 
     def fusion(self) -> Fusion:
-        """Of the model after training, on `fusion_samples`: as it is stored, or else fitted now."""
+        """Fusion of the model after training, on `fusion_samples`: the stored one, or else fitted now."""
         if self._final is None:
             run = RunFolder(Path(str(self.args.output_dir)))
             best = folder_of_best(run, self.tested_step) if self.args.load_best_model_at_end else None
@@ -134,7 +134,7 @@ class RankerTrainer(ResumableTrainer):
         return self._final
 
     def fusion_logits(self) -> NDArray[np.float32]:
-        """Of the model after training: [P, C] logits of `fusion_samples`; asked for once."""
+        """[P, C] logits of `fusion_samples` from the model after training, computed once."""
         if self._logits is None:
             self._logits = self.predict_letters(self.fusion_samples)
         return self._logits
@@ -143,7 +143,7 @@ class RankerTrainer(ResumableTrainer):
         return fusion_of(self.fusion_logits(), self.fusion_samples, step=self.tested_step)
 
     def _known(self, run: Path, digest: str) -> Fusion | None:
-        """Fitted earlier on the same users beside the same first stage."""
+        """The fusion fitted earlier on the same users with the same first stage."""
         final, last, samples = read_final(run, digest), self._fusion, self.fusion_samples
         if final is not None and final.num_users == len(samples.user_ids) and self._is_of_this_stage(final):
             return final
@@ -166,7 +166,7 @@ class RankerTrainer(ResumableTrainer):
         if stored is None or stored.step != self.tested_step:
             return None
         if not self._is_of_this_stage(stored):
-            # It was fitted beside another first stage (--title_similarity).
+            # It was fitted with another first stage (--title_similarity).
             return None
         entry = best.files.get(FUSION_FILE) if best is not None else None
         if entry is None or entry.sha256 != sha256_of(folder / FUSION_FILE):
@@ -178,13 +178,13 @@ class RankerTrainer(ResumableTrainer):
         Console(self.args.process_index == 0).warn(text)
 
     def files_beside_model(self) -> dict[str, bytes]:
-        """fusion.json, where the model was validated as it is now."""
+        """fusion.json, if the present model was validated."""
         fusion = self._fusion
         return {} if fusion is None or fusion.step != self.state.global_step else {FUSION_FILE: fusion.as_bytes()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's."""
-        # Another training of the same object has other weights at the same step.
+        # Training the same object again gives other weights at the same step.
         self._fusion = self._final = self._logits = None
         return super().train(*args, **kwargs)
 
@@ -200,22 +200,22 @@ class RankerTrainer(ResumableTrainer):
         return epoch_order(num_samples, seed, epoch)
 
     def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
-        """Pieces without the padding that only longer prompts of the micro-batch needed."""
+        """Pieces of a micro-batch, each padded only to its own longest prompt."""
         pieces = super().split_batch(batch, num_samples, size)
         return [(trimmed(piece, self._multiple), count) for piece, count in pieces] if len(pieces) > 1 else pieces
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
-        """Samples in the whole step: the loss is their mean, however they are cut into micro-batches."""
+        """Samples in the whole step; the loss is their mean, independent of micro-batches."""
         if not batch_samples:
             return None
         return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
 
 
 def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], fusion: Fusion) -> dict[str, float]:
-    """Of a prediction over `samples`, each named for what it is.
+    """Metrics of a prediction over `samples`, by name.
 
-    `subset_` and `overall_` are of the letters alone; over all users, `fused_` is of the final order, `retriever_` of
-    the retriever's, and `first_stage_` of retriever and titles.
+    `subset_` (users with a prompt) and `overall_` (all users) rank by letters alone. Over all users, `fused_` ranks by
+    final score, `retriever_` by the retriever, and `first_stage_` by retriever and titles.
     """
     letters = samples.ranks_by(fusion.corrected(logits_PC))
     fused = samples.ranks_by(fusion.scores(logits_PC, samples.first_stage_PC))

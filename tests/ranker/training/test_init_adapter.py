@@ -62,9 +62,9 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
     initial = read_initial(RankerConfig(init_adapter=str(place)), _NOWHERE)
     assert initial.base_model == "tiny"
-    assert initial.describe("/somewhere/tiny", PromptTemplate()) == f"begins as {wanted}, trained on tiny"
+    assert initial.describe("/somewhere/tiny", PromptTemplate()) == f"starts from {wanted}, trained on tiny"
     said = initial.describe("someone/small", load_template("letter_last"))
-    assert said.endswith("(WARNING: this run has small, with another prompt)")
+    assert said.endswith("(WARNING: this run trains small, the prompt differs)")
     stored = torch.load(wanted / _WEIGHTS, weights_only=True)
     assert initial.weights.keys() == stored.keys()
     assert all(torch.equal(initial.weights[name], stored[name]) for name in stored)
@@ -84,7 +84,7 @@ def test_other_lora_options_are_said_as_flags(other: Path) -> None:
         ({"use_rslora": True}, "found:    use_rslora=True"),
         ({"modules_to_save": ["lm_head"]}, r"found:    modules_to_save=\['lm_head'\]"),
         ({"target_modules": ".*_proj"}, r"found:    '\.\*_proj'"),
-        ({"peft_type": "IA3"}, "is not one of LoRA\n  found:    IA3"),
+        ({"peft_type": "IA3"}, "is no LoRA adapter\n  found:    IA3"),
     ],
 )
 def test_what_the_same_weights_would_mean_something_else_in_is_refused(
@@ -104,7 +104,7 @@ def test_what_the_same_weights_would_mean_something_else_in_is_refused(
 def test_what_is_no_adapter_is_refused_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--init_adapter .*nowhere: there is no adapter .*\n.*\n.*no such folder"):
         run_shop(folder, "--init_adapter", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="a folder without it"):
+    with pytest.raises(ConfigError, match="a folder without an adapter"):
         read_initial(RankerConfig(init_adapter=str(tmp_path)), _NOWHERE)
     assert not checkpoints_of(folder).exists()
 
@@ -128,7 +128,7 @@ def test_damaged_weights_are_refused(other: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is not as it was saved"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         read_initial(RankerConfig(init_adapter=str(checkpoint)), _NOWHERE)
 
 

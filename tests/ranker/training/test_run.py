@@ -236,7 +236,7 @@ def test_lists_of_a_retriever_that_was_trained_on_their_users_are_said(
     train_ranker(parse(argv), Console(width=80))
     said = capsys.readouterr().out
     assert re.search(
-        r"trained on these very items; by others: python train_retriever\.py .*--hidden_size 16.*\)\n", said
+        r"trained on these items; to use others: python train_retriever\.py .*--hidden_size 16.*\)\n", said
     )
     train_ranker(parse([*argv, "--resume_from_checkpoint"]), Console(width=80))
     assert "very items" not in capsys.readouterr().out
