@@ -62,6 +62,10 @@ class CheckpointConfig:
         },
     )
     backup_every: int = field(default=1, metadata={"help": "With --backup_to: every so many saves."})
+    check_data: bool = field(
+        default=True,
+        metadata={"help": "Draw two samples twice before the first step, and refuse data that a resume cannot repeat."},
+    )
 
     def __post_init__(self) -> None:
         rules = [

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,10 @@ def make_trainer(
     """The Trainer of the test training; `cls` may be a plain one."""
     own: dict[str, Any] = {}
     if issubclass(cls, ResumableTrainer):
+        config = config or CheckpointConfig()
         own = {
-            "checkpoint_config": config or CheckpointConfig(),
+            # What is drawn twice before the first step would stand in the log of samples.
+            "checkpoint_config": replace(config, check_data=config.check_data and not seen),
             "own_options": {"early_stopping_patience": patience},
             "after_save": after_save,
         }

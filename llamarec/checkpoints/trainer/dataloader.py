@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from transformers import TrainingArguments
 from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.resume.process import effective_batch
 from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.repeatable import check_repeatable
 from llamarec.checkpoints.trainer.sampling import Batch, Collator, KeyedCollator, KeyedDataset, Samples, SliceSampler
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, temporarily
 from llamarec.checkpoints.trainer.versions import multiprocessing_context
@@ -41,23 +44,20 @@ class TrainData:
         Raises:
             ConfigError: there is no training data.
         """
-        trainer, args = self._trainer, self._trainer.args
-        if trainer.train_dataset is None:
-            raise ConfigError("training needs a train_dataset")
-
-        dataset, collator = self._with_needed_columns()
+        args = self._trainer.args
+        dataset, collator = self._keyed()
         sampler = SliceSampler(
             self.geometry(),
-            lambda epoch: trainer.epoch_order(epoch, len(dataset)),
+            self._order(len(dataset)),
             args.train_batch_size,
             rank=args.process_index,
             num_processes=args.world_size,
         )
 
         return DataLoader(
-            KeyedDataset(dataset, args.seed, by_epoch=trainer.samples_by_epoch),
+            dataset,
             batch_sampler=sampler,
-            collate_fn=KeyedCollator(collator, args.seed),
+            collate_fn=collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             # Its own, so that beginning an epoch takes nothing from dropout's stream.
@@ -66,6 +66,32 @@ class TrainData:
             prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers else None,
             multiprocessing_context=multiprocessing_context(args) if args.dataloader_num_workers else None,
         )
+
+    def check(self) -> None:
+        """Draws a little of the data twice.
+
+        Raises:
+            ConfigError: the two differ, so that no resume can repeat them; or there is no training data.
+        """
+        trainer, (dataset, collator) = self._trainer, self._keyed()
+        check_repeatable(
+            dataset,
+            collator,
+            self._order(len(dataset)),
+            dataset_name=f"train_dataset ({type(trainer.train_dataset).__name__})",
+            collator_name=f"data_collator ({_name_of(trainer.data_collator)})",
+        )
+
+    def _keyed(self) -> tuple[KeyedDataset, KeyedCollator]:
+        trainer, seed = self._trainer, self._trainer.args.seed
+        if trainer.train_dataset is None:
+            raise ConfigError("training needs a train_dataset")
+
+        dataset, collator = self._with_needed_columns()
+        return KeyedDataset(dataset, seed, by_epoch=trainer.samples_by_epoch), KeyedCollator(collator, seed)
+
+    def _order(self, num_samples: int) -> Callable[[int], NDArray[np.int64]]:
+        return lambda epoch: self._trainer.epoch_order(epoch, num_samples)
 
     def _with_needed_columns(self) -> tuple[Samples, Collator]:
         trainer = self._trainer
@@ -85,6 +111,11 @@ class TrainData:
         with temporarily(args, average_tokens_across_devices=False):
             count = self._trainer._get_num_items_in_batch(batches, args.device)
         return distributed.summed_items(args, count)
+
+
+def _name_of(collator: object) -> str:
+    """A function's own name, or an object's class."""
+    return str(getattr(collator, "__name__", type(collator).__name__))
 
 
 def default_order(args: TrainingArguments, epoch: int, num_samples: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Evaluations that run out of memory: repeated in smaller batches."""
+"""Evaluations: repeated in smaller batches where they run out of memory, and with generators that are keyed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Final, TypeVar
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from llamarec.checkpoints.trainer import out_of_memory, rng
+from llamarec.checkpoints.trainer import distributed, out_of_memory, rng
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.generators import HeldGenerators
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
@@ -57,7 +58,7 @@ class Evaluation:
         random_states, sums = rng.capture(), self._sums() if may_repeat else Undo()
         while True:
             try:
-                return evaluate(dataloader)
+                return self._keyed(evaluate, dataloader, random_states, sums)
             except Exception as error:
                 # Other processes would wait in a gathering that this one does not come to.
                 if not out_of_memory.is_out_of_memory(error) or not may_repeat:
@@ -89,6 +90,29 @@ class Evaluation:
 
         undo.on_restore(loosely.restore)
         return undo
+
+    def _keyed(
+        self,
+        evaluate: Callable[[DataLoader[Batch]], Output],
+        dataloader: DataLoader[Batch],
+        random_states: rng.States,
+        sums: Undo,
+    ) -> Output:
+        """Evaluates with the generators that the data hold keyed by the step: no resume restores their states."""
+        trainer, args = self._trainer, self._trainer.args
+        held = HeldGenerators((dataloader.dataset, dataloader.collate_fn, trainer.compute_metrics))
+        key = args.seed, rng.EVALUATION_STREAM, trainer.state.global_step, args.process_index
+
+        with held.keyed(*key):
+            output = evaluate(dataloader)
+        if not distributed.any_process(args, held.are_others())[0]:
+            return output
+
+        # The evaluation made one of them on its way, and a later one would find it made.
+        sums.restore()
+        rng.set_states(random_states)
+        with held.keyed(*key):
+            return evaluate(dataloader)
 
     def _may_repeat(self) -> bool:
         cuts_itself = any(map(self._program.overrides, ("get_eval_dataloader", "get_test_dataloader")))

@@ -10,8 +10,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from llamarec.checkpoints.trainer.rng import SAMPLE_STREAM, keyed
-from llamarec.checkpoints.trainer.sampling import Samples
+from llamarec.checkpoints.trainer.sampling import KeyedDataset, Samples
 
 _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4
@@ -75,12 +74,11 @@ def _adapter(model: nn.Module | None) -> dict[str, object]:
 
 
 def _data(dataset: Samples, seed: int, by_epoch: bool) -> str:
-    size = len(dataset)
+    size, keyed = len(dataset), KeyedDataset(dataset, seed, by_epoch=by_epoch)
     digest = hashlib.sha256(str(size).encode())
     for number in range(min(_NUM_SAMPLES, size)):
         index = number * (size - 1) // max(_NUM_SAMPLES - 1, 1)
-        with keyed(seed, SAMPLE_STREAM, 0, index):
-            sample = dataset[(0, index) if by_epoch else index]
+        _, sample = keyed[(0, index)]
         digest.update(_as_bytes(sample))
     return f"{size} samples, {digest.hexdigest()[:_DIGITS]}"
 

@@ -17,6 +17,7 @@ import torch
 SAMPLE_STREAM: Final = 11
 COLLATE_STREAM: Final = 12
 PROCESS_STREAM: Final = 13
+EVALUATION_STREAM: Final = 14
 
 States: TypeAlias = dict[str, Any]
 """By generator ("python", "numpy", "cpu", "cuda", "mps"), its state in that library's own form."""

@@ -1,8 +1,9 @@
 """Training data by keys: batches are slices of one order, and a sample's random draws depend on its key alone.
 
-A key is (epoch, index). What a dataset or a collator draws from the global generators of Python, numpy or torch is
-drawn from a stream of its own for each sample (each micro-batch), in the main process and in workers alike. So neither
-resuming in mid-epoch nor another number of workers changes a sample, and the data never disturb dropout's stream.
+A key is (epoch, index). What a dataset or a collator draws from the global generators of Python, numpy or torch, or
+from generators that it holds, comes from a stream of its own for each sample (each micro-batch), in the main process
+and in workers alike. So neither resuming in mid-epoch nor another number of workers changes a sample, and the data
+never disturb dropout's stream.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from llamarec.checkpoints.resume.position import Geometry, Position, micro_batches, step_slices
-from llamarec.checkpoints.trainer.rng import COLLATE_STREAM, SAMPLE_STREAM, keyed
+from llamarec.checkpoints.trainer.generators import HeldGenerators
+from llamarec.checkpoints.trainer.rng import COLLATE_STREAM, SAMPLE_STREAM
 
 Batch: TypeAlias = Any
 """What the collator returns. The model takes it apart; this room only cuts tensors and lists in it."""
@@ -36,30 +38,46 @@ class KeyedDataset(Dataset[tuple[Key, Sample]]):
         dataset: Map-style.
         seed: Of the run.
         by_epoch: The dataset itself is indexed by (epoch, index) instead of by the index.
+
+    Attributes:
+        generators: That the dataset holds.
     """
 
     def __init__(self, dataset: Samples, seed: int, *, by_epoch: bool = False) -> None:
         self._dataset, self._seed, self._by_epoch = dataset, seed, by_epoch
+        self.generators = HeldGenerators(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, key: Key) -> tuple[Key, Sample]:
         epoch, index = key
-        with keyed(self._seed, SAMPLE_STREAM, epoch, index):
-            return key, self._dataset[key if self._by_epoch else index]
+        asked = key if self._by_epoch else index
+        sample = self.generators.draw(lambda: self._dataset[asked], self._seed, SAMPLE_STREAM, epoch, index)
+        return key, sample
 
 
 class KeyedCollator:
-    """Collates the samples of a micro-batch; random draws depend on its first key."""
+    """Collates the samples of a micro-batch; random draws depend on its first key.
+
+    Args:
+        collator: From samples to a batch.
+        seed: Of the run.
+
+    Attributes:
+        generators: That the collator holds.
+    """
 
     def __init__(self, collator: Collator, seed: int) -> None:
         self._collator, self._seed = collator, seed
+        self.generators = HeldGenerators(collator)
 
     def __call__(self, pairs: Sequence[tuple[Key, Sample]]) -> Batch:
         epoch, index = pairs[0][0]
-        with keyed(self._seed, COLLATE_STREAM, epoch, index):
-            return self._collator([sample for _, sample in pairs])
+        # A new list each time: the collator may empty it.
+        return self.generators.draw(
+            lambda: self._collator([sample for _, sample in pairs]), self._seed, COLLATE_STREAM, epoch, index
+        )
 
 
 class SliceSampler(Sampler[list[Key]]):

@@ -94,6 +94,8 @@ class Start:
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
         lineage = self._lineage(resume)
+        if self._program.options.config.check_data:
+            distributed.in_first_process(args, self._data.check)
         distributed.in_first_process(args, partial(self._check_space, resume))
 
         # From here on nothing refuses any more.

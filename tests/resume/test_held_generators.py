@@ -1,0 +1,94 @@
+"""A training whose data hold generators of their own: interrupted and resumed, it is the uninterrupted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from llamarec.checkpoints import CheckpointConfig
+from llamarec.errors import ConfigError
+from tests.resume.runs import stopped
+from tests.resume.training import LENGTH, VOCABULARY, Words, make_trainer, outcome
+
+
+class _Augmented(Dataset[dict[str, torch.Tensor]]):
+    """Of which each reading replaces a token, drawn from a generator that is made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._words = Words(22, noisy=False)
+        self._rng: np.random.Generator | None = None
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if self._rng is None:
+            self._rng = np.random.default_rng(7)
+        sample = self._words[index]
+        sample["input_ids"][int(self._rng.integers(LENGTH))] = int(self._rng.integers(VOCABULARY))
+        return sample
+
+
+class _Masking:
+    """Collates, and replaces tokens as `DataCollatorForLanguageModeling(seed=...)` does."""
+
+    def __init__(self) -> None:
+        self.generator: torch.Generator | None = None
+
+    def __call__(self, samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        if self.generator is None:
+            self.generator = torch.Generator().manual_seed(7)
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        batch.pop("index")
+        masked = torch.rand(batch["input_ids"].shape, generator=self.generator) < 0.3
+        batch["input_ids"][masked] = 0
+        return batch
+
+
+def _trainer(folder: Path, config: CheckpointConfig | None = None, dataset: Any = None, **changes: Any) -> Any:
+    trainer = make_trainer(folder, config, max_steps=8, **changes)
+    trainer.train_dataset = dataset or _Augmented()
+    # The validation's too.
+    trainer.data_collator = _Masking()
+    return trainer
+
+
+def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
+    _trainer(tmp_path / "whole").train()
+    stopped(_trainer(tmp_path / "run"), 4)
+    _trainer(tmp_path / "run").train("latest")
+    assert outcome(tmp_path / "run") | {"checkpoints": 0} == outcome(tmp_path / "whole") | {"checkpoints": 0}
+
+
+@pytest.mark.slow
+def test_workers_do_not_matter(tmp_path: Path) -> None:
+    _trainer(tmp_path / "whole").train()
+    stopped(_trainer(tmp_path / "run", dataloader_num_workers=2), 4)
+    _trainer(tmp_path / "run", dataloader_num_workers=2).train("latest")
+    whole, run = (
+        torch.load(tmp_path / name / "checkpoint-8/optimizer.pt", weights_only=True)["state"]
+        for name in ("whole", "run")
+    )
+    assert all(torch.equal(whole[i]["exp_avg"], run[i]["exp_avg"]) for i in whole)
+
+
+class _Unrepeatable(_Augmented):
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self[0] if index < 0 else {**super().__getitem__(index), "labels": _from_the_system()}
+
+
+def _from_the_system() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng().integers(VOCABULARY, size=LENGTH))
+
+
+def test_what_no_resume_repeats_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, dataset=_Unrepeatable())
+    with pytest.raises(ConfigError, match=r"sample 0 of train_dataset \(_Unrepeatable\) is another at each reading"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    _trainer(tmp_path, CheckpointConfig(check_data=False, allow_changed="data"), dataset=_Unrepeatable()).train()
