@@ -211,7 +211,7 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
     [
         (
             (),
-            r"negatives +a retriever's in the \d+ prompts whose right item it proposes too, uniform in the others\n",
+            r"negatives +a retriever's in the \d+ prompts whose right item it also proposes, uniform in the others\n",
         ),
         (
             ("--hard_negatives", "0.5", "--hard_negatives_at", "all"),
@@ -239,7 +239,7 @@ def test_lists_of_a_retriever_that_was_trained_on_their_users_are_said(
         r"trained on these items; to use others: python train_retriever\.py .*--hidden_size 16.*\)\n", said
     )
     train_ranker(parse([*argv, "--resume_from_checkpoint"]), Console(width=80))
-    assert "very items" not in capsys.readouterr().out
+    assert "to use others" not in capsys.readouterr().out
 
 
 def test_other_lists_for_training_are_refused(folder: Path) -> None:
