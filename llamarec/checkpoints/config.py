@@ -55,6 +55,10 @@ class CheckpointConfig:
         default=True,
         metadata={"help": "Write checkpoints from a copy in memory while training goes on."},
     )
+    read_back: bool = field(
+        default=True,
+        metadata={"help": "Read the first checkpoint of a process back as a resume would, and stop if that fails."},
+    )
     backup_to: str = field(
         default="",
         metadata={

@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
@@ -137,8 +138,28 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor] | None:
     for name in ("adapter_model.safetensors", "adapter_model.bin", "model.safetensors", "pytorch_model.bin"):
         path = folder / name
         if path.is_file():
-            return _load_safetensors(path) if path.suffix == ".safetensors" else dict(load_pickled(path))
+            return load_safetensors(path) if path.suffix == ".safetensors" else dict(load_pickled(path))
     return None
+
+
+def weights_in(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of a model in a folder, shard by shard; nothing where there is none.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or hostile.
+    """
+    whole = load_weights(folder)
+    if whole is not None:
+        yield whole
+        return
+
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / name).is_file():
+            index = load_json(folder / name).get("weight_map")
+            shards = set(index.values()) if isinstance(index, dict) else set()
+            for path in sorted(folder / PurePath(str(shard)).name for shard in shards):
+                yield load_safetensors(path) if path.suffix == ".safetensors" else dict(load_pickled(path))
+            return
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -155,11 +176,18 @@ def load_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read", expected="a JSON object", found=str(error)) from error
 
 
-def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return dict(load_file(path))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read", found=str(error)) from error

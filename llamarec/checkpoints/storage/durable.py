@@ -123,7 +123,9 @@ def seal_file(path: Path) -> tuple[int, str]:
     announce("fsync", path)
     if os.name != "nt":
         # safetensors makes files that only their owner may read; whoever may read the folder may read its files.
-        path.chmod(path.parent.stat().st_mode & 0o666)
+        # Some file systems (CIFS, exFAT) have no such rights, and refuse.
+        with contextlib.suppress(OSError):
+            path.chmod(path.parent.stat().st_mode & 0o666)
     # Windows syncs only what is open for writing.
     with path.open("r+b") as file:
         digest, size = hashlib.sha256(), 0

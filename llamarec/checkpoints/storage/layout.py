@@ -28,6 +28,8 @@ TRAINING_ARGS: Final = "training_args.bin"
 RNG: Final = "rng_state.pth"
 RNG_PATTERN: Final = re.compile(r"rng_state(_(?P<rank>\d+))?\.pth")
 ADAPTER_CONFIG: Final = "adapter_config.json"
+# Tensors that training moves and the weights files do not hold.
+EXTRA_STATE: Final = "extra_state.safetensors"
 BEST_MANIFEST: Final = "best.json"
 # Our entry among the callbacks' states in trainer_state.json.
 STATE_NAME: Final = "ResumableTrainer"

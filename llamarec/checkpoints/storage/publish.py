@@ -80,13 +80,19 @@ def staged(path: Path) -> Iterator[Staging]:
         raise
 
 
-def publish(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], None]) -> Manifest:
+def publish(
+    run: RunFolder,
+    manifest: Manifest,
+    fill: Callable[[Staging], None],
+    check: Callable[[Path], object] | None = None,
+) -> Manifest:
     """Makes `checkpoint-{step}` out of what `fill` writes; all of it or nothing.
 
     Args:
         run: The run's folder, locked by this process.
         manifest: All but the files.
         fill: Writes the files.
+        check: Called with the finished folder before it takes its name; what it raises ends the save.
 
     Returns:
         The manifest with its files.
@@ -102,6 +108,8 @@ def publish(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], None])
         # Read back before it takes the name: an old one of the same step is good.
         if not _is_complete(staging.path):
             raise CheckpointError(f"checkpoint-{manifest.step} is not on the disk as it was written")
+        if check is not None:
+            check(staging.path)
         take_name(run, manifest.step)
     return complete
 

@@ -20,6 +20,7 @@ from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import (
     ADAPTER_CONFIG,
     BEST_MANIFEST,
+    EXTRA_STATE,
     MANIFEST,
     OPTIMIZER,
     RNG,
@@ -224,7 +225,7 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
 
 
 def _is_read(name: str) -> bool:
-    return name in (*WEIGHTS, ADAPTER_CONFIG, TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER) or bool(
+    return name in (*WEIGHTS, ADAPTER_CONFIG, EXTRA_STATE, TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER) or bool(
         RNG_PATTERN.fullmatch(name)
     )
 

@@ -9,7 +9,11 @@ starting               the folder locked, a resume decided, the history continue
 run_state              what one training knows of itself, and which saves are due
 restoring              a checkpoint into the Trainer's state
 optimizer_state        a checkpoint into optimizer, schedule and gradient scaler
-weights                a checkpoint into the model
+weights, into_model    a checkpoint into the model, every tensor under its name
+model_files            which tensors lie in which weights file, as the library would write it
+extra_state            what training moves and the weights files do not hold
+read_back              a first checkpoint read back as a resume would
+save_errors            faults of a save that pass, and those that come again
 dataloader, sampling   the order of samples, and batches from any position
 loop                   the steps of an epoch
 step                   one optimizer step: gradients, then the update

@@ -212,6 +212,7 @@ class StepLoop:
             self._boundary.take()
 
         args, saver = self._trainer.args, self._saver
+        saver.settle()
         # An epoch's boundary follows its last step's: saved again for the clock, that one would count as passing.
         is_new = saver.last_saved_step != self._trainer.state.global_step
         saves = args.save_strategy != SaveStrategy.NO

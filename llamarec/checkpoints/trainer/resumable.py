@@ -101,6 +101,7 @@ class ResumableMixin(_Trainer):
         live = cast(LiveTrainer, self)
         program = Program(live, options, library=(ResumableMixin, ResumableTrainer, Trainer))
         self._resumable = ResumableParts(live, program)
+        self._resumable.extra.observe()
 
         self.callback_handler.callbacks.insert(0, OpensEpochs(lambda: self._resumable.training.loop.open_epoch()))
         # A resume must not lose patience and the like.
@@ -225,6 +226,8 @@ class ResumableMixin(_Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Batch], resume_from_checkpoint: object
     ) -> tuple[nn.Module, DataLoader[Batch]]:
+        # A model of `model_init` is another one in each training.
+        self._resumable.extra.observe()
         resume = self._resumable.training.run.resume
         if resume is not None:
             self._resumable.weights.load(resume.choice.verdict.path)
@@ -277,6 +280,7 @@ class ResumableMixin(_Trainer):
         training.loop.enter(training.loop.report_without_epoch(trial, start_time))
         training.boundary.close()
         training.writer.wait()
+        training.saver.settle()
         announce_early_stop(self._resumable.trainer, self._resumable.console)
         self.accelerator.wait_for_everyone()
 

@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import (
+    EXTRA_STATE,
     OPTIMIZER,
     RNG,
     SCALER,
@@ -31,13 +33,17 @@ from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer import distributed, rng
 from llamarec.checkpoints.trainer.callback_files import CallbackFiles
+from llamarec.checkpoints.trainer.extra_state import ExtraState
+from llamarec.checkpoints.trainer.model_files import weights_files
 from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.snapshot import copied, model_state, num_bytes_of, pickled, pickling
+from llamarec.checkpoints.trainer.snapshot import copied, copies_in, model_state, num_bytes_of, pickled, pickling
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.checkpoints.trainer.versions import installed_versions
 from llamarec.checkpoints.trainer.writer import CheckpointWriter, Snapshot
+from llamarec.errors import CheckpointError
 
 
 class CheckpointSaver:
@@ -50,6 +56,8 @@ class CheckpointSaver:
         requests: Cleared by a save.
         writer: Writes them.
         callback_files: What callbacks have written for the checkpoint.
+        extra: What the weights files do not hold.
+        read_back: Reads the first checkpoint back.
         program: Whether it saves its model by itself.
         hyperparameters: For the manifest.
 
@@ -66,12 +74,15 @@ class CheckpointSaver:
         requests: SaveRequests,
         writer: CheckpointWriter,
         callback_files: CallbackFiles,
+        extra: ExtraState,
+        read_back: ReadBack,
         program: Program,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
         self._trainer, self._run, self._boundary, self._requests = trainer, run, boundary, requests
         self._writer, self._program, self._hyperparameters = writer, program, hyperparameters
         self._callback_files = callback_files
+        self._extra, self._read_back = extra, read_back
         self._config: CheckpointConfig = program.options.config
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
@@ -107,6 +118,19 @@ class CheckpointSaver:
         if snapshot is not None:
             self._writer.submit(snapshot)
 
+    def settle(self) -> None:
+        """Waits until the first checkpoint of this process is read back.
+
+        Raises:
+            LlamarecError: it could not be resumed, or none can be saved.
+        """
+        if self._writer.first_is_due:
+            self._writer.wait()
+
+        (failed,) = distributed.any_process(self._trainer.args, self._writer.fatal is not None)
+        if failed:
+            raise self._writer.fatal or CheckpointError("the first process cannot save this training; see its message")
+
     # ---- What ----
 
     def _snapshot(self, reason: str, live: Path) -> Snapshot | None:
@@ -117,7 +141,9 @@ class CheckpointSaver:
         if not trainer.args.should_save:
             return None
 
-        weights = model_state(unwrapped(trainer)) if self._saves_from_copy() else None
+        model = unwrapped(trainer)
+        weights = model_state(model) if self._saves_from_copy() else None
+        extra = self._extra.copied()
         state = self._state_content()
         objects = {**self._optimizer_states(), **random_states}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
@@ -129,6 +155,14 @@ class CheckpointSaver:
             durable.make_folders(live)
             trainer.save_model(str(live), _internal_call=True)
 
+        content = Content(
+            step=trainer.state.global_step,
+            files=weights_files(model) if self._writer.first_is_due else [],
+            weights=weights,
+            extra=extra,
+            objects={} if trainer.args.save_only_model else objects,
+        )
+
         def fill(staging: Staging) -> None:
             if weights is not None:
                 trainer._save(str(staging.path), weights)
@@ -137,6 +171,8 @@ class CheckpointSaver:
             else:
                 _move_into(live, staging.path)
 
+            if extra:
+                save_file(extra, staging.path / EXTRA_STATE, metadata={"format": "pt"})
             if not trainer.args.save_only_model:
                 for name, value in objects.items():
                     staging.write_with(name, pickling(value))
@@ -154,9 +190,10 @@ class CheckpointSaver:
         return Snapshot(
             manifest=self._manifest(reason),
             fill=fill,
-            num_bytes=num_bytes_of([weights, objects]) + sum(map(len, small.values())),
+            num_bytes=num_bytes_of([copies_in(weights, model), extra, objects]) + sum(map(len, small.values())),
             can_retry=weights is not None,
             discard=discard,
+            read_back=lambda folder: self._read_back.check(folder, content),
         )
 
     def _saves_from_copy(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import BinaryIO, TypeVar, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llamarec.checkpoints.trainer.model_files import WeightsFile, is_native_adapter, weights_files
 from llamarec.checkpoints.trainer.versions import is_adapter
 
 T = TypeVar("T")
@@ -57,24 +58,54 @@ def pickling(value: object) -> Callable[[BinaryIO], None]:
 
 
 def model_state(model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """The weights that a save needs, copied where training changes them; None where only the live model can be saved.
+    """A whole state for `save_pretrained`, in which everything that can change is a copy; None: save the live model.
 
-    Of a whole model frozen weights are copied too: a callback may change them (an average kept beside), and nothing
-    tells when. Weights that are one in memory (tied embeddings) stay one.
+    Of an adapter the base model's frozen weights are the live tensors, which costs no memory. Of a whole model frozen
+    weights are copied too: a callback may change them (an average kept beside), and nothing tells when. Weights that
+    are one in memory (tied embeddings) stay one.
     """
-    if is_adapter(model):
-        from peft import LoraConfig
-
-        # Other kinds of adapters read what they save from the live model.
-        configs = model.peft_config.values()
-        if not all(isinstance(config, LoraConfig) and not config.trainable_token_indices for config in configs):
-            return None
-        state = {name: copied(p) for name, p in model.named_parameters() if p.requires_grad}
-        # Whole modules that are trained beside: their frozen weights and buffers are saved too.
-        others = [*model.named_parameters(), *model.named_buffers()]
-        return state | {name: copied(value) for name, value in others if "modules_to_save." in name}
-    if not isinstance(model, PreTrainedModel):
-        return {name: copied(value) for name, value in model.state_dict().items()}
     live = model.state_dict(keep_vars=True)
-    copies = {id(value): copied(value) for value in {id(value): value for value in live.values()}.values()}
-    return {name: copies[id(value)] for name, value in live.items()}
+    if not (is_adapter(model) or is_native_adapter(model)):
+        if not isinstance(model, PreTrainedModel):
+            return {name: _contiguous_copy(value) for name, value in live.items()}
+        return _copied_once(live, set(live))
+
+    files = weights_files(model)
+    if not _can_be_copied(model, files):
+        return None
+
+    # Frozen adapters too: a reference that follows the trained one is moved by a callback.
+    written = {name for file in files for name in file.names.values()}
+    return _copied_once(live, written | {name for name, value in live.items() if value.requires_grad})
+
+
+def copies_in(state: Mapping[str, torch.Tensor] | None, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a `model_state` that are not the live model's own."""
+    live = {id(value) for value in model.state_dict(keep_vars=True).values()}
+    return {name: value for name, value in (state or {}).items() if id(value) not in live}
+
+
+def _can_be_copied(model: nn.Module, files: list[WeightsFile]) -> bool:
+    """Whether an adapter's files depend on tensors alone, and the library takes them from where it is told."""
+    is_computed = any(file.computed for file in files)
+    # AdaLoRA's ranks are in its configuration; transformers ignores the state that it is given of a quantised model.
+    has_ranks = any(hasattr(config, "rank_pattern") and hasattr(config, "target_r") for config in _configs(model))
+    ignores_copy = is_native_adapter(model) and getattr(model, "hf_quantizer", None) is not None
+    return not (is_computed or has_ranks or ignores_copy)
+
+
+def _configs(model: nn.Module) -> list[object]:
+    configs = getattr(model, "peft_config", {})
+    return list(configs.values())
+
+
+def _copied_once(live: Mapping[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
+    """The same mapping with some of its tensors copied, each once, whatever number of names it has."""
+    copies = {id(live[name]): live[name] for name in names}
+    copies = {key: _contiguous_copy(value) for key, value in copies.items()}
+    return {name: copies.get(id(value), value) for name, value in live.items()}
+
+
+def _contiguous_copy(value: torch.Tensor) -> torch.Tensor:
+    """A copy that every file format takes; extra states that are no tensors stay as they are."""
+    return copied(value).contiguous() if isinstance(value, torch.Tensor) else value

@@ -76,7 +76,7 @@ class Step:
                 break
 
             # The same samples again, from the same random state, in smaller pieces.
-            model.zero_grad()
+            self._clear_gradients(model)
             out_of_memory.free_cached()
             self._reduce_micro_batch(pieces)
             rng.set_states(random_states)
@@ -86,6 +86,11 @@ class Step:
         num_averaged = distributed.num_averaged(args, num_items, loss_is_mean_of_items=is_mean)
         distributed.average_gradients(args, model, num_averaged)
         return losses
+
+    def _clear_gradients(self, model: nn.Module) -> None:
+        """Also those of weights beside the model: what a step adds to an old gradient is in no checkpoint."""
+        model.zero_grad()
+        self._trainer.optimizer.zero_grad()
 
     def _try_gradients(
         self, model: nn.Module, pieces: list[Piece], num_samples: int, num_items: NumItems
@@ -171,7 +176,7 @@ class Step:
         self._run.record_update(grad_norm, trainer._get_learning_rate())
         if not trainer.accelerator.optimizer_step_was_skipped and not goes_by_metrics(trainer.lr_scheduler):
             trainer.lr_scheduler.step()
-        model.zero_grad()
+        self._clear_gradients(model)
 
     def _step_optimizer(self, rollback: out_of_memory.Rollback) -> None:
         optimizer, args = self._trainer.optimizer, self._trainer.args

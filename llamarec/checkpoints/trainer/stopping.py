@@ -63,7 +63,8 @@ class Stopping:
             raise
         except BaseException as error:
             # sys.exit() and Ctrl-C in a callback too.
-            self._save_after(error)
+            if error is not self._writer.fatal:
+                self._save_after(error)
             raise
 
     def save_and_stop(self) -> None:

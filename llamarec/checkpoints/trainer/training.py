@@ -15,9 +15,11 @@ from llamarec.checkpoints.trainer.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
+from llamarec.checkpoints.trainer.extra_state import ExtraState, read_extra_state
 from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.optimizer_state import OptimizerState
 from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.read_back import ReadBack
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.saving import CheckpointSaver
@@ -72,6 +74,7 @@ class ResumableParts:
         stop: Requests to stop.
         data: The training data.
         evaluation: Repeated where it does not fit.
+        extra: What training moves beside the weights files.
         weights: Loaded and saved.
         last: The training that runs, or the last one; None before the first.
     """
@@ -82,7 +85,8 @@ class ResumableParts:
         self.stop = StopRequests()
         self.data = TrainData(trainer)
         self.evaluation = Evaluation(trainer, program, self.console)
-        self.weights = Weights(trainer, program.options.config, self.console)
+        self.extra = ExtraState(trainer)
+        self.weights = Weights(trainer, program.options.config, self.console, self.extra)
         self.last: Training | None = None
         self._writer: CheckpointWriter | None = None
 
@@ -167,6 +171,8 @@ class ResumableParts:
         if resume is not None:
             allow_partial = self.program.options.config.allow_partial_resume
             OptimizerState(self.trainer, resume, self.console, allow_partial=allow_partial).restore()
+            folder = resume.choice.verdict.path
+            self.extra.put_into_optimizer(read_extra_state(folder), folder)
 
     def _new_writer(self, folder: RunFolder) -> CheckpointWriter:
         config = self.program.options.config
@@ -178,6 +184,7 @@ class ResumableParts:
             backup_to=config.backup_to,
             backup_every=config.backup_every,
             after_save=self.program.options.after_save,
+            read_back=config.read_back,
         )
 
     def _new_step(self, run: RunState, boundary: StepBoundary) -> Step:
@@ -202,6 +209,8 @@ class ResumableParts:
             requests=requests,
             writer=writer,
             callback_files=callback_files,
+            extra=self.extra,
+            read_back=ReadBack(self.weights, self.program.options.config.changes_allowed),
             program=self.program,
             hyperparameters=self.hyperparameters,
         )

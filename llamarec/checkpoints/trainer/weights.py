@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.safe_load import load_weights
+from llamarec.checkpoints.resume.safe_load import load_json, load_weights, weights_in
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.discovery import best_in
-from llamarec.checkpoints.storage.layout import TRAINING_ARGS, RunFolder, weight_files
+from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, TRAINING_ARGS, RunFolder, weight_files
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.extra_state import ExtraState, read_extra_state
+from llamarec.checkpoints.trainer.into_model import ANOTHER_MODEL, load_part, put_adapter, refuse_other_names
+from llamarec.checkpoints.trainer.model_files import WeightsFile, is_native_adapter, weights_files
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.checkpoints.trainer.versions import is_adapter
 from llamarec.errors import CheckpointError
-
-_ANOTHER_MODEL: Final = "build the model as it was trained, or train the new one in another --output_dir"
 
 
 class Weights:
@@ -31,10 +32,11 @@ class Weights:
         trainer: The live Trainer.
         config: The format of an adapter.
         console: For what is not found.
+        extra: What the weights files do not hold.
     """
 
-    def __init__(self, trainer: LiveTrainer, config: CheckpointConfig, console: Console) -> None:
-        self._trainer, self._config, self._console = trainer, config, console
+    def __init__(self, trainer: LiveTrainer, config: CheckpointConfig, console: Console, extra: ExtraState) -> None:
+        self._trainer, self._config, self._console, self._extra = trainer, config, console, extra
 
     def load_best(self, run: RunFolder) -> None:
         """Loads the best model of this line of training, verified."""
@@ -50,23 +52,59 @@ class Weights:
         self.load(folder)
 
     def load(self, folder: Path) -> None:
-        """Loads the weights of a checkpoint (or of the best model) into the live model.
+        """Loads the weights of a checkpoint (or of the best model) into the live model, every adapter under its name.
 
         Raises:
-            CheckpointError: they are damaged, hostile, or of another shape.
+            CheckpointError: they are damaged, hostile, of another shape, or not all of this model's.
         """
-        model = unwrapped(self._trainer)
-        adapter = model.active_adapters[0] if is_adapter(model) else ""
-        # Adapters with another name than the default have folders of their own.
-        folder = folder / adapter if adapter and weight_files(folder / adapter) else folder
+        extra = read_extra_state(folder)
+        self._take_over(folder, extra, check_only=False)
+        self._extra.put_into_model(extra, folder)
+        if self._trainer.optimizer is not None:
+            self._extra.put_into_optimizer(extra, folder)
 
-        weights = load_weights(folder)
-        if weights is None or (isinstance(model, PreTrainedModel) and not adapter):
-            # Transformers knows how the files of its own models differ from what is in memory.
-            Trainer._load_from_checkpoint(self._trainer, str(folder), self._trainer.model)  # type: ignore[arg-type]
+    def check(self, folder: Path) -> None:
+        """Whether `load` would take these weights; changes nothing.
+
+        Raises:
+            CheckpointError: as `load` would.
+        """
+        self._take_over(folder, read_extra_state(folder), check_only=True)
+
+    def _take_over(self, folder: Path, extra: Mapping[str, Tensor], *, check_only: bool) -> None:
+        model = unwrapped(self._trainer)
+        if not (is_adapter(model) or is_native_adapter(model)):
+            self._take_whole(model, folder, check_only=check_only)
             return
 
-        put_weights(model, weights, folder, adapter)
+        files = weights_files(model)
+        for file in files:
+            path = _folder_of(file, folder, is_only=len(files) == 1)
+            weights = load_weights(path)
+            if weights is None:
+                raise _missing(path, file)
+
+            if not _is_in_extra(model, file, extra):
+                put_adapter(model, weights, path, file, check_only=check_only)
+            elif not check_only:
+                _take_ranks(model, file.adapter, path)
+
+    def _take_whole(self, model: nn.Module, folder: Path, *, check_only: bool) -> None:
+        if getattr(model, "hf_quantizer", None) is not None:
+            # Transformers knows how the files of such models differ from what is in memory.
+            if not check_only:
+                Trainer._load_from_checkpoint(self._trainer, str(folder), self._trainer.model)  # type: ignore[arg-type]
+            return
+
+        seen: set[str] = set()
+        for weights in weights_in(folder):
+            seen |= weights.keys()
+            if not check_only:
+                load_part(model, weights, folder)
+
+        if not seen:
+            raise CheckpointError(f"{folder} holds no weights", expected="model.safetensors or its shards")
+        refuse_other_names(model, seen, folder)
 
     def save_as_bin(self, output_dir: str | None, state_dict: Mapping[str, Tensor] | None) -> bool:
         """Saves an adapter as adapter_model.bin; False where that is not asked for, and nothing was done."""
@@ -95,48 +133,34 @@ def folder_of_best(run: RunFolder, step: int) -> Path | None:
     return checkpoint if verify(checkpoint).health == "good" else None
 
 
-def put_weights(model: nn.Module, weights: Mapping[str, Tensor], folder: Path, adapter: str = "") -> None:
-    """Puts weights into a model, all of them.
-
-    Args:
-        model: With PEFT's adapter of this name, or a plain module.
-        weights: What `load_weights` read.
-        folder: Where they come from, for messages.
-        adapter: Empty for a plain module.
-
-    Raises:
-        CheckpointError: they are of another shape, or not those of this model.
-    """
-    try:
-        missing, unexpected = _load_state(model, weights, adapter)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        shown = [*lines[:3], *([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])]
-        raise CheckpointError(
-            f"the weights in {folder} have another shape than this model's",
-            expected="the model that was trained",
-            found=shown or str(error).strip(),
-            hint=_ANOTHER_MODEL,
-        ) from error
-
-    if unexpected or missing:
-        raise CheckpointError(
-            f"the weights in {folder} are not those of this model",
-            expected=f"{len(missing)} more: {', '.join(missing[:3])}" if missing else None,
-            found=f"{len(unexpected)} unknown: {', '.join(unexpected[:3])}" if unexpected else None,
-            hint=_ANOTHER_MODEL,
-        )
+# ---- Adapters in their folders ----
 
 
-def _load_state(model: nn.Module, weights: Mapping[str, Tensor], adapter: str) -> tuple[list[str], list[str]]:
-    """Names that are missing from the weights, and names that the model does not have."""
-    if is_adapter(model):
-        from peft import set_peft_model_state_dict
+def _folder_of(file: WeightsFile, folder: Path, *, is_only: bool) -> Path:
+    """Where an adapter is; the only one may have another name than it was saved under."""
+    own = folder / file.folder
+    return folder if is_only and not weight_files(own) else own
 
-        loaded: Any = set_peft_model_state_dict(model, dict(weights), adapter_name=adapter)
-        missing = [name for name in loaded.missing_keys if "lora_" in name and f".{adapter}." in name]
-        return missing, list(loaded.unexpected_keys)
 
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or []) | {"lm_head.weight"}
-    return [name for name in missing if name not in tied], list(unexpected)
+def _missing(path: Path, file: WeightsFile) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds no weights of the adapter {file.adapter}",
+        expected="adapter_model.safetensors or adapter_model.bin",
+        hint=ANOTHER_MODEL,
+    )
+
+
+def _is_in_extra(model: nn.Module, file: WeightsFile, extra: Mapping[str, Tensor]) -> bool:
+    """Whether everything of an adapter that training moves is in the extra state, its file being computed from it."""
+    if file.computed and not file.names:
+        prompts = [name for name, value in model.named_parameters() if value.requires_grad]
+        return bool(prompts) and all(name in extra for name in prompts)
+
+    return bool(file.names) and all(name in extra for name in file.names.values())
+
+
+def _take_ranks(model: nn.Module, adapter: str, path: Path) -> None:
+    """The ranks that AdaLoRA has come to, which are part of its configuration."""
+    config: Any = model.peft_config[adapter]  # type: ignore[index]
+    if hasattr(config, "rank_pattern") and hasattr(config, "target_r"):
+        config.rank_pattern = load_json(path / ADAPTER_CONFIG).get("rank_pattern")

@@ -30,6 +30,7 @@ from llamarec.checkpoints.storage.retention import to_delete
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
 from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import verify, verify_best
+from llamarec.checkpoints.trainer.save_errors import NotResumableError, is_of_disk, never_saved
 from llamarec.errors import EXIT_KILLED, CheckpointError, LlamarecError
 
 _NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
@@ -49,6 +50,7 @@ class Snapshot:
         num_bytes: About what they take.
         can_retry: `fill` may be called a second time.
         discard: Removes temporary files of it beside the checkpoints.
+        read_back: Compares the written folder with this; returns what to tell the user.
     """
 
     manifest: Manifest
@@ -56,6 +58,7 @@ class Snapshot:
     num_bytes: int
     can_retry: bool = False
     discard: Callable[[], None] = _nothing
+    read_back: Callable[[Path], str] | None = None
 
 
 class CheckpointWriter:
@@ -69,11 +72,14 @@ class CheckpointWriter:
         backup_to: Where every `backup_every`th checkpoint is copied, or an empty text.
         backup_every: See there.
         after_save: Called with the folder of each checkpoint when it is published.
+        read_back: Read the first checkpoint back before it takes its name.
 
     Attributes:
         last_good: Step of the newest checkpoint that this process published or resumed from.
         last_error: Why the last save failed; empty when it did not.
         seconds_blocked: Time that training waited for saves.
+        fatal: Why no save of this training can succeed, or be resumed; None while nothing says so.
+        first_is_due: The first checkpoint of this process is not read back yet.
     """
 
     def __init__(
@@ -86,7 +92,9 @@ class CheckpointWriter:
         backup_to: str = "",
         backup_every: int = 1,
         after_save: Callable[[Path], object] | None = None,
+        read_back: bool = False,
     ) -> None:
+        self.first_is_due, self.fatal = read_back, None  # type: bool, LlamarecError | None
         self._after_save = after_save
         self.run, self.limit, self._warn = run, limit, warn
         self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
@@ -142,6 +150,7 @@ class CheckpointWriter:
         try:
             written = self._publish(snapshot)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            self._judge(step, error)
             self.failed(step, error)
             if step == best_step and snapshot.can_retry:
                 self._owed = snapshot
@@ -154,7 +163,16 @@ class CheckpointWriter:
 
     def _publish(self, snapshot: Snapshot) -> Manifest:
         self._require_space(snapshot)
-        return publish(self.run, snapshot.manifest, snapshot.fill)
+        check = self._read_back(snapshot) if self.first_is_due and snapshot.read_back is not None else None
+        return publish(self.run, snapshot.manifest, snapshot.fill, check)
+
+    def _read_back(self, snapshot: Snapshot) -> Callable[[Path], None]:
+        def check(folder: Path) -> None:
+            if snapshot.read_back is not None:
+                self._warn(snapshot.read_back(folder))
+                self.first_is_due = False
+
+        return check
 
     def _write_owed(self, best_step: int | None) -> None:
         """The best model so far, if its own save failed: it is nowhere but in memory."""
@@ -194,7 +212,16 @@ class CheckpointWriter:
         """Warns that a step could not be saved, and remembers it for the exit code."""
         self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
-        self._warn(f"WARNING: {self.last_error}. Training continues; {good}; the next save tries again.")
+        follows = "Training continues" if self.fatal is None else "Training stops"
+        again = "; the next save tries again" if self.fatal is None else ""
+        self._warn(f"WARNING: {self.last_error}. {follows}; {good}{again}.")
+
+    def _judge(self, step: int, error: Exception) -> None:
+        """Training stops where no later save can succeed: a full disk passes, another fault comes again."""
+        if isinstance(error, NotResumableError):
+            self.fatal = error
+        elif self.last_good is None and not is_of_disk(error):
+            self.fatal = never_saved(step, error)
 
     def bring_best(self, manifest: Manifest) -> None:
         """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already.

@@ -45,6 +45,7 @@ _TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "allow_partial_resume",
         "allow_changed",
         "restart",
+        "read_back",
         "backup_to",
         "backup_every",
         "load_best_model_at_end",

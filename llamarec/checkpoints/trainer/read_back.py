@@ -1,0 +1,155 @@
+"""Whether a checkpoint that was just written can be resumed: read by the resume's own path, compared bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamarec.checkpoints.resume.progress import progress_in
+from llamarec.checkpoints.resume.safe_load import load_pickled, load_weights, refuse_hostile, weights_in
+from llamarec.checkpoints.resume.trainer_state import read_trainer_state
+from llamarec.checkpoints.storage.layout import OPTIMIZER, TRAINER_STATE
+from llamarec.checkpoints.trainer.extra_state import read_extra_state
+from llamarec.checkpoints.trainer.model_files import WeightsFile
+from llamarec.checkpoints.trainer.save_errors import NotResumableError
+from llamarec.checkpoints.trainer.weights import Weights
+from llamarec.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a checkpoint was written from.
+
+    Attributes:
+        step: Optimizer steps done.
+        files: The weights files.
+        weights: Copies by name in the model's state; None where the live model wrote them.
+        extra: What lies beside the weights files.
+        objects: By file, what is pickled.
+    """
+
+    step: int
+    files: list[WeightsFile]
+    weights: Mapping[str, Tensor] | None
+    extra: Mapping[str, Tensor]
+    objects: Mapping[str, object]
+
+
+class ReadBack:
+    """Reads a checkpoint back.
+
+    Args:
+        weights: What a resume loads the model with.
+        allowed: Differences that a resume allows.
+    """
+
+    def __init__(self, weights: Weights, allowed: frozenset[str]) -> None:
+        self._weights, self._allowed = weights, allowed
+
+    def check(self, folder: Path, content: Content) -> str:
+        """Compares a folder with what it was written from.
+
+        Args:
+            folder: Of the checkpoint, before it has its name.
+            content: What it was written from.
+
+        Returns:
+            What was found equal, for a line to the user.
+
+        Raises:
+            NotResumableError: names the first difference.
+        """
+        try:
+            refuse_hostile(folder, self._allowed)
+            if progress_in(read_trainer_state(folder)) is None:
+                raise CheckpointError(f"{folder / TRAINER_STATE} is of another step than {content.step}")
+
+            self._weights.check(folder)
+            num_tensors = _compare_weights(folder, content)
+            _compare("extra state", dict(content.extra), read_extra_state(folder))
+            for name, value in content.objects.items():
+                _compare(name, value, load_pickled(folder / name))
+        except CheckpointError as error:
+            raise _not_resumable(content.step, error, folder) from error
+
+        parts = "optimizer, schedule, random states equal" if OPTIMIZER in content.objects else "the model only"
+        return f"checkpoint-{content.step} was read back: {num_tensors + len(content.extra)} tensors, {parts}"
+
+
+def _compare_weights(folder: Path, content: Content) -> int:
+    """Number of tensors in the weights files; those written from copies are compared with them."""
+    num_tensors = 0
+    for file in content.files:
+        path = folder / file.folder
+        shards = [load_weights(path) or {}] if file.adapter else weights_in(path)
+        for saved in shards:
+            num_tensors += len(saved)
+            for key, value in saved.items():
+                name = file.names.get(key, key)
+                if content.weights is not None and name in content.weights:
+                    _compare(f"weights: {key}", content.weights[name].cpu(), value)
+
+    return num_tensors
+
+
+def _compare(name: str, saved: object, read: object) -> None:
+    path = difference(saved, read)
+    if path is not None:
+        raise CheckpointError(f"{name}{path} is not read as it was saved")
+
+
+def difference(a: object, b: object) -> str | None:
+    """Where two values of tensors, arrays, containers and plain values differ, bit for bit; None if they do not.
+
+    >>> difference({"a": [1, 2.0]}, {"a": [1, 3.0]})
+    "['a'][1]"
+    >>> difference([float("nan")], [float("nan")])
+    """
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return None if _same_tensor(a, b) else ""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return None if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() else ""
+
+    pairs: list[tuple[object, object, object]] = []
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        if a.keys() != b.keys():
+            return f" has the entries {sorted(map(str, b))}, not {sorted(map(str, a))}"
+        pairs = [(key, a[key], b[key]) for key in a]
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return f" has {len(b)} entries, not {len(a)}"
+        pairs = [(number, one, other) for number, (one, other) in enumerate(zip(a, b, strict=True))]
+    else:
+        return None if type(a) is type(b) and (a == b or a != a) else ""
+
+    for key, one, other in pairs:
+        if (path := difference(one, other)) is not None:
+            return f"[{key!r}]{path}"
+    return None
+
+
+def _same_tensor(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+
+    a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def _not_resumable(step: int, error: CheckpointError, folder: Path) -> NotResumableError:
+    # The folder has not got its name yet, and will not.
+    problem = error.problem.replace(f"{folder}/", "").replace(str(folder), f"checkpoint-{step}")
+    return NotResumableError(
+        f"checkpoint-{step} could not be resumed, so it is not kept: {problem}",
+        expected=error.expected,
+        found=error.found.replace(str(folder), f"checkpoint-{step}") if error.found else None,
+        hint=[
+            "keep only tensors, numbers, texts and containers in what is saved",
+            "or train without this check: --read_back false",
+        ],
+    )
