@@ -26,6 +26,7 @@ from llamarec.checkpoints.trainer.hooks import check_hooks
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
 from llamarec.checkpoints.trainer.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
+from llamarec.checkpoints.trainer.overrides import check_overrides
 from llamarec.checkpoints.trainer.program import Options, Program
 from llamarec.checkpoints.trainer.sampling import Batch, Samples
 from llamarec.checkpoints.trainer.signals import StopNowError
@@ -85,6 +86,7 @@ class ResumableMixin(_Trainer):
         choice: ResumeChoice | None = None,
         **kwargs: Any,
     ) -> None:
+        check_overrides(type(self), ResumableMixin, Trainer)
         super().__init__(*args, **kwargs)
         check_hooks(self, Trainer)
 
@@ -312,9 +314,11 @@ class ResumableMixin(_Trainer):
         return is_new_best
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """As `Trainer._save`, with an adapter in the wanted format."""
-        if not self._resumable.weights.save_as_bin(output_dir, state_dict):
-            super()._save(output_dir, state_dict)
+        """As `Trainer._save`, with an adapter in the wanted format unless a subclass below writes it."""
+        below = super()._save
+        is_own = getattr(below, "__func__", None) is not Trainer._save
+        if is_own or not self._resumable.weights.save_as_bin(output_dir, state_dict):
+            below(output_dir, state_dict)
 
     def _load_best_model(self) -> None:
         self._resumable.weights.load_best(self._resumable.training.run.folder)

@@ -197,8 +197,8 @@ class CheckpointSaver:
         )
 
     def _saves_from_copy(self) -> bool:
-        """Whether weights can be written from a copy: not where a subclass has its own `save_model`."""
-        return self._config.background_saves and not self._program.overrides("save_model")
+        """Whether weights can be written from a copy: not where a subclass writes those of the live model."""
+        return self._config.background_saves and not any(map(self._program.overrides, ("save_model", "_save")))
 
     def _optimizer_states(self) -> dict[str, object]:
         """By file, what the optimizer's steps go by."""
