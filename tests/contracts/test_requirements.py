@@ -81,8 +81,7 @@ def test_what_a_module_imports_is_declared(path: Path) -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = set[str]().union(*map(_third_party, PACKAGE.rglob("*.py"))) | LOADED_BY_OTHERS
-    # Ranges that a later issue needs are declared with it.
-    assert _declared("all") - imported <= {"rapidfuzz"}
+    assert _declared("all") - imported == set()
 
 
 def test_the_installed_package_declares_the_same() -> None:
