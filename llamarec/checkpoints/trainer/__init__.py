@@ -14,6 +14,7 @@ model_files            which tensors lie in which weights file, as the library w
 extra_state            what training moves and the weights files do not hold
 read_back              a first checkpoint read back as a resume would
 save_errors            faults of a save that pass, and those that come again
+optimizer_names        which moments belong to which parameter
 dataloader, sampling   the order of samples, and batches from any position
 loop                   the steps of an epoch
 step                   one optimizer step: gradients, then the update

@@ -10,10 +10,12 @@ from typing import cast
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.resume.decision import Resume
+from llamarec.checkpoints.resume.progress import progress_in
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.resume.schedule import ScheduleMap
-from llamarec.checkpoints.storage.layout import OPTIMIZER, SCALER, SCHEDULER
+from llamarec.checkpoints.storage.layout import OPTIMIZER, SCALER, SCHEDULER, STATE_NAME
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.optimizer_names import matched, optimizer_names
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.versions import METRIC_SCHEDULERS
 from llamarec.errors import CheckpointError
@@ -55,12 +57,16 @@ class OptimizerState:
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
         try:
-            optimizer.load_state_dict(load_pickled(path))
-        except (ValueError, KeyError, TypeError) as error:
+            optimizer.load_state_dict(
+                matched(load_pickled(path), self._names(), optimizer_names(self._trainer), str(path))
+            )
+        except (ValueError, KeyError, TypeError, CheckpointError) as error:
             if self._allow_partial:
                 self._console.print(f"lost:        {path.name}: of another optimizer; its moments start from zero")
                 return
 
+            if isinstance(error, CheckpointError):
+                raise
             kind = type(getattr(optimizer, "optimizer", optimizer)).__name__
             raise CheckpointError(
                 f"{path} is of another optimizer than this run's",
@@ -78,6 +84,13 @@ class OptimizerState:
                 values["initial_lr"] = values.get("initial_lr", values["lr"])
                 values["lr"] = values["initial_lr"] * group["lr"] / group["initial_lr"]
             group.update({name: value for name, value in values.items() if name in applied})
+
+    def _names(self) -> object:
+        """Of the checkpoint's optimizer; None in one that has none."""
+        entry = (self._resume.trainer_state.get("stateful_callbacks") or {}).get(STATE_NAME) or {}
+        # A plain Trainer carries our entry along; its optimizer has the order that it saved.
+        is_ours = progress_in(self._resume.trainer_state) is not None
+        return entry.get("optimizer") if is_ours else None
 
     def _load_schedule(self, fresh_rates: list[tuple[float, float]]) -> None:
         resume, scheduler, groups = self._resume, self._trainer.lr_scheduler, self._trainer.optimizer.param_groups

@@ -35,6 +35,7 @@ from llamarec.checkpoints.trainer import distributed, rng
 from llamarec.checkpoints.trainer.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.extra_state import ExtraState
 from llamarec.checkpoints.trainer.model_files import weights_files
+from llamarec.checkpoints.trainer.optimizer_names import optimizer_names
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
@@ -240,7 +241,11 @@ class CheckpointSaver:
             trainer._total_loss_scalar,
             trainer._globalstep_last_logged,
         )
-        states[STATE_NAME] = {"args": {}, "attributes": run.progress.as_dict()}
+        states[STATE_NAME] = {
+            "args": {},
+            "attributes": run.progress.as_dict(),
+            "optimizer": optimizer_names(trainer),
+        }
 
         content = {**asdict(trainer.state), "stateful_callbacks": states}
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
