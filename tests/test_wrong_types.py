@@ -15,13 +15,13 @@ import pytest
 from llamarec.checkpoints.backup.contents import claim
 from llamarec.checkpoints.resume.progress import Progress, progress_in
 from llamarec.checkpoints.resume.trainer_state import read_trainer_state, stopped_early
-from llamarec.checkpoints.storage.discovery import inspect, kept_of, latest, order_of_saves
+from llamarec.checkpoints.storage.discovery import inspect, latest, order_of_saves, saved_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import describe_holder
 from llamarec.checkpoints.storage.manifest import _checksum, read_manifest
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded
-from llamarec.checkpoints.storage.summary import facts_of, gather, save_limit
+from llamarec.checkpoints.storage.summary import gather, save_limit, summary_of
 from llamarec.checkpoints.storage.verification import was_ours
 from llamarec.data.inputs import _read_cache
 from llamarec.data.prepared import load_prepared
@@ -96,8 +96,8 @@ def _read_state(path: Path) -> None:
 
 def _list_plain(path: Path) -> None:
     verdict = next(one for one in inspect(RunFolder(path.parent.parent)) if one.path == path.parent)
-    facts_of(verdict, deep=False)
-    kept_of(verdict)
+    summary_of(verdict, deep=False)
+    saved_checkpoint(verdict)
     was_ours(path)
 
 

@@ -11,10 +11,10 @@ ADAPTER_FORMATS = ("bin", "safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramHints:
-    """Advice in the words of a program's own command line; the defaults fit any Trainer.
+    """Advice in terms of a program's own command line; the defaults fit any Trainer.
 
     Attributes:
-        other_folder: How to train in another folder.
+        other_folder: Phrase that names the flag for another folder.
     """
 
     other_folder: str = "another --output_dir"
@@ -22,29 +22,29 @@ class ProgramHints:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Beside `save_steps`, `save_total_limit` and the other arguments of the Trainer."""
+    """Options beside `save_steps`, `save_total_limit` and the other arguments of the Trainer."""
 
     save_seconds: float = field(
         default=0.0,
         metadata={
-            "help": "Save also when so many seconds have passed since the last save (0 = only every --save_steps). "
+            "help": "Also save this many seconds after the last save (0 = only every --save_steps). "
             "Such a checkpoint is kept until there is a newer one."
         },
     )
     allow_partial_resume: bool = field(
         default=False,
         metadata={
-            "help": "Go on from a checkpoint without optimizer, scheduler, random or trainer state; says what is lost."
+            "help": "Resume a checkpoint without optimizer, scheduler, random or trainer state; says what is lost."
         },
     )
     restart: bool = field(
         default=False,
-        metadata={"help": "Start at step 0 although the folder holds checkpoints; they go as new ones come."},
+        metadata={"help": "Start at step 0 although the folder holds checkpoints; new ones replace them."},
     )
     allow_changed: str = field(
         default="",
         metadata={
-            "help": "Fingerprints that may differ on resume, comma-separated (as the refusal names them), or 'all'."
+            "help": "Fingerprints that may differ on resume, comma-separated (the refusal names them), or 'all'."
         },
     )
     adapter_format: str = field(
@@ -53,7 +53,7 @@ class CheckpointConfig:
     )
     background_saves: bool = field(
         default=True,
-        metadata={"help": "Write checkpoints from a copy in memory while training goes on."},
+        metadata={"help": "Write checkpoints from a copy in memory while training continues."},
     )
     read_back: bool = field(
         default=True,
@@ -61,11 +61,9 @@ class CheckpointConfig:
     )
     backup_to: str = field(
         default="",
-        metadata={
-            "help": "Copy checkpoints there too, verified: a folder or any address that fsspec knows (s3://...)."
-        },
+        metadata={"help": "Also copy checkpoints, verified, to this folder or address that fsspec knows (s3://...)."},
     )
-    backup_every: int = field(default=1, metadata={"help": "With --backup_to: every so many saves."})
+    backup_every: int = field(default=1, metadata={"help": "Copy every this many saves (with --backup_to)."})
     check_data: bool = field(
         default=True,
         metadata={"help": "Draw two samples twice before the first step, and refuse data that a resume cannot repeat."},

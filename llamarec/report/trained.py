@@ -48,7 +48,7 @@ def checkpoint(fact: CheckpointSummary, run: RunFacts) -> dict[str, str]:
     """A row of the table of checkpoints."""
     marks = {"best": fact.step == run.best_step, "latest": fact.step == run.latest_step}
     state: list[str] = [fact.verdict.health if fact.verdict.health != "good" else "sizes match"]
-    state += [name for name, holds in marks.items() if holds] + (["before a restart"] if fact.left_behind else [])
+    state += [name for name, holds in marks.items() if holds] + (["before a restart"] if fact.is_superseded else [])
     manifest = fact.verdict.manifest
 
     return {

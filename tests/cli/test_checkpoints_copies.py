@@ -58,7 +58,7 @@ def test_a_run_means_its_newest_good_checkpoint(command: Command, run: RunFolder
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["beauty:300", "{copies}"], "optimizer.pt is not as it was saved"),
+        (["beauty:300", "{copies}"], "optimizer.pt has changed since the save"),
         (["beauty:250", "{copies}"], "show beauty:200"),
         (["beauty:100", "nosuch://x"], "pip install s3fs"),
         (["beauty", "{copies}", "--every", "0"], "--every 0: more than 0"),
@@ -96,7 +96,7 @@ def test_every_copies_each_new_newest_good_one(
     assert [Path(copy).name for copy in watch.copied] == ["checkpoint-300", "checkpoint-400", "checkpoint-600"]
     assert waits == [60] * 6
     error = capsys.readouterr().err
-    assert error.count("not copied: checkpoint-500 is damaged: optimizer.pt has another content") == 1
+    assert error.count("not copied: checkpoint-500 is damaged: optimizer.pt has changed since the save") == 1
 
 
 def test_every_goes_on_when_the_destination_cannot_be_reached(
@@ -149,7 +149,7 @@ def test_restore_does_not_mix_two_runs(command: Command, run: RunFolder, tmp_pat
     other = RunFolder(tmp_path / "other")
     publish(other, replace(manifest(50, 0, datetime.now(UTC)), run_id="another"), partial(fill, step=50))
     command("restore", str(other.path), "beauty", code=2)
-    assert "is of another run than the checkpoints in" in command.error
+    assert "belongs to a different run than the checkpoints in" in command.error
     assert "step 50 of run another" in command.error
     assert not run.checkpoint(50).exists()
     assert command.json("restore", str(other.path), "beauty-2")["checkpoint"]

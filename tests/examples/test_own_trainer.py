@@ -98,7 +98,7 @@ def test_another_model_is_refused_in_words_until_a_restart(finished: Path) -> No
     code, said = _finish(_start(finished, "--hidden", "8"))
     assert code == 2, said
     assert "Traceback" not in said
-    assert f"error: {finished / 'checkpoint-20'} is of another run than this command" in said
+    assert f"error: {finished / 'checkpoint-20'} belongs to a different run than this command" in said
     assert "expected: model 32 hidden units (identifies the run)" in said
     assert "found:    model 8 hidden units" in said
     assert sorted(path.name for path in finished.rglob("*")) == before

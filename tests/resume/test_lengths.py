@@ -85,7 +85,7 @@ def test_a_damaged_second_save_of_a_step_costs_nothing(tmp_path: Path, monkeypat
             (path / "adapter_model.bin").write_bytes(b"nex")
 
     monkeypatch.setattr(durable, "observer", flip)
-    with pytest.raises(CheckpointError, match="not on the disk as it was written"):
+    with pytest.raises(CheckpointError, match="reads back differently from what was written"):
         publish(run, manifest, fill)
     monkeypatch.setattr(durable, "observer", None)
     assert verify(run.checkpoint(3)).health == "good"

@@ -97,7 +97,7 @@ def test_what_identifies_the_run_may_not_change(name: str, run: Path, capsys: py
     with pytest.raises(CheckpointError) as error:
         make(run).train("latest")
     said = str(error.value)
-    assert f"{run / 'checkpoint-4'} is of another run than this command" in said
+    assert f"{run / 'checkpoint-4'} belongs to a different run than this command" in said
     assert all(text in said for text in texts), said
     assert f"{name} " in (error.value.expected or "")
     assert f"{name} " in (error.value.found or "")
@@ -136,7 +136,7 @@ def test_a_missing_part_of_a_plain_checkpoint_is_named(
     with pytest.raises(CheckpointError) as error:
         _trainer(run).train(str(checkpoint))
     assert f"{part} is missing" in str(error.value)
-    assert f"--allow_partial_resume to go on without: {part}" in str(error.value)
+    assert f"--allow_partial_resume to continue without: {part}" in str(error.value)
     with pytest.raises(CheckpointError, match=f"{part} is missing"):
         _trainer(run).train("latest")
     capsys.readouterr()
@@ -150,7 +150,7 @@ def test_a_missing_part_that_a_manifest_lists_can_be_gone_on_without(
 ) -> None:
     checkpoint = run / "checkpoint-4"
     (checkpoint / "optimizer.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"--allow_partial_resume to go on without: optimizer\.pt"):
+    with pytest.raises(CheckpointError, match=r"--allow_partial_resume to continue without: optimizer\.pt"):
         _trainer(run).train(str(checkpoint))
     _trainer(run, CheckpointConfig(allow_partial_resume=True)).train(str(checkpoint))
     assert f"lost:        optimizer.pt: {PARTS['optimizer.pt']} start over" in capsys.readouterr().out
@@ -189,7 +189,7 @@ def test_a_restart_that_is_none_says_so(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_folder_of_a_run_is_called_one(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="is the folder of a run; one of its checkpoints is needed") as refused:
+    with pytest.raises(CheckpointError, match="is a run's folder, not a checkpoint") as refused:
         _trainer(run).train(str(run))
     assert refused.value.retry_with == ("--resume_from_checkpoint", str(run / "checkpoint-4"))
     assert "latest or best" in str(refused.value)
@@ -200,7 +200,7 @@ def test_begun_over_another_run_to_resume_is_the_advice_where_flags_may_decide(r
     with pytest.raises(CheckpointError, match="holds the checkpoints of an earlier run"):
         trainer.train()
     trainer.beyond_flags = ("data",)
-    with pytest.raises(CheckpointError, match=r"of another run, of other data \(data\)") as refused:
+    with pytest.raises(CheckpointError, match=r"of another run, with different data") as refused:
         trainer.train()
     assert refused.value.retry_with == ()
 

@@ -62,7 +62,7 @@ def test_a_path_takes_the_run_before_up_again(cut: Path) -> None:
 
 
 def test_a_refused_resume_of_the_run_before_leaves_the_restart_as_it_was(cut: Path) -> None:
-    with pytest.raises(CheckpointError, match="is of another run than this command"):
+    with pytest.raises(CheckpointError, match="belongs to a different run than this command"):
         quiet_trainer(cut, **{**SMALL, "seed": 7}).train(str(cut / "checkpoint-2"))
     assert latest(RunFolder(cut)) is None
 

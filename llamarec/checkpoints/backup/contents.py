@@ -1,4 +1,4 @@
-"""What a checkpoint consists of, wherever it lies: the reading half of `backup`. Nothing in it is trusted."""
+"""Step, files and manifest of a checkpoint in any store: the reading half of `backup`. Trusts nothing in it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, inside, p
 from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
-COPYING: Final = ".copying"  # there while a copy is made where nothing can be renamed
+COPYING: Final = ".copying"
+"""A file that marks an unfinished copy in a store that cannot rename."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint consists of.
+    """A checkpoint's step, files and manifest.
 
     Attributes:
-        step: Optimizer steps.
-        files: All but the manifest.
-        manifest: Its bytes; None in a plain Trainer's checkpoint, whose files are hashed where they lie.
+        step: Optimizer steps done.
+        files: All files except the manifest, by relative path.
+        manifest: Bytes of the manifest; None for a plain Trainer's checkpoint, whose files are hashed in their store.
     """
 
     step: int
@@ -38,45 +39,52 @@ class Content:
 
 @dataclass(frozen=True)
 class _Claim:
+    """The fields of a manifest that identify its checkpoint."""
+
     step: int
     run_id: str
     created: str
 
 
 def content_of(source: Store) -> Content:
-    """What lies at a checkpoint's place, according to its manifest where it has one.
+    """Content of the checkpoint in a store, from its manifest if it has one.
 
     Raises:
-        CheckpointError: no checkpoint is there, or one whose manifest is damaged or hostile.
+        CheckpointError: there is no checkpoint, or its manifest is damaged or hostile.
     """
     names = source.names()
     step = step_of(Path(source.name))
+
     if MANIFEST not in names:
         if step is None or TRAINER_STATE not in names or COPYING in names:
-            unfinished = "a copy that was not finished" if COPYING in names else f"{len(names)} files"
+            unfinished = "an unfinished copy" if COPYING in names else f"{len(names)} files"
             raise CheckpointError(
-                f"{source.url} is no checkpoint", expected=f"a folder with {MANIFEST}", found=unfinished
+                f"{source.url} is not a checkpoint", expected=f"a folder with {MANIFEST}", found=unfinished
             )
-        # The state goes last, as the manifest does: without it nothing is taken for a checkpoint.
+
+        # The state is copied last, as a manifest is: a folder without it does not count as a checkpoint.
         ordered = sorted(names, key=lambda name: (name == TRAINER_STATE, name))
         return Content(step, {name: source.entry(name) for name in map(inside, ordered)}, None)
+
     raw = source.read(MANIFEST)
     manifest = _parsed(raw, source)
     if step is not None and step != manifest.step:
-        raise CheckpointError(f"{source.url}: its manifest is of step {manifest.step}, its name is {source.name}")
+        raise CheckpointError(f"{source.url}: the manifest says step {manifest.step}, the folder's name {source.name}")
     return Content(manifest.step, {inside(name): entry for name, entry in manifest.files.items()}, raw)
 
 
 def one_of(store: Store) -> Store:
-    """The store itself if it is a checkpoint; else the newest finished checkpoint in it.
+    """The store itself if it is a checkpoint; otherwise the newest finished checkpoint in it.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if step_of(Path(store.name)) is not None or {MANIFEST, TRAINER_STATE} & set(store.names()):
         if not store.names():
-            raise CheckpointError(f"nothing is there: {store.url}", expected="a folder checkpoint-{step}")
+            raise CheckpointError(f"nothing found in {store.url}", expected="a folder checkpoint-{step}")
         return store
+
+    # (number of the save, step) by name; a plain Trainer's checkpoint has no number.
     ages: dict[str, tuple[int, int]] = {}
     for name in store.folders():
         step = step_of(Path(name))
@@ -85,6 +93,7 @@ def one_of(store: Store) -> Store:
             ages[name] = (_parsed(store.below(name).read(MANIFEST), store.below(name)).sequence, step)
         elif step is not None and COPYING not in names:
             ages[name] = (-1, step)
+
     if not ages:
         raise CheckpointError(f"no checkpoint in {store.url}", expected="a folder checkpoint-{step}")
     return store.below(max(ages, key=lambda name: ages[name]))
@@ -95,7 +104,7 @@ def _parsed(raw: bytes, source: Store) -> Manifest:
 
 
 def claim(manifest: bytes | None) -> str:
-    """What a manifest says that it is, in a few words."""
+    """Step, run and time that a manifest names, in a few words."""
     if manifest is None:
         return "files without a manifest"
     try:

@@ -1,7 +1,8 @@
-"""Verified copies of checkpoints, to anywhere that fsspec reaches and back. Standard library and fsspec only.
+"""Verified copies of checkpoints, to any store that fsspec reaches and back.
 
-On a local disk a copy is staged and renamed, as a save is. Elsewhere no rename is safe, so `.copying` is written first
-and the manifest last: a folder without a manifest is no copy. Every file is hashed on its way and read back.
+On a local disk a copy is staged and renamed, like a save. Elsewhere no rename is safe, so `.copying` is written first
+and the manifest last: a folder without a manifest is not a copy. Every file is hashed while it is copied, then read
+back.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from llamarec.errors import CheckpointError, LockedError, SpaceError
 
 
 def backup(checkpoint: Path, destination: str) -> str:
-    """Copies a checkpoint to `{destination}/checkpoint-{step}`; an intact copy that is there already stays.
+    """Copies a checkpoint to `{destination}/checkpoint-{step}`, unless an intact copy exists there.
 
     Args:
         checkpoint: A folder checkpoint-{step}.
         destination: A folder, or an address that fsspec knows.
 
     Returns:
-        Where the copy lies.
+        Path or address of the copy.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or incomplete; the destination cannot be reached, or has another
-            checkpoint of that name. Nothing half-made is left.
+        CheckpointError: the checkpoint is damaged or incomplete, the destination cannot be reached, or it has another
+            checkpoint of that name. No unfinished copy is left.
         LockedError: another process is copying there (local destinations).
         SpaceError: it does not fit (local destinations).
     """
@@ -50,40 +51,44 @@ def backup(checkpoint: Path, destination: str) -> str:
             found=verdict.reason,
             hint=f"llamarec checkpoints backup {checkpoint.parent} {destination}   takes the newest good one",
         )
+
     source = open_store(checkpoint)
     content = content_of(source)
     target = open_store(destination).below(f"checkpoint-{content.step}")
+
     if not target.is_local:
-        if not _is_there(target, content):
+        if not _has_copy(target, content):
             _send(source, content, target)
         return target.url
+
     run = RunFolder(Path(target.path).parent)
     with _local_errors(source, run), _locked(run, destination):
-        if not _is_there(target, content):
+        if not _has_copy(target, content):
             _copy_in(source, content, run)
     return os.path.normpath(target.path)
 
 
 def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
-    """Brings a checkpoint back into a run's folder; the caller holds the run's lock.
+    """Copies a checkpoint back into a run's folder; the caller holds the run's lock.
 
     Args:
-        source: A folder or address: of one checkpoint, or of several, of which the newest is taken.
-        run: Where it goes.
-        replace: Whether it may replace a good checkpoint of the same step. A damaged one is always replaced.
+        source: Folder or address of one checkpoint, or of several; then the newest is restored.
+        run: The run's folder.
+        replace: Whether to replace a good checkpoint of the same step. A damaged one is always replaced.
 
     Returns:
         The checkpoint's folder in the run.
 
     Raises:
-        CheckpointError: the source is missing, incomplete, damaged or hostile; or a good one is there already, or the
-            checkpoints there are of another run.
+        CheckpointError: the source is missing, incomplete, damaged or hostile; or the folder already has a good
+            checkpoint of that step, or the checkpoints of another run.
         SpaceError: it does not fit.
     """
     store = one_of(open_store(source))
     content = content_of(store)
     if content.manifest is not None:
         check_same_run(run, parse_manifest(content.manifest, store.url), store.url)
+
     target = run.checkpoint(content.step)
     verdict = verify(target) if target.is_dir() else None
     if verdict and verdict.is_resumable:
@@ -92,15 +97,16 @@ def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
             return target
         if not replace:
             raise CheckpointError(
-                f"{target} is a good checkpoint, and another one than {store.url}",
+                f"{target} is a good checkpoint and differs from {store.url}",
                 hint="--replace to replace it",
             )
+
     _copy_in(store, content, run)
     return target
 
 
 def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
-    """Into a local folder: staged, read back, and one rename."""
+    """Copies to a local folder: staged, read back, and published with one rename."""
     free = free_bytes(run.path)
     if free < needed_bytes(content.num_bytes):
         raise SpaceError(
@@ -109,6 +115,7 @@ def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
             found=f"{readable(free)} free",
             hint="llamarec checkpoints du   shows what takes how much and what prune would free",
         )
+
     with _local_errors(source, run), publish.staged(run.saving(content.step)) as staging:
         for name, entry in content.files.items():
             path = staging.path / name
@@ -117,6 +124,7 @@ def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
             _require(staging.files[name], entry, source, name)
             if FileEntry(path.stat().st_size, durable.sha256_of(path)) != entry:
                 raise _arrived_differently(str(path))
+
         if content.manifest is None:
             _require_plain(staging.path, source)
             durable.fsync_folder(staging.path)
@@ -126,7 +134,7 @@ def _copy_in(source: Store, content: Content, run: RunFolder) -> None:
 
 
 def _send(source: Store, content: Content, target: Store) -> None:
-    """To where nothing can be renamed: the manifest goes last, and what fails is cleared away."""
+    """Copies to a store that cannot rename: the manifest goes last, and a failed copy is removed."""
     try:
         target.write(COPYING, [b"A copy is being made; without a manifest it is none.\n"])
         target.remove(MANIFEST)
@@ -134,6 +142,7 @@ def _send(source: Store, content: Content, target: Store) -> None:
             _require(target.write(name, source.chunks(name)), entry, source, name)
             if target.entry(name) != entry:
                 raise _arrived_differently(f"{target.url}/{name}")
+
         if content.manifest is not None:
             target.write(MANIFEST, [content.manifest])
             if target.read(MANIFEST) != content.manifest:
@@ -145,26 +154,28 @@ def _send(source: Store, content: Content, target: Store) -> None:
         raise
 
 
-def _is_there(target: Store, content: Content) -> bool:
-    """Whether an intact copy of just this is there; False also for what may be overwritten.
+def _has_copy(target: Store, content: Content) -> bool:
+    """Whether the target already has an intact copy; False also for files that may be overwritten.
 
     Raises:
-        CheckpointError: something else is there.
+        CheckpointError: the target has another checkpoint.
     """
-    there = set(target.names())
-    if not there or (COPYING in there and MANIFEST not in there):
+    names = set(target.names())
+    if not names or (COPYING in names and MANIFEST not in names):
         return False
-    manifest = target.read(MANIFEST) if MANIFEST in there else None
-    intact = content.files.keys() <= there and all(target.entry(name) == content.files[name] for name in content.files)
+
+    manifest = target.read(MANIFEST) if MANIFEST in names else None
+    intact = content.files.keys() <= names and all(target.entry(name) == content.files[name] for name in content.files)
     if manifest == content.manifest and (intact or manifest is not None):
         if intact:
             target.remove(COPYING)
         return intact
+
     raise CheckpointError(
-        f"{target.url} is there already, and another checkpoint",
+        f"{target.url} already exists and is another checkpoint",
         expected="a free name, or a copy of the same checkpoint",
         found=claim(manifest),
-        hint="give another destination, or remove that one first",
+        hint="choose another destination, or remove that one first",
     )
 
 
@@ -177,9 +188,9 @@ def _require(sent: FileEntry, entry: FileEntry, source: Store, name: str) -> Non
     if sent != entry:
         size = f"{sent.num_bytes:,} bytes instead of {entry.num_bytes:,}"
         raise CheckpointError(
-            f"{source.url} is damaged: {name} is not as it was saved",
+            f"{source.url} is damaged: {name} has changed since the save",
             found=size if sent.num_bytes != entry.num_bytes else "SHA-256 differs",
-            hint="take another checkpoint: llamarec checkpoints verify RUN   says which are good",
+            hint="choose another checkpoint: llamarec checkpoints verify RUN   lists the good ones",
         )
 
 
@@ -190,12 +201,12 @@ def _require_plain(staging: Path, source: Store) -> None:
 
 
 def _arrived_differently(where: str) -> CheckpointError:
-    return CheckpointError(f"{where} reads back differently from what was written", hint="try another destination")
+    return CheckpointError(f"{where} {publish.NOT_AS_WRITTEN}", hint="try another destination")
 
 
 @contextlib.contextmanager
 def _locked(run: RunFolder, destination: str) -> Iterator[None]:
-    """Two that stage the same step in one folder would clear each other's files."""
+    """The lock of the target's folder: two processes that stage the same step would delete each other's files."""
     try:
         with RunLock(run):
             yield

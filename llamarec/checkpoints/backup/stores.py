@@ -1,6 +1,6 @@
-"""Places that fsspec reaches (folders, s3://, memory://, ...), as far as copies of checkpoints need them.
+"""Stores that fsspec reaches (folders, s3://, memory://, ...), with the operations that copies of checkpoints need.
 
-fsspec is imported when a store is opened. Whatever a store's driver raises becomes a `CheckpointError`.
+fsspec is imported when a store is opened. Any error of a store's driver becomes a `CheckpointError`.
 """
 
 from __future__ import annotations
@@ -10,42 +10,45 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from llamarec.checkpoints.storage.manifest import FileEntry
 from llamarec.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _CHUNK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder somewhere.
+    """A folder in a file system of fsspec.
 
     Attributes:
-        url: As the user wrote it; for messages.
-        filesystem: fsspec's.
-        path: In that file system's own form.
-        is_local: It lies on this machine's disks.
+        url: Address as the user wrote it, for messages.
+        filesystem: The file system.
+        path: Path in that file system's own form.
+        is_local: Whether it is on this machine's disks.
     """
 
     url: str
-    filesystem: Any
+    filesystem: AbstractFileSystem
     path: str
     is_local: bool
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the path."""
         return self.path.rstrip("/").rpartition("/")[2]
 
     def below(self, name: str) -> Store:
-        """A folder in this one."""
+        """A folder in this store."""
         separator = "" if self.url.endswith("/") else "/"
         return replace(self, url=f"{self.url}{separator}{name}", path=self._at(name))
 
     def folders(self) -> list[str]:
-        """Names of the folders in it."""
+        """Names of the folders in this store."""
         with self._driver():
             self.filesystem.invalidate_cache()
             if not self.filesystem.exists(self.path):
@@ -54,25 +57,25 @@ class Store:
             return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if _is_folder(entry))
 
     def names(self) -> list[str]:
-        """Every file below it, relative, with forward slashes; empty where there is nothing at all."""
+        """Relative paths of all files in this store, with forward slashes; empty if it does not exist."""
         with self._driver():
-            # Drivers remember listings; another process may have written since.
+            # Drivers cache listings; another process may have written since.
             self.filesystem.invalidate_cache()
             prefix = self.path.rstrip("/") + "/"
             return sorted(found.removeprefix(prefix) for found in self.filesystem.find(self.path))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """A file's bytes, a piece at a time."""
+        """The bytes of a file, in chunks."""
         with self._driver(name), self.filesystem.open(self._at(name), "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
     def read(self, name: str) -> bytes:
-        """A small file, whole."""
+        """The bytes of a small file."""
         return b"".join(self.chunks(name))
 
     def entry(self, name: str) -> FileEntry:
-        """Size and hash of a file, by reading all of it."""
+        """Size and hash of a file, which is read completely."""
         digest, size = hashlib.sha256(), 0
         for chunk in self.chunks(name):
             digest.update(chunk)
@@ -80,7 +83,7 @@ class Store:
         return FileEntry(size, digest.hexdigest())
 
     def write(self, name: str, chunks: Iterable[bytes]) -> FileEntry:
-        """A file made of pieces; returns what was sent, which is not yet proof of what arrived."""
+        """Writes a file from chunks; returns size and hash of what was sent, which does not prove what arrived."""
         digest, size = hashlib.sha256(), 0
         with self._driver(name), self._open_new(name) as file:
             for chunk in chunks:
@@ -98,21 +101,22 @@ class Store:
                 self.filesystem.rm_file(self._at(name))
 
     def remove_all(self) -> None:
-        """Removes the folder and all in it."""
+        """Removes the folder with its content."""
         with self._driver():
             self.filesystem.rm(self.path, recursive=True)
 
     def _at(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}"
 
-    def _open_new(self, name: str) -> Any:
+    def _open_new(self, name: str) -> IO[bytes]:
         path = self._at(name)
         try:
-            return self.filesystem.open(path, "wb")
+            file: IO[bytes] = self.filesystem.open(path, "wb")
         except FileNotFoundError:
-            # Asked for only where it is needed: on an object store this call may create a bucket.
+            # Only now, because on an object store this call may create a bucket.
             self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-            return self.filesystem.open(path, "wb")
+            file = self.filesystem.open(path, "wb")
+        return file
 
     @contextlib.contextmanager
     def _driver(self, name: str = "") -> Iterator[None]:
@@ -124,23 +128,24 @@ class Store:
         except FileNotFoundError as error:
             raise CheckpointError(f"{where} is missing") from error
         except Exception as error:
-            # Drivers raise what their client libraries raise: no common ancestor but this one.
+            # Drivers raise the errors of their client libraries, which have no closer common ancestor.
             raise CheckpointError(
                 f"{where} cannot be reached", found=f"{type(error).__name__}: {error}", hint="try again"
             ) from error
 
 
 def open_store(url: str | Path) -> Store:
-    """The folder at an address; nothing is read or made yet.
+    """The store at an address; nothing is read or created yet.
 
     Raises:
-        CheckpointError: no such kind of address, or the package for it is not installed.
+        CheckpointError: this kind of address is unknown, or its package is not installed.
     """
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
     text = str(url)
     text = str(Path(text).expanduser()) if "://" not in text else text
+
     try:
         filesystem, path = url_to_fs(text)
     except (ImportError, ValueError) as error:
@@ -155,5 +160,5 @@ def open_store(url: str | Path) -> Store:
     return Store(text, filesystem, str(path), isinstance(filesystem, LocalFileSystem))
 
 
-def _is_folder(entry: dict[str, Any]) -> bool:
-    return bool(entry["type"] == "directory")
+def _is_folder(entry: dict[str, object]) -> bool:
+    return entry["type"] == "directory"

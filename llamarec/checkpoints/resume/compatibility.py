@@ -188,7 +188,7 @@ def refuse(checkpoint: str, changes: list[Change], origins: FingerprintSources |
     ways.append("start anew, with --restart instead of --resume_from_checkpoint, or in another --output_dir")
     ways.append(f"if you know that it fits: --allow_changed {names}")
     raise CheckpointError(
-        f"{checkpoint} is of another run than this command",
+        f"{checkpoint} belongs to a different run than this command",
         expected=[f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused],
         found=[f"{change.name} {_shown(change.new, change.old)}" for change in refused],
         hint=[ways[0], *(f"or {way}" for way in ways[1:])],

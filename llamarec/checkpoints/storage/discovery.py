@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and which one the user means. Standard library only; reads, never writes."""
+"""Which checkpoints a run has, and which one the user means. Reads, never writes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ResumeChoice:
     Attributes:
         verdict: What verification found.
         passed_over: Newer checkpoints that cannot be resumed, newest first.
-        why: latest, best or given.
-        others: Further checkpoints that were verified to find this one.
+        why: How it was chosen: latest, best or given.
+        others: Other checkpoints that were verified on the way to this one.
     """
 
     verdict: Verdict
@@ -42,22 +42,23 @@ class ResumeChoice:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Everything that was verified for this choice."""
+        """All verdicts behind this choice."""
         return (self.verdict, *self.passed_over, *self.others)
 
 
 def inspect(run: RunFolder, *, deep: bool = False) -> list[Verdict]:
-    """Every checkpoint of a run, oldest step first."""
+    """Verdicts on all checkpoints of a run, lowest step first."""
     return [verify(path, deep=deep) for path in run.checkpoints()]
 
 
-def kept_of(verdict: Verdict) -> SavedCheckpoint:
-    """What retention and `latest` need to know of a verified checkpoint."""
+def saved_checkpoint(verdict: Verdict) -> SavedCheckpoint:
+    """A verified checkpoint as retention and `latest` see it."""
     manifest = verdict.manifest
     step = step_of(verdict.path)
     if manifest is None:
         return SavedCheckpoint(step or 0, -1, verdict.is_resumable, best_step=_best_step_of_plain(verdict.path))
-    # Saved without what a resume needs (save_only_model) it is complete all the same.
+
+    # A checkpoint saved with save_only_model lacks what a resume needs, but nothing of it is lost.
     return SavedCheckpoint(
         step=manifest.step if step is None else step,
         sequence=manifest.sequence,
@@ -68,7 +69,7 @@ def kept_of(verdict: Verdict) -> SavedCheckpoint:
 
 
 def _best_step_of_plain(checkpoint: Path) -> int | None:
-    """A plain Trainer names the best step in its state only."""
+    """The best step in a plain Trainer's state, the only file that names it."""
     try:
         state = shapes.read_object(checkpoint / TRAINER_STATE)
     except (OSError, ShapeError):
@@ -77,18 +78,19 @@ def _best_step_of_plain(checkpoint: Path) -> int | None:
 
 
 def order_of_saves(run: RunFolder) -> list[Path]:
-    """The run's checkpoints, newest save first, by what their manifests say; nothing is hashed."""
-    by_step = {kept.step: kept for kept in (_claimed(path) for path in run.checkpoints())}
-    return [run.checkpoint(kept.step) for kept in newest_first(list(by_step.values()))]
+    """A run's checkpoints, newest save first, according to their manifests; hashes no files."""
+    by_step = {saved.step: saved for saved in (_claimed(path) for path in run.checkpoints())}
+    return [run.checkpoint(saved.step) for saved in newest_first(list(by_step.values()))]
 
 
 def _claimed(path: Path) -> SavedCheckpoint:
+    """A checkpoint as its manifest describes it, taken for good."""
     step = step_of(path) or 0
     return SavedCheckpoint(step, sequence_of(RunFolder(path.parent), step), is_good=True)
 
 
 def newest_manifest(newest_first: Sequence[Path]) -> Manifest | None:
-    """The first manifest of some checkpoints that can be read; nothing is hashed."""
+    """The manifest of the newest checkpoint that has a readable one; hashes no files."""
     for path in newest_first:
         try:
             manifest = read_manifest(path)
@@ -105,16 +107,16 @@ def next_sequence(run: RunFolder) -> int:
 
 
 def latest(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice | None:
-    """The newest checkpoint that verifies, and the newer ones that do not; None where there is none at all.
+    """The newest checkpoint that verifies, and the newer ones that do not; None in a run without checkpoints.
 
-    Checkpoints of the run before a restart do not count.
+    Checkpoints from before a restart do not count.
 
     Args:
-        run: The folder.
-        known: Earlier verdicts; what has not changed since is not hashed again.
+        run: The run's folder.
+        known: Earlier verdicts; files unchanged since then are not hashed again.
 
     Raises:
-        CheckpointError: there are checkpoints, but none of them verifies.
+        CheckpointError: there are checkpoints, but none verifies.
     """
     passed_over: list[Verdict] = []
     for path in of_this_run(run):
@@ -122,41 +124,42 @@ def latest(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice | None
         if verdict.is_resumable:
             return ResumeChoice(verdict, tuple(passed_over), LATEST)
         passed_over.append(verdict)
+
     if passed_over:
         raise CheckpointError(
             f"none of the {len(passed_over)} checkpoints in {run.path} can be resumed",
             found=_listed(passed_over),
             hint=_instead_of_latest(passed_over),
-            retry_with=next((_partially(verdict) for verdict in passed_over if can_go_on_partially(verdict)), ()),
+            retry_with=next((_partially(verdict) for verdict in passed_over if can_resume_partially(verdict)), ()),
         )
     return None
 
 
-def _instead_of_latest(verdicts: Sequence[Verdict]) -> str:
-    partial = [verdict for verdict in verdicts if can_go_on_partially(verdict)]
+def _instead_of_latest(verdicts: Sequence[Verdict]) -> str | list[str]:
+    partial = [verdict for verdict in verdicts if can_resume_partially(verdict)]
     if partial:
-        return f"{' '.join(_partially(partial[0]))} goes on without: {', '.join(partial[0].missing)}"
-    return "restore one from a backup (llamarec checkpoints restore), or start anew in another --output_dir"
+        return f"{' '.join(_partially(partial[0]))} continues without: {', '.join(partial[0].missing)}"
+    return ["restore one from a backup: llamarec checkpoints restore", "or start over in another --output_dir"]
 
 
 def _partially(verdict: Verdict) -> tuple[str, ...]:
     return (_FLAG, str(verdict.path), "--allow_partial_resume")
 
 
-def can_go_on_partially(verdict: Verdict) -> bool:
-    """Whether a checkpoint lacks something that training can go on without."""
+def can_resume_partially(verdict: Verdict) -> bool:
+    """Whether a checkpoint lacks parts, but none that training cannot continue without."""
     return verdict.is_partly_there and bool(verdict.missing)
 
 
 def of_this_run(run: RunFolder) -> list[Path]:
-    """As `order_of_saves`, without the run before a restart.
+    """The checkpoints of `order_of_saves` without those from before a restart.
 
     Raises:
-        CheckpointError: the note of the restart cannot be read.
+        CheckpointError: restarted.json cannot be read.
     """
     order = order_of_saves(run)
-    behind = is_superseded(run, run.steps())
-    return [path for path in order if not behind[step_of(path) or 0]]
+    superseded = is_superseded(run, run.steps())
+    return [path for path in order if not superseded[step_of(path) or 0]]
 
 
 def _verified(path: Path, known: Sequence[Verdict]) -> Verdict:
@@ -165,35 +168,38 @@ def _verified(path: Path, known: Sequence[Verdict]) -> Verdict:
 
 
 def best(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice:
-    """The checkpoint of the best step that the newest good one knows.
+    """The checkpoint of the best step, according to the newest good checkpoint.
 
     Args:
-        run: The folder.
+        run: The run's folder.
         known: As in `latest`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such checkpoint.
     """
     newest = latest(run, known)
     if newest is None:
         beside = [path.name for path in run.path.parent.glob("*") if path.is_dir() and RunFolder(path).steps()]
         near = difflib.get_close_matches(run.path.name, beside, n=1)
+
         raise CheckpointError(
             f"there is no checkpoint in {run.path}",
-            expected="a run's folder (--output_dir), or without that flag the data set's own",
+            expected="a run's folder (--output_dir); the data set's own folder if you omit that flag",
             hint=f"--output_dir {run.path.parent / near[0]}" if near else "llamarec checkpoints list",
             retry_with=("--output_dir", str(run.path.parent / near[0])) if near else (),
         )
+
     manifest = newest.verdict.manifest
     step = manifest.best_step if manifest is not None else None
     if step is None:
         raise CheckpointError(
             f"no best checkpoint is known in {run.path}",
             expected="a run with validation and --load_best_model_at_end true",
-            found=_listed(inspect(run)) or "no checkpoint at all",
+            found=_listed(inspect(run)) or "no checkpoint",
             hint=f"{_FLAG} {LATEST}",
             retry_with=(_FLAG, LATEST),
         )
+
     # The newest is often the best one.
     verdict = resumable(run, run.checkpoint(step), known=(*known, newest.verdict))
     return ResumeChoice(verdict, (), BEST, others=newest.verdicts)
@@ -205,19 +211,20 @@ def choose_checkpoint(
     """The checkpoint that `--resume_from_checkpoint` means.
 
     Args:
-        run: Where `latest` and `best` look, and what an error lists.
+        run: Where `latest` and `best` look; an error lists its checkpoints.
         wanted: latest (or True), best, or a path.
-        allow_partial: Take a checkpoint with parts missing.
-        earlier: An earlier choice of this process: checkpoints whose files have not changed since (names, sizes,
-            inodes, times) are not hashed again.
+        allow_partial: Accept a checkpoint with missing parts.
+        earlier: An earlier choice of this process. Checkpoints whose files are unchanged since (names, sizes, inodes,
+            times) are not hashed again.
 
     Returns:
         None if `latest` was wanted and there is no checkpoint yet.
 
     Raises:
-        CheckpointError: it does not exist or cannot be resumed; says which can.
+        CheckpointError: the checkpoint does not exist or cannot be resumed; the message names one that can.
     """
     known = earlier.verdicts if earlier is not None else ()
+
     if wanted is True or wanted == LATEST:
         return latest(run, known)
     if wanted == BEST and not Path(BEST).is_dir():
@@ -226,7 +233,7 @@ def choose_checkpoint(
 
 
 def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False, known: Sequence[Verdict] = ()) -> Verdict:
-    """Verifies a checkpoint that was named.
+    """Verifies a checkpoint that the user named.
 
     Args:
         run: As in `choose_checkpoint`.
@@ -235,26 +242,28 @@ def resumable(run: RunFolder, path: Path, *, allow_partial: bool = False, known:
         known: As in `latest`.
 
     Raises:
-        CheckpointError: it is not there, damaged, or (without `allow_partial`) incomplete.
+        CheckpointError: it does not exist, is damaged, or (without `allow_partial`) is incomplete.
     """
     if not path.is_dir():
         raise not_found(run, path)
     if not (path / TRAINER_STATE).is_file() and RunFolder(path).steps():
         raise _is_a_run(RunFolder(path))
+
     verdict = _verified(path, known)
-    if verdict.is_resumable or (allow_partial and can_go_on_partially(verdict)):
+    if verdict.is_resumable or (allow_partial and can_resume_partially(verdict)):
         return verdict
+
     others = [v for v in inspect(RunFolder(path.resolve().parent), deep=True) if v.is_resumable]
     newest = _newest(others)
     hints = [f"{_FLAG} {newest.path} (step {step_of(newest.path)}, verified)"] if newest else []
-    retry = (_FLAG, str(newest.path)) if newest else _partially(verdict) if can_go_on_partially(verdict) else ()
-    if can_go_on_partially(verdict):
-        hints.append("or add --allow_partial_resume to go on without: " + ", ".join(verdict.missing))
+    retry = (_FLAG, str(newest.path)) if newest else _partially(verdict) if can_resume_partially(verdict) else ()
+    if can_resume_partially(verdict):
+        hints.append("or add --allow_partial_resume to continue without: " + ", ".join(verdict.missing))
     raise CheckpointError(
         f"{path} cannot be resumed: it is {verdict.health}",
-        expected="a checkpoint whose files are all there and as they were saved",
+        expected="a checkpoint whose files are complete and unchanged since the save",
         found=verdict.reason,
-        hint=", ".join(hints) or "restore it from a backup (llamarec checkpoints restore), or start anew",
+        hint=hints or ["restore it from a backup: llamarec checkpoints restore", "or start over with --restart"],
         retry_with=retry,
     )
 
@@ -263,8 +272,8 @@ def _is_a_run(run: RunFolder) -> CheckpointError:
     verdicts = inspect(run)
     newest = _newest([verdict for verdict in verdicts if verdict.is_resumable])
     return CheckpointError(
-        f"{run.path} is the folder of a run; one of its checkpoints is needed",
-        expected=f"a folder checkpoint-{{step}}, or with this --output_dir {LATEST} or {BEST}",
+        f"{run.path} is a run's folder, not a checkpoint",
+        expected=f"a folder checkpoint-{{step}}; or {LATEST} or {BEST} with this --output_dir",
         found=_listed(verdicts),
         hint=f"{_FLAG} {newest.path}" if newest else None,
         retry_with=(_FLAG, str(newest.path)) if newest else (),
@@ -272,7 +281,7 @@ def _is_a_run(run: RunFolder) -> CheckpointError:
 
 
 def not_found(run: RunFolder, path: Path) -> CheckpointError:
-    """The error for a checkpoint that does not exist: what there is, the nearest, and what to type."""
+    """The error for a checkpoint that does not exist; it lists the existing ones and proposes the nearest."""
     beside = RunFolder(path.parent) if step_of(path) is not None and path.parent.is_dir() else run
     verdicts = inspect(beside, deep=True) or inspect(run, deep=True)
     word = difflib.get_close_matches(str(path), (LATEST, BEST), n=1)
@@ -281,17 +290,18 @@ def not_found(run: RunFolder, path: Path) -> CheckpointError:
     return CheckpointError(
         f"checkpoint not found: {path}",
         expected=f"a folder checkpoint-{{step}}, {LATEST} or {BEST}",
-        found=_listed(verdicts) or f"no checkpoint at all in {beside.path}",
+        found=_listed(verdicts) or f"no checkpoint in {beside.path}",
         hint=" ".join(retry) or f"start without {_FLAG}",
         retry_with=retry,
     )
 
 
 def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
-    """Of the resumable ones the one that was probably meant: the nearest step below; without a number the newest."""
+    """The resumable checkpoint that was probably meant: the nearest lower step, or the newest without a number."""
     good = {verdict.path.name: verdict for verdict in verdicts if verdict.is_resumable}
     if not good:
         return None
+
     step = step_of(path)
     digits = re.findall(r"\d+", path.name)
     if step is None and digits:
@@ -304,7 +314,7 @@ def nearest(verdicts: Sequence[Verdict], path: Path) -> Verdict | None:
 
 
 def best_in(run: RunFolder) -> Manifest | None:
-    """The manifest of the best model in the run's folder itself; None where there is none or it is damaged."""
+    """The manifest of the best model in the run's folder itself; None if it is missing or damaged."""
     try:
         return read_best(run.path)
     except CheckpointError:
@@ -312,8 +322,8 @@ def best_in(run: RunFolder) -> Manifest | None:
 
 
 def _newest(verdicts: Sequence[Verdict]) -> Verdict | None:
-    order = newest_first([kept_of(verdict) for verdict in verdicts])
-    by_step = {kept_of(verdict).step: verdict for verdict in verdicts}
+    order = newest_first([saved_checkpoint(verdict) for verdict in verdicts])
+    by_step = {saved_checkpoint(verdict).step: verdict for verdict in verdicts}
     return by_step[order[0].step] if order else None
 
 

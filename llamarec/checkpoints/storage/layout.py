@@ -45,7 +45,7 @@ WEIGHTS: Final = (
 )
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth")
 
-# As it is written: checkpoint-007 is a name of somebody else's.
+# Exactly as this package writes it: a folder checkpoint-007 belongs to somebody else.
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _LEFTOVER: Final = re.compile(r"\.(saving|replaced|deleting)-checkpoint-(0|[1-9][0-9]*)")
 
@@ -57,51 +57,51 @@ class RunFolder:
     path: Path
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, whether or not it exists."""
+        """Path of the checkpoint of a step, whether or not it exists."""
         return self.path / f"checkpoint-{step}"
 
     def saving(self, step: int) -> Path:
-        """Where it is written before it is one."""
+        """Path of the folder in which that checkpoint is written before it gets its name."""
         return self.path / f".saving-checkpoint-{step}"
 
     def replaced(self, step: int) -> Path:
-        """Where the old one waits while the same step is saved again."""
+        """Path to which the old checkpoint is moved while the same step is saved again."""
         return self.path / f".replaced-checkpoint-{step}"
 
     def deleting(self, step: int) -> Path:
-        """Where one goes at the moment it is deleted."""
+        """Path to which a checkpoint is moved at the moment it is deleted."""
         return self.path / f".deleting-checkpoint-{step}"
 
     @property
     def best_staging(self) -> Path:
-        """Where a new best model is written before its files replace the old one's."""
+        """Folder in which a new best model is written before its files replace the old ones."""
         return self.path / ".best"
 
     @property
     def lock(self) -> Path:
-        """Held while a run writes here."""
+        """Lock file, held while a run writes to this folder."""
         return self.path / ".run.lock"
 
     @property
     def holder(self) -> Path:
-        """Says who holds the lock."""
+        """File that names the process that holds the lock."""
         return self.path / ".run.json"
 
     @property
     def restarted(self) -> Path:
-        """Names the checkpoints of the run before a restart."""
+        """File that lists the checkpoints from before a restart."""
         return self.path / "restarted.json"
 
     def checkpoints(self) -> list[Path]:
-        """Folders named like checkpoints, by step. The name is a claim, not a proof."""
+        """Folders named like checkpoints, by step. A name is a claim, not a proof."""
         return [self.checkpoint(step) for step in self.steps()]
 
     def steps(self) -> list[int]:
-        """Their steps, in order."""
+        """Steps of these folders, in order."""
         return sorted(step for path in self._folders() if (step := step_of(path)) is not None)
 
     def leftovers(self) -> list[tuple[str, int]]:
-        """(kind, step) of what killed saves and deletions left: kind is saving, replaced or deleting."""
+        """Folders that killed saves and deletions left, as (kind, step); kind is saving, replaced or deleting."""
         found = (_LEFTOVER.fullmatch(path.name) for path in self._folders())
         return sorted((match[1], int(match[2])) for match in found if match)
 
@@ -120,10 +120,10 @@ def step_of(path: Path) -> int | None:
 
 
 def rng_of(rank: int) -> str:
-    """Name of the file with the random states of one of several processes; a single process writes `RNG`."""
+    """Name of the file with the random states of one of several processes. A single process writes `RNG`."""
     return f"rng_state_{rank}.pth"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files in a folder that hold (or list) a model's weights."""
+    """Files in a folder that hold a model's weights or list their shards."""
     return [folder / name for name in WEIGHTS if (folder / name).is_file()]

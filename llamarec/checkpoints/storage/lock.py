@@ -1,4 +1,4 @@
-"""One run at a time in a folder: the second is refused, and told who the first is."""
+"""One run at a time in a folder: a second one is refused and told which process is training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from types import TracebackType
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -23,7 +24,7 @@ _LOOKED_AT_SECONDS: Final = 0.2
 
 @dataclass(frozen=True)
 class _Holder:
-    """The process that holds a lock, as its file says."""
+    """The process that holds a lock, according to the file beside it."""
 
     pid: int
     host: str
@@ -31,10 +32,10 @@ class _Holder:
 
 
 class RunLock:
-    """Held while a process trains in a run's folder.
+    """The lock that a process holds while it trains in a run's folder.
 
-    The lock is the operating system's (it is gone with the process, however that ends); who holds it stands in a file
-    beside it, for the message only.
+    The operating system releases it when the process ends, however it ends. A file beside it names the holder, for
+    error messages only.
     """
 
     def __init__(self, run: RunFolder, hints: ProgramHints | None = None) -> None:
@@ -45,12 +46,12 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            LockedError: another process has it.
+            LockedError: another process holds it.
             CheckpointError: the folder cannot be written.
         """
         try:
             durable.make_folders(self._run.path)
-            # Whoever only looks whether it is held has it for a moment.
+            # `is_locked` in another process holds it for a moment.
             self._lock.acquire(timeout=_LOOKED_AT_SECONDS)
         except Timeout as error:
             raise LockedError(
@@ -64,12 +65,13 @@ class RunLock:
                 found=str(error),
                 hint=f"{self._hints.other_folder}, or: chmod u+w",
             ) from error
+
         holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):
             self._run.holder.write_text(json.dumps(holder), encoding="utf-8")
 
     def release(self) -> None:
-        """Gives it back; harmless without it."""
+        """Releases the lock; does nothing if it is not held."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
                 self._run.holder.unlink(missing_ok=True)
@@ -79,12 +81,14 @@ class RunLock:
         self.acquire()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.release()
 
 
 def describe_holder(run: RunFolder) -> str:
-    """Who holds a run's lock, as far as is known."""
+    """Process, host and start time of a lock's holder, as far as they are known."""
     try:
         holder = shapes.read(run.holder, _Holder)
     except (OSError, ShapeError):
@@ -95,7 +99,7 @@ def describe_holder(run: RunFolder) -> str:
 
 
 def is_locked(run: RunFolder) -> bool:
-    """Whether a process is training in a run's folder now."""
+    """Whether a process is training in a run's folder."""
     if not run.lock.is_file() or not run.holder.is_file():
         return False
     lock = FileLock(run.lock, timeout=0)
@@ -104,7 +108,7 @@ def is_locked(run: RunFolder) -> bool:
     except Timeout:
         return True
     except OSError:
-        # Somebody else's folder, or one that cannot be written.
+        # The folder belongs to another user or cannot be written.
         return False
     lock.release()
     return False

@@ -1,6 +1,6 @@
-"""The manifest: written last, it is what makes a folder a checkpoint. Imports no torch.
+"""The manifest: written last, it makes a folder a checkpoint. Imports no torch.
 
-Its format is specified in docs/checkpoint-format.md; `FORMAT` changes when a reader of the old one would err.
+docs/checkpoint-format.md specifies it. `FORMAT` is raised if a reader of the old format would misread the new one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FileEntry:
 
 
 MAX_SESSIONS: Final = 100
-"""Sessions in a manifest: the first and the latest ones, so that a run that is restarted forever stays readable."""
+"""Sessions in a manifest: the first and the latest ones, so that it stays short in a run that is resumed forever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class Session:
 
     Attributes:
         started: ISO time, UTC.
-        from_step: Step of the checkpoint that it resumed; 0 at a fresh start.
+        from_step: Step of the checkpoint that it resumed; 0 for a fresh start.
         resumed_from: Name of that checkpoint, or None.
         host: Machine name.
         changes: Hyperparameters that it changed, as `name: old -> new`.
-        extends: Whether it extended a training that had finished, which is no interruption.
+        extends: Whether it extended a finished training, which is not an interruption.
     """
 
     started: str
@@ -64,7 +64,7 @@ class _Metrics(TypedDict, total=False):
 
 
 class _Required(TypedDict):
-    """What every manifest on disk has, although `Manifest` has defaults for it."""
+    """Fields that every manifest on disk has, although `Manifest` has defaults for them."""
 
     files: dict[str, Any]
     sessions: list[Any]
@@ -79,16 +79,16 @@ class Manifest:
         step: Optimizer steps done.
         epoch: Epochs done, as a fraction.
         position: The next sample; see `position.Position`.
-        sequence: Number of the save in its folder. The newest checkpoint has the highest, whatever its step or the
-            clock.
-        reason: Why it was saved: scheduled, best, time, signal, exception or final.
+        sequence: Number of the save in its folder. The newest checkpoint has the highest number, whatever its step or
+            the clock.
+        reason: Reason of the save: scheduled, best, time, signal, exception or final.
         created: ISO time, UTC.
         run_id: Identifier shared by all checkpoints that descend from one start.
         parent: `step` of the checkpoint that this process resumed, or None.
-        metrics: loss, and where known best_metric, best_step, metric_name and the last evaluation.
+        metrics: loss and, if known, best_metric, best_step, metric_name and the last evaluation.
         hyperparameters: Every training argument, and the program's own options.
-        given: The hyperparameters that the user gave on the command line, over all sessions.
-        fingerprints: What identifies the run; a resume with others is refused.
+        given: Hyperparameters that the user gave on the command line, over all sessions.
+        fingerprints: Values that identify the run; a resume with other values is refused.
         environment: Versions, platform, devices, number of processes.
         sessions: The processes that led here, oldest first.
         files: Every file of the folder except the manifest.
@@ -117,7 +117,7 @@ class Manifest:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best model so far; None where nothing was validated."""
+        """Step of the best model so far; None if nothing was validated."""
         step: int | None = self.metrics.get("best_step")
         return step
 
@@ -128,7 +128,7 @@ class Manifest:
 
 
 def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
-    """The manifest of a folder; None where there is none, as in a plain Trainer's checkpoint.
+    """The manifest of a folder; None if there is none, as in a plain Trainer's checkpoint.
 
     Raises:
         CheckpointError: it is damaged, or its format is unknown to this version.
@@ -144,11 +144,11 @@ def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """A manifest from its bytes.
+    """A manifest parsed from its bytes.
 
     Args:
-        raw: As `Manifest.to_bytes` gives them.
-        where: What an error names.
+        raw: Bytes as `Manifest.to_bytes` returns them.
+        where: Path or address for error messages.
 
     Raises:
         CheckpointError: it is damaged, lists a file outside the folder, or its format is unknown to this version.
@@ -177,9 +177,9 @@ def _from_content(content: dict[str, Any], where: str) -> Manifest:
         shapes.shaped(content, _Required)
     except ShapeError as error:
         raise CheckpointError(
-            f"{where}: not the content of a manifest",
+            f"{where}: not a valid manifest",
             found=str(error),
-            hint="restore the checkpoint from a backup (llamarec checkpoints restore), or use another one",
+            hint=["restore the checkpoint from a backup: llamarec checkpoints restore", "or use another checkpoint"],
         ) from error
 
     for name in manifest.files:
@@ -188,14 +188,14 @@ def _from_content(content: dict[str, Any], where: str) -> Manifest:
 
 
 def inside(name: str) -> str:
-    """A file's name, checked to stay within the folder; a manifest may come from anywhere.
+    """A listed file's name, checked to stay within the folder, because a manifest may come from anywhere.
 
     Raises:
-        CheckpointError: it leaves the folder.
+        CheckpointError: the name leaves the folder.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name) or name == MANIFEST:
-        raise CheckpointError(f"refused: the manifest lists {name!r}, which is no name inside a checkpoint")
+        raise CheckpointError(f"refused: the manifest lists {name!r}, which is not a name inside a checkpoint")
     return name
 
 

@@ -1,7 +1,7 @@
-"""Staging, publishing, swapping and deleting checkpoints, and clearing up after a kill. Standard library only.
+"""Staging, publishing, replacing and deleting checkpoints, and recovery after a kill.
 
-Publishing is one rename of a folder whose files, manifest and entries are on the medium already. Saving a step again
-renames the old folder aside first; a kill between the two renames is mended by `recover`.
+Publishing is one rename of a folder whose files, manifest and entries are synced already. Saving a step again first
+renames the old folder aside; `recover` repairs a kill between the two renames.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, MANIFEST, RunFolder
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, read_manifest
 from llamarec.errors import CheckpointError
+
+NOT_AS_WRITTEN: Final = "reads back differently from what was written"
+"""Words of the errors for a disk that did not keep what was written; `is_of_disk` looks for them."""
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Staging:
 
     Attributes:
         path: The folder.
-        files: What was written so far, by path relative to the folder, with forward slashes.
+        files: Files written so far, by path relative to the folder, with forward slashes.
     """
 
     path: Path
@@ -38,7 +41,7 @@ class Staging:
         """Adds a file that `writer` writes, front to back.
 
         Raises:
-            OSError: the disk is full or cannot be written, whatever the writer makes of that.
+            OSError: the disk is full or cannot be written, whatever error the writer turned that into.
         """
         with durable.hashing_file(self.path / name) as file:
             try:
@@ -47,18 +50,19 @@ class Staging:
                 if file.error is not None and error is not file.error:
                     raise file.error from error
                 raise
+
             digest = file.sync_and_close()
             self.files[name] = FileEntry(file.num_bytes, digest)
 
     def adopt(self) -> None:
-        """Hashes and syncs what others wrote into the folder by its path."""
+        """Hashes and syncs the files that other code wrote into the folder."""
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path).as_posix()
             if path.is_file() and name not in self.files:
                 self.files[name] = FileEntry(*durable.seal_file(path))
 
     def finish(self, name: str, content: bytes) -> None:
-        """Writes the manifest, last, and syncs all folders."""
+        """Writes the manifest as the last file, then syncs all folders."""
         durable.write_file(self.path / name, content)
         for folder in sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True):
             durable.fsync_folder(folder)
@@ -67,11 +71,12 @@ class Staging:
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Staging]:
-    """An empty staging folder, removed again when its filling fails (a full disk, an exception)."""
+    """An empty staging folder; an exception while it is filled removes it again."""
     if path.exists():
         durable.remove_tree(path)
     durable.announce("make", path)
     path.mkdir(parents=True)
+
     try:
         yield Staging(path)
     except BaseException:
@@ -86,28 +91,30 @@ def publish(
     fill: Callable[[Staging], None],
     check: Callable[[Path], object] | None = None,
 ) -> Manifest:
-    """Makes `checkpoint-{step}` out of what `fill` writes; all of it or nothing.
+    """Writes `checkpoint-{step}`, all of it or nothing.
 
     Args:
         run: The run's folder, locked by this process.
-        manifest: All but the files.
-        fill: Writes the files.
-        check: Called with the finished folder before it takes its name; what it raises ends the save.
+        manifest: The manifest without its files.
+        fill: Writes the files into the staging folder.
+        check: Called with the finished folder before the rename; an error that it raises ends the save.
 
     Returns:
-        The manifest with its files.
+        The manifest, complete with its files.
 
     Raises:
-        OSError: the disk is full or cannot be written; what was there before is untouched.
+        OSError: the disk is full or cannot be written; existing checkpoints are unchanged.
+        CheckpointError: the files read back differently from what was written.
     """
     with staged(run.saving(manifest.step)) as staging:
         fill(staging)
         staging.adopt()
         complete = replace(manifest, files=dict(sorted(staging.files.items())))
         staging.finish(MANIFEST, complete.to_bytes())
-        # Read back before it takes the name: an old one of the same step is good.
+
+        # Read back before the rename, which may replace a good checkpoint of the same step.
         if not _is_complete(staging.path):
-            raise CheckpointError(f"checkpoint-{manifest.step} is not on the disk as it was written")
+            raise CheckpointError(f"checkpoint-{manifest.step} {NOT_AS_WRITTEN}")
         if check is not None:
             check(staging.path)
         take_name(run, manifest.step)
@@ -115,7 +122,7 @@ def publish(
 
 
 def take_name(run: RunFolder, step: int) -> None:
-    """Gives a finished staging folder its name; one of the same name before it goes."""
+    """Gives a finished staging folder its name, replacing a checkpoint that has it."""
     final, replaced = run.checkpoint(step), run.replaced(step)
     if final.exists():
         if replaced.exists():
@@ -128,14 +135,15 @@ def take_name(run: RunFolder, step: int) -> None:
             durable.rename(replaced, final)
         raise
     durable.fsync_folder(run.path)
+
     if replaced.exists():
-        # The save is good, whether or not the old one can be deleted; `recover` tries again.
+        # The save is good even if the old folder cannot be deleted; `recover` tries again.
         with contextlib.suppress(OSError):
             durable.remove_tree(replaced)
 
 
 def delete(run: RunFolder, step: int) -> None:
-    """Deletes a checkpoint: it stops being one at once, then its files go."""
+    """Deletes a checkpoint: one rename takes its name away, then its files are removed."""
     doomed = run.deleting(step)
     if doomed.exists():
         durable.remove_tree(doomed)
@@ -145,40 +153,42 @@ def delete(run: RunFolder, step: int) -> None:
 
 
 def recover(run: RunFolder) -> list[str]:
-    """Finishes or clears what a killed save or deletion left; the caller holds the run's lock.
+    """Finishes or removes what a killed save or deletion left; the caller holds the run's lock.
 
     Returns:
-        What was done, one sentence each.
+        One sentence for each thing done.
 
     Raises:
-        CheckpointError: the folder cannot be written. Nothing is lost by that.
+        CheckpointError: the folder cannot be written; nothing is lost.
     """
     try:
         return _recover(run)
     except OSError as error:
         raise CheckpointError(
-            f"what a killed save left in {run.path} could not be cleared",
+            f"the leftovers of a killed save in {run.path} could not be removed",
             found=str(error),
-            hint="make room on the disk, or make the folder writable, and try again",
+            hint="free space on the disk or make the folder writable, then try again",
         ) from error
 
 
 def _recover(run: RunFolder) -> list[str]:
     done = []
     left = run.leftovers()
-    # A step that was being replaced has no checkpoint: the new one if it is complete, else the old one back.
+    # A step killed between two renames has no checkpoint: use the new folder if it is complete, else the old one.
     for kind, step in sorted(left, key=lambda item: item[0] != "saving"):
         final = run.checkpoint(step)
         if kind == "saving" and not final.exists() and _is_complete(run.saving(step)):
             durable.rename(run.saving(step), final)
-            done.append(f"{final.name}: a save that was killed in its last moment is finished")
+            done.append(f"{final.name}: finished; the save was killed just before its last rename")
         elif kind == "replaced" and not final.exists():
             durable.rename(run.replaced(step), final)
-            done.append(f"{final.name}: put back; the save that was to replace it was killed")
+            done.append(f"{final.name}: put back; the save that should have replaced it was killed")
+
     for kind, step in run.leftovers():
         folder = {"saving": run.saving, "replaced": run.replaced, "deleting": run.deleting}[kind](step)
         durable.remove_tree(folder)
-        done.append(f"{folder.name}: cleared; it was left by a killed {'save' if kind != 'deleting' else 'deletion'}")
+        done.append(f"{folder.name}: cleared; left by a killed {'save' if kind != 'deleting' else 'deletion'}")
+
     if run.path.is_dir():
         for folder in sorted(run.path.glob(".live-*")):
             durable.remove_tree(folder)
@@ -188,14 +198,15 @@ def _recover(run: RunFolder) -> list[str]:
 
 
 def publish_best(run: RunFolder, manifest: Manifest, fill: Callable[[Staging], None]) -> None:
-    """Puts the best model into the run's folder itself.
+    """Writes the best model into the run's folder itself.
 
-    The folder cannot be renamed, since checkpoints lie in it. So the files are staged with their manifest; from the
-    moment that is complete, `recover` finishes what a kill interrupts. Each file is replaced whole, and between two
-    renames the files still fit together: the configuration does not change within a run.
+    The folder cannot be renamed because it contains the checkpoints. So the files are staged with their manifest; once
+    that is complete, `recover` finishes a move that a kill interrupts. Each file is replaced whole, and the files fit
+    together between any two renames, because the configuration does not change within a run.
     """
-    # A move that failed half-way left files that are nowhere else.
+    # An interrupted move leaves files that exist nowhere else.
     _recover_best(run)
+
     with staged(run.best_staging) as staging:
         fill(staging)
         staging.adopt()
@@ -214,10 +225,11 @@ def _move_best(run: RunFolder) -> None:
             durable.remove_tree(target)
         durable.rename(path, target)
     for name in stale:
-        # Of an adapter in another format; a reader would not know which one counts.
+        # Weights in another format: a reader could not tell which file counts.
         durable.unlink(run.path / name)
     durable.fsync_folder(run.path)
-    # Last: while best.json is in the staging folder the move is not over.
+
+    # Last: the move is unfinished as long as best.json is in the staging folder.
     durable.rename(staging / BEST_MANIFEST, run.path / BEST_MANIFEST)
     durable.fsync_folder(run.path)
     durable.remove_tree(staging)
@@ -235,27 +247,29 @@ def _recover_best(run: RunFolder) -> list[str]:
     staging = run.best_staging
     if not staging.is_dir():
         return []
+
     if (staging / BEST_MANIFEST).is_file():
         try:
-            # Files that were moved already are hashed where they are now.
             manifest = read_best(staging)
         except CheckpointError:
             manifest = None
+        # Some files may have been moved into the run's folder already.
         if manifest and all(
             _matches(staging / name, entry) or _matches(run.path / name, entry)
             for name, entry in manifest.files.items()
         ):
             _move_best(run)
-            return [f"best model of step {manifest.step}: its publication is finished"]
+            return [f"best model of step {manifest.step}: finished; its save was killed"]
+
     durable.remove_tree(staging)
-    return ["best model: an unfinished publication is cleared"]
+    return ["best model: an unfinished save was cleared"]
 
 
 def read_best(folder: Path) -> Manifest | None:
-    """The manifest of the best model in a run's folder; None where there is none.
+    """The manifest of the best model in a run's folder; None if there is none.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the manifest is damaged.
     """
     return read_manifest(folder, BEST_MANIFEST)
 

@@ -1,7 +1,7 @@
-"""The run before a restart: its checkpoints stay until new ones replace them, but `latest` does not mean them.
+"""The run before a restart: its checkpoints stay until new ones replace them, but `latest` skips them.
 
-Without a note of that, a restart that is killed before its first save would be "resumed" from the run that the user
-had turned away from. Standard library only.
+restarted.json records them. Without it, a restart that is killed before its first save would resume from the run that
+the user had given up.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _UNNUMBERED = -1
 
 @dataclass(frozen=True)
 class _Note:
-    """The content of restarted.json: number of the save by name of the checkpoint, -1 without a manifest."""
+    """The content of restarted.json: the number of each checkpoint's save, by name; -1 without a manifest."""
 
     before_restart: dict[str, int]
 
 
 def sequence_of(run: RunFolder, step: int) -> int:
-    """Number of the save, as its manifest says; -1 without a readable one. Nothing is hashed."""
+    """Number of a checkpoint's save, from its manifest; -1 without a readable one. Hashes no files."""
     try:
         manifest = read_manifest(run.checkpoint(step))
     except CheckpointError:
@@ -35,7 +35,7 @@ def sequence_of(run: RunFolder, step: int) -> int:
 
 
 def mark_superseded(run: RunFolder, steps: list[int]) -> None:
-    """Notes, durably, that these checkpoints are of the run before.
+    """Records, durably, that these checkpoints belong to the previous run.
 
     Raises:
         OSError: the folder cannot be written.
@@ -45,25 +45,24 @@ def mark_superseded(run: RunFolder, steps: list[int]) -> None:
 
 
 def clear_superseded(run: RunFolder) -> None:
-    """Forgets the note: the user goes on with the run before, after all."""
+    """Deletes the record: the user continues the previous run after all."""
     if run.restarted.is_file():
         durable.unlink(run.restarted)
         durable.fsync_folder(run.path)
 
 
 def is_superseded(run: RunFolder, steps: list[int]) -> dict[int, bool]:
-    """For each step whether its checkpoint is of the run before; one that was saved anew under its name is not.
+    """Whether each step's checkpoint belongs to the previous run; a new save under the same name does not.
 
     Raises:
-        CheckpointError: the note cannot be read.
+        CheckpointError: restarted.json cannot be read.
     """
-    noted = _noted(run)
-    return {
-        step: f"checkpoint-{step}" in noted and noted[f"checkpoint-{step}"] == sequence_of(run, step) for step in steps
-    }
+    recorded = _recorded(run)
+    names = {step: run.checkpoint(step).name for step in steps}
+    return {step: name in recorded and recorded[name] == sequence_of(run, step) for step, name in names.items()}
 
 
-def _noted(run: RunFolder) -> dict[str, int]:
+def _recorded(run: RunFolder) -> dict[str, int]:
     try:
         return shapes.read(run.restarted, _Note).before_restart
     except FileNotFoundError:
@@ -73,5 +72,5 @@ def _noted(run: RunFolder) -> dict[str, int]:
             f"{run.restarted} cannot be read",
             expected='{"before_restart": {"checkpoint-500": 3}}',
             found=str(error),
-            hint="delete the file: then 'latest' means the newest checkpoint again, of whichever run",
+            hint="delete the file; 'latest' then means the newest checkpoint of either run",
         ) from error

@@ -1,4 +1,4 @@
-"""Which checkpoints to delete: a pure function of what there is. Standard library only.
+"""Which checkpoints to delete: a pure function of the checkpoints that exist. Standard library only.
 
 The order is that of the saves (`sequence`), never of time stamps: a clock that was set back, or a copied folder, must
 not cost the newest checkpoint. After a resume from an older one the new line of saves counts as newer than the old.
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """What retention knows of one checkpoint.
+    """One checkpoint as retention sees it.
 
     Attributes:
         step: Optimizer steps.
         sequence: Number of the save; -1 without a readable manifest, where the step decides.
         is_good: It verifies (names and sizes at least).
-        reason: Why it was saved.
-        best_step: The best step as this checkpoint knows it.
+        reason: Reason of the save.
+        best_step: The best step so far, according to this checkpoint.
     """
 
     step: int
@@ -29,60 +29,62 @@ class SavedCheckpoint:
     best_step: int | None = None
 
 
-# Saved for a moment, not for the record: kept only while nothing newer is there.
+# Reasons of saves that are kept only until there is a newer one.
 _PASSING = ("time", "signal", "exception", "best")
 
 
 def newest_first(checkpoints: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
-    """Ordered by save.
+    """Checkpoints in the order of their saves, newest first.
 
-    One without a number of its own (a plain Trainer's, or of unreadable manifest) is newer than the saves of all lower
-    steps: that is what somebody who went on with a plain Trainer means.
+    A checkpoint without a number (a plain Trainer's, or with an unreadable manifest) counts as newer than all saves of
+    lower steps: that is what somebody means who continued with a plain Trainer.
     """
-    numbered = [kept for kept in checkpoints if kept.sequence >= 0]
+    numbered = [saved for saved in checkpoints if saved.sequence >= 0]
 
-    def place(kept: SavedCheckpoint) -> tuple[float, int]:
-        if kept.sequence >= 0:
-            return kept.sequence, kept.step
-        below = [other.sequence for other in numbered if other.step < kept.step]
-        return max(below, default=-1) + 0.5, kept.step
+    def order(saved: SavedCheckpoint) -> tuple[float, int]:
+        if saved.sequence >= 0:
+            return saved.sequence, saved.step
+        below = [other.sequence for other in numbered if other.step < saved.step]
+        return max(below, default=-1) + 0.5, saved.step
 
-    return sorted(checkpoints, key=place, reverse=True)
+    return sorted(checkpoints, key=order, reverse=True)
 
 
 def protected(checkpoints: Sequence[SavedCheckpoint], limit: int) -> dict[int, str]:
     """Steps that must stay, each with the reason.
 
     Args:
-        checkpoints: What lies in the run's folder.
-        limit: How many of the scheduled saves are kept (`save_total_limit`), at least 1.
+        checkpoints: All checkpoints in the run's folder.
+        limit: Number of scheduled saves to keep (`save_total_limit`), at least 1.
     """
-    good = [kept for kept in newest_first(checkpoints) if kept.is_good]
+    good = [saved for saved in newest_first(checkpoints) if saved.is_good]
     reasons: dict[int, str] = {}
-    scheduled = [kept for kept in good if kept.reason not in _PASSING]
-    for kept in scheduled[: max(limit, 1)]:
-        reasons[kept.step] = f"one of the last {limit}"
+
+    scheduled = [saved for saved in good if saved.reason not in _PASSING]
+    for saved in scheduled[: max(limit, 1)]:
+        reasons[saved.step] = f"one of the last {limit}"
     if good:
         reasons[good[0].step] = "newest good one"
-    there = {kept.step for kept in good}
-    # A resume from any kept checkpoint needs the best model that it knows.
-    for kept in [kept for kept in good if kept.step in reasons]:
-        if kept.best_step in there and kept.best_step is not None:
-            newest = bool(good) and kept is good[0]
-            reasons.setdefault(kept.best_step, "best" if newest else f"best as of step {kept.step}")
+
+    # A resume from any checkpoint that stays needs the best model that it records.
+    steps = {saved.step for saved in good}
+    for saved in [saved for saved in good if saved.step in reasons]:
+        if saved.best_step in steps and saved.best_step is not None:
+            newest = bool(good) and saved is good[0]
+            reasons.setdefault(saved.best_step, "best" if newest else f"best as of step {saved.step}")
     return reasons
 
 
 def to_delete(checkpoints: Sequence[SavedCheckpoint], limit: int | None) -> list[int]:
-    """Steps to delete, oldest save first; nothing without a limit, and nothing while none is good.
+    """Steps to delete, oldest save first; none without a limit, and none while no checkpoint is good.
 
     >>> saves = [SavedCheckpoint(100 * i, sequence=i, is_good=True, best_step=100) for i in (1, 2, 3, 4, 5)]
     >>> to_delete(saves, limit=3)
     [200]
     """
-    if not limit or limit < 1 or not any(kept.is_good for kept in checkpoints):
+    if not limit or limit < 1 or not any(saved.is_good for saved in checkpoints):
         return []
     stay = protected(checkpoints, limit)
-    # What is neither good nor readably ours is somebody's, or worth a look: never deleted without being asked.
-    ours = [kept for kept in newest_first(checkpoints) if kept.is_good or kept.sequence >= 0]
-    return [kept.step for kept in reversed(ours) if kept.step not in stay]
+    # A folder that is neither good nor has a readable manifest may be somebody else's: never deleted unasked.
+    ours = [saved for saved in newest_first(checkpoints) if saved.is_good or saved.sequence >= 0]
+    return [saved.step for saved in reversed(ours) if saved.step not in stay]

@@ -1,7 +1,7 @@
-"""JSON from the disk, at one door: parsed, then checked against the type that the program expects.
+"""JSON from the disk: parsed, then checked against the type that the program expects.
 
-A file can be valid JSON and still hold a text where a number belongs. Every reader goes through here, so that such a
-file becomes an error with the field's path and what was found, never a traceback somewhere else.
+A file can be valid JSON and still hold a text where a number belongs. Every reader uses this module, so that such a
+file leads to an error that names the field and what was found, never to a traceback somewhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number of things: 0 or more, and small enough to compute with."""
+"""A count: 0 or more, and at most 64 bits."""
 
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$")
 
@@ -48,8 +48,8 @@ def shaped(content: object, shape: type[T]) -> T:
     """Plain values as a dataclass or another type. Unknown fields are ignored: a later version may write more.
 
     Args:
-        content: What `parse` returned, or a part of it.
-        shape: The expected type. Nothing is coerced but whole numbers to float and lists to tuples.
+        content: A value that `parse` returned, or a part of one.
+        shape: The expected type. Only whole numbers (to float) and lists (to tuples) are converted.
 
     Raises:
         ShapeError: a field is missing or has another type.
@@ -94,7 +94,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def whole(value: object) -> int | None:
-    """A whole number, also one that was written as 12.0; None for anything else.
+    """A whole number, including one written as 12.0; None for anything else.
 
     >>> [whole(value) for value in (12, 12.0, 12.5, True, "12", float("inf"))]
     [12, 12, None, None, None, None]
@@ -105,7 +105,7 @@ def whole(value: object) -> int | None:
 
 
 def _readable(text: str) -> str:
-    """msgspec's sentence with the field first."""
+    """The text of msgspec with the field first."""
     found = _PATH.search(text)
     path = found["path"] if found else ""
     what = _PATH.sub("", text).replace("`", "").replace(", got ", ", found ")

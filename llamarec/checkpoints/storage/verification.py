@@ -1,7 +1,7 @@
-"""Is a folder a checkpoint that can be resumed? Sizes and hashes against the manifest. Standard library only.
+"""Whether a folder is a checkpoint that can be resumed: sizes and hashes, compared with the manifest.
 
-A plain Trainer's checkpoint has no manifest; there the files that a resume needs are looked for, and the checksums
-inside their own formats (zip, JSON, the header of safetensors) are all that can be verified.
+A plain Trainer's checkpoint has no manifest. There only two things can be verified: that the files a resume needs
+exist, and the checksums inside their own formats (zip, JSON, the header of safetensors).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from llamarec.errors import CheckpointError
 
 CheckpointHealth = Literal["good", "incomplete", "damaged", "unverified"]
 
-# What a resume loses without each file.
+# What a resume loses without each part.
 PARTS: Final[dict[str, str]] = {
     "weights": "the trained weights",
     TRAINER_STATE: "the step, the position in the data, the history and the best metric",
     OPTIMIZER: "the optimizer's moments",
     SCHEDULER: "the position in the learning-rate schedule",
-    RNG: "the random states (dropout goes another way)",
+    RNG: "the random states (dropout will differ)",
 }
 _OPTIONAL: Final = (TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER, RNG)
 _IS_MISSING: Final = " is missing"
-# Without these there is nothing to go on from, whatever the user allows.
+# Without these nothing can be resumed, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
 _HEADER_BYTES: Final = struct.Struct("<Q")
 
@@ -71,9 +71,9 @@ class _TrainerState:
 
 
 Marks = dict[str, tuple[int, int, int, int]]
-"""Size, inode, time of the last change of content and of status (ns) of every file below a folder, by relative path."""
+"""Size, inode, and times of the last change of content and of status (ns) of every file, by relative path."""
 
-# File systems stamp times with ticks: what was written this short a time ago can change without another stamp.
+# File systems round times: a file written this recently can change and keep its time.
 _TICK_NS: Final = 2 * 10**9
 
 
@@ -83,13 +83,13 @@ class Verdict:
 
     Attributes:
         path: The folder.
-        health: good (hashes match), unverified (complete, but no manifest to hash against), incomplete (parts are
-            missing and none is damaged) or damaged.
+        health: good (matches the manifest), unverified (complete, but without a manifest), incomplete (parts are
+            missing, none is damaged) or damaged.
         problems: One sentence each, naming the file.
-        missing: Parts of a resume that are not there; keys of `PARTS`.
-        manifest: Where there is a readable one.
-        seconds: Time that the check took.
-        marks: The files as they were before they were hashed; None where they were not, or changed a moment before.
+        missing: Missing parts of a resume; keys of `PARTS`.
+        manifest: None without a readable one.
+        seconds: Duration of the check.
+        marks: State of the files just before they were hashed; None if they were not, or if one had just changed.
     """
 
     path: Path
@@ -107,7 +107,7 @@ class Verdict:
 
     @property
     def is_partly_there(self) -> bool:
-        """Whether nothing is wrong but that parts are missing that training can go on without."""
+        """Whether the only problem is missing parts that training can continue without."""
         missing = [text.removesuffix(_IS_MISSING) for text in self.problems if text.endswith(_IS_MISSING)]
         can_do_without = all(name in _OPTIONAL or RNG_PATTERN.fullmatch(name) for name in missing)
         return not self.is_resumable and len(missing) == len(self.problems) and can_do_without
@@ -123,12 +123,12 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
 
     Args:
         checkpoint: The folder.
-        deep: Hash the files; otherwise only look at names and sizes.
+        deep: Whether to hash the files; otherwise only names and sizes are compared.
     """
     started = time.perf_counter()
     if not checkpoint.is_dir():
         return Verdict(checkpoint, "damaged", (f"{checkpoint} is not a folder",))
-    # Before the files are hashed: a later change is one that the hashes do not know.
+    # Taken before hashing, so that a change during it is noticed later.
     marks = _marks_of(checkpoint) if deep else None
 
     try:
@@ -136,22 +136,24 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
     except CheckpointError as error:
         text = str(error).replace("\n", " ")
         return Verdict(checkpoint, "damaged", (text,), seconds=time.perf_counter() - started)
+
     missing = tuple(_missing_parts(checkpoint))
     damage = _against(checkpoint, manifest, deep) if manifest else _without_manifest(checkpoint, deep)
-    absent = [f"{_said(part)}{_IS_MISSING}" for part in missing if not any(part in text for text in damage)]
+    absent = [f"{_description(part)}{_IS_MISSING}" for part in missing if not any(part in text for text in damage)]
     problems = damage + absent
+
     health: CheckpointHealth = "unverified" if manifest is None else "good"
     if problems:
-        # A manifest that lists no optimizer is whole: it was saved so (save_only_model).
+        # A checkpoint saved with save_only_model is incomplete, not damaged.
         health = "damaged" if damage else "incomplete"
     return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started, marks)
 
 
 def verify_again(known: Verdict) -> Verdict:
-    """Checks a checkpoint whose files were hashed before; hashes them again only where a file has changed since.
+    """Checks a checkpoint again; hashes its files only if one has changed since.
 
     Args:
-        known: What `verify` found earlier in this process.
+        known: The verdict of `verify` earlier in this process.
     """
     if known.marks is not None and _marks_of(known.path) == known.marks:
         return known
@@ -159,7 +161,7 @@ def verify_again(known: Verdict) -> Verdict:
 
 
 def _marks_of(checkpoint: Path) -> Marks | None:
-    """The marks of a checkpoint's files; None where a file has only just changed or cannot be looked at."""
+    """Marks of a checkpoint's files; None if a file has just changed or cannot be read."""
     newest = time.time_ns() - _TICK_NS
     marks: Marks = {}
 
@@ -181,21 +183,22 @@ def verify_best(folder: Path, *, deep: bool = True) -> Verdict:
     """Checks the best model in a run's folder against its manifest.
 
     Args:
-        folder: Of the run; one with best.json.
-        deep: Hash the files; otherwise only look at names and sizes.
+        folder: A run's folder with best.json.
+        deep: Whether to hash the files; otherwise only names and sizes are compared.
     """
     started = time.perf_counter()
     try:
         manifest = read_manifest(folder, BEST_MANIFEST)
     except CheckpointError as error:
         return Verdict(folder, "damaged", (str(error).replace("\n", " "),))
+
     files = manifest.files if manifest is not None else {}
     problems = [text for name, entry in files.items() if (text := _problem(folder, name, entry, deep))]
     health: CheckpointHealth = "damaged" if problems or manifest is None else "good"
     return Verdict(folder, health, tuple(problems), (), manifest, time.perf_counter() - started)
 
 
-def _said(part: str) -> str:
+def _description(part: str) -> str:
     return "a file with weights (adapter_model.bin, ...)" if part == "weights" else part
 
 
@@ -215,7 +218,7 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
     problems = []
     if manifest.step != (step_of(checkpoint) if step_of(checkpoint) is not None else manifest.step):
         problems.append(f"{MANIFEST} is of step {manifest.step}, the folder's name says {checkpoint.name}")
-    # Any other file may lie there; one that a resume would read may not.
+    # Unlisted files are allowed, except those that a resume would read.
     there = {path.name for path in checkpoint.iterdir() if path.is_file()} - manifest.files.keys()
     problems += [f"{name} was not saved with this checkpoint" for name in sorted(there) if _is_read(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -231,14 +234,14 @@ def _is_read(name: str) -> bool:
 
 
 def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:
-    """What is wrong with a file, or an empty text."""
+    """What is wrong with a listed file; empty if nothing is."""
     path = checkpoint / name
     try:
         size = path.stat().st_size
         if size != entry.num_bytes:
             return f"{name} has {size:,} bytes instead of {entry.num_bytes:,}"
         if deep and durable.sha256_of(path) != entry.sha256:
-            return f"{name} has another content than was saved (SHA-256 differs)"
+            return f"{name} has changed since the save (SHA-256 differs)"
     except FileNotFoundError:
         return f"{name}{_IS_MISSING}"
     except OSError as error:
@@ -255,9 +258,9 @@ def _without_manifest(checkpoint: Path, deep: bool) -> list[str]:
 
 
 def was_ours(trainer_state: Path) -> bool:
-    """Whether a trainer state was written by us, at its very step: then a manifest belongs beside it.
+    """Whether this package saved a trainer state, so that a manifest must be beside it.
 
-    A plain Trainer that resumes our checkpoint carries our entry along, with the step at which it took over.
+    A plain Trainer that resumes our checkpoint keeps our entry, with the step at which it took over.
     """
     try:
         state = shapes.read(trainer_state, _TrainerState)
@@ -268,10 +271,11 @@ def was_ours(trainer_state: Path) -> bool:
 
 
 def _damage(path: Path, deep: bool) -> str:
-    """What a file's own format says about it; an empty text for what cannot be told."""
+    """Damage that a file's own format reveals; empty if there is none or the format cannot tell."""
     try:
         if path.stat().st_size == 0:
             return f"{path.name} is empty"
+
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
@@ -282,7 +286,7 @@ def _damage(path: Path, deep: bool) -> str:
             if bad:
                 return f"{path.name} is damaged at {bad} (checksum differs)"
         elif path.suffix in (".bin", ".pt", ".pth") and not _is_old_pickle(path):
-            return f"{path.name} is cut off or no file of torch"
+            return f"{path.name} is truncated or not a PyTorch file"
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         return f"{path.name} is damaged: {error}"
     except Exception as error:
@@ -291,7 +295,7 @@ def _damage(path: Path, deep: bool) -> str:
 
 
 def _is_old_pickle(path: Path) -> bool:
-    """Before 1.6 torch wrote plain pickles, which begin with their protocol."""
+    """Whether a file is a plain pickle, which torch wrote before 1.6; these begin with their protocol."""
     with path.open("rb") as file:
         return re.match(rb"\x80[\x02-\x05]", file.read(2)) is not None
 
@@ -301,7 +305,7 @@ def _check_safetensors(path: Path) -> None:
     with path.open("rb") as file:
         (header_bytes,) = _HEADER_BYTES.unpack(file.read(_HEADER_BYTES.size))
         if header_bytes > size - _HEADER_BYTES.size:
-            raise ValueError("cut off in its header")
+            raise ValueError("truncated in its header")
         header = json.loads(file.read(header_bytes))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     expected = _HEADER_BYTES.size + header_bytes + max(ends, default=0)

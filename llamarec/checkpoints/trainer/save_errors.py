@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llamarec.checkpoints.storage.publish import NOT_AS_WRITTEN
 from llamarec.errors import CheckpointError
 
 # Torch and safetensors have errors of their own for a full disk.
-_OF_DISK: Final = re.compile(r"No space left|I/O error|os error \d+|iostream|PytorchStreamWriter|not on the disk as")
+_OF_DISK: Final = re.compile(
+    rf"No space left|I/O error|os error \d+|iostream|PytorchStreamWriter|{re.escape(NOT_AS_WRITTEN)}"
+)
 
 
 class NotResumableError(CheckpointError):

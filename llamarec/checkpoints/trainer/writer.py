@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from llamarec.checkpoints.storage.discovery import best_in, inspect, kept_of
+from llamarec.checkpoints.storage.discovery import best_in, inspect, saved_checkpoint
 from llamarec.checkpoints.storage.layout import (
     MANIFEST,
     OPTIMIZER,
@@ -260,7 +260,7 @@ class CheckpointWriter:
 
     def rotate(self) -> None:
         """Deletes what retention does not keep; the newest is verified by now."""
-        kept = [kept_of(verdict) for verdict in inspect(self.run)]
+        kept = [saved_checkpoint(verdict) for verdict in inspect(self.run)]
         for step in to_delete(kept, self.limit):
             delete(self.run, step)
 

@@ -86,7 +86,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def disk_use(run: RunFolder, now: datetime) -> Use:
     """The disk use of one run; hashes no files."""
     facts = gather(run, deep=False)
-    saves = [Save(fact.created, fact.num_bytes, fact.kept.reason) for fact in reversed(newest(facts))]
+    saves = [Save(fact.created, fact.num_bytes, fact.saved.reason) for fact in reversed(newest(facts))]
     freed = propose(run, DEFAULT_KEEP, deep=False).num_bytes
     return Use(run, len(facts), folder_bytes(run.path), freed, growth(saves, save_limit(facts), now))
 

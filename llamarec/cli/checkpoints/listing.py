@@ -71,7 +71,7 @@ def limit_of(facts: list[CheckpointSummary]) -> int:
 def as_dict(run: RunFolder, facts: list[CheckpointSummary]) -> dict[str, object]:
     """A run as JSON."""
     latest, best = latest_and_best(facts)
-    stay = protected([fact.kept for fact in facts], limit_of(facts))
+    stay = protected([fact.saved for fact in facts], limit_of(facts))
     in_folder = best_in(run)
     return {
         "path": run.path,
@@ -93,7 +93,7 @@ def as_dict(run: RunFolder, facts: list[CheckpointSummary]) -> dict[str, object]
                 "verified": fact.verified,
                 "problems": fact.verdict.problems,
                 "latest": fact.step == latest,
-                "before_restart": fact.left_behind,
+                "before_restart": fact.is_superseded,
                 "best": fact.step == best,
                 "protected": stay.get(fact.step),
             }
@@ -110,7 +110,7 @@ def _print_run(run: RunFolder, facts: list[CheckpointSummary], root: Path) -> No
         return
 
     latest, best = latest_and_best(facts)
-    stay = protected([fact.kept for fact in facts], limit_of(facts))
+    stay = protected([fact.saved for fact in facts], limit_of(facts))
     print_table(_COLUMNS, [_row(fact, latest, best, fact.step in stay) for fact in facts])
     for fact in facts:
         if not fact.verdict.is_resumable:
@@ -119,7 +119,7 @@ def _print_run(run: RunFolder, facts: list[CheckpointSummary], root: Path) -> No
     print_wrapped(
         "B best, L latest, P protected: " + ", ".join(f"{step} ({why})" for step, why in sorted(stay.items()))
     )
-    if any(fact.left_behind for fact in facts):
+    if any(fact.is_superseded for fact in facts):
         print_wrapped("R: from before a --restart; latest ignores it, but it can be named by its path")
     names = {fact.metric_name for fact in facts if fact.metric_name}
     if names:
@@ -134,7 +134,7 @@ def _print_run(run: RunFolder, facts: list[CheckpointSummary], root: Path) -> No
 
 
 def _row(fact: CheckpointSummary, latest: int | None, best: int | None, stays: bool) -> tuple[str, ...]:
-    held = {"B": fact.step == best, "L": fact.step == latest, "P": stays, "R": fact.left_behind}
+    held = {"B": fact.step == best, "L": fact.step == latest, "P": stays, "R": fact.is_superseded}
     return (
         str(fact.step),
         figure(fact.epoch, ".2f"),

@@ -98,7 +98,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
     """What `prune --keep` would delete: never the newest good checkpoint, never the best."""
     facts = gather(run, deep=deep)
-    kept = [fact.kept for fact in facts]
+    kept = [fact.saved for fact in facts]
     stay = protected(kept, keep)
     latest, best = latest_and_best(facts)
     in_folder = best_in(run)

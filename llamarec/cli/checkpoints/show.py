@@ -9,7 +9,7 @@ from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest, Session
-from llamarec.checkpoints.storage.summary import facts_of, parse_time, trainer_state
+from llamarec.checkpoints.storage.summary import parse_time, summary_of, trainer_state
 from llamarec.checkpoints.storage.units import age, readable
 from llamarec.checkpoints.storage.verification import PARTS, Verdict, verify
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
@@ -75,7 +75,7 @@ def _state(verdict: Verdict) -> dict[str, object]:
     rows |= {f"problem {number}": text for number, text in enumerate(verdict.problems, start=1)}
     rows |= {f"without {part}": f"a resume loses {PARTS[part]}" for part in verdict.missing}
 
-    fact = facts_of(verdict, deep=True)
+    fact = summary_of(verdict, deep=True)
     rows |= {"step": fact.step, "epoch": "-" if fact.epoch is None else f"{fact.epoch:g}"}
     rows["saved"] = f"{fact.created:%Y-%m-%d %H:%M:%S} UTC ({age(fact.created)} ago)" if fact.created else "unknown"
     rows["size"] = readable(fact.num_bytes)

@@ -77,7 +77,7 @@ def test_a_refusal_says_all_at_once() -> None:
     with pytest.raises(CheckpointError) as error:
         refuse("runs/checkpoint-5", changes)
     said = str(error.value)
-    assert "runs/checkpoint-5 is of another run than this command" in said
+    assert "runs/checkpoint-5 belongs to a different run than this command" in said
     assert "seed 42 (the order of the samples follows from it)" in said
     assert "seed 7" in said
     assert "d 1 (identifies the run)" in said

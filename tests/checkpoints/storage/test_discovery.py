@@ -13,11 +13,11 @@ from llamarec.checkpoints.storage.discovery import (
     best_in,
     choose_checkpoint,
     inspect,
-    kept_of,
     latest,
     nearest,
     next_sequence,
     order_of_saves,
+    saved_checkpoint,
 )
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.errors import CheckpointError
@@ -54,7 +54,7 @@ def test_what_is_passed_over_is_named(run: RunFolder) -> None:
     assert choice is not None
     assert _step(choice) == "checkpoint-100"
     assert [verdict.path.name for verdict in choice.passed_over] == ["checkpoint-300", "checkpoint-200"]
-    assert "optimizer.pt has another content" in choice.passed_over[0].reason
+    assert "optimizer.pt has changed since the save" in choice.passed_over[0].reason
     assert "manifest.json: damaged" in choice.passed_over[1].reason
 
 
@@ -77,7 +77,7 @@ def test_none_verifies(run: RunFolder) -> None:
     with pytest.raises(CheckpointError, match="none of the 3 checkpoints") as error:
         latest(run)
     assert all(f"checkpoint-{step} (step {step}, optimizer.pt" in str(error.value) for step in (100, 200, 300))
-    assert "start anew" in str(error.value)
+    assert "start over" in str(error.value)
 
 
 def test_there_is_none(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_parts_are_missing(tmp_path: Path) -> None:
     run = make_plain_run(tmp_path / "run")
     (run.checkpoint(300) / "optimizer.pt").unlink()
     assert _step(latest(run)) == "checkpoint-200"
-    with pytest.raises(CheckpointError, match=r"--allow_partial_resume to go on without: optimizer\.pt"):
+    with pytest.raises(CheckpointError, match=r"--allow_partial_resume to continue without: optimizer\.pt"):
         choose_checkpoint(run, run.checkpoint(300))
     choice = choose_checkpoint(run, run.checkpoint(300), allow_partial=True)
     assert choice is not None
@@ -169,7 +169,7 @@ def test_a_plain_trainers_between_ours(tmp_path: Path) -> None:
     """It has no number of a save, and is taken for newer than all that have a lower step."""
     run = make_plain_run(tmp_path, [100, 200], best=100)
     assert _step(latest(run)) == "checkpoint-200"
-    assert kept_of(inspect(run)[1]).best_step == 100
+    assert saved_checkpoint(inspect(run)[1]).best_step == 100
     ours = make_run(tmp_path / "ours", [150, 250])
     shutil.copytree(ours.checkpoint(150), run.checkpoint(150))
     assert [path.name for path in order_of_saves(run)] == ["checkpoint-200", "checkpoint-150", "checkpoint-100"]

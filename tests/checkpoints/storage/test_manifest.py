@@ -106,9 +106,9 @@ def test_an_earlier_writer_may_have_said_less() -> None:
         (b'{"format": 1}', "damaged"),
         (b"\xff\xfe", "damaged"),
         (_with(format=2), "format 2"),
-        (_with(step=None), "not the content of a manifest"),
-        (_with(files=[]), "not the content of a manifest"),
-        (_with(sessions=[1]), "not the content of a manifest"),
+        (_with(step=None), "not a valid manifest"),
+        (_with(files=[]), "not a valid manifest"),
+        (_with(sessions=[1]), "not a valid manifest"),
         (_with(files={"../x": {"num_bytes": 1, "sha256": ""}}), "refused"),
         (MANIFEST.to_bytes().replace(b'"step": 200\n}', b'"step": 300\n}'), "damaged"),
     ],
@@ -125,7 +125,7 @@ def test_none_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "C:/x", "a\\b", "", "a\0b", "manifest.json"])
 def test_names_that_lead_outside(name: str) -> None:
-    with pytest.raises(CheckpointError, match="no name inside a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a name inside a checkpoint"):
         inside(name)
 
 

@@ -172,7 +172,7 @@ def test_a_short_safetensors(plain: Path) -> None:
         way(plain / "adapter_model.safetensors")
         assert any(text.startswith("adapter_model.safetensors is damaged") for text in verify(plain).problems)
     (plain / "adapter_model.safetensors").write_bytes(b"\xff" * 8)
-    assert any("cut off in its header" in text for text in verify(plain).problems)
+    assert any("truncated in its header" in text for text in verify(plain).problems)
 
 
 @pytest.mark.parametrize("part", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"])

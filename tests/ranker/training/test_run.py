@@ -145,7 +145,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(
     then = description.read_bytes()
     # Another retriever: what recommends has to see that the ranker's was another one.
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(CheckpointError, match="of another run than this command"):
+    with pytest.raises(CheckpointError, match="belongs to a different run than this command"):
         run_shop(folder, "--max_history", "3", "--resume_from_checkpoint")
     other = tmp_path / "other"
     run_shop(folder, "--max_steps", "4", "--output_dir", str(other))
