@@ -51,7 +51,8 @@ def _kept(shape: ModelShape, setup: Setup, length: int) -> float:
     # Attention probabilities up to a token's block, kept where they are no more than the rest.
     probabilities = shape.heads * (length + QUERIES_PER_BLOCK) / 2
     widths += probabilities if probabilities <= 3 * shape.hidden + 2 * shape.intermediate else 0
-    for name in setup.lora_targets:
+    # Other names are refused when the model is loaded.
+    for name in (name for name in setup.lora_targets if name in shape.linear):
         widths += _mask(shape, setup, name) + setup.lora_rank
         widths += shape.linear[name][0] if name in ("o_proj", "down_proj") else 0
     return widths

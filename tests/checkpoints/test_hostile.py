@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 import types
 import zipfile
@@ -188,6 +189,9 @@ def test_arguments_of_the_program_pass(checkpoint: Path, monkeypatch: pytest.Mon
     assert f"{__name__}.OwnArguments" in str(error.value)
     assert "--allow_changed training_args.bin" in str(error.value)
     refuse_hostile(checkpoint, frozenset({"training_args.bin"}))
+    # A preview knows no program at all; what its libraries have is still refused.
+    with pytest.raises(CheckpointError, match="OwnArguments"):
+        refuse_hostile(checkpoint, is_preview=True)
 
 
 def test_nothing_is_imported_to_look_a_name_up(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +202,13 @@ def test_nothing_is_imported_to_look_a_name_up(checkpoint: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "never_imported")
     with pytest.raises(CheckpointError, match=r"never_imported\.Thing"):
         refuse_hostile(checkpoint)
+    refuse_hostile(checkpoint, is_preview=True)
+
+
+def test_a_preview_refuses_what_no_script_has(checkpoint: Path) -> None:
+    torch.save(subprocess.Popen, checkpoint / "training_args.bin")
+    with pytest.raises(CheckpointError, match=r"commands\.Popen"):
+        refuse_hostile(checkpoint, is_preview=True)
     assert "never_imported" not in sys.modules
 
 

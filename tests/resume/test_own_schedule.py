@@ -45,6 +45,35 @@ def _rates(trainer: Any) -> list[float]:
     return [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
 
 
+def _handed_as_class(folder: Path, kind: type[torch.optim.Optimizer], rate: float) -> Any:
+    args = make_args(folder, **QUIET, save_steps=100)
+    handed = (kind, {"lr": rate})
+    return ResumableTrainer(
+        model=make_model(), args=args, train_dataset=Words(12, noisy=False), optimizer_cls_and_kwargs=handed
+    )
+
+
+def test_a_class_that_was_handed_over_has_its_own_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = _handed_as_class(tmp_path / "whole", torch.optim.AdamW, PEAK)
+    whole.train()
+    stopped(_handed_as_class(tmp_path / "run", torch.optim.AdamW, PEAK), 3)
+    capsys.readouterr()
+    _handed_as_class(tmp_path / "run", torch.optim.AdamW, PEAK).train("latest")
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+    said = capsys.readouterr().out
+    assert f"rate:        {_rates(whole)[3]:.6g} at the next step, as it would have been" in said
+
+
+def test_another_class_that_was_handed_over_starts_without_moments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(_handed_as_class(tmp_path, torch.optim.SGD, PEAK), 3)
+    assert _handed_as_class(tmp_path, torch.optim.AdamW, 0.01).train("latest").global_step == 6
+    said = capsys.readouterr().out
+    assert "SGD (optimizer_cls_and_kwargs) -> AdamW (optimizer_cls_and_kwargs)" in said
+    assert "another kind of optimizer starts without moments" in said
+
+
 def test_unchanged_it_is_exact_and_the_rate_is_the_schedulers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from llamarec.checkpoints.resume.learning_rate import rates
 from llamarec.checkpoints.resume.notes import remarks
 from llamarec.checkpoints.resume.plan import HOW_TO_EXTEND, ResumePlan
 from llamarec.checkpoints.resume.position import Geometry
-from llamarec.checkpoints.resume.process import OWN_OPTIMIZER, OWN_SCHEDULER, CurrentProcess
+from llamarec.checkpoints.resume.process import HANDED_AS_CLASS, OWN_OPTIMIZER, OWN_SCHEDULER, CurrentProcess
 from llamarec.checkpoints.resume.progress import Progress, plain_progress, progress_in
 from llamarec.checkpoints.resume.safe_load import refuse_hostile
 from llamarec.checkpoints.resume.schedule import ScheduleMap, resumed
@@ -157,7 +157,7 @@ def decide(choice: ResumeChoice, now: CurrentProcess) -> Resume:
 
 def _read(choice: ResumeChoice, now: CurrentProcess) -> _Saved:
     path = choice.verdict.path
-    refuse_hostile(path, now.allowed)
+    refuse_hostile(path, now.allowed, is_preview=now.is_preview)
 
     content = {} if TRAINER_STATE in choice.verdict.missing else read_trainer_state(path)
     return _Saved(
@@ -223,8 +223,18 @@ def _plan(saved: _Saved, length: _Length, changes: list[Change], now: CurrentPro
         changes=tuple(changes),
         lost=tuple(f"{part}: {PARTS.get(part, '')} start over" for part in choice.verdict.missing),
         notes=tuple(notes),
-        how_to_extend="--early_stopping_patience with a larger number" if stops else HOW_TO_EXTEND,
+        how_to_extend=_how_to_extend(step, now.args, stops=stops),
     )
+
+
+def _how_to_extend(step: int, args: TrainingArguments, *, stops: bool) -> str:
+    if stops:
+        return "--early_stopping_patience with a larger number"
+    if args.max_steps > 0:
+        # Where it is given, the number of epochs does not count.
+        return f"--max_steps above {step:,}" + (f", not {args.max_steps:,}" if args.max_steps < step else "")
+
+    return HOW_TO_EXTEND
 
 
 def _extends(changes: list[Change]) -> bool:
@@ -278,7 +288,9 @@ def _is_new_optimizer(change: Change) -> bool:
     """Of the AdamW of torch all variants (fused, ...) keep the same moments."""
     kinds = {str(name).removesuffix("_fused") for name in (change.old, change.new)}
     # What an overridden method makes is known when its state is loaded.
-    return change.name in ("optim", OWN_OPTIMIZER) and len(kinds) > 1 and "create_optimizer" not in kinds
+    # Of older checkpoints, too, where a class that was handed over had no name.
+    unknown = "create_optimizer" in kinds or (not change.old and str(change.new).endswith(HANDED_AS_CLASS))
+    return change.name in ("optim", OWN_OPTIMIZER) and len(kinds) > 1 and not unknown
 
 
 def _changes(choice: ResumeChoice, now: CurrentProcess) -> list[Change]:

@@ -14,6 +14,9 @@ from llamarec.checkpoints.resume.compatibility import FingerprintSources
 OWN_OPTIMIZER, OWN_SCHEDULER = "own_optimizer", "own_scheduler"
 """Names, among the hyperparameters, of what the program made itself; empty where the Trainer made it."""
 
+HANDED_AS_CLASS = " (optimizer_cls_and_kwargs)"
+"""Follows the name of an optimizer's class that the Trainer was given instead of an optimizer."""
+
 
 @dataclass(frozen=True)
 class CustomOptimizers:
@@ -49,6 +52,7 @@ class CurrentProcess:
         allowed: Names that may differ.
         handed: What the program made itself; its names are among the hyperparameters too.
         origins: Of the fingerprints.
+        is_preview: Nothing will be trained here, so the program's own classes are not known.
     """
 
     args: TrainingArguments
@@ -59,6 +63,7 @@ class CurrentProcess:
     allowed: frozenset[str]
     handed: CustomOptimizers = CustomOptimizers()
     origins: FingerprintSources = field(default_factory=FingerprintSources)
+    is_preview: bool = False
 
     @property
     def has_own_scheduler(self) -> bool:

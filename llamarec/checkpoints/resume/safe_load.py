@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
@@ -36,6 +37,9 @@ _NUMPY_TYPES: list[Any] = [
     # As numpy 1 called it.
     (_rebuild_array, "numpy.core.multiarray._reconstruct"),
 ]
+
+# Their functions run code; what their own arguments need is imported by now.
+_LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "pip", "setuptools")
 
 
 def load_pickled(path: Path, *, map_location: Any = "cpu", allowed: list[Any] | None = None) -> Any:
@@ -73,12 +77,13 @@ def _hostile(path: Path, found: str, hint: str = "") -> CheckpointError:
     )
 
 
-def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset()) -> None:
+def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, is_preview: bool = False) -> None:
     """Looks through every pickled file of a checkpoint, also those that a resume does not load, and executes nothing.
 
     Args:
         checkpoint: The folder.
         allowed: 'training_args.bin' (or 'all') if that file, which is never loaded, may hold classes not known here.
+        is_preview: That file may hold classes of programs that are not imported here, as the user's own is not.
 
     Raises:
         CheckpointError: a file asks for more than tensors, plain values and training arguments.
@@ -89,7 +94,11 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset()) -> N
         elif allowed & {TRAINING_ARGS, "all"}:
             continue
         else:
-            asked = [name for name in _asked_for(path) if not _is_of_arguments(name)]
+            asked = [
+                name
+                for name in _asked_for(path)
+                if not _is_of_arguments(name) and not (is_preview and _is_of_unknown_program(name))
+            ]
         if asked:
             own = path.name == TRAINING_ARGS
             raise _hostile(
@@ -121,6 +130,18 @@ def _is_of_arguments(name: str) -> bool:
     if not isinstance(found, type):
         return False
     return is_dataclass(found) or issubclass(found, Enum | PurePath | torch.device | torch.dtype | PartialState)
+
+
+def _is_of_unknown_program(name: str) -> bool:
+    """Whether a name can be one of the user's own script, which this process has not imported."""
+    module, _, attribute = name.rpartition(".")
+    if module == "__main__":
+        return not hasattr(sys.modules[module], attribute)
+
+    # Pickles call the standard library's modules by their names of Python 2.
+    renamed = {*IMPORT_MAPPING, *(old for old, _ in NAME_MAPPING)}
+    known = {*sys.stdlib_module_names, *renamed, *_LIBRARIES}
+    return module not in sys.modules and module not in renamed and module.partition(".")[0] not in known
 
 
 def _refused(text: str) -> str:

@@ -225,6 +225,15 @@ def choose_checkpoint(
     """
     known = earlier.verdicts if earlier is not None else ()
 
+    if isinstance(wanted, str) and not wanted.strip():
+        # As a path it would be the working folder.
+        raise CheckpointError(
+            f"{_FLAG} has an empty value (a variable of your shell that is not set?)",
+            expected=f"a folder checkpoint-{{step}}, {LATEST} or {BEST}",
+            hint=f"{_FLAG} {LATEST}, or leave {_FLAG} out to start at step 0",
+            retry_with=(_FLAG, LATEST),
+        )
+
     if wanted is True or wanted == LATEST:
         return latest(run, known)
     if wanted == BEST and not Path(BEST).is_dir():

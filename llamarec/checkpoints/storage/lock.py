@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable, shapes
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.os_errors import NO_LOCKS, advice
 from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError, LockedError
 
@@ -59,11 +60,13 @@ class RunLock:
                 found=describe_holder(self._run),
                 hint=f"wait for it, stop it, or give this one {self._hints.other_folder}",
             ) from error
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
+            # The latter is filelock's word for a file system without locks.
+            has_no_locks = not isinstance(error, OSError) or error.errno in NO_LOCKS
             raise CheckpointError(
-                f"{self._run.path} cannot be written",
+                f"{self._run.path} cannot be locked" if has_no_locks else f"{self._run.path} cannot be written",
                 found=str(error),
-                hint=f"{self._hints.other_folder}, or: chmod u+w",
+                hint=advice(error, self._run.path, self._hints.other_folder, locks=True),
             ) from error
 
         holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}

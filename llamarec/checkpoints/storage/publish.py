@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, MANIFEST, RunFolder
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, read_manifest
+from llamarec.checkpoints.storage.os_errors import advice
 from llamarec.errors import CheckpointError
 
 NOT_AS_WRITTEN: Final = "reads back differently from what was written"
@@ -167,7 +169,7 @@ def recover(run: RunFolder) -> list[str]:
         raise CheckpointError(
             f"the leftovers of a killed save in {run.path} could not be removed",
             found=str(error),
-            hint="free space on the disk or make the folder writable, then try again",
+            hint=advice(error, run.path, ProgramHints().other_folder),
         ) from error
 
 

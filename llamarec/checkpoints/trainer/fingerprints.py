@@ -93,6 +93,9 @@ def _as_bytes(value: object) -> bytes:
         return b"".join(str(name).encode() + _as_bytes(item) for name, item in sorted(value.items(), key=str))
     if isinstance(value, list | tuple):
         return b"".join(_as_bytes(item) for item in value)
+    if isinstance(value, set | frozenset) and not all(isinstance(item, bool | int | float) for item in value):
+        # In the order of a text's hash, which is another one in each process.
+        return b"".join(sorted(_as_bytes(item) for item in value))
     if isinstance(value, str | int | float | bool | type(None)):
         return f"{value!r};".encode()
     return pickle.dumps(value, protocol=4)

@@ -117,6 +117,7 @@ ATTRIBUTES: Final = (
     "model",
     "model_accepts_loss_kwargs",
     "optimizer",
+    "optimizer_cls_and_kwargs",
     "preprocess_logits_for_metrics",
     "processing_class",
     "state",

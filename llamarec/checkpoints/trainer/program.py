@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.process import CustomOptimizers, hyperparameters_of
+from llamarec.checkpoints.resume.process import HANDED_AS_CLASS, CustomOptimizers, hyperparameters_of
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
@@ -56,14 +58,15 @@ class Program:
         # Accelerate wraps it.
         optimizer = getattr(optimizer, "optimizer", optimizer)
         group = optimizer.param_groups[0] if optimizer is not None else None
+        name = self._maker_of(optimizer, "create_optimizer")
+        rate = float(group.get("initial_lr", group["lr"])) if group is not None else None
+
+        handed = self._trainer.optimizer_cls_and_kwargs
+        if handed is not None and not name:
+            name, rate = f"{handed[0].__name__}{HANDED_AS_CLASS}", _rate_of(*handed)
 
         scheduler = self._given_scheduler
-        return CustomOptimizers(
-            self._maker_of(optimizer, "create_optimizer"),
-            self._maker_of(scheduler, "create_scheduler"),
-            float(group.get("initial_lr", group["lr"])) if group is not None else None,
-            _curve_of(scheduler),
-        )
+        return CustomOptimizers(name, self._maker_of(scheduler, "create_scheduler"), rate, _curve_of(scheduler))
 
     def _maker_of(self, given: object | None, method: str) -> str:
         if given is not None:
@@ -95,6 +98,13 @@ class Program:
             json.dumps({"base_model": self._base_model, **found, **self.options.fingerprints}, default=str)
         )
         return own
+
+
+def _rate_of(kind: Callable[..., object], options: Mapping[str, object]) -> float | None:
+    """The learning rate that an optimizer will be made with; None where that is not known."""
+    default = inspect.signature(kind).parameters.get("lr")
+    rate = options.get("lr", default.default if default is not None else None)
+    return float(rate) if isinstance(rate, float | int | torch.Tensor) else None
 
 
 def _curve_of(scheduler: LRScheduler | None) -> Callable[[float], float] | None:

@@ -48,6 +48,7 @@ class Read(Protocol):
     compute_metrics: Callable[..., dict[str, float]] | None
     preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None
     model_accepts_loss_kwargs: bool
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, object]] | None
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
 

@@ -120,6 +120,7 @@ def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, fl
         fingerprints=stored_fingerprints(parsed.experiment, parsed.ranker),
         allowed=parsed.checkpoints.changes_allowed,
         origins=fingerprint_sources(parsed.experiment),
+        is_preview=True,
     )
 
 
@@ -156,4 +157,5 @@ def _process_of_any_trainer(folder: RunFolder, saved: Mapping[str, object], flag
         defaults={},
         fingerprints={},
         allowed=config.changes_allowed,
+        is_preview=True,
     )

@@ -31,7 +31,7 @@ from llamarec.ranker.model.hub import hub_name, is_unreachable, load_options
 from llamarec.ranker.model.letter_model import as_letter_model
 from llamarec.ranker.model.quantization import nf4, prepare_for_training
 from llamarec.ranker.model.tiny import tiny_model
-from llamarec.ranker.options.config import EMBEDDED, SMOLLM2_135M, TINY, RankerConfig, is_embedded
+from llamarec.ranker.options.config import ALL_LINEAR, EMBEDDED, SMOLLM2_135M, TINY, RankerConfig, is_embedded
 
 
 def base_model_source(name: str, data: PreparedData, run_folder: Path) -> str:
@@ -113,6 +113,7 @@ def wants_nf4(name: str, config: RankerConfig) -> bool:
 
 
 def _with_lora(model: Any, config: RankerConfig) -> Any:
+    _check_targets(model, config)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -121,23 +122,33 @@ def _with_lora(model: Any, config: RankerConfig) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 still uses the former name of activation checkpointing, which transformers 5.23 warns about.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            adapted = get_peft_model(model, lora)
-    except ValueError as error:
-        linear = {
-            path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-        }
-        raise ModelError(
-            f"--lora_target_modules {config.lora_target_modules}: the model has no such linear layers",
-            expected=f"names among {', '.join(sorted(linear))}",
-            found=str(error).partition("\n")[0],
-        ) from error
+    with warnings.catch_warnings():
+        # PEFT 0.21 still uses the former name of activation checkpointing, which transformers 5.23 warns about.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        adapted = get_peft_model(model, lora)
 
     replace_dropout(adapted)
     return adapted
+
+
+def _check_targets(model: Any, config: RankerConfig) -> None:
+    """Refuses a name that is none of the decoder's linear layers; PEFT passes over it where another one is."""
+    # Only some rows of the output layer are computed, past its forward pass: LoRA there would not be trained.
+    output = model.get_output_embeddings()
+    linear = {
+        path.rpartition(".")[2]
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output
+    }
+    unknown = [name for name in config.target_modules if name not in linear]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], linear, n=1)
+        raise ModelError(
+            f"--lora_target_modules {config.lora_target_modules}: the model has no such linear layers",
+            expected=f"names among {', '.join(sorted(linear))}, or {ALL_LINEAR}",
+            found=", ".join(unknown),
+            hint=f"--lora_target_modules {','.join(near)}" if near else None,
+        )
 
 
 def _smollm2_folder() -> Path:

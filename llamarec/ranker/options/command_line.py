@@ -254,7 +254,9 @@ def _validates(given: argparse.Namespace, flags: set[str]) -> str:
     """The strategy of validation: that of saving, so that the best adapter is known at every save."""
     if "eval_strategy" in flags:
         return _strategy(given.eval_strategy)
-    return "steps" if _strategy(given.save_strategy) == "no" else _strategy(given.save_strategy)
+    # What is best is found out by validations, so there is no strategy of that name for them.
+    saves = _strategy(given.save_strategy)
+    return "steps" if saves in ("no", "best") else saves
 
 
 def _strategy(value: object) -> str:

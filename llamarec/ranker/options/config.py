@@ -20,6 +20,11 @@ VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") fo
 CANDIDATE_ORDERS = ("shuffled", "retriever")
 HARD_NEGATIVES_AT = ("proposed", "all")
 
+ALL_LINEAR = "all-linear"
+"""Of `lora_target_modules`, as PEFT calls it: every linear layer of the decoder, not the output layer."""
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear layers of a decoder layer of Llama and its relatives, by name."""
+
 
 @dataclass(frozen=True)
 class RankerConfig:
@@ -44,7 +49,7 @@ class RankerConfig:
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of each LoRA layer."})
     lora_target_modules: str = field(
         default="q_proj,v_proj",
-        metadata={"help": "Linear layers that get LoRA, by name, comma-separated."},
+        metadata={"help": "Linear layers that get LoRA, by name, comma-separated; or all-linear."},
     )
     init_adapter: str = field(
         default="",
@@ -198,8 +203,10 @@ class RankerConfig:
 
     @property
     def target_modules(self) -> list[str]:
-        """`lora_target_modules` as a list."""
-        return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+        """`lora_target_modules` as a list of layers, without repetitions."""
+        given = [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+        layers = [layer for name in given for layer in (LINEAR_LAYERS if name == ALL_LINEAR else (name,))]
+        return list(dict.fromkeys(layers))
 
 
 def is_embedded(name: str) -> bool:

@@ -181,3 +181,9 @@ def test_a_folder_that_is_called_best(run: RunFolder, monkeypatch: pytest.Monkey
     monkeypatch.chdir(run.path)
     shutil.copytree(run.checkpoint(300), run.path / "best")
     assert _step(choose_checkpoint(run, "best")) == "best"
+
+
+@pytest.mark.parametrize("wanted", ["", " "])
+def test_an_empty_value_is_not_the_working_folder(run: RunFolder, wanted: str) -> None:
+    with pytest.raises(CheckpointError, match=r"(?s)empty value.*--resume_from_checkpoint latest"):
+        choose_checkpoint(run, wanted)

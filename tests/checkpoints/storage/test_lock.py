@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
-from llamarec.errors import LockedError
+from llamarec.checkpoints.storage.publish import recover
+from llamarec.errors import CheckpointError, LockedError
 
 
 def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
@@ -67,3 +70,40 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     assert run.holder.exists()
     with RunLock(run):
         assert f"process {os.getpid()} on " in describe_holder(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "hint"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "cannot be locked", "on a local disk"),
+        (OSError(errno.EOPNOTSUPP, "Operation not supported"), "cannot be locked", "on a local disk"),
+        (NotImplementedError("FileSystem does not appear to support flock"), "cannot be locked", "on a local disk"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written", "chmod u+w"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written", "make room"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written", "mounted read-only"),
+    ],
+    ids=["no locks", "not supported", "filelock", "forbidden", "full", "read-only"],
+)
+def test_each_error_has_its_own_advice(
+    error: Exception, problem: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", fails)
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        RunLock(RunFolder(tmp_path)).acquire()
+    advice = str(caught.value.hint)
+    assert hint in advice
+    assert sum(word in advice for word in ("chmod", "make room", "local disk", "read-only")) == 1
+
+
+def test_a_folder_that_cannot_be_synced_is_not_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Path) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("llamarec.checkpoints.storage.durable.fsync_folder", fails)
+    with pytest.raises(CheckpointError) as caught:
+        recover(RunFolder(tmp_path))
+    assert "make room" not in str(caught.value.hint)
+    assert "cannot put a folder safely on the disk" in str(caught.value.hint)

@@ -35,6 +35,9 @@ def _lora(**changes: Any) -> Any:
     return get_peft_model(make_model().unload(), LoraConfig(task_type="CAUSAL_LM", **wanted))
 
 
+WITH_SETS: list[Any] = [{"tags": {"red", "green", "blue", f"row {number}"}} for number in range(5)]
+
+
 def test_the_same_model_and_data() -> None:
     assert _of() == _of()
 
@@ -115,9 +118,17 @@ def test_looking_takes_nothing_from_the_random_states() -> None:
 
 def test_the_same_in_another_process_whatever_its_hash_seed() -> None:
     """Sets, as target_modules is one, have another order there."""
-    program = "from tests.checkpoints.trainer.test_fingerprints import _of; print(_of())"
+    program = (
+        "from tests.checkpoints.trainer.test_fingerprints import WITH_SETS, _Dicts, _of; "
+        "print(_of(), _of(dataset=_Dicts(WITH_SETS)))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONWARNINGS": "ignore", "PYTHONPATH": "."}
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=True).stdout
-    assert found.strip().splitlines()[-1] == str(_of())
+    assert found.strip().splitlines()[-1] == f"{_of()} {_of(dataset=_Dicts(WITH_SETS))}"
+
+
+def test_another_set_is_other_data() -> None:
+    other = [{**row, "tags": row["tags"] | {"new"}} for row in WITH_SETS]
+    assert _of(dataset=_Dicts(other)) != _of(dataset=_Dicts(WITH_SETS))

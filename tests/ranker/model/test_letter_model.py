@@ -15,7 +15,7 @@ from llamarec.errors import ModelError
 from llamarec.ranker.model.base_models import load_letter_model
 from llamarec.ranker.model.last_layer import read_answers_only
 from llamarec.ranker.model.letter_model import collate
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import LINEAR_LAYERS, RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.training_samples import TrainingSamples
 
@@ -110,9 +110,18 @@ def test_only_the_adapter_learns(model: Any, batch: dict[str, torch.Tensor]) -> 
     assert {name for name, p in model.named_parameters() if p.requires_grad} == with_gradient
 
 
-def test_wrong_layer_names_are_answered_with_the_right_ones(tiny_folder: Path, encoder: PromptEncoder) -> None:
-    config = RankerConfig(llm_base_model="tiny", lora_target_modules="query")
-    with pytest.raises(ModelError, match=r"(?s)query.*q_proj"):
+def test_all_linear_is_every_layer_of_the_decoder(tiny_folder: Path, encoder: PromptEncoder) -> None:
+    config = RankerConfig(llm_base_model="tiny", lora_target_modules="all-linear")
+    model = load_letter_model("tiny", str(tiny_folder), config, encoder.letter_ids, bf16=False)
+    assert set(model.peft_config["default"].target_modules) == set(LINEAR_LAYERS)
+
+
+@pytest.mark.parametrize("given", ["query", "q_proj,v_porj", "q_proj,lm_head"])
+def test_wrong_layer_names_are_answered_with_the_right_ones(
+    given: str, tiny_folder: Path, encoder: PromptEncoder
+) -> None:
+    config = RankerConfig(llm_base_model="tiny", lora_target_modules=given)
+    with pytest.raises(ModelError, match=rf"(?s){given}.*q_proj.*all-linear.*found: +{given.split(',')[-1]}"):
         load_letter_model("tiny", str(tiny_folder), config, encoder.letter_ids, bf16=False)
 
 

@@ -91,6 +91,13 @@ def test_every_save_falls_on_a_validation(save_steps: int, eval_steps: int) -> N
     assert save_steps % eval_steps == 0
 
 
+def test_saves_of_the_best_are_found_by_validations_every_few_steps() -> None:
+    training = parse([*BEAUTY, "--save_strategy", "best"])[2]
+    assert training.save_strategy == "best"
+    assert training.eval_strategy == "steps"
+    assert training.load_best_model_at_end
+
+
 def test_validation_follows_the_save_strategy() -> None:
     assert parse([*BEAUTY, "--save_strategy", "epoch"])[2].eval_strategy == "epoch"
     assert not parse([*BEAUTY, "--eval_strategy", "no"])[2].load_best_model_at_end

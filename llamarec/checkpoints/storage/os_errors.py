@@ -1,0 +1,50 @@
+"""What to do about an error of the operating system, by its number. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Final
+
+_FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FORBIDDEN: Final = {errno.EACCES, errno.EPERM}
+NO_LOCKS: Final = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
+"""The file system does not know the call."""
+_BROKEN: Final = {errno.EIO, getattr(errno, "ESTALE", errno.EIO), errno.ENXIO, errno.ENODEV}
+_ON_LOCAL_DISK: Final = "on a local disk; --backup_to copies its checkpoints to where they are kept"
+
+
+def advice(error: BaseException, path: Path, other_folder: str, *, locks: bool = False) -> list[str]:
+    """What to type or do next, a line each.
+
+    Args:
+        error: What the operating system said.
+        path: The run's folder.
+        other_folder: How to train in another folder, in the program's words.
+        locks: The error came from taking the lock; otherwise from writing.
+
+    >>> advice(OSError(errno.ENOLCK, "No locks available"), Path("runs/a"), "another --output_dir", locks=True)
+    ['another --output_dir on a local disk; --backup_to copies its checkpoints to where they are kept', \
+'or mount this one with locks (NFS: its lock service, not nolock)']
+    >>> advice(OSError(errno.EROFS, "Read-only file system"), Path("runs/a"), "another --output_dir")
+    ['another --output_dir: this file system is mounted read-only']
+    """
+    number = error.errno if isinstance(error, OSError) else errno.ENOSYS
+    if number in _FULL:
+        return [f"make room on the disk of {path}, or within your quota"]
+    if number in _FORBIDDEN:
+        return [f"chmod u+w {path}", f"or {other_folder}"]
+    if number == errno.EROFS:
+        return [f"{other_folder}: this file system is mounted read-only"]
+    if number in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        return [f"{other_folder}: a file has the name of a folder"]
+    if number == errno.ENAMETOOLONG:
+        return [f"{other_folder} with a shorter path"]
+    if number in NO_LOCKS and locks:
+        return [f"{other_folder} {_ON_LOCAL_DISK}", "or mount this one with locks (NFS: its lock service, not nolock)"]
+    if number in NO_LOCKS:
+        return [f"{other_folder} {_ON_LOCAL_DISK} (this file system cannot put a folder safely on the disk)"]
+    if number in _BROKEN:
+        return ["look at the disk or the network mount (dmesg), then try again", f"or {other_folder}"]
+
+    return [f"{other_folder}, or mend what is said above and try again"]
