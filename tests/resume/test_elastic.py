@@ -66,7 +66,7 @@ def test_the_rate_does_not_jump(
     old, new = rates(uninterrupted), rates(resumed)
     # The step after the resume has the rate that it would have had, and the plan says so.
     assert new[step + 1] == old[step + 1]
-    assert f"{new[step + 1]:.6g} at the next step, as it would have been" in capsys.readouterr().out
+    assert f"{new[step + 1]:.6g} at the next step, unchanged" in capsys.readouterr().out
     # From there on no change is larger than the curve's own steepest, stretched by the larger of the two batches.
     stretch = max(1.0, (26 - step) / (resumed.state.max_steps - step)) * 2
     steepest = max(abs(old[i + 1] - old[i]) for i in range(1, 26))
@@ -93,7 +93,9 @@ def test_a_finished_run_says_that_it_is_finished(tmp_path: Path, capsys: pytest.
     trainer = quiet_trainer(tmp_path, seen=log)
     output = trainer.train("latest")
     assert output.global_step == 26
-    assert "finished at step 26. To go on: --num_train_epochs or --max_steps with a larger" in capsys.readouterr().out
+    assert (
+        "finished at step 26. To continue: --num_train_epochs or --max_steps with a larger" in capsys.readouterr().out
+    )
     assert samples_in(log) == []
     assert (tmp_path / "checkpoint-26/manifest.json").read_bytes() == before
 
@@ -107,7 +109,7 @@ def test_a_finished_run_is_extended(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert samples_in(log) == epoch_orders(trainer, 4)
     said = capsys.readouterr().out
     assert "applied:     num_train_epochs  2.0 -> 4.0" in said
-    assert "its learning-rate curve used up: it is laid over all 52 steps" in said
+    assert "its learning-rate curve ended: the curve now spans all 52 steps" in said
     # Half of the new curve is done: warm-up of 4 steps, then down to 0 at 52.
     assert rates(trainer)[27] == pytest.approx(5e-3 * (52 - 26) / (52 - 4))
 
@@ -199,10 +201,10 @@ def test_an_early_stop_between_two_saves_is_saved(tmp_path: Path, capsys: pytest
     again = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
     again.train("latest")
     assert again.state.global_step == stop
-    assert "it had stopped early" in capsys.readouterr().out
+    assert "the run stopped early" in capsys.readouterr().out
     # What a program takes over from the checkpoint by itself is no wish to go on.
     taken_over = make_trainer(tmp_path, noisy=False, **changes, num_train_epochs=4.0)
     taken_over._defaults = {"early_stopping_patience": 20}
     taken_over.train("latest")
     assert taken_over.state.global_step == stop
-    assert "it had stopped early" in capsys.readouterr().out
+    assert "the run stopped early" in capsys.readouterr().out

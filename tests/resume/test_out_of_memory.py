@@ -124,7 +124,7 @@ def test_the_size_that_fits_is_remembered(tmp_path: Path, capsys: pytest.Capture
     second = _run(tmp_path, place="forward")
     second.train("latest")
     assert second.failed == []
-    assert "micro-batches of 2, found after an out of memory" in capsys.readouterr().out
+    assert "micro-batches of 2, found after an out-of-memory error" in capsys.readouterr().out
 
 
 def test_a_new_micro_batch_is_tried_as_given(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_class_that_was_handed_over_has_its_own_rate(tmp_path: Path, capsys: p
     _handed_as_class(tmp_path / "run", torch.optim.AdamW, PEAK).train("latest")
     assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
     said = capsys.readouterr().out
-    assert f"rate:        {_rates(whole)[3]:.6g} at the next step, as it would have been" in said
+    assert f"rate:        {_rates(whole)[3]:.6g} at the next step, unchanged" in said
 
 
 def test_another_class_that_was_handed_over_starts_without_moments(
@@ -85,7 +85,7 @@ def test_unchanged_it_is_exact_and_the_rate_is_the_schedulers(
     resumed.train("latest")
     assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
     said = capsys.readouterr().out
-    assert f"rate:        {PEAK / 2:.6g} at the next step, as it would have been" in said
+    assert f"rate:        {PEAK / 2:.6g} at the next step, unchanged" in said
     assert "changes:     none" in said
     assert _rates(whole) == pytest.approx([PEAK * (1 - step / 6) for step in range(6)])
 
@@ -99,7 +99,7 @@ def test_another_length_is_not_laid_over_it_twice(tmp_path: Path, capsys: pytest
     assert _rates(resumed)[3:] == pytest.approx([PEAK * (1 - step / 12) for step in range(3, 12)])
     said = capsys.readouterr().out
     assert f"rate:        {PEAK / 2:.6g} -> {PEAK * 0.75:.6g} at the next step" in said
-    assert "your own scheduler goes by optimizer steps as you made it; nothing is stretched" in said
+    assert "your own scheduler follows optimizer steps as you made it; nothing is stretched" in said
 
 
 def test_a_smaller_batch_ends_at_the_end_of_the_curve(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_of_another_rate_the_optimizers_own_is_taken(tmp_path: Path, capsys: pyt
     capsys.readouterr()
     _trainer(tmp_path, learning_rate=1.0, weight_decay=0.1).train("latest")
     said = capsys.readouterr().out
-    assert said.count("as far as your own optimizer was made with it") == 2
+    assert said.count("only if your own optimizer was made with it") == 2
     assert f"rate:        {PEAK / 2:.6g} at the next step" in said
 
 

@@ -178,7 +178,7 @@ def test_a_name_without_a_number_means_the_newest(run: Path) -> None:
 
 
 def test_what_is_allowed_to_differ_must_be_something(run: Path) -> None:
-    with pytest.raises(ConfigError, match="--allow_changed dta: nothing of that name") as refused:
+    with pytest.raises(ConfigError, match="--allow_changed dta: no value has this name") as refused:
         _with_other_data(run, CheckpointConfig(allow_changed="dta")).train("latest")
     assert "--allow_changed data" in str(refused.value)
 

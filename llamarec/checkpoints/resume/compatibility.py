@@ -1,18 +1,18 @@
-"""What a resume keeps, applies and refuses: a pure function of two sets of values. Standard library only."""
+"""Values that a resume keeps, applies and refuses: a pure function of two sets of values."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from llamarec.checkpoints.storage.layout import TRAINING_ARGS
 from llamarec.errors import CheckpointError, ConfigError
 
 Decision = Literal["kept", "applied", "refused"]
 
-# Belong to a machine or to one process, not to the training.
+# Values that belong to a machine or to one process, not to the training.
 UNTRACKED: Final = frozenset(
     {
         "resume_from_checkpoint",
@@ -43,9 +43,9 @@ UNTRACKED: Final = frozenset(
         "_n_gpu",
     }
 )
-# Why a change is what it is; what is not listed is simply applied.
+# Effects of changes; a change that is not listed is simply applied.
 _WHY: Final[dict[str, str]] = {
-    "learning_rate": "from the next step on; the schedule goes on where it was",
+    "learning_rate": "from the next step on; the schedule continues",
     "num_train_epochs": "the rest of the schedule is stretched over the longer training, the rate does not jump",
     "max_steps": "the rest of the schedule is stretched, the rate does not jump",
     "per_device_train_batch_size": "the position is a number of samples: none is seen twice or missed",
@@ -53,13 +53,13 @@ _WHY: Final[dict[str, str]] = {
     "num_processes": "the position is a number of samples: none is seen twice or missed",
     "optim": "another kind of optimizer starts without moments",
     "own_optimizer": "another kind of optimizer starts without moments",
-    "own_scheduler": "another schedule: it goes on at this step",
+    "own_scheduler": "another schedule, from this step on",
     "lr_scheduler_type": "the new curve, at the share of the training that is done",
     "warmup_steps": "counts from the start of training",
     "dataloader_num_workers": "changes no sample",
-    "early_stopping_patience": "the count of validations without a gain goes on",
+    "early_stopping_patience": "the count of validations without a gain continues",
 }
-# These decide which samples come in which order; changing them in mid-training is another training.
+# These determine the order of the samples; changing one during training makes it another training.
 _REFUSED: Final[dict[str, str]] = {
     "seed": "the order of the samples follows from it",
     "data_seed": "the order of the samples follows from it",
@@ -71,39 +71,40 @@ _WIDTH: Final = 60
 
 @dataclass(frozen=True)
 class Change:
-    """One hyperparameter or fingerprint that is not what it was.
+    """One hyperparameter or fingerprint that differs.
 
     Attributes:
-        name: Of the flag, or of the fingerprint.
-        old: In the checkpoint.
-        new: Now.
+        name: Name of the flag or fingerprint.
+        old: Value in the checkpoint.
+        new: Value in this process.
         decision: kept, applied or refused.
-        why: One clause.
+        why: Reason or effect, in one clause.
     """
 
     name: str
-    old: Any
-    new: Any
+    old: object
+    new: object
     decision: Decision
     why: str = ""
 
 
 def compare_hyperparameters(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
+    old: Mapping[str, object],
+    new: Mapping[str, object],
     *,
-    kept: Mapping[str, Any] | None = None,
+    kept: Mapping[str, object] | None = None,
     allowed: frozenset[str] = frozenset(),
 ) -> list[Change]:
-    """The hyperparameters that differ, or were kept although this command's default is another one.
+    """The hyperparameters that differ, or were kept although this command has another default.
 
     Args:
-        old: Of the checkpoint.
-        new: Of this process, with what it took over from the checkpoint.
+        old: Values in the checkpoint.
+        new: Values in this process, including those taken from the checkpoint.
         kept: Defaults that the checkpoint's values replaced, by name.
-        allowed: Names that may change although they are refused otherwise; 'all' allows every one.
+        allowed: Names that may change although they are otherwise refused; 'all' allows every change.
     """
     changes = []
+
     for name in sorted((old.keys() & new.keys()) - UNTRACKED):
         if old[name] != new[name]:
             refused = name in _REFUSED and not allowed & {name, "all"}
@@ -115,34 +116,35 @@ def compare_hyperparameters(
 
 
 def compare_fingerprints(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, allowed: frozenset[str] = frozenset()
+    old: Mapping[str, object], new: Mapping[str, object], *, allowed: frozenset[str] = frozenset()
 ) -> list[Change]:
-    """The fingerprints that differ: refused, or applied where the user allows it."""
+    """The fingerprints that differ: refused, or applied if the user allows it."""
     names = old.keys() & new.keys()
     if "base_model" in names and ("lora" in old) != ("lora" in new):
-        # What is frozen is another thing then, so that the base models cannot be compared.
+        # Other weights are frozen then, so the base models cannot be compared.
         names = (names - {"base_model"}) | {"lora"}
+
     changes = []
     for name in sorted(names):
-        before, now = (side.get(name, "none: all weights are trained") for side in (old, new))
-        if before != now:
+        before, after = (side.get(name, "none: all weights are trained") for side in (old, new))
+        if before != after:
             allows = bool(allowed & {name, "all"})
             why = "allowed by --allow_changed" if allows else _IDENTIFIES
-            changes.append(Change(name, before, now, "applied" if allows else "refused", why))
+            changes.append(Change(name, before, after, "applied" if allows else "refused", why))
     return changes
 
 
-def refuse_unknown(allowed: frozenset[str], fingerprints: Mapping[str, Any]) -> None:
-    """Raises for names in --allow_changed that nothing has: a mistyped one would allow nothing, in silence.
+def refuse_unknown(allowed: frozenset[str], fingerprints: Mapping[str, object]) -> None:
+    """Raises for unknown names in --allow_changed: a mistyped one would silently allow nothing.
 
     Raises:
-        ConfigError: names them and the nearest.
+        ConfigError: a name is unknown; the message names the nearest one.
     """
     known = [*fingerprints, "base_model", "lora", *_REFUSED, "all", TRAINING_ARGS]
     for name in sorted(allowed - set(known)):
         near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"--allow_changed {name}: nothing of that name can differ",
+            f"--allow_changed {name}: no value has this name",
             expected=", ".join(dict.fromkeys(known)),
             hint=f"--allow_changed {near[0]}" if near else None,
         )
@@ -150,13 +152,13 @@ def refuse_unknown(allowed: frozenset[str], fingerprints: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class FingerprintSources:
-    """Where a program's fingerprints come from.
+    """Sources of a program's fingerprints.
 
     Attributes:
-        options: By fingerprint, the options that it follows from.
-        advice: By fingerprint, what brings the old one back where no option has changed.
-        run_id: Of the run that the advice is for; it is not given for checkpoints of another one.
-        measures: Fingerprints without which a validation is no measure for another one.
+        options: Options that determine each fingerprint, by its name.
+        advice: How to restore the old value if no option has changed, by fingerprint.
+        run_id: Run that the advice is for; it is not given for checkpoints of another run.
+        measures: Fingerprints that must be equal for two validations to be comparable.
     """
 
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -165,28 +167,30 @@ class FingerprintSources:
     measures: frozenset[str] = frozenset()
 
     def of(self, option: str) -> list[str]:
-        """Fingerprints that follow from an option."""
+        """Fingerprints that an option determines."""
         return [name for name, options in self.options.items() if option in options]
 
 
 def refuse(checkpoint: str, changes: list[Change], origins: FingerprintSources | None = None) -> None:
-    """Raises for what is refused.
+    """Raises if a change is refused.
 
     Args:
-        checkpoint: Its path.
-        changes: All that differs.
-        origins: Of the fingerprints.
+        checkpoint: Path of the checkpoint.
+        changes: All differences.
+        origins: Sources of the fingerprints.
 
     Raises:
-        CheckpointError: names every refused value, old and new.
+        CheckpointError: a change is refused; the message names each refused value, old and new.
     """
     refused = [change for change in changes if change.decision == "refused"]
     if not refused:
         return
+
     names = ",".join(change.name for change in refused)
     ways = _ways_back(changes, refused, origins or FingerprintSources())
-    ways.append("start anew, with --restart instead of --resume_from_checkpoint, or in another --output_dir")
+    ways.append("start over, with --restart instead of --resume_from_checkpoint or in another --output_dir")
     ways.append(f"if you know that it fits: --allow_changed {names}")
+
     raise CheckpointError(
         f"{checkpoint} belongs to a different run than this command",
         expected=[f"{change.name} {_shown(change.old, change.new)} ({change.why})" for change in refused],
@@ -197,24 +201,24 @@ def refuse(checkpoint: str, changes: list[Change], origins: FingerprintSources |
 
 def _ways_back(changes: list[Change], refused: list[Change], origins: FingerprintSources) -> list[str]:
     ways, names = [], {change.name for change in refused}
-    # What identifies a run are data, prompts and models: the flag to leave out, if there is one, has another name.
+    # Fingerprints are of data, prompts and models: the flag to omit, if there is one, has another name.
     if any(change.why != _IDENTIFIES for change in refused):
-        ways.append("leave the flag out to keep the checkpoint's value")
+        ways.append("omit the flag to keep the checkpoint's value")
     causes = [change for change in changes if change.decision == "applied" and names & {*origins.of(change.name)}]
-    ways += [_as_it_was(one) for one in causes]
+    ways += [_back_to_old(one) for one in causes]
     explained = {name for one in causes for name in origins.of(one.name)}
     return ways + list(
         dict.fromkeys(origins.advice[name] for name in sorted(names - explained) if name in origins.advice)
     )
 
 
-def _as_it_was(change: Change) -> str:
+def _back_to_old(change: Change) -> str:
     before = f"--{change.name} {change.old}" if change.old not in (None, "") else f"without --{change.name}"
-    return f"{before}, as it was (here {change.new})"
+    return f"{before}, as in the checkpoint (here {change.new})"
 
 
-def _shown(value: Any, other: Any) -> str:
-    """A value as far as it differs from the other one, so that both can be told apart."""
+def _shown(value: object, other: object) -> str:
+    """The part of a value that differs from the other one, so that both can be told apart."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         value, other = (
             {name: item for name, item in a.items() if name not in b or b[name] != item}

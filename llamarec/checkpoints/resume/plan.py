@@ -1,9 +1,8 @@
-"""The resume plan: what is printed before the first step. Pure; text in, text out."""
+"""The resume plan that is printed before the first step. Pure: values in, text out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from llamarec.checkpoints.resume.compatibility import Change
 from llamarec.checkpoints.resume.position import Position
@@ -12,26 +11,26 @@ from llamarec.checkpoints.storage.units import readable
 
 _NAME_WIDTH = 13
 HOW_TO_EXTEND = "--num_train_epochs or --max_steps with a larger number"
-"""How to train a finished run further."""
+"""Flags that extend a finished run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePlan:
-    """Everything that a resume does differently from what the user may expect.
+    """Everything about a resume that the user may not expect.
 
     Attributes:
         choice: The checkpoint, and those passed over.
         step: Optimizer steps done.
         position: The next sample.
-        num_samples: Of an epoch.
-        steps_to_go: From here to the end.
-        steps_to_go_before: As the checkpoint saw it.
-        batch: Samples per step: before, now.
-        rate: Learning rate at the next step: as the checkpoint had it, now; None where the curve is not a function.
-        changes: Hyperparameters and fingerprints.
-        lost: Parts that are missing, each with what that means.
-        notes: Anything else worth a line.
-        how_to_extend: Said when nothing is left to do.
+        num_samples: Samples per epoch.
+        steps_to_go: Optimizer steps to the end.
+        steps_to_go_before: Optimizer steps to the end, according to the checkpoint.
+        batch: Samples per step, in the checkpoint and in this process.
+        rate: Learning rate in the checkpoint and at the next step; None if the curve is not a function.
+        changes: Hyperparameters and fingerprints that differ.
+        lost: Missing parts, each with its effect.
+        notes: Lines for anything else.
+        how_to_extend: Advice if no steps are left.
     """
 
     choice: ResumeChoice
@@ -49,7 +48,7 @@ class ResumePlan:
 
     @property
     def changed(self) -> frozenset[str]:
-        """Names of what is applied."""
+        """Names of the values that are applied."""
         return frozenset(change.name for change in self.changes if change.decision == "applied")
 
     def lines(self) -> list[str]:
@@ -57,6 +56,7 @@ class ResumePlan:
         rows = [("resume", self._resume())]
         rows += [("passed over", f"{verdict.path.name}: {verdict.reason}") for verdict in self.choice.passed_over]
         rows += [("lost", text) for text in self.lost]
+
         rows.append(("next", self._next()))
         rows.append(("to go", self._to_go()))
         if self.batch[0] != self.batch[1]:
@@ -66,9 +66,10 @@ class ResumePlan:
         rows += [("note", text) for text in self.notes]
         return [f"{name + ':':<{_NAME_WIDTH}}{text}" for name, text in rows] + self._changes()
 
-    def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+    def as_dict(self) -> dict[str, object]:
+        """The plan as JSON values."""
         verdict = self.choice.verdict
+
         return {
             "checkpoint": str(verdict.path),
             "why": self.choice.why,
@@ -91,8 +92,8 @@ class ResumePlan:
         verdict = self.choice.verdict
         if verdict.manifest is None:
             return (
-                f"{verdict.path} ({self.choice.why}; has no manifest, as a plain Trainer's: what is in it cannot be "
-                f"verified; looked through in {verdict.seconds:.1f} s)"
+                f"{verdict.path} ({self.choice.why}; no manifest, saved by a plain Trainer: its content cannot be "
+                f"verified; scanned in {verdict.seconds:.1f} s)"
             )
         manifest = verdict.manifest
         return (
@@ -105,17 +106,17 @@ class ResumePlan:
         if sample >= self.num_samples:
             epoch, sample = epoch + 1, 0
         if self.steps_to_go == 0:
-            return f"nothing: this run is finished at step {self.step:,}. To go on: {self.how_to_extend}"
+            return f"nothing: this run is finished at step {self.step:,}. To continue: {self.how_to_extend}"
         return f"sample {sample + 1:,} of {self.num_samples:,}, epoch {epoch + 1} (step {self.step + 1:,})"
 
     def _to_go(self) -> str:
         before = f" (was {self.steps_to_go_before:,})" if self.steps_to_go_before != self.steps_to_go else ""
         return f"{self.steps_to_go:,} steps{before}"
 
-    def _rate(self, before: float, now: float) -> str:
-        if before == now:
-            return f"{now:.6g} at the next step, as it would have been"
-        return f"{before:.6g} -> {now:.6g} at the next step"
+    def _rate(self, before: float, after: float) -> str:
+        if before == after:
+            return f"{after:.6g} at the next step, unchanged"
+        return f"{before:.6g} -> {after:.6g} at the next step"
 
     def _changes(self) -> list[str]:
         if not self.changes:

@@ -1,4 +1,4 @@
-"""Where training is in its data: a number of samples, whatever batches they were taken in. Standard library only.
+"""The position of a training in its data: a number of samples, whatever the batch sizes. Standard library only.
 
 An epoch is one order of all samples, a pure function of (seed, epoch). An optimizer step takes the next `batch`
 samples of it; the last step of an epoch takes what is left. Micro-batches, accumulation and processes only cut a step
@@ -21,7 +21,7 @@ class Position:
 
     Attributes:
         epoch: 0-based.
-        sample: Place in the epoch's order, 0 to num_samples; at num_samples the epoch is done but not yet closed.
+        sample: Index in the epoch's order, 0 to num_samples; at num_samples the epoch is done but not yet closed.
     """
 
     epoch: int = 0
@@ -30,11 +30,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How samples are taken.
+    """Samples per epoch and per optimizer step.
 
     Attributes:
-        num_samples: Of an epoch.
-        batch: Samples of an optimizer step, over all processes, micro-batches and accumulation.
+        num_samples: Samples per epoch.
+        batch: Samples per optimizer step, over all processes, micro-batches and accumulation.
     """
 
     num_samples: int
@@ -42,15 +42,15 @@ class Geometry:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps from a whole epoch."""
+        """Optimizer steps per epoch."""
         return max(math.ceil(self.num_samples / self.batch), 1)
 
     def steps_left(self, sample: int) -> int:
-        """Optimizer steps from a place in an epoch to its end."""
+        """Optimizer steps from an index in an epoch to its end."""
         return math.ceil((self.num_samples - sample) / self.batch)
 
     def steps_to_go(self, position: Position, num_train_epochs: float) -> int:
-        """Optimizer steps from a position to the end of training, which may lie inside an epoch.
+        """Optimizer steps from a position to the end of training, which may be inside an epoch.
 
         >>> Geometry(num_samples=80, batch=8).steps_to_go(Position(0, 40), 2.0)
         15
@@ -71,7 +71,7 @@ class Geometry:
 
 
 def step_slices(geometry: Geometry, sample: int) -> Iterator[range]:
-    """The places in an epoch's order that each optimizer step takes, from a place to the epoch's end."""
+    """Indices in an epoch's order that each optimizer step takes, from an index to the epoch's end."""
     for start in range(sample, geometry.num_samples, geometry.batch):
         yield range(start, min(start + geometry.batch, geometry.num_samples))
 

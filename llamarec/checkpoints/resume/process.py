@@ -1,32 +1,31 @@
-"""This process, as far as a resume is concerned: its arguments, and what the program made itself."""
+"""The process that resumes: its arguments, and the optimizer and scheduler that the program made itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 
 OWN_OPTIMIZER, OWN_SCHEDULER = "own_optimizer", "own_scheduler"
-"""Names, among the hyperparameters, of what the program made itself; empty where the Trainer made it."""
+"""Hyperparameters that name the class of the program's own optimizer and scheduler; empty if the Trainer made them."""
 
 HANDED_AS_CLASS = " (optimizer_cls_and_kwargs)"
-"""Follows the name of an optimizer's class that the Trainer was given instead of an optimizer."""
+"""Suffix of an optimizer's name if the Trainer was given its class instead of an optimizer."""
 
 
 @dataclass(frozen=True)
 class CustomOptimizers:
-    """What a program made itself instead of leaving it to the Trainer.
+    """Optimizer and scheduler that a program made itself instead of leaving them to the Trainer.
 
     Attributes:
-        optimizer: Its class; empty: the Trainer's.
-        scheduler: Its class; empty: the Trainer's.
-        base_rate: The optimizer's learning rate as it was made; None where that is not known.
-        curve: The scheduler's factor by optimizer step, where it is a function of that.
+        optimizer: Class of the optimizer; empty if the Trainer made it.
+        scheduler: Class of the scheduler; empty if the Trainer made it.
+        base_rate: Initial learning rate of the optimizer; None if it is not known.
+        curve: Factor on the learning rate by optimizer step; None if it is not a function of the step.
     """
 
     optimizer: str = ""
@@ -35,44 +34,44 @@ class CustomOptimizers:
     curve: Callable[[float], float] | None = None
 
     def names(self) -> dict[str, str]:
-        """For the hyperparameters of a manifest."""
+        """The classes by name, for the hyperparameters of a manifest."""
         return {OWN_OPTIMIZER: self.optimizer, OWN_SCHEDULER: self.scheduler}
 
 
 @dataclass(frozen=True)
 class CurrentProcess:
-    """This process, as far as a resume is concerned.
+    """The process that resumes, as far as a resume depends on it.
 
     Attributes:
-        args: Its training arguments.
-        num_samples: Of an epoch; None = as in the checkpoint.
-        hyperparameters: Arguments and the program's own options, as plain values.
-        defaults: Of this command, for what was taken over from the checkpoint instead.
-        fingerprints: What identifies the run.
-        allowed: Names that may differ.
-        handed: What the program made itself; its names are among the hyperparameters too.
-        origins: Of the fingerprints.
-        is_preview: Nothing will be trained here, so the program's own classes are not known.
+        args: Training arguments.
+        num_samples: Samples per epoch; None = as in the checkpoint.
+        hyperparameters: Training arguments and the program's own options, as plain values.
+        defaults: This command's defaults of those options whose values come from the checkpoint.
+        fingerprints: Values that identify the run.
+        allowed: Names of values that may differ.
+        custom: Optimizer and scheduler of the program; their classes are among the hyperparameters too.
+        origins: Sources of the fingerprints.
+        is_preview: Whether nothing is trained, so that the program's own classes are not imported.
     """
 
     args: TrainingArguments
     num_samples: int | None
-    hyperparameters: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    fingerprints: Mapping[str, Any]
+    hyperparameters: Mapping[str, object]
+    defaults: Mapping[str, object]
+    fingerprints: Mapping[str, object]
     allowed: frozenset[str]
-    handed: CustomOptimizers = CustomOptimizers()
+    custom: CustomOptimizers = CustomOptimizers()
     origins: FingerprintSources = field(default_factory=FingerprintSources)
     is_preview: bool = False
 
     @property
     def has_own_scheduler(self) -> bool:
-        """Whether the learning rate is the program's own business."""
+        """Whether the program made the scheduler itself."""
         return bool(self.hyperparameters.get(OWN_SCHEDULER))
 
     @property
     def has_own_optimizer(self) -> bool:
-        """Whether the optimizer is."""
+        """Whether the program made the optimizer itself."""
         return bool(self.hyperparameters.get(OWN_OPTIMIZER))
 
     @property
@@ -86,7 +85,7 @@ def effective_batch(args: TrainingArguments) -> int:
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
-def hyperparameters_of(args: TrainingArguments, own_options: Mapping[str, Any]) -> dict[str, Any]:
+def hyperparameters_of(args: TrainingArguments, own_options: Mapping[str, object]) -> dict[str, object]:
     """Every training argument and a program's own options, as plain values."""
-    content: dict[str, Any] = json.loads(args.to_json_string())
+    content: dict[str, object] = json.loads(args.to_json_string())
     return {**content, **json.loads(json.dumps(dict(own_options), default=str))}

@@ -1,12 +1,12 @@
-"""What the Trainer's own state does not say about a training's progress; stored inside `trainer_state.json`.
+"""Progress of a training beyond the Trainer's own state; stored inside `trainer_state.json`.
 
-It is an entry among the callbacks' states, which a plain Trainer that resumes the checkpoint ignores.
+It is an entry among the callbacks' states, which a plain Trainer ignores when it resumes the checkpoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.resume.schedule import ScheduleMap
@@ -14,6 +14,9 @@ from llamarec.checkpoints.storage import shapes
 from llamarec.checkpoints.storage.layout import STATE_NAME, TRAINER_STATE
 from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,13 @@ class Progress:
         num_samples: Samples per epoch.
         batch: Samples per optimizer step.
         micro_batch: Samples per forward pass and process that fit into memory; 0 = as configured.
-        schedule: From steps to the learning-rate curve.
+        schedule: Map from optimizer steps to the learning-rate curve.
         loss_since_log: Sum of the losses of steps that are not logged yet.
         loss_total: Sum of the losses of logged steps.
         logged_step: Step of the last log.
         grad_norm: Gradient norm of the last step, for a log at the end of an epoch; a number or a tensor of one.
         learning_rate: Learning rate of the last step, likewise.
-        events_due: The step is done, but its callbacks, log, validation and save are still to come.
+        events_due: Whether the step is done, but its callbacks, log, validation and save are still to come.
     """
 
     step: int = 0
@@ -63,12 +66,12 @@ class Progress:
     loss_since_log: float = 0.0
     loss_total: float = 0.0
     logged_step: int = 0
-    grad_norm: Any = None
+    grad_norm: float | torch.Tensor | None = None
     learning_rate: float | None = None
     events_due: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values; floats survive JSON exactly."""
+    def as_dict(self) -> dict[str, object]:
+        """The progress as JSON values; floats survive JSON exactly."""
         return {
             "step": self.step,
             "epoch": self.position.epoch,
@@ -116,9 +119,9 @@ class Progress:
 
 
 def progress_in(trainer_state: dict[str, Any]) -> Progress | None:
-    """The progress inside a trainer state's content; None in a plain Trainer's.
+    """The progress inside a trainer state's content; None for a plain Trainer's state.
 
-    A plain Trainer that resumed our checkpoint carries our entry along unchanged, at the step where it took over.
+    A plain Trainer that resumed our checkpoint keeps our entry unchanged, at the step where it took over.
 
     Raises:
         CheckpointError: our entry cannot be read.
@@ -132,12 +135,12 @@ def progress_in(trainer_state: dict[str, Any]) -> Progress | None:
 
 
 def plain_progress(trainer_state: dict[str, Any], num_samples: int, batch: int) -> Progress:
-    """The progress of a plain Trainer's checkpoint, which counts steps of the batch size that it was started with.
+    """The progress of a plain Trainer's checkpoint, which counts steps of its own batch size.
 
     Args:
         trainer_state: Content of its trainer_state.json.
-        num_samples: Samples per epoch, now.
-        batch: Samples per step that it was trained with; its own counts decide where they tell.
+        num_samples: Samples per epoch in this process.
+        batch: Its samples per step; the counts in its state take precedence if they contradict.
     """
     step, epoch = int(trainer_state.get("global_step", 0)), float(trainer_state.get("epoch") or 0.0)
 

@@ -1,7 +1,7 @@
-"""Reading what a checkpoint holds without executing anything in it.
+"""Reading the files of a checkpoint without executing anything in them.
 
-Everything that is pickled is read with `weights_only`: tensors, numbers, texts and containers, and the few types that
-random states need. What asks for anything else is refused by its name.
+Pickled files are read with `weights_only`: tensors, numbers, texts, containers and the few types that random states
+need. A file that asks for anything else is refused, and the error names what it asks for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,35 +27,40 @@ from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
 from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
+_Allowed = Callable[..., object] | tuple[Callable[..., object], str]
+"""A type or function that a pickle may name, or a pair of it and the name in the file."""
+
 # The function that rebuilds an array, wherever this numpy keeps it.
-_rebuild_array = np.empty(0).__reduce__()[0]
-_NUMPY_TYPES: list[Any] = [
+_rebuild_array = cast("Callable[..., object]", np.empty(0).__reduce__()[0])
+_NUMPY_TYPES: list[_Allowed] = [
     (_rebuild_array, "numpy._core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
     type(np.dtype(np.uint32)),
-    # As numpy 1 called it.
+    # Its name in numpy 1.
     (_rebuild_array, "numpy.core.multiarray._reconstruct"),
 ]
 
-# Their functions run code; what their own arguments need is imported by now.
+# Functions of these libraries run code. The classes that their own arguments need are imported already.
 _LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "pip", "setuptools")
 
 
-def load_pickled(path: Path, *, map_location: Any = "cpu", allowed: list[Any] | None = None) -> Any:
+def load_pickled(path: Path, *, map_location: str | torch.device = "cpu", allowed: list[_Allowed] | None = None) -> Any:
     """The content of a .bin, .pt or .pth file.
 
     Args:
         path: The file.
         map_location: As in `torch.load`.
-        allowed: Further types that may be in it.
+        allowed: Further types that the file may contain.
 
     Raises:
-        CheckpointError: it is not there, damaged, or would execute code.
+        CheckpointError: the file is missing, damaged, or would execute code.
     """
+    types = [*_NUMPY_TYPES, *(allowed or [])]
+
     try:
-        with torch.serialization.safe_globals([*_NUMPY_TYPES, *(allowed or [])]), warnings.catch_warnings():
-            # It is refused, or it is good; there is nothing to be warned of.
+        with torch.serialization.safe_globals(types), warnings.catch_warnings():
+            # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
@@ -78,12 +83,12 @@ def _hostile(path: Path, found: str, hint: str = "") -> CheckpointError:
 
 
 def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, is_preview: bool = False) -> None:
-    """Looks through every pickled file of a checkpoint, also those that a resume does not load, and executes nothing.
+    """Scans every pickled file of a checkpoint, including those that a resume does not load; executes nothing.
 
     Args:
         checkpoint: The folder.
-        allowed: 'training_args.bin' (or 'all') if that file, which is never loaded, may hold classes not known here.
-        is_preview: That file may hold classes of programs that are not imported here, as the user's own is not.
+        allowed: 'training_args.bin' (or 'all') if that file, which is never loaded, may hold unknown classes.
+        is_preview: Whether that file may hold classes of programs that are not imported, like the user's own.
 
     Raises:
         CheckpointError: a file asks for more than tensors, plain values and training arguments.
@@ -99,6 +104,7 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, i
                 for name in _asked_for(path)
                 if not _is_of_arguments(name) and not (is_preview and _is_of_unknown_program(name))
             ]
+
         if asked:
             own = path.name == TRAINING_ARGS
             raise _hostile(
@@ -109,9 +115,9 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, i
 
 
 def _asked_for(path: Path) -> list[str]:
-    """Names that a file's pickle asks for beyond what is safe; read from its instructions, which are not followed."""
+    """Unsafe names that a file's pickle asks for, read from its instructions without executing them."""
     if not zipfile.is_zipfile(path):
-        # Before torch 1.6; small, or not ours at all.
+        # A file from before torch 1.6: small, or not a checkpoint of this package.
         load_pickled(path)
         return []
     try:
@@ -124,7 +130,7 @@ def _asked_for(path: Path) -> list[str]:
 
 
 def _is_of_arguments(name: str) -> bool:
-    """Whether a name is that of a class which training arguments consist of, as far as this program has imported it."""
+    """Whether a name is an imported class of which training arguments consist."""
     module, _, attribute = name.rpartition(".")
     found = getattr(sys.modules.get(module), attribute, None)
     if not isinstance(found, type):
@@ -133,25 +139,25 @@ def _is_of_arguments(name: str) -> bool:
 
 
 def _is_of_unknown_program(name: str) -> bool:
-    """Whether a name can be one of the user's own script, which this process has not imported."""
+    """Whether a name may belong to the user's own script, which this process has not imported."""
     module, _, attribute = name.rpartition(".")
     if module == "__main__":
         return not hasattr(sys.modules[module], attribute)
 
-    # Pickles call the standard library's modules by their names of Python 2.
+    # Pickles use the names that the standard library's modules had in Python 2.
     renamed = {*IMPORT_MAPPING, *(old for old, _ in NAME_MAPPING)}
     known = {*sys.stdlib_module_names, *renamed, *_LIBRARIES}
     return module not in sys.modules and module not in renamed and module.partition(".")[0] not in known
 
 
 def _refused(text: str) -> str:
-    """What a file asks for, out of torch's message, whose advice (to load it all the same) is not ours."""
+    """The name that a file asks for, from torch's message; its advice to load the file anyway is dropped."""
     asked = re.search(r"(?:GLOBAL|function|class) ([\w.]+)", text)
     return f"it asks for {asked[1]}" if asked else "a pickle instruction that none of these needs"
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of an adapter or of an unsharded model in a folder; None where it has another form.
+    """The tensors of an adapter or of an unsharded model in a folder; None if it has another form.
 
     Raises:
         CheckpointError: the file is damaged or hostile.
@@ -164,7 +170,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor] | None:
 
 
 def weights_in(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors of a model in a folder, shard by shard; nothing where there is none.
+    """The tensors of a model in a folder, shard by shard; nothing if there is none.
 
     Raises:
         CheckpointError: a file is missing, damaged or hostile.
@@ -184,10 +190,10 @@ def weights_in(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """The JSON object in a file.
 
     Raises:
-        CheckpointError: the file is not there or is none.
+        CheckpointError: the file is missing or does not contain one.
     """
     try:
         return shapes.read_object(path)

@@ -9,7 +9,6 @@ as many samples as it would have. Without a change the map is the identity, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class ScheduleMap:
                 return (curve1 - curve0) / (step1 - step0)
         return 1.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a checkpoint; floats survive JSON exactly."""
+    def as_dict(self) -> dict[str, object]:
+        """The map as JSON values; floats survive JSON exactly."""
         return {"total": self.total, "end": self.end, "knots": [list(knot) for knot in self.knots]}
 
 
@@ -55,9 +54,9 @@ def resumed(
     """The map of a resumed training.
 
     Args:
-        before: That of the checkpoint.
+        before: The checkpoint's map.
         step: Optimizer steps done.
-        steps_to_go: Optimizer steps that are left now.
+        steps_to_go: Optimizer steps that are left.
         warmup: Length of the warm-up on the curve.
         batch_before: Samples per step until now.
         batch: Samples per step from now on.
@@ -65,10 +64,11 @@ def resumed(
     if batch == batch_before and step + steps_to_go == before.end:
         return before
     if step >= before.end:
-        # It had ended, the curve is used up: it is laid over all of the longer training instead.
+        # The curve has ended, so it is laid over the whole longer training instead.
         return ScheduleMap(step + steps_to_go, step + steps_to_go)
     if steps_to_go == 0:
         return ScheduleMap(before.total, step, before.knots)
+
     here, end = before(step), step + steps_to_go
     knots = [(float(step), here)]
     if here < warmup < before.total:

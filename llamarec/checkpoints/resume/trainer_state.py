@@ -53,7 +53,7 @@ class _EarlyStopping(TypedDict):
 
 
 class _Callbacks(TypedDict, total=False):
-    """States of the callbacks that a resume reads itself; what others write is their own affair."""
+    """States of the callbacks that a resume reads itself."""
 
     TrainerControl: _Control
     EarlyStoppingCallback: _EarlyStopping | list[_EarlyStopping]
@@ -83,10 +83,10 @@ def read_trainer_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def stopped_early(content: dict[str, Any]) -> bool:
-    """Whether patience ran out. Any other stop by a callback (a time limit, ...) ended with its process.
+    """Whether patience ran out. A stop by any other callback (a time limit, ...) ended with its process.
 
     Args:
-        content: As `read_trainer_state` returns it; empty where the file is lost.
+        content: Content as `read_trainer_state` returns it; empty if the file is missing.
     """
     states = content.get("stateful_callbacks") or {}
     stops = bool((states.get("TrainerControl") or {}).get("args", {}).get("should_training_stop"))

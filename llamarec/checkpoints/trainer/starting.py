@@ -143,17 +143,17 @@ class Start:
             self._console.print(f"note:        --restart counts only where nothing is resumed; {name} is")
 
         refuse_unknown(config.changes_allowed, fingerprints)
-        now = CurrentProcess(
+        process = CurrentProcess(
             args=trainer.args,
             num_samples=self._data.geometry().num_samples,
             hyperparameters=self._hyperparameters(),
             defaults=self._program.options.defaults,
             fingerprints=fingerprints,
             allowed=config.changes_allowed,
-            handed=self._program.custom_optimizers(),
+            custom=self._program.custom_optimizers(),
             origins=trainer.origins,
         )
-        return decide(choice, now)
+        return decide(choice, process)
 
     def _check_data(self) -> None:
         """Refuses a training that would end without a step, and look like one that is done."""

@@ -94,7 +94,7 @@ def test_the_option_that_a_fingerprint_follows_from_is_named() -> None:
     with pytest.raises(CheckpointError) as error:
         refuse("x", changes, origins)
     ways = str(error.value.hint).split("\nor ")
-    assert ways[:2] == ["--max_history 20, as it was (here 3)", "make them again"]
+    assert ways[:2] == ["--max_history 20, as in the checkpoint (here 3)", "make them again"]
     assert ways[-1] == "if you know that it fits: --allow_changed lists,prompt"
     assert len(ways) == 4, "what changed without a consequence is no cause"
 

@@ -42,7 +42,7 @@ def test_nothing_changed() -> None:
         f"resume:      {FOLDER / 'checkpoint-300'} (latest; 1 files, 52.4 MB verified in 0.2 s)",
         "next:        sample 401 of 3,200, epoch 2 (step 301)",
         "to go:       100 steps",
-        "rate:        5e-05 at the next step, as it would have been",
+        "rate:        5e-05 at the next step, unchanged",
         "changes:     none: every hyperparameter is as in the checkpoint",
     ]
 
@@ -80,7 +80,7 @@ def test_an_epoch_that_is_not_closed() -> None:
 
 def test_finished() -> None:
     assert (
-        "next:        nothing: this run is finished at step 300. To go on: --num_train_epochs or --max_steps with a "
+        "next:        nothing: this run is finished at step 300. To continue: --num_train_epochs or --max_steps with a "
         "larger number" in _lines(steps_to_go=0)
     )
 
@@ -88,8 +88,8 @@ def test_finished() -> None:
 def test_a_plain_trainers() -> None:
     verdict = Verdict(FOLDER / "checkpoint-300", "unverified", seconds=0.1)
     assert _lines(choice=ResumeChoice(verdict, (), "given"))[0] == (
-        f"resume:      {FOLDER / 'checkpoint-300'} (given; has no manifest, as a plain Trainer's: what is in it cannot "
-        "be verified; looked through in 0.1 s)"
+        f"resume:      {FOLDER / 'checkpoint-300'} (given; no manifest, saved by a plain Trainer: its content "
+        "cannot be verified; scanned in 0.1 s)"
     )
 
 

@@ -201,7 +201,8 @@ def test_another_base_model_or_prompt_is_refused(folder: Path, tmp_path: Path) -
         run_shop(folder, "--resume_from_checkpoint", "--lora_alpha", "16")
     with pytest.raises(CheckpointError, match=r"(?s)seed 42.*seed 7"):
         run_shop(folder, "--resume_from_checkpoint", "--seed", "7")
-    way = r"(?s)prompt .*next: +--max_history 20, as it was \(here 3\)\n.*or start anew, .*or if .*--allow_changed"
+    back = r"--max_history 20, as in the checkpoint \(here 3\)"
+    way = rf"(?s)prompt .*next: +{back}\n.*or start over, .*or if .*--allow_changed"
     with pytest.raises(CheckpointError, match=way):
         run_shop(folder, "--resume_from_checkpoint", "--max_history", "3")
 
@@ -264,7 +265,7 @@ def test_a_plan_says_which_changes_it_cannot_judge(folder: Path, capsys: pytest.
     capsys.readouterr()
     assert plan.execute(plan_of(str(checkpoints_of(folder)), "--max_history", "3", "--learning_rate", "1e-5")) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "--max_history decides prompt and data: training refuses what differs without --allow_changed prompt" in said
+    assert "--max_history decides prompt and data: training refuses a difference without --allow_changed prompt" in said
     assert "experiment_root" not in said
     assert "--learning_rate decides" not in said
     assert plan.execute(plan_of(str(checkpoints_of(folder)), "--bf16", "true")) == 0
