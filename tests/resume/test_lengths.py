@@ -132,6 +132,6 @@ def test_a_length_that_is_done_already_says_so(tmp_path: Path, capsys: pytest.Ca
     trainer.train("latest")
     said = " ".join(capsys.readouterr().out.split())
     assert "max_steps -1 -> 4 (that many are done already)" in said
-    assert "To go on: --max_steps above 6, not 4" in said
+    assert "To continue: --max_steps above 6, not 4" in said
     assert "num_train_epochs" not in said
     assert trainer.state.global_step == 6
