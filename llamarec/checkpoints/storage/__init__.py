@@ -13,5 +13,6 @@ restart       the run before a restart, which `latest` skips
 ownership     whether a folder is free for a training
 lock          one run per folder
 space         how much a checkpoint takes, and how much is free
+os_errors     advice for errors of the operating system
 units         sizes, durations and ages as people read them
 """
