@@ -32,7 +32,7 @@ from benchmarks.harness.machine import describe
 from benchmarks.harness.report import Row, write_rows
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
-from llamarec.checkpoints.trainer.saving import CheckpointSaver
+from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 
 BATCH, LENGTH, VOCABULARY = 4, 16, 256
 STEPS, SAVE_STEPS, LIMIT = 41, 8, 3

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamarec.checkpoints.storage import shapes
-from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.errors import ArtifactError
 
 T = TypeVar("T")
@@ -92,13 +92,13 @@ def read_json(path: Path, shape: type[Any] | None = None) -> dict[str, Any] | No
         ArtifactError: it is a JSON object, and one of these fields has another type.
     """
     try:
-        content = shapes.read_object(path)
+        content = json_shapes.read_object(path)
     except (OSError, ShapeError):
         return None
 
     if shape is not None:
         try:
-            shapes.shaped(content, shape)
+            json_shapes.shaped(content, shape)
         except ShapeError as error:
             raise _misshapen(path, error) from error
     return content
@@ -116,7 +116,7 @@ def stored(content: object, shape: type[T], where: Path | str) -> T:
         ArtifactError: a field is missing or has another type; names the file.
     """
     try:
-        return shapes.shaped(content, shape)
+        return json_shapes.shaped(content, shape)
     except ShapeError as error:
         raise _misshapen(where, error) from error
 

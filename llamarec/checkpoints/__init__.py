@@ -44,6 +44,6 @@ def __getattr__(name: str) -> object:
         # A version that has moved a module would otherwise end in a traceback from inside of it.
         if (error.name or "").partition(".")[0] not in ("transformers", "accelerate"):
             raise
-        from llamarec.checkpoints.trainer.hooks import unsupported
+        from llamarec.checkpoints.trainer.guards.hooks import unsupported
 
         raise unsupported([str(error)]) from error

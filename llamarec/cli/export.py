@@ -13,7 +13,7 @@ from llamarec.errors import EXIT_FINISHED, ConfigError
 
 if TYPE_CHECKING:
     from llamarec.export.export import Exported
-    from llamarec.vocabulary import Experiment, RankerDescription
+    from llamarec.vocabulary import Experiment
 
 SUMMARY = "Export the best model of a run, as an adapter or merged, with a model card."
 
@@ -85,8 +85,8 @@ def _print(exported: Exported, arguments: argparse.Namespace) -> None:
 
 def _warn_of_another_retriever(experiment: Experiment) -> None:
     from llamarec.files import read_json
-    from llamarec.retriever.dependents import has_other_retriever
-    from llamarec.vocabulary import DESCRIPTION
+    from llamarec.retriever.dependent_rankers import has_other_retriever
+    from llamarec.vocabulary import DESCRIPTION, RankerDescription
 
     described = read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}
     if experiment.retriever_weights.is_file() and has_other_retriever(described, experiment):

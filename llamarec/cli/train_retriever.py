@@ -76,7 +76,7 @@ def next_step(report: RetrieverReport, data_config: DataConfig) -> str:
         return "run this command with a larger --top_k: one candidate leaves nothing to rank"
 
     from llamarec.ranker.trained.retrain import retrain_command
-    from llamarec.retriever.dependents import is_outdated
+    from llamarec.retriever.dependent_rankers import is_outdated
 
     # Later commands know the preparation options, and a table by its name.
     paths = DataConfig(data_config.name, data_config.data_root, data_config.experiment_root)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypedDict
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.durable import sha256_of
-from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.data.prepared import FileDescription, read_manifest
 from llamarec.files import write_bytes
 
@@ -106,6 +106,6 @@ def describe(path: Path) -> FileDescription:
 
 def _read_cache(folder: Path) -> dict[str, _CachedHash]:
     try:
-        return shapes.read(folder / _CACHE_FILE, dict[str, _CachedHash])
+        return json_shapes.read(folder / _CACHE_FILE, dict[str, _CachedHash])
     except (OSError, ShapeError):
         return {}

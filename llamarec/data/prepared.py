@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.durable import sha256_of
-from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, Lines
 from llamarec.vocabulary import (
@@ -246,7 +246,7 @@ def check_same_data(what: str, made_from: object, data: PreparedData, hint: Line
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a prepared set, or None where there is none that this version understands."""
     try:
-        manifest = shapes.read(folder / MANIFEST, Manifest)
+        manifest = json_shapes.read(folder / MANIFEST, Manifest)
     except (OSError, ShapeError):
         return None
     return manifest if manifest.get("format_version") == FORMAT_VERSION else None

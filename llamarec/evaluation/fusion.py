@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llamarec.checkpoints.storage import shapes
-from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.logit import Matrix, Scores, deviation_of, log_softmax, standardised, weigh
 
@@ -148,7 +148,7 @@ def read_fusion(folder: Path) -> Fusion | None:
         return None
 
     try:
-        return shapes.read(path, Fusion)
+        return json_shapes.read(path, Fusion)
     except (OSError, ShapeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from llamarec.evaluation.candidate_orders import OrderReport
 from llamarec.evaluation.comparison import Comparison
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.orders import OrderReport
 
 
 @dataclass(frozen=True)

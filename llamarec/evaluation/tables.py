@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from llamarec.evaluation.candidate_orders import OrderReport
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.orders import OrderReport
 from llamarec.evaluation.outcome import Outcome
 
 _FEW = 100  # validation prompts

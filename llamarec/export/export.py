@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llamarec.checkpoints.resume.safe_load import load_json, load_weights
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG
-from llamarec.checkpoints.trainer.into_model import put_weights
+from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE

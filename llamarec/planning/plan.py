@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llamarec.checkpoints.storage.units import readable
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.planning.choice import RunChoice
 from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths

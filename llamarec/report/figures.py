@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from llamarec.evaluation.candidate_orders import OrderRow
 from llamarec.evaluation.comparison import Row
-from llamarec.evaluation.orders import OrderRow
 from llamarec.report.breakdown import Bin
 from llamarec.report.curves import Curves
 

@@ -9,7 +9,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.units import duration, readable
+from llamarec.checkpoints.storage.readable_units import duration, readable
 from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import write_text

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from llamarec.evaluation.candidate_orders import OrderRow
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.orders import OrderRow
 from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
 from llamarec.files import stored
 from llamarec.report.breakdown import by_history, by_popularity

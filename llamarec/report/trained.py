@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from llamarec.checkpoints.storage.readable_units import duration, readable
 from llamarec.checkpoints.storage.summary import CheckpointSummary
-from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.command import typed
 from llamarec.report.figures import training_figure
 from llamarec.report.format import time_text, total

@@ -1,24 +1,24 @@
 """Histories in, the top-k candidates of every user out: LRURec (Yue et al. 2023, arXiv 2310.02367).
 
-config            options of the stage
-train             a run from options to candidates
-checks            options and data fit each other
-model, scan       the network, and its linear recurrence
-dropout, loss     the parts of training that are faster than torch's own
-batches           sequences concatenated without padding
-title_words       titles as TF-IDF vectors
-title_embeddings  initial item vectors from titles
-fit               the training loop: validation, early stopping, exact resume
-training_spec     which of a retriever's trainings it is
-state             the training state on disk
-progress          a bar or lines
-scoring           ranks and top k over the whole catalogue
-candidates        candidates.parquet
-mining            hard negatives of a trained model
-cross_fitting     hard negatives by retrievers that were not trained on their users
-hard_negatives    hard_negatives.parquet
-stored_tables     Parquet files that know what made them
-rebuild_command   the command that makes a retriever's files again
-dependents        rankers that were trained on a retriever
-serving           a trained retriever for any history
+config             options of the stage
+train              a run from options to candidates
+checks             options and data fit each other
+model, scan        the network, and its linear recurrence
+dropout, loss      the parts of training that are faster than torch's own
+batches            sequences concatenated without padding
+title_words        titles as TF-IDF vectors
+title_embeddings   initial item vectors from titles
+fit                the training loop: validation, early stopping, exact resume
+training_spec      which of a retriever's trainings it is
+state              the training state on disk
+progress           a bar or lines
+scoring            ranks and top k over the whole catalogue
+candidates         candidates.parquet
+mining             hard negatives of a trained model
+cross_fitting      hard negatives by retrievers that were not trained on their users
+hard_negatives     hard_negatives.parquet
+stored_tables      Parquet files that know what made them
+rebuild_command    the command that makes a retriever's files again
+dependent_rankers  rankers that were trained on a retriever
+serving            a trained retriever for any history
 """

@@ -20,7 +20,7 @@ from llamarec.retriever.candidates import Candidates, most_candidates, with_labe
 from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_from_model, remove_other_folds
-from llamarec.retriever.dependents import check_can_replace, check_prompt_options
+from llamarec.retriever.dependent_rankers import check_can_replace, check_prompt_options
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
 from llamarec.retriever.scoring import label_ranks, top_k

@@ -25,7 +25,7 @@ LIGHT = {
     "resume.progress",
     "resume.schedule",
     "trainer.signals",
-    "trainer.writer",
+    "trainer.saves.writer",
 }
 
 

@@ -25,7 +25,7 @@ from llamarec.checkpoints.resume.safe_load import load_pickled, refuse_hostile
 from llamarec.checkpoints.storage.durable import seal_file
 from llamarec.checkpoints.storage.layout import MANIFEST, PICKLE_SUFFIXES
 from llamarec.checkpoints.storage.manifest import FileEntry, read_manifest
-from llamarec.checkpoints.trainer.rng import capture
+from llamarec.checkpoints.trainer.samples.rng import capture
 from llamarec.errors import CheckpointError
 from tests.resume.runs import quiet_trainer, stopped
 from tests.resume.training import make_args

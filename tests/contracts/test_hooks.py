@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import CallbackHandler
 
 from llamarec.checkpoints import ResumableMixin
-from llamarec.checkpoints.trainer import hooks
+from llamarec.checkpoints.trainer.guards import hooks
 from llamarec.errors import EXIT_USAGE, ConfigError
 from tests.resume.training import make_trainer
 
@@ -27,7 +27,7 @@ ROOM = ROOT / "llamarec/checkpoints/trainer"
 # `hooks` is the table itself; `versions` asks for what not every supported version has.
 TREES = [
     ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(ROOM.glob("*.py"))
+    for path in sorted(ROOM.rglob("*.py"))
     if path.stem not in ("hooks", "versions")
 ]
 METHODS = [hook.name for hook in (*hooks.OVERRIDDEN, *hooks.CALLED)]

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from llamarec.checkpoints import ResumableMixin
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.checkpoints.trainer.overrides import NEVER_CALLED, REPLACED, SUPPORTED
+from llamarec.checkpoints.trainer.guards.overrides import NEVER_CALLED, REPLACED, SUPPORTED
 from llamarec.errors import ConfigError
 from tests.resume.runs import quiet_trainer, samples_in, stopped
 from tests.resume.training import make_trainer, outcome

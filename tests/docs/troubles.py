@@ -102,7 +102,7 @@ def disk_full(trouble: Trouble) -> None:
     trouble.begin("interrupted")
     with mock.patch("llamarec.checkpoints.storage.space.free_bytes", return_value=1000):
         trouble.run(RESUME, 2)
-    with mock.patch("llamarec.checkpoints.trainer.writer.free_bytes", return_value=1000):
+    with mock.patch("llamarec.checkpoints.trainer.saves.writer.free_bytes", return_value=1000):
         trouble.run(RESUME, 74)
 
 

@@ -127,7 +127,7 @@ def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", "nothing", "--experiment_root", root, "--to", str(tmp_path / "b")]) == EXIT_USAGE
     assert "there is no run of the ranker" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llamarec.retriever.dependents.has_other_retriever", lambda *_: True)
+        patch.setattr("llamarec.retriever.dependent_rankers.has_other_retriever", lambda *_: True)
         assert main([*words[:-1], str(tmp_path / "c")]) == EXIT_FINISHED
     assert "has been retrained since. fusion.json fits only the scores" in capsys.readouterr().out
 

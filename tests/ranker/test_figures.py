@@ -154,7 +154,7 @@ def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "llamarec.ranker.training.run.fit_first_stage", lambda data, *_: FirstStage(TitleSimilarity(data.titles), 2.0)
+        "llamarec.ranker.training.build.fit_first_stage", lambda data, *_: FirstStage(TitleSimilarity(data.titles), 2.0)
     )
     run_shop(folder)
     experiment = Experiment(folder / "experiments", "shop")

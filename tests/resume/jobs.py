@@ -22,7 +22,8 @@ import torch
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
-from llamarec.checkpoints.trainer import saving, starting, writer
+from llamarec.checkpoints.trainer import starting
+from llamarec.checkpoints.trainer.saves import saver, writer
 from tests.resume import forks
 from tests.resume.observers import FailAt, KillAt, Recording, observed, room_is_not_asked_for
 from tests.resume.training import make_model, make_trainer, outcome
@@ -117,7 +118,7 @@ def clock_set_back() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", lambda: _SOME_TIME - 3600.0 * next(hours))
-        for module in (saving, starting):
+        for module in (saver, starting):
             patch.setattr(module, "datetime", Earlier)
         yield
 

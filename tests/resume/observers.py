@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.storage import durable, space
-from llamarec.checkpoints.trainer import writer
+from llamarec.checkpoints.trainer.saves import writer
 
 
 class KillAt:

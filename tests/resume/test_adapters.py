@@ -140,7 +140,9 @@ def test_files_are_those_of_a_plain_save_and_a_resume_is_exact(name: str, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:(Unsupported layer type|.*save_embedding_layers|CUDA|.*[Bb]utterfly):UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:(Unsupported layer type|.*save_embedding_layers|CUDA|Failed to load the CUDA|.*[Bb]utterfly):UserWarning"
+)
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in QUICK])
 def test_every_method_of_peft(name: str, tmp_path: Path) -> None:
     _check(name, tmp_path)

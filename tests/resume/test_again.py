@@ -17,7 +17,7 @@ from transformers.trainer_utils import HPSearchBackend
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.verification import verify_best
 from llamarec.checkpoints.trainer.signals import EndNow
-from llamarec.checkpoints.trainer.snapshot import model_state
+from llamarec.checkpoints.trainer.state.snapshot import model_state
 from tests.resume.runs import At, quiet_trainer, stopped
 from tests.resume.training import make_trainer, state_of
 from tests.tiny_llama import tiny_llama

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from llamarec.checkpoints.trainer.rates import Rates
-from llamarec.checkpoints.trainer.versions import METRIC_SCHEDULERS
+from llamarec.checkpoints.trainer.guards.versions import METRIC_SCHEDULERS
+from llamarec.checkpoints.trainer.state.rates import Rates
 from tests.resume.runs import At
 from tests.resume.training import make_trainer, state_of
 

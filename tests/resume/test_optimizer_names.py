@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamarec.checkpoints.trainer.optimizer_names import Names, matched
+from llamarec.checkpoints.trainer.state.optimizer_names import Names, matched
 from llamarec.errors import CheckpointError
 
 STATE = {"state": {0: {"step": 1}, 1: {"step": 2}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.backup.stores import Store
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, step_of
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, inside, parse_manifest
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 COPYING: Final = ".copying"
@@ -108,7 +108,7 @@ def claim(manifest: bytes | None) -> str:
     if manifest is None:
         return "files without a manifest"
     try:
-        claimed = shapes.parsed(manifest, _Claim)
+        claimed = json_shapes.parsed(manifest, _Claim)
     except ShapeError:
         return "a damaged manifest"
     return f"step {claimed.step} of run {claimed.run_id}, saved {claimed.created[:19]} UTC"

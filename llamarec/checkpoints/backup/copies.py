@@ -22,8 +22,8 @@ from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
 from llamarec.checkpoints.storage.manifest import FileEntry, parse_manifest
 from llamarec.checkpoints.storage.ownership import check_same_run
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
-from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import verify
 from llamarec.errors import CheckpointError, LockedError, SpaceError
 

@@ -8,11 +8,11 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.resume.compatibility import Change, compare_fingerprints, compare_hyperparameters, refuse
+from llamarec.checkpoints.resume.current_process import HANDED_AS_CLASS, OWN_OPTIMIZER, OWN_SCHEDULER, CurrentProcess
 from llamarec.checkpoints.resume.learning_rate import rates
-from llamarec.checkpoints.resume.notes import remarks
 from llamarec.checkpoints.resume.plan import HOW_TO_EXTEND, ResumePlan
+from llamarec.checkpoints.resume.plan_notes import remarks
 from llamarec.checkpoints.resume.position import Geometry
-from llamarec.checkpoints.resume.process import HANDED_AS_CLASS, OWN_OPTIMIZER, OWN_SCHEDULER, CurrentProcess
 from llamarec.checkpoints.resume.progress import Progress, plain_progress, progress_in
 from llamarec.checkpoints.resume.safe_load import refuse_hostile
 from llamarec.checkpoints.resume.schedule import ScheduleMap, resumed

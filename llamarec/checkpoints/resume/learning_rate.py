@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.optimization import get_scheduler
 
 from llamarec.checkpoints.resume.compatibility import Change
-from llamarec.checkpoints.resume.process import OWN_OPTIMIZER, CurrentProcess
+from llamarec.checkpoints.resume.current_process import OWN_OPTIMIZER, CurrentProcess
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.discovery import ResumeChoice

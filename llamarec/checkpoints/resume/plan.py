@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llamarec.checkpoints.resume.compatibility import Change
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.storage.discovery import ResumeChoice
-from llamarec.checkpoints.storage.units import readable
+from llamarec.checkpoints.storage.readable_units import readable
 
 _NAME_WIDTH = 13
 HOW_TO_EXTEND = "--num_train_epochs or --max_steps with a larger number"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.resume.schedule import ScheduleMap
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import Count, ShapeError
 from llamarec.checkpoints.storage.layout import STATE_NAME, TRAINER_STATE
-from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Progress:
             CheckpointError: a field is missing or has another type.
         """
         try:
-            stored = shapes.shaped(content, _Stored)
+            stored = json_shapes.shaped(content, _Stored)
         except ShapeError as error:
             raise CheckpointError(
                 f"{TRAINER_STATE}: the entry {STATE_NAME} cannot be read", found=str(error)

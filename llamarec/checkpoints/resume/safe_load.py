@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 _Allowed = Callable[..., object] | tuple[Callable[..., object], str]
@@ -196,7 +196,7 @@ def load_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or does not contain one.
     """
     try:
-        return shapes.read_object(path)
+        return json_shapes.read_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except (OSError, ShapeError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import Count, ShapeError
 from llamarec.checkpoints.storage.layout import TRAINER_STATE
-from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
 
 
@@ -67,9 +67,9 @@ def read_trainer_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / TRAINER_STATE
     try:
-        content = shapes.read_object(path)
-        known = shapes.shaped(content, _State)
-        shapes.shaped(known.get("stateful_callbacks") or {}, _Callbacks)
+        content = json_shapes.read_object(path)
+        known = json_shapes.shaped(content, _State)
+        json_shapes.shaped(known.get("stateful_callbacks") or {}, _Callbacks)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except (OSError, ShapeError) as error:

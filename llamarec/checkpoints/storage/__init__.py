@@ -1,18 +1,18 @@
 """What is on disk: names, effects, manifests, retention, locks. Needs no torch.
 
-layout        names of files and folders
-durable       effects that survive a power loss: the only module that touches the bytes of a checkpoint
-manifest      the file that makes a folder a checkpoint; docs/checkpoint-format.md specifies it
-shapes        JSON from the disk, checked against the type that the program expects
-publish       staging, then the manifest, then one rename; deleting; recovery after a kill
-verification  whether a folder is a checkpoint that can be resumed
-discovery     which checkpoints a run has, and which one the user means
-summary       a checkpoint's description of itself
-retention     which checkpoints to delete
-restart       the run before a restart, which `latest` skips
-ownership     whether a folder is free for a training
-lock          one run per folder
-space         how much a checkpoint takes, and how much is free
-os_errors     advice for errors of the operating system
-units         sizes, durations and ages as people read them
+layout          names of files and folders
+durable         effects that survive a power loss: the only module that touches the bytes of a checkpoint
+manifest        the file that makes a folder a checkpoint; docs/checkpoint-format.md specifies it
+json_shapes     JSON from the disk, checked against the type that the program expects
+publish         staging, then the manifest, then one rename; deleting; recovery after a kill
+verification    whether a folder is a checkpoint that can be resumed
+discovery       which checkpoints a run has, and which one the user means
+summary         a checkpoint's description of itself
+retention       which checkpoints to delete
+restart         the run before a restart, which `latest` skips
+ownership       whether a folder is free for a training
+lock            one run per folder
+os_errors       advice for each kind of error of the operating system
+space           how much a checkpoint takes, and how much is free
+readable_units  sizes, durations and ages as people read them
 """

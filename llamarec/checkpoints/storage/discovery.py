@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again
 from llamarec.errors import CheckpointError
 
@@ -71,10 +71,10 @@ def saved_checkpoint(verdict: Verdict) -> SavedCheckpoint:
 def _best_step_of_plain(checkpoint: Path) -> int | None:
     """The best step in a plain Trainer's state, the only file that names it."""
     try:
-        state = shapes.read_object(checkpoint / TRAINER_STATE)
+        state = json_shapes.read_object(checkpoint / TRAINER_STATE)
     except (OSError, ShapeError):
         return None
-    return shapes.whole(state.get("best_global_step")) or None
+    return json_shapes.whole(state.get("best_global_step")) or None
 
 
 def order_of_saves(run: RunFolder) -> list[Path]:

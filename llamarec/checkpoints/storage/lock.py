@@ -14,10 +14,10 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from llamarec.checkpoints.config import ProgramHints
-from llamarec.checkpoints.storage import durable, shapes
+from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.os_errors import NO_LOCKS, advice
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError, LockedError
 
 _LOOKED_AT_SECONDS: Final = 0.2
@@ -93,7 +93,7 @@ class RunLock:
 def describe_holder(run: RunFolder) -> str:
     """Process, host and start time of a lock's holder, as far as they are known."""
     try:
-        holder = shapes.read(run.holder, _Holder)
+        holder = json_shapes.read(run.holder, _Holder)
     except (OSError, ShapeError):
         return "an unknown process"
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NotRequired, TypedDict
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import Count, ShapeError
 from llamarec.checkpoints.storage.layout import MANIFEST
-from llamarec.checkpoints.storage.shapes import Count, ShapeError
 from llamarec.errors import CheckpointError
 
 FORMAT: Final = 1
@@ -154,7 +154,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         CheckpointError: it is damaged, lists a file outside the folder, or its format is unknown to this version.
     """
     try:
-        content = shapes.parsed(raw, dict[str, Any])
+        content = json_shapes.parsed(raw, dict[str, Any])
         found_format, checksum = content.pop("format"), content.pop("checksum")
     except (ShapeError, KeyError) as error:
         raise CheckpointError(
@@ -173,8 +173,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 def _from_content(content: dict[str, Any], where: str) -> Manifest:
     try:
-        manifest = shapes.shaped(content, Manifest)
-        shapes.shaped(content, _Required)
+        manifest = json_shapes.shaped(content, Manifest)
+        json_shapes.shaped(content, _Required)
     except ShapeError as error:
         raise CheckpointError(
             f"{where}: not a valid manifest",

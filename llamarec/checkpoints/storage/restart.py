@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from llamarec.checkpoints.storage import durable, shapes
+from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import read_manifest
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 _UNNUMBERED = -1
@@ -64,7 +64,7 @@ def is_superseded(run: RunFolder, steps: list[int]) -> dict[int, bool]:
 
 def _recorded(run: RunFolder) -> dict[str, int]:
     try:
-        return shapes.read(run.restarted, _Note).before_restart
+        return json_shapes.read(run.restarted, _Note).before_restart
     except FileNotFoundError:
         return {}
     except (OSError, ShapeError) as error:

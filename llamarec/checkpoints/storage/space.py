@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.units import readable
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.errors import SpaceError
 
 # State, history and folders grow a little from one checkpoint to the next.

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.storage import shapes
+from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.discovery import inspect, saved_checkpoint
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.restart import is_superseded
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.checkpoints.storage.space import folder_bytes
 from llamarec.checkpoints.storage.verification import Verdict
 
@@ -93,7 +93,7 @@ def summary_of(verdict: Verdict, *, deep: bool) -> CheckpointSummary:
 def trainer_state(checkpoint: Path) -> dict[str, Any]:
     """The content of trainer_state.json; empty if it cannot be read."""
     try:
-        return shapes.read_object(checkpoint / TRAINER_STATE)
+        return json_shapes.read_object(checkpoint / TRAINER_STATE)
     except (OSError, ShapeError):
         return {}
 
@@ -121,7 +121,7 @@ def save_limit(summaries: list[CheckpointSummary]) -> int | None:
     """Number of checkpoints that the run keeps (save_total_limit), from its newest manifest; None if all or unknown."""
     for summary in newest(summaries):
         if summary.verdict.manifest is not None:
-            return shapes.whole(summary.verdict.manifest.hyperparameters.get("save_total_limit")) or None
+            return json_shapes.whole(summary.verdict.manifest.hyperparameters.get("save_total_limit")) or None
     return None
 
 
@@ -146,7 +146,7 @@ def _from_state(
 
     best_folder = step_of(Path(str(state.get("best_model_checkpoint") or "")))
     # A plain Trainer names the best checkpoint only in its state.
-    best_step = shapes.whole(state.get("best_global_step")) or best_folder
+    best_step = json_shapes.whole(state.get("best_global_step")) or best_folder
     is_best = best_step == saved.step
 
     try:

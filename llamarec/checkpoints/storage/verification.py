@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from llamarec.checkpoints.storage import durable, shapes
+from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import (
     ADAPTER_CONFIG,
     BEST_MANIFEST,
@@ -34,7 +35,6 @@ from llamarec.checkpoints.storage.layout import (
     weight_files,
 )
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, read_manifest
-from llamarec.checkpoints.storage.shapes import ShapeError
 from llamarec.errors import CheckpointError
 
 CheckpointHealth = Literal["good", "incomplete", "damaged", "unverified"]
@@ -263,8 +263,8 @@ def was_ours(trainer_state: Path) -> bool:
     A plain Trainer that resumes our checkpoint keeps our entry, with the step at which it took over.
     """
     try:
-        state = shapes.read(trainer_state, _TrainerState)
-        entry = shapes.shaped(state.stateful_callbacks.get(STATE_NAME), _Entry)
+        state = json_shapes.read(trainer_state, _TrainerState)
+        entry = json_shapes.shaped(state.stateful_callbacks.get(STATE_NAME), _Entry)
     except (OSError, ShapeError):
         return False
     return entry.attributes.step == state.global_step

@@ -3,30 +3,24 @@
 resumable              ResumableTrainer, ResumableMixin: the public face, and the Trainer's hooks, which delegate
 training               the objects, and one `train()` from start to end
 trainer_access         the Trainer as the objects see it: every attribute and method of it that they use
-hooks, versions        what is needed of transformers, and what differs between its versions
 program, fingerprints  what the user's program gave or made itself; what identifies a run
 starting               the folder locked, a resume decided, the history continued
 run_state              what one training knows of itself, and which saves are due
 restoring              a checkpoint into the Trainer's state
-optimizer_state        a checkpoint into optimizer, schedule and gradient scaler
-weights, into_model    a checkpoint into the model, every tensor under its name
-model_files            which tensors lie in which weights file, as the library would write it
-extra_state            what training moves and the weights files do not hold
-read_back              a first checkpoint read back as a resume would
-save_errors            faults of a save that pass, and those that come again
-optimizer_names        which moments belong to which parameter
-dataloader, sampling   the order of samples, and batches from any position
+dataloader             micro-batches of this process, from any position
 loop                   the steps of an epoch
 step                   one optimizer step: gradients, then the update
 out_of_memory          smaller micro-batches, an update undone, advice
 step_boundary          where all state belongs together, and the way back there
-evaluation             repeated in smaller batches when memory runs out
-saving                 what is saved, and when
-snapshot, writer       a step's state copied from memory, and written in the background
+evaluation, undo       an evaluation repeated in smaller batches; what its first try had changed is put back
 stopping, signals      a training that ends before its time; requests to stop
 distributed            several processes on one step
-rng                    random states
 console                lines for the user
+
+guards                 what is needed of transformers, and which overrides of a subclass count
+samples                the order of samples, and random draws that depend on their keys alone
+saves                  what is saved and when, written in the background, read back once
+state                  weights, optimizer and schedule: what a checkpoint holds of them, and the way back
 
 `ResumableTrainer` and `ResumableMixin` can be imported from here too. They are loaded when they are asked for, so that
 `signals` and `writer` stay free of torch.

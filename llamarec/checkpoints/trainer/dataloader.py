@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
+from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.resume.position import Geometry
-from llamarec.checkpoints.resume.process import effective_batch
 from llamarec.checkpoints.trainer import distributed
-from llamarec.checkpoints.trainer.repeatable import check_repeatable
-from llamarec.checkpoints.trainer.sampling import Batch, Collator, KeyedCollator, KeyedDataset, Samples, SliceSampler
+from llamarec.checkpoints.trainer.guards.versions import multiprocessing_context
+from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
+from llamarec.checkpoints.trainer.samples.sampling import (
+    Batch,
+    Collator,
+    KeyedCollator,
+    KeyedDataset,
+    Samples,
+    SliceSampler,
+)
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, temporarily
-from llamarec.checkpoints.trainer.versions import multiprocessing_context
 from llamarec.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainingArguments
 
-from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import NumItems
 from llamarec.errors import CheckpointError
 

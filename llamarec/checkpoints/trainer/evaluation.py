@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from llamarec.checkpoints.trainer import distributed, out_of_memory, rng
+from llamarec.checkpoints.trainer import distributed, out_of_memory
 from llamarec.checkpoints.trainer.console import Console
-from llamarec.checkpoints.trainer.generators import HeldGenerators
 from llamarec.checkpoints.trainer.program import Program
-from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
+from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.undo import Undo, is_plain
 

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from llamarec.checkpoints.trainer.sampling import KeyedDataset, Samples
+from llamarec.checkpoints.trainer.samples.sampling import KeyedDataset, Samples
 
 _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4

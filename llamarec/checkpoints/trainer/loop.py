@@ -22,8 +22,8 @@ from llamarec.checkpoints.resume.position import Position, step_slices
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.sampling import Batch, SliceSampler
-from llamarec.checkpoints.trainer.saving import CheckpointSaver
+from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
+from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
 from llamarec.checkpoints.trainer.step import Piece, Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary

@@ -12,8 +12,8 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
-from llamarec.checkpoints.storage.units import readable
-from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.storage.readable_units import readable
+from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.

@@ -13,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.process import HANDED_AS_CLASS, CustomOptimizers, hyperparameters_of
+from llamarec.checkpoints.resume.current_process import HANDED_AS_CLASS, CustomOptimizers, hyperparameters_of
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped

@@ -14,12 +14,12 @@ from llamarec.checkpoints.resume.decision import METRIC, Resume
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.layout import RNG, TRAINER_STATE, rng_of
-from llamarec.checkpoints.trainer import rng
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.sampling import Batch, SliceSampler
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
+from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.weights import folder_of_best
 
 
 class Restorer:

@@ -17,19 +17,19 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from llamarec.checkpoints.config import CheckpointConfig, ProgramHints
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
-from llamarec.checkpoints.resume.process import effective_batch
+from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import default_order
-from llamarec.checkpoints.trainer.hooks import check_hooks
+from llamarec.checkpoints.trainer.guards.hooks import check_hooks
+from llamarec.checkpoints.trainer.guards.overrides import check_overrides
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
-from llamarec.checkpoints.trainer.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
-from llamarec.checkpoints.trainer.overrides import check_overrides
 from llamarec.checkpoints.trainer.program import Options, Program
-from llamarec.checkpoints.trainer.sampling import Batch, Samples
+from llamarec.checkpoints.trainer.samples.sampling import Batch, Samples
 from llamarec.checkpoints.trainer.signals import StopNowError
+from llamarec.checkpoints.trainer.state.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
 from llamarec.checkpoints.trainer.training import ResumableParts

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from llamarec.checkpoints.resume.compatibility import refuse_unknown
+from llamarec.checkpoints.resume.current_process import CurrentProcess
 from llamarec.checkpoints.resume.decision import Resume, decide
-from llamarec.checkpoints.resume.process import CurrentProcess
 from llamarec.checkpoints.resume.progress import Progress
 from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint, next_sequence
 from llamarec.checkpoints.storage.layout import RunFolder, step_of
@@ -28,8 +28,8 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
 from llamarec.errors import ConfigError
 
 # Weights and two moments of everything that is trained.

@@ -8,16 +8,17 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from llamarec.checkpoints.trainer import distributed, out_of_memory, rng
+from llamarec.checkpoints.trainer import distributed, out_of_memory
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
-from llamarec.checkpoints.trainer.optimizer_state import goes_by_metrics
+from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.sampling import Batch
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
+from llamarec.checkpoints.trainer.state.optimizer_state import goes_by_metrics
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems
-from llamarec.checkpoints.trainer.versions import recomputes_activations
 
 Piece: TypeAlias = tuple[Batch, int]
 """A micro-batch, and its number of samples."""

@@ -16,9 +16,9 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.resume.position import Position
-from llamarec.checkpoints.trainer import rng
-from llamarec.checkpoints.trainer.rates import Rates
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.state.rates import Rates
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
 
 _REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")

@@ -11,11 +11,11 @@ from transformers import EarlyStoppingCallback
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.saving import CheckpointSaver
+from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.signals import EndNow, Interrupted, StopNowError, StopRequests
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
 from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED
 
 

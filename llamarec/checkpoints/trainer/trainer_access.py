@@ -24,7 +24,7 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
-from llamarec.checkpoints.trainer.sampling import Batch, Collator, Samples
+from llamarec.checkpoints.trainer.samples.sampling import Batch, Collator, Samples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,26 +11,26 @@ from transformers.integrations.neftune import deactivate_neftune
 
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
-from llamarec.checkpoints.trainer.extra_state import ExtraState, read_extra_state
 from llamarec.checkpoints.trainer.loop import StepLoop
-from llamarec.checkpoints.trainer.optimizer_state import OptimizerState
 from llamarec.checkpoints.trainer.program import Program
-from llamarec.checkpoints.trainer.read_back import ReadBack
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.saving import CheckpointSaver
+from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
+from llamarec.checkpoints.trainer.saves.read_back import ReadBack
+from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.signals import EndNow, StopRequests
 from llamarec.checkpoints.trainer.starting import Start
+from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
+from llamarec.checkpoints.trainer.state.optimizer_state import OptimizerState
+from llamarec.checkpoints.trainer.state.weights import Weights
 from llamarec.checkpoints.trainer.step import Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.stopping import Stopping
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.weights import Weights
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
 
 
 @dataclass(frozen=True, kw_only=True)

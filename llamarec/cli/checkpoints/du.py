@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.readable_units import duration, readable
 from llamarec.checkpoints.storage.space import folder_bytes, free_bytes
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, gather, newest, save_limit
-from llamarec.checkpoints.storage.units import duration, readable
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.growth import Growth, Save, State, growth, hours_left
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_under

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llamarec.checkpoints.storage.discovery import best_in
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.readable_units import age, readable
 from llamarec.checkpoints.storage.retention import protected
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best, save_limit
-from llamarec.checkpoints.storage.units import age, readable
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
 from llamarec.cli.output import figure, print_json, print_table, print_wrapped

@@ -18,7 +18,7 @@ from llamarec.cli.output import print_json, print_wrapped
 from llamarec.errors import EXIT_FINISHED, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from llamarec.checkpoints.resume.process import CurrentProcess
+    from llamarec.checkpoints.resume.current_process import CurrentProcess
     from llamarec.checkpoints.storage.manifest import Manifest
 
 SUMMARY = "Show what a resume would do and change; loads no model."
@@ -100,7 +100,7 @@ def _current_process(folder: RunFolder, manifest: Manifest | None, checkpoint: s
 
 
 def _process_of_ranker(folder: RunFolder, dataset_code: str, checkpoint: str, flags: list[str]) -> CurrentProcess:
-    from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
+    from llamarec.checkpoints.resume.current_process import CurrentProcess, hyperparameters_of
     from llamarec.ranker.options.command_line import parse
     from llamarec.ranker.trained.locations import experiment_of
     from llamarec.ranker.training.build import own_options
@@ -128,7 +128,7 @@ def _process_of_any_trainer(folder: RunFolder, saved: Mapping[str, object], flag
     from transformers import HfArgumentParser, TrainingArguments
 
     from llamarec.checkpoints.config import CheckpointConfig
-    from llamarec.checkpoints.resume.process import CurrentProcess, hyperparameters_of
+    from llamarec.checkpoints.resume.current_process import CurrentProcess, hyperparameters_of
 
     types = (TrainingArguments, CheckpointConfig)
     parser = HfArgumentParser(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from llamarec.checkpoints.storage import publish
 from llamarec.checkpoints.storage.discovery import best_in
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.retention import protected, to_delete
 from llamarec.checkpoints.storage.space import folder_bytes
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best
-from llamarec.checkpoints.storage.units import readable
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run
 from llamarec.cli.output import print_json, print_wrapped

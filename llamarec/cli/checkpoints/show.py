@@ -9,8 +9,8 @@ from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest, Session
+from llamarec.checkpoints.storage.readable_units import age, readable
 from llamarec.checkpoints.storage.summary import parse_time, summary_of, trainer_state
-from llamarec.checkpoints.storage.units import age, readable
 from llamarec.checkpoints.storage.verification import PARTS, Verdict, verify
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, latest_of

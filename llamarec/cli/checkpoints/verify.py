@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.space import folder_bytes
-from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import Verdict, verify, verify_best
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, name_of, runs_in, runs_under

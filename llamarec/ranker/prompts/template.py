@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from llamarec.checkpoints.storage import shapes
-from llamarec.checkpoints.storage.shapes import ShapeError
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.errors import ConfigError, check_all
 from llamarec.ranker.options.config import MAX_CANDIDATES
 
@@ -140,7 +140,7 @@ def load_template(path: str) -> PromptTemplate:
         return TEMPLATES[path or "recipe"]
 
     try:
-        content = shapes.parse(Path(path).read_bytes())
+        content = json_shapes.parse(Path(path).read_bytes())
     except FileNotFoundError:
         near = difflib.get_close_matches(path, TEMPLATES, n=1)
         raise ConfigError(
@@ -160,7 +160,7 @@ def load_template(path: str) -> PromptTemplate:
         )
 
     try:
-        return shapes.shaped(content, PromptTemplate)
+        return json_shapes.shaped(content, PromptTemplate)
     except ShapeError as error:
         raise ConfigError(f"--prompt_template {path}: every field is a text", found=str(error)) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from llamarec.checkpoints.storage.discovery import best_in, latest
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.weights import folder_of_best
+from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json, stored

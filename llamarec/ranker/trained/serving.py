@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from llamarec.checkpoints.resume.safe_load import load_weights
-from llamarec.checkpoints.trainer.into_model import put_weights
 from llamarec.checkpoints.trainer.out_of_memory import is_out_of_memory
+from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion

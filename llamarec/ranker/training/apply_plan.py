@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.resume.position import Geometry, Position
-from llamarec.checkpoints.resume.process import effective_batch
 from llamarec.errors import ModelError
 from llamarec.planning.choice import Wishes, choose_run
 from llamarec.planning.device import Device, this_device

@@ -11,11 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.candidate_orders import OrderedPrompts, OrderReport, mean_in_retriever_order, order_report
 from llamarec.evaluation.comparison import compare_ranks
 from llamarec.evaluation.fusion import Fusion, prior_of
 from llamarec.evaluation.logit import log_softmax
 from llamarec.evaluation.metrics import in_retriever_order
-from llamarec.evaluation.orders import OrderedPrompts, OrderReport, mean_in_retriever_order, order_report
 from llamarec.evaluation.outcome import Outcome
 from llamarec.files import replacing
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples, Order

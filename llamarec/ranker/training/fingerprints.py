@@ -16,7 +16,7 @@ from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import EvaluatedUsers, Order, evaluated_users
 from llamarec.ranker.prompts.training_samples import TrainingSamples
 from llamarec.retriever.candidates import read_candidates
-from llamarec.retriever.dependents import has_other_retriever
+from llamarec.retriever.dependent_rankers import has_other_retriever
 from llamarec.retriever.hard_negatives import TrainingLists, read_hard_negatives
 from llamarec.retriever.rebuild_command import rebuild_command, stored_config
 from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription

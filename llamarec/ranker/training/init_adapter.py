@@ -15,7 +15,7 @@ from torch import Tensor
 from llamarec.checkpoints.resume.safe_load import load_weights
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, MANIFEST, RunFolder
 from llamarec.checkpoints.storage.verification import verify
-from llamarec.checkpoints.trainer.into_model import put_weights
+from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.files import read_json
 from llamarec.ranker.options.config import RankerConfig

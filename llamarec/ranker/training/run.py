@@ -40,7 +40,7 @@ from llamarec.ranker.training.final_test import answer_in_orders, answer_prompts
 from llamarec.ranker.training.fingerprints import of_data
 from llamarec.ranker.training.init_adapter import read_initial
 from llamarec.ranker.training.results import write_description, write_metrics
-from llamarec.retriever.dependents import dependent_rankers
+from llamarec.retriever.dependent_rankers import dependent_rankers
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import Experiment
 

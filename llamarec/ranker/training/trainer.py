@@ -23,8 +23,8 @@ from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
+from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.checkpoints.trainer.trainer_access import temporarily
-from llamarec.checkpoints.trainer.weights import folder_of_best
 from llamarec.errors import LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from llamarec.checkpoints.resume.safe_load import load_json, load_pickled, load_weights
-from llamarec.checkpoints.trainer.rng import capture
-from llamarec.checkpoints.trainer.snapshot import copied, num_bytes_of, pickled
+from llamarec.checkpoints.trainer.samples.rng import capture
+from llamarec.checkpoints.trainer.state.snapshot import copied, num_bytes_of, pickled
 from llamarec.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(1, dtype=torch.bfloat16)}

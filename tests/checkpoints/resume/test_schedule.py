@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llamarec.checkpoints.resume.schedule import ScheduleMap, resumed
-from llamarec.checkpoints.storage.shapes import shaped
+from llamarec.checkpoints.storage.json_shapes import shaped
 
 FRESH = ScheduleMap(total=100, end=100)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamarec.checkpoints.storage.units import readable
+from llamarec.checkpoints.storage.readable_units import readable
 
 
 @given(num_bytes=st.integers(0, 10**15))

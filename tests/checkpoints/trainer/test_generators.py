@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from llamarec.checkpoints.resume.position import Geometry, Position
-from llamarec.checkpoints.trainer.generators import HeldGenerators, is_generator
-from llamarec.checkpoints.trainer.repeatable import check_repeatable
-from llamarec.checkpoints.trainer.sampling import KeyedCollator, KeyedDataset, SliceSampler
+from llamarec.checkpoints.trainer.samples.generators import HeldGenerators, is_generator
+from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
+from llamarec.checkpoints.trainer.samples.sampling import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.errors import ConfigError
 
 NUM_SAMPLES = 12

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llamarec.checkpoints.resume.position import Geometry, Position
-from llamarec.checkpoints.trainer.rng import capture, keyed, seed_from, set_states
-from llamarec.checkpoints.trainer.sampling import KeyedCollator, KeyedDataset, SliceSampler
+from llamarec.checkpoints.trainer.samples.rng import capture, keyed, seed_from, set_states
+from llamarec.checkpoints.trainer.samples.sampling import KeyedCollator, KeyedDataset, SliceSampler
 
 
 def _draw() -> tuple[float, float, float, float]:

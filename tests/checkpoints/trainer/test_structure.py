@@ -15,24 +15,29 @@ from tests.resume.training import make_trainer
 
 ROOM = Path(llamarec.checkpoints.trainer.resumable.__file__).parent
 PACKAGE = "llamarec.checkpoints.trainer"
+MODULES = {
+    ".".join((PACKAGE, *path.relative_to(ROOM).with_suffix("").parts)): path
+    for path in ROOM.rglob("*.py")
+    if path.stem != "__init__"
+}
 
 
 def _imports_within(path: Path) -> set[str]:
     """Names of modules of the room that a module imports anywhere, for types too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            found.add(str(node.module).removeprefix(f"{PACKAGE}."))
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{PACKAGE}."):
+            # Of `from room import module` the module, of `from room.module import name` the module as well.
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found |= {name for name in names if name in MODULES}
     return found
 
 
 def test_calls_run_one_way() -> None:
-    graph = {path.stem: _imports_within(path) for path in ROOM.glob("*.py") if path.stem != "__init__"}
+    graph = {name: _imports_within(path) for name, path in MODULES.items()}
     # Raises CycleError, which names the cycle.
     order = list(TopologicalSorter(graph).static_order())
-    assert order[-1] == "resumable"
+    assert order[-1] == f"{PACKAGE}.resumable"
 
 
 def test_the_mixin_adds_one_private_attribute(tmp_path: Path) -> None:

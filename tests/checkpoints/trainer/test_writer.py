@@ -10,7 +10,7 @@ from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.verification import verify_best
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from tests.resume.torture import session
 
 BEST = session.SCRIPT[0].best_step

@@ -16,7 +16,7 @@ from typing import Final
 
 from llamarec.checkpoints.storage.discovery import latest
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.errors import CheckpointError
 from tests.resume.observers import FailAt, observed, room_is_not_asked_for
 from tests.resume.torture import session

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from tests.resume import forks
 from tests.resume.observers import KillAt, Recording, observed, without_most_writes
 from tests.resume.torture import session

@@ -21,7 +21,7 @@ from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, step_of
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging, recover
-from llamarec.checkpoints.trainer.writer import CheckpointWriter, Snapshot
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
 from llamarec.errors import CheckpointError
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from llamarec.checkpoints.resume.safe_load import load_safetensors
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
-from llamarec.checkpoints.trainer.model_files import weights_files
-from llamarec.checkpoints.trainer.snapshot import copied
+from llamarec.checkpoints.trainer.state.model_files import weights_files
+from llamarec.checkpoints.trainer.state.snapshot import copied
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 

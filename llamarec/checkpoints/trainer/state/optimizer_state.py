@@ -15,9 +15,9 @@ from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import OPTIMIZER, SCALER, SCHEDULER, STATE_NAME
 from llamarec.checkpoints.trainer.console import Console
-from llamarec.checkpoints.trainer.optimizer_names import matched, optimizer_names
+from llamarec.checkpoints.trainer.guards.versions import METRIC_SCHEDULERS
+from llamarec.checkpoints.trainer.state.optimizer_names import matched, optimizer_names
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.versions import METRIC_SCHEDULERS
 from llamarec.errors import CheckpointError
 
 

@@ -14,10 +14,10 @@ from llamarec.checkpoints.resume.progress import progress_in
 from llamarec.checkpoints.resume.safe_load import load_pickled, load_weights, refuse_hostile, weights_in
 from llamarec.checkpoints.resume.trainer_state import read_trainer_state
 from llamarec.checkpoints.storage.layout import OPTIMIZER, TRAINER_STATE
-from llamarec.checkpoints.trainer.extra_state import read_extra_state
-from llamarec.checkpoints.trainer.model_files import WeightsFile
-from llamarec.checkpoints.trainer.save_errors import NotResumableError
-from llamarec.checkpoints.trainer.weights import Weights
+from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError
+from llamarec.checkpoints.trainer.state.extra_state import read_extra_state
+from llamarec.checkpoints.trainer.state.model_files import WeightsFile
+from llamarec.checkpoints.trainer.state.weights import Weights
 from llamarec.errors import CheckpointError
 
 

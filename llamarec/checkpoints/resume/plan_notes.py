@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamarec.checkpoints.resume.compatibility import Change
-from llamarec.checkpoints.resume.process import CurrentProcess
+from llamarec.checkpoints.resume.current_process import CurrentProcess
 from llamarec.checkpoints.resume.progress import Progress
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.discovery import ResumeChoice

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llamarec.checkpoints.trainer.versions import is_adapter
+from llamarec.checkpoints.trainer.guards.versions import is_adapter
 
 _DEFAULT: Final = "default"
 _NATIVE_PREFIX: Final = "base_model.model."

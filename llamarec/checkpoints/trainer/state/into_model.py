@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
-from llamarec.checkpoints.trainer.model_files import WeightsFile, weights_files
-from llamarec.checkpoints.trainer.versions import is_adapter
+from llamarec.checkpoints.trainer.guards.versions import is_adapter
+from llamarec.checkpoints.trainer.state.model_files import WeightsFile, weights_files
 from llamarec.errors import CheckpointError
 
 ANOTHER_MODEL: Final = "build the model as it was trained, or train the new one in another --output_dir"

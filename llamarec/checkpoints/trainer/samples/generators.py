@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 import torch
 
-from llamarec.checkpoints.trainer import rng
-from llamarec.checkpoints.trainer.object_walk import ObjectWalk
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.object_walk import ObjectWalk
 
 Result = TypeVar("Result")
 _KINDS: Final = (

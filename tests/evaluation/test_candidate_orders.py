@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from llamarec.evaluation.candidate_orders import OrderedPrompts, order_report
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.metrics import in_retriever_order
-from llamarec.evaluation.orders import OrderedPrompts, order_report
 
 PLACES = {"retriever's": [0, 1, 2, 3], "reversed": [3, 2, 1, 0], "shuffled 1": [2, 0, 3, 1], "shuffled 2": [1, 3, 0, 2]}
 # By place in the retriever's list, the label being in place 1: what the model thinks, and the retriever's scores.

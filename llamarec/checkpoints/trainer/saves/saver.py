@@ -31,19 +31,20 @@ from llamarec.checkpoints.storage.layout import (
 )
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
-from llamarec.checkpoints.trainer import distributed, rng
-from llamarec.checkpoints.trainer.callback_files import CallbackFiles
-from llamarec.checkpoints.trainer.extra_state import ExtraState
-from llamarec.checkpoints.trainer.model_files import weights_files
-from llamarec.checkpoints.trainer.optimizer_names import optimizer_names
+from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.guards.versions import installed_versions
 from llamarec.checkpoints.trainer.program import Program
-from llamarec.checkpoints.trainer.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.snapshot import copied, copies_in, model_state, num_bytes_of, pickled, pickling
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
+from llamarec.checkpoints.trainer.saves.read_back import Content, ReadBack
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
+from llamarec.checkpoints.trainer.state.extra_state import ExtraState
+from llamarec.checkpoints.trainer.state.model_files import weights_files
+from llamarec.checkpoints.trainer.state.optimizer_names import optimizer_names
+from llamarec.checkpoints.trainer.state.snapshot import copied, copies_in, model_state, num_bytes_of, pickled, pickling
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
-from llamarec.checkpoints.trainer.versions import installed_versions
-from llamarec.checkpoints.trainer.writer import CheckpointWriter, Snapshot
 from llamarec.errors import CheckpointError
 
 

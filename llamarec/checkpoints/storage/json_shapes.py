@@ -56,7 +56,7 @@ def shaped(content: object, shape: type[T]) -> T:
 
     >>> shaped({"step": "12"}, dict[str, int])
     Traceback (most recent call last):
-    llamarec.checkpoints.storage.shapes.ShapeError: [...]: expected int, found str
+    llamarec.checkpoints.storage.json_shapes.ShapeError: [...]: expected int, found str
     """
     try:
         return msgspec.convert(content, shape)

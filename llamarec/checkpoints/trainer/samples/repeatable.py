@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llamarec.checkpoints.trainer import rng
-from llamarec.checkpoints.trainer.sampling import Key, KeyedCollator, KeyedDataset
+from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.sampling import Key, KeyedCollator, KeyedDataset
 from llamarec.errors import ConfigError
 
 _HINT: Final = [

@@ -26,11 +26,11 @@ from llamarec.checkpoints.storage.layout import (
 )
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
+from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.retention import to_delete
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
-from llamarec.checkpoints.storage.units import readable
 from llamarec.checkpoints.storage.verification import verify, verify_best
-from llamarec.checkpoints.trainer.save_errors import NotResumableError, is_of_disk, never_saved
+from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError, is_of_disk, never_saved
 from llamarec.errors import EXIT_KILLED, CheckpointError, LlamarecError
 
 _NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from llamarec.checkpoints.resume.position import Geometry, Position, micro_batches, step_slices
-from llamarec.checkpoints.trainer.generators import HeldGenerators
-from llamarec.checkpoints.trainer.rng import COLLATE_STREAM, SAMPLE_STREAM
+from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
+from llamarec.checkpoints.trainer.samples.rng import COLLATE_STREAM, SAMPLE_STREAM
 
 Batch: TypeAlias = Any
 """What the collator returns. The model takes it apart; this room only cuts tensors and lists in it."""

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llamarec.checkpoints.trainer.model_files import WeightsFile, is_native_adapter, weights_files
-from llamarec.checkpoints.trainer.versions import is_adapter
+from llamarec.checkpoints.trainer.guards.versions import is_adapter
+from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from llamarec.checkpoints.storage.discovery import best_in
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, TRAINING_ARGS, RunFolder, weight_files
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.console import Console
-from llamarec.checkpoints.trainer.extra_state import ExtraState, read_extra_state
-from llamarec.checkpoints.trainer.into_model import ANOTHER_MODEL, load_part, put_adapter, refuse_other_names
-from llamarec.checkpoints.trainer.model_files import WeightsFile, is_native_adapter, weights_files
+from llamarec.checkpoints.trainer.guards.versions import is_adapter
+from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
+from llamarec.checkpoints.trainer.state.into_model import ANOTHER_MODEL, load_part, put_adapter, refuse_other_names
+from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
-from llamarec.checkpoints.trainer.versions import is_adapter
 from llamarec.errors import CheckpointError
 
 

@@ -1,0 +1,6 @@
+"""Checks at construction: a Trainer or a subclass in which something would be lost without a word is refused.
+
+hooks      every member of the Trainer that checkpoints use
+overrides  every method that a subclass may override, and which ones count
+versions   what differs between versions of the libraries
+"""

@@ -1,0 +1,11 @@
+"""What a checkpoint holds of model, optimizer and schedule, and the way back into the live objects.
+
+model_files      which tensors belong in which weights file, as the library would write it
+snapshot         tensors copied from memory
+extra_state      what training moves and the weights files do not hold
+weights          a checkpoint into the model, and the best model
+into_model       every tensor under its name
+optimizer_names  which moments belong to which parameter
+optimizer_state  a checkpoint into optimizer, schedule and gradient scaler
+rates            schedules and options of the optimizer's groups, copied at a boundary
+"""
