@@ -11,6 +11,7 @@ import pytest
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage.discovery import latest, of_this_run
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer.signals import EndNow
 from llamarec.cli.main import main as command
 from llamarec.errors import CheckpointError
 from tests.resume.runs import At, quiet_trainer, stopped
@@ -20,12 +21,9 @@ SMALL: dict[str, Any] = {"num_samples": 12, "noisy": False, "save_steps": 100}
 RESTART = CheckpointConfig(restart=True)
 
 
-class PowerCutError(BaseException):
-    """Nothing is saved after it."""
-
-
 def _cut() -> None:
-    raise PowerCutError
+    """As the third request to stop: nothing is saved after it."""
+    raise EndNow
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def cut(tmp_path: Path) -> Path:
     """A run with checkpoint-2, started anew, and ended by force before its first save."""
     stopped(quiet_trainer(tmp_path, **SMALL), 2)
     again = quiet_trainer(tmp_path, RESTART, callbacks=(At(1, "on_step_end", _cut),), **SMALL)
-    with pytest.raises(PowerCutError):
+    with pytest.raises(EndNow):
         again.train()
     return tmp_path
 
@@ -53,7 +51,7 @@ def test_a_restart_that_is_killed_before_its_first_save_starts_anew(
 
 def test_a_path_takes_the_run_before_up_again(cut: Path) -> None:
     resumed = quiet_trainer(cut, callbacks=(At(3, "on_step_end", _cut),), **SMALL)
-    with pytest.raises(PowerCutError):
+    with pytest.raises(EndNow):
         resumed.train(str(cut / "checkpoint-2"))
     # And it is the one that is meant from now on.
     choice = latest(RunFolder(cut))
