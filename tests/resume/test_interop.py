@@ -75,7 +75,7 @@ def test_ours_resumes_a_plain_trainers(plain: Any, tmp_path: Path, capsys: pytes
     resumed = _trainer(tmp_path / "run", seen=log)
     resumed.train("latest")
     said = capsys.readouterr().out
-    assert "has no manifest, as a plain Trainer's: what is in it cannot be verified" in said
+    assert "no manifest, saved by a plain Trainer: its content cannot be verified" in said
     assert "next:        sample 13 of 22, epoch 1 (step 4)" in said
     order = resumed.epoch_order(0, 22)[12:]
     seen = [int(word) for line in log.read_text().splitlines() if len(line.split()) <= 2 for word in line.split()]
