@@ -43,11 +43,12 @@ def test_a_file_of_a_callback_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob(".*-callbacks"))
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "extra_state.safetensors", "manifest.json"])
 def test_a_file_that_the_checkpoint_has_itself_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quiet_trainer(tmp_path, callbacks=(Writes("optimizer.pt"),), **SMALL).train()
-    assert "on_save of a callback wrote checkpoint-2/optimizer.pt" in capsys.readouterr().err
+    quiet_trainer(tmp_path, callbacks=(Writes(name),), **SMALL).train()
+    assert f"on_save of a callback wrote checkpoint-2/{name}" in capsys.readouterr().err
     assert all(verify(tmp_path / f"checkpoint-{step}").health == "good" for step in (2, 4))
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import (
+    EXTRA_STATE,
     MANIFEST,
     OPTIMIZER,
     RNG_PATTERN,
@@ -19,7 +20,7 @@ from llamarec.checkpoints.storage.layout import (
     RunFolder,
 )
 
-_OURS: Final = {*WEIGHTS, MANIFEST, OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS}
+_OURS: Final = {*WEIGHTS, EXTRA_STATE, MANIFEST, OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS}
 
 
 class CallbackFiles:
