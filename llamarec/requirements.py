@@ -14,9 +14,9 @@ BASE: Final = ""
 """In the place of an extra's name: what is installed without any."""
 
 
-def supported_range(distribution: str) -> str:
-    """The versions of a package that the base declares: '>=5.3,<5.25'; empty where it declares none."""
-    return declared().get(BASE, {}).get(_normalised(distribution), "")
+def supported_range(distribution: str, extra: str = BASE) -> str:
+    """The versions of a package that the base, or an extra, declares: '>=5.3,<5.25'; empty where it declares none."""
+    return declared().get(extra, {}).get(_normalised(distribution), "")
 
 
 def extras_with(module: str) -> list[str]:

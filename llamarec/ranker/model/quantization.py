@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import version
 from typing import Final
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from llamarec.errors import ModelError
+from llamarec.requirements import supported_range
 
 _REPACKS_ON_CPU: Final = "support_avx512bf16_for_cpu"
 
@@ -55,22 +56,10 @@ def keep_one_layout(model: nn.Module) -> None:
 
 
 def _unknown_layout(layer: str) -> ModelError:
-    supported = f"bitsandbytes{_supported_range('bitsandbytes')}"
+    supported = f"bitsandbytes{supported_range('bitsandbytes', 'ranker')}"
     return ModelError(
         f"bitsandbytes {version('bitsandbytes')} cannot train a 4-bit model on a CPU: its gradients may be wrong",
         expected=f"{supported}, whose Linear4bit has {_REPACKS_ON_CPU}",
         found=f"{layer} without it",
         hint=[f'pip install "{supported}"', "or train in whole weights: --quantization none"],
     )
-
-
-def _supported_range(name: str) -> str:
-    """The versions of a distribution that this package declares; empty where it is not installed."""
-    try:
-        declared = requires("llamarec") or []
-    except PackageNotFoundError:
-        return ""
-    # "bitsandbytes<1,>=0.49; extra == ..." -> ">=0.49,<1"
-    ranges = [line.partition(";")[0].removeprefix(name).strip() for line in declared if line.startswith(name)]
-    found = next((text for text in ranges if text[:1] in "<>=!~"), "")
-    return ",".join(sorted(found.split(","), reverse=True))
