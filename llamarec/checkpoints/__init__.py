@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from llamarec.checkpoints.config import CheckpointConfig
     from llamarec.checkpoints.trainer.resumable import ResumableMixin, ResumableTrainer
     from llamarec.checkpoints.trainer.signals import Interrupted
+    from llamarec.checkpoints.trainer.state.stateful import Stateful
 
-__all__ = ["CheckpointConfig", "Interrupted", "ResumableMixin", "ResumableTrainer"]
+__all__ = ["CheckpointConfig", "Interrupted", "ResumableMixin", "ResumableTrainer", "Stateful"]
 
 _HOMES = {
     "CheckpointConfig": "config",
     "Interrupted": "trainer.signals",
     "ResumableMixin": "trainer.resumable",
     "ResumableTrainer": "trainer.resumable",
+    "Stateful": "trainer.state.stateful",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,29 @@ def test_a_trainer_of_ones_own_starts_and_goes_on_as_shown(tmp_path: Path) -> No
     ran = run(plan, tmp_path)
     assert ran.code == 0
     assert "applied:     learning_rate  5e-05 -> 0.0001" in ran.said
+
+
+@NO_PINNED_MEMORY
+def test_state_beside_the_model_is_the_same_after_a_kill(tmp_path: Path) -> None:
+    page = Guide(ENGLISH.path.parents[1] / "trainer.md")
+    (program,) = (block for section in page.sections for block in section.blocks if "stateful=" in str(block.lines))
+
+    def trained(folder: Path) -> Any:
+        names = _model_and_data()
+        folder.mkdir(exist_ok=True)
+        with contextlib.chdir(folder):
+            return executed(program, {**names, "train": names["dataset"]})
+
+    whole = trained(tmp_path / "whole")
+    # What a kill after step 2 leaves.
+    run = tmp_path / "run" / "runs" / "averaged"
+    run.mkdir(parents=True)
+    shutil.copytree(tmp_path / "whole" / "runs" / "averaged" / "checkpoint-2", run / "checkpoint-2")
+    again = trained(tmp_path / "run")
+
+    assert again["trainer"]._resumable.training.run.resume.step == 2
+    assert torch.equal(again["ema"].average["weight"], whole["ema"].average["weight"])
+    assert not torch.equal(again["ema"].average["weight"], torch.ones(1))
 
 
 def _text_of(guide: Guide, number: str) -> str:

@@ -30,6 +30,9 @@ RNG_PATTERN: Final = re.compile(r"rng_state(_(?P<rank>\d+))?\.pth")
 ADAPTER_CONFIG: Final = "adapter_config.json"
 # Tensors that training moves and the weights files do not hold.
 EXTRA_STATE: Final = "extra_state.safetensors"
+# States of the objects that a program passes as `stateful`.
+STATEFUL: Final = "stateful.pt"
+STATEFUL_PATTERN: Final = re.compile(r"stateful(_(?P<rank>\d+))?\.pt")
 BEST_MANIFEST: Final = "best.json"
 # Our entry among the callbacks' states in trainer_state.json.
 STATE_NAME: Final = "ResumableTrainer"
@@ -122,6 +125,20 @@ def step_of(path: Path) -> int | None:
 def rng_of(rank: int) -> str:
     """Name of the file with the random states of one of several processes. A single process writes `RNG`."""
     return f"rng_state_{rank}.pth"
+
+
+def stateful_of(rank: int) -> str:
+    """Name of the file with the states of one of several processes, where they differ. Else there is one `STATEFUL`."""
+    return f"stateful_{rank}.pt"
+
+
+def is_process_state(name: str) -> bool:
+    """Whether a file holds what each process keeps: random states, or the states of `stateful` objects.
+
+    >>> is_process_state("rng_state_1.pth"), is_process_state("stateful.pt"), is_process_state("optimizer.pt")
+    (True, True, False)
+    """
+    return any(pattern.fullmatch(name) for pattern in (RNG_PATTERN, STATEFUL_PATTERN))
 
 
 def weight_files(folder: Path) -> list[Path]:

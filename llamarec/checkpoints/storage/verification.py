@@ -31,6 +31,7 @@ from llamarec.checkpoints.storage.layout import (
     STATE_NAME,
     TRAINER_STATE,
     WEIGHTS,
+    is_process_state,
     step_of,
     weight_files,
 )
@@ -228,9 +229,8 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
 
 
 def _is_read(name: str) -> bool:
-    return name in (*WEIGHTS, ADAPTER_CONFIG, EXTRA_STATE, TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER) or bool(
-        RNG_PATTERN.fullmatch(name)
-    )
+    names = (*WEIGHTS, ADAPTER_CONFIG, EXTRA_STATE, TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER)
+    return name in names or is_process_state(name)
 
 
 def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:

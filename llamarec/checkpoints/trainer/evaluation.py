@@ -15,6 +15,7 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.undo import Undo, is_plain
 
@@ -29,14 +30,15 @@ class Evaluation:
     Args:
         trainer: The live Trainer.
         program: Whether it cuts its evaluations into batches itself.
+        stateful: Put back before a second try.
         console: For what is tried.
 
     Attributes:
         given_batch: `per_device_eval_batch_size` as the user gave it, where a smaller one is used; else 0.
     """
 
-    def __init__(self, trainer: LiveTrainer, program: Program, console: Console) -> None:
-        self._trainer, self._program, self._console = trainer, program, console
+    def __init__(self, trainer: LiveTrainer, program: Program, stateful: StatefulObjects, console: Console) -> None:
+        self._trainer, self._program, self._stateful, self._console = trainer, program, stateful, console
         self.given_batch = 0
 
     def run(
@@ -77,7 +79,8 @@ class Evaluation:
 
     def _sums(self) -> Undo:
         """What the given functions, the Trainer's subclass and the callbacks add up from batch to batch."""
-        trainer, undo, loosely = self._trainer, Undo(), Undo()
+        trainer, known = self._trainer, self._stateful.values()
+        undo, loosely = Undo(known), Undo(known)
         if trainer.args.batch_eval_metrics:
             # Otherwise it is called once, after the last batch.
             undo.remember(trainer.compute_metrics, "compute_metrics")
@@ -90,6 +93,7 @@ class Evaluation:
             loosely.on_restore(partial(vars(owner).update, kept))
 
         undo.on_restore(loosely.restore)
+        undo.on_restore(partial(self._stateful.put_back, self._stateful.copied()))
         return undo
 
     def _keyed(

@@ -25,6 +25,7 @@ from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
+from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step import Piece, Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.stopping import Stopping
@@ -64,6 +65,7 @@ class StepLoop:
         requests: Saves that are due.
         saver: Makes them.
         restorer: Restores what must come last.
+        unsaved: Observed before the first step.
         stopping: Ends training.
         stop: The request to stop.
     """
@@ -78,12 +80,14 @@ class StepLoop:
         requests: SaveRequests,
         saver: CheckpointSaver,
         restorer: Restorer,
+        unsaved: UnsavedState,
         stopping: Stopping,
         stop: StopRequests,
     ) -> None:
         self._trainer, self._run = trainer, run
         self._boundary, self._step, self._requests, self._saver = boundary, step, requests, saver
-        self._restorer, self._stopping, self._stop = restorer, stopping, stop
+        self._restorer, self._unsaved = restorer, unsaved
+        self._stopping, self._stop = stopping, stop
 
     def run_epoch(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
         """One epoch, from the position to its end."""
@@ -106,6 +110,7 @@ class StepLoop:
             return
 
         self._restorer.restore_last()
+        self._unsaved.observe()
         events_due, control = self._run.progress.events_due, self._trainer.control
         self._boundary.take(events_due=events_due)
 

@@ -16,6 +16,7 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.current_process import HANDED_AS_CLASS, CustomOptimizers, hyperparameters_of
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
+from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 
 
@@ -30,6 +31,7 @@ class Options:
     defaults: Mapping[str, object] = field(default_factory=dict)
     after_save: Callable[[Path], object] | None = None
     choice: ResumeChoice | None = None
+    stateful: Mapping[str, Stateful] = field(default_factory=dict)
 
 
 class Program:

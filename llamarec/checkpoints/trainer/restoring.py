@@ -18,6 +18,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 
@@ -28,11 +29,12 @@ class Restorer:
     Args:
         trainer: The live Trainer.
         run: The training, with the resume it starts with.
+        stateful: The objects that the program passed.
         console: For a best model that is not found.
     """
 
-    def __init__(self, trainer: LiveTrainer, run: RunState, console: Console) -> None:
-        self._trainer, self._run, self._console = trainer, run, console
+    def __init__(self, trainer: LiveTrainer, run: RunState, stateful: StatefulObjects, console: Console) -> None:
+        self._trainer, self._run, self._stateful, self._console = trainer, run, stateful, console
 
     def training_values(self, dataloader: DataLoader[Batch]) -> tuple[int, int, int, int, int, int, int]:
         """How long training is, counted in samples from where it continues.
@@ -142,7 +144,7 @@ class Restorer:
     # ---- Last ----
 
     def restore_last(self) -> None:
-        """After every callback of the start has run: sums, requests that were open, random states."""
+        """After every callback of the start has run: sums, requests that were open, states, random ones."""
         trainer, resume, progress = self._trainer, self._run.resume, self._run.progress
         if resume is None:
             return
@@ -156,6 +158,7 @@ class Restorer:
             self._restore_callbacks(_callback_states(resume))
             self._restore_requests(resume)
 
+        self._stateful.restore(resume.choice.verdict.path)
         self._restore_rng(resume)
 
     def _restore_requests(self, resume: Resume) -> None:

@@ -30,6 +30,7 @@ from llamarec.checkpoints.trainer.program import Options, Program
 from llamarec.checkpoints.trainer.samples.sampling import Batch, Samples
 from llamarec.checkpoints.trainer.signals import StopNowError
 from llamarec.checkpoints.trainer.state.optimizer_state import follow_schedule
+from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
 from llamarec.checkpoints.trainer.training import ResumableParts
@@ -57,6 +58,8 @@ class ResumableMixin(_Trainer):
             writes; a callback's `on_save` runs before that, when the save is asked for.
         choice: The checkpoint to resume, where the program has chosen and verified it already. Its files are hashed
             a second time only if they have changed since.
+        stateful: Objects whose state is saved and restored beside the model, by name: an average of the weights, a
+            metric's sums. They have `state_dict` and `load_state_dict`.
 
     All other arguments are the Trainer's. A subclass may override `split_batch`, `epoch_order`, `files_beside_model`
     and the class attributes below. The other methods are the Trainer's hooks: each delegates to one of the objects that
@@ -84,6 +87,7 @@ class ResumableMixin(_Trainer):
         defaults: Mapping[str, object] | None = None,
         after_save: Callable[[Path], object] | None = None,
         choice: ResumeChoice | None = None,
+        stateful: Mapping[str, Stateful] | None = None,
         **kwargs: Any,
     ) -> None:
         check_overrides(type(self), ResumableMixin, Trainer)
@@ -98,6 +102,7 @@ class ResumableMixin(_Trainer):
             defaults=dict(defaults or {}),
             after_save=after_save,
             choice=choice,
+            stateful=dict(stateful or {}),
         )
         # The Trainer as the objects see it: mypy finds what they use in `LiveTrainer` only.
         live = cast(LiveTrainer, self)

@@ -29,6 +29,7 @@ from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.errors import ConfigError
 
@@ -44,6 +45,7 @@ class Start:
         folder: The run's folder.
         program: What the program gave.
         data: The training data.
+        stateful: The objects that the program passed.
         console: For the plan.
         hyperparameters: Of this process.
     """
@@ -55,10 +57,12 @@ class Start:
         *,
         program: Program,
         data: TrainData,
+        stateful: StatefulObjects,
         console: Console,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
         self._trainer, self._folder, self._program = trainer, folder, program
+        self._stateful = stateful
         self._data, self._console, self._hyperparameters = data, console, hyperparameters
 
     @contextlib.contextmanager
@@ -93,6 +97,7 @@ class Start:
         self._check_data()
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
+        self._check_stateful(resume)
         lineage = self._lineage(resume)
         if self._program.options.config.check_data:
             distributed.in_first_process(args, self._data.check)
@@ -154,6 +159,12 @@ class Start:
             origins=trainer.origins,
         )
         return decide(choice, process)
+
+    def _check_stateful(self, resume: Resume | None) -> None:
+        """Refuses states that cannot be saved, and a checkpoint with the states of other objects."""
+        self._stateful.copied()
+        if resume is not None:
+            self._stateful.check(resume.choice.verdict.path)
 
     def _check_data(self) -> None:
         """Refuses a training that would end without a step, and look like one that is done."""

@@ -17,6 +17,7 @@ from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
 from llamarec.checkpoints.trainer.state.optimizer_state import goes_by_metrics
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems
 
@@ -31,6 +32,7 @@ class Step:
         trainer: The live Trainer.
         run: Remembers the micro-batch that fits, and what the update was made with.
         boundary: Its buffers are put back before a second try.
+        stateful: Put back likewise: a loss may count its samples.
         data: Counts what the loss is the mean of.
         stop: Ends the step.
         console: For what did not fit.
@@ -43,12 +45,14 @@ class Step:
         run: RunState,
         *,
         boundary: StepBoundary,
+        stateful: StatefulObjects,
         data: TrainData,
         stop: StopRequests,
         console: Console,
         last_good: Callable[[], str],
     ) -> None:
         self._trainer, self._run, self._boundary, self._data = trainer, run, boundary, data
+        self._stateful = stateful
         self._stop, self._console, self._last_good = stop, console, last_good
 
     # ---- Gradients ----
@@ -69,7 +73,7 @@ class Step:
         """
         trainer, args = self._trainer, self._trainer.args
         num_items = self._data.num_items([batch for batch, _ in pieces])
-        random_states = rng.capture()
+        random_states, states = rng.capture(), self._stateful.copied()
 
         while True:
             losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
@@ -82,6 +86,7 @@ class Step:
             self._reduce_micro_batch(pieces)
             rng.set_states(random_states)
             self._boundary.restore_buffers()
+            self._stateful.put_back(states)
 
         is_mean = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
         num_averaged = distributed.num_averaged(args, num_items, loss_is_mean_of_items=is_mean)

@@ -19,6 +19,7 @@ from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.state.rates import Rates
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects, States
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
 
 _REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
@@ -35,6 +36,7 @@ class BoundaryState:
     Attributes:
         rng: Random states.
         rates: Options of the optimizer's groups, and the schedule.
+        stateful: States of the objects that the program passed.
         state: Fields of the Trainer's state, without its history.
         history_rows: Length of the history.
         requests: Flags of the Trainer's control.
@@ -48,6 +50,7 @@ class BoundaryState:
 
     rng: rng.States
     rates: Rates
+    stateful: States
     state: dict[str, object]
     history_rows: int
     requests: dict[str, bool]
@@ -65,6 +68,7 @@ class StepBoundary:
     Args:
         trainer: The live Trainer.
         run: The training.
+        stateful: The objects that the program passed.
         requests: Cleared by a return: what asked for a save is repeated after a resume.
 
     Attributes:
@@ -72,8 +76,8 @@ class StepBoundary:
         update_incomplete: The weights have left the last boundary and cannot be put back.
     """
 
-    def __init__(self, trainer: LiveTrainer, run: RunState, requests: SaveRequests) -> None:
-        self._trainer, self._run, self._requests = trainer, run, requests
+    def __init__(self, trainer: LiveTrainer, run: RunState, stateful: StatefulObjects, requests: SaveRequests) -> None:
+        self._trainer, self._run, self._stateful, self._requests = trainer, run, stateful, requests
         self._buffers: dict[str, torch.Tensor] = {}
         self.last: BoundaryState | None = None
         self.update_incomplete = False
@@ -97,6 +101,7 @@ class StepBoundary:
         self.last = BoundaryState(
             rng=rng.capture(),
             rates=Rates.of(trainer),
+            stateful=self._stateful.copied(),
             state={name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED},
             history_rows=len(trainer.state.log_history),
             requests={name: getattr(trainer.control, name) for name in _REQUESTS},
@@ -125,6 +130,7 @@ class StepBoundary:
 
         self.restore_buffers()
         last.rates.put_into(trainer)
+        self._stateful.put_back(last.stateful)
         vars(trainer.state).update(last.state)
         del trainer.state.log_history[last.history_rows :]
 

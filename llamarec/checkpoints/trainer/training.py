@@ -26,6 +26,8 @@ from llamarec.checkpoints.trainer.signals import EndNow, StopRequests
 from llamarec.checkpoints.trainer.starting import Start
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
 from llamarec.checkpoints.trainer.state.optimizer_state import OptimizerState
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
+from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.state.weights import Weights
 from llamarec.checkpoints.trainer.step import Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
@@ -73,6 +75,7 @@ class ResumableParts:
         console: For the user.
         stop: Requests to stop.
         data: The training data.
+        stateful: The objects that the program passed.
         evaluation: Repeated where it does not fit.
         extra: What training moves beside the weights files.
         weights: Loaded and saved.
@@ -84,9 +87,13 @@ class ResumableParts:
         self.console = Console(trainer.args.process_index == 0)
         self.stop = StopRequests()
         self.data = TrainData(trainer)
-        self.evaluation = Evaluation(trainer, program, self.console)
+        options = program.options
+        self.stateful = StatefulObjects(
+            trainer, options.stateful, self.console, allow_partial=options.config.allow_partial_resume
+        )
+        self.evaluation = Evaluation(trainer, program, self.stateful, self.console)
         self.extra = ExtraState(trainer)
-        self.weights = Weights(trainer, program.options.config, self.console, self.extra)
+        self.weights = Weights(trainer, options.config, self.console, self.extra)
         self.last: Training | None = None
         self._writer: CheckpointWriter | None = None
 
@@ -150,6 +157,7 @@ class ResumableParts:
             folder,
             program=self.program,
             data=self.data,
+            stateful=self.stateful,
             console=self.console,
             hyperparameters=self.hyperparameters,
         )
@@ -192,6 +200,7 @@ class ResumableParts:
             self.trainer,
             run,
             boundary=boundary,
+            stateful=self.stateful,
             data=self.data,
             stop=self.stop,
             console=self.console,
@@ -200,8 +209,9 @@ class ResumableParts:
 
     def _assembled(self, run: RunState, writer: CheckpointWriter) -> Training:
         trainer, requests = self.trainer, SaveRequests()
-        boundary = StepBoundary(trainer, run, requests)
+        boundary = StepBoundary(trainer, run, self.stateful, requests)
         callback_files = CallbackFiles(run.folder, self.console.warn)
+        unsaved = UnsavedState(trainer, self.stateful.values(), self.console)
         saver = CheckpointSaver(
             trainer,
             run,
@@ -210,11 +220,13 @@ class ResumableParts:
             writer=writer,
             callback_files=callback_files,
             extra=self.extra,
+            stateful=self.stateful,
+            unsaved=unsaved,
             read_back=ReadBack(self.weights, self.program.options.config.changes_allowed),
             program=self.program,
             hyperparameters=self.hyperparameters,
         )
-        restorer = Restorer(trainer, run, self.console)
+        restorer = Restorer(trainer, run, self.stateful, self.console)
         stopping = Stopping(
             trainer, run, boundary=boundary, saver=saver, writer=writer, stop=self.stop, console=self.console
         )
@@ -226,6 +238,7 @@ class ResumableParts:
             requests=requests,
             saver=saver,
             restorer=restorer,
+            unsaved=unsaved,
             stopping=stopping,
             stop=self.stop,
         )

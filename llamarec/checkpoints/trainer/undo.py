@@ -42,13 +42,16 @@ _LIBRARIES: Final = ("transformers", "tokenizers", "accelerate", "peft", "datase
 class Undo:
     """Copies of everything that the given objects can reach and change.
 
+    Args:
+        known: Objects that are put back by other means.
+
     Attributes:
         unknown: What could not be copied, by its path from the first object; empty if everything was.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[object] = ()) -> None:
         self._restores: list[Restore] = []
-        self._seen: dict[int, object] = {}
+        self._seen: dict[int, object] = {id(value): value for value in known}
         self._items = self._bytes = 0
         self.unknown: list[str] = []
 

@@ -11,13 +11,13 @@ from llamarec.checkpoints.storage.layout import (
     EXTRA_STATE,
     MANIFEST,
     OPTIMIZER,
-    RNG_PATTERN,
     SCALER,
     SCHEDULER,
     TRAINER_STATE,
     TRAINING_ARGS,
     WEIGHTS,
     RunFolder,
+    is_process_state,
 )
 
 _OURS: Final = {*WEIGHTS, EXTRA_STATE, MANIFEST, OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS}
@@ -56,7 +56,7 @@ class CallbackFiles:
 
         written = [name for name, stamp in _listed(source).items() if self._before.get(name) != stamp]
         for name in written:
-            if name in _OURS or RNG_PATTERN.fullmatch(name):
+            if name in _OURS or is_process_state(name):
                 self._warn(
                     f"WARNING: on_save of a callback wrote {source.name}/{name}, which the checkpoint itself has; "
                     "it is not kept (give it another name, or write it in after_save)"

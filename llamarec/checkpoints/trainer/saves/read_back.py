@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from llamarec.checkpoints.resume.progress import progress_in
@@ -15,6 +13,7 @@ from llamarec.checkpoints.resume.safe_load import load_pickled, load_weights, re
 from llamarec.checkpoints.resume.trainer_state import read_trainer_state
 from llamarec.checkpoints.storage.layout import OPTIMIZER, TRAINER_STATE
 from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError
+from llamarec.checkpoints.trainer.state.differences import difference
 from llamarec.checkpoints.trainer.state.extra_state import read_extra_state
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile
 from llamarec.checkpoints.trainer.state.weights import Weights
@@ -101,44 +100,6 @@ def _compare(name: str, saved: object, read: object) -> None:
     path = difference(saved, read)
     if path is not None:
         raise CheckpointError(f"{name}{path} is not read as it was saved")
-
-
-def difference(a: object, b: object) -> str | None:
-    """Where two values of tensors, arrays, containers and plain values differ, bit for bit; None if they do not.
-
-    >>> difference({"a": [1, 2.0]}, {"a": [1, 3.0]})
-    "['a'][1]"
-    >>> difference([float("nan")], [float("nan")])
-    """
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return None if _same_tensor(a, b) else ""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return None if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() else ""
-
-    pairs: list[tuple[object, object, object]] = []
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        if a.keys() != b.keys():
-            return f" has the entries {sorted(map(str, b))}, not {sorted(map(str, a))}"
-        pairs = [(key, a[key], b[key]) for key in a]
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        if len(a) != len(b):
-            return f" has {len(b)} entries, not {len(a)}"
-        pairs = [(number, one, other) for number, (one, other) in enumerate(zip(a, b, strict=True))]
-    else:
-        return None if type(a) is type(b) and (a == b or a != a) else ""
-
-    for key, one, other in pairs:
-        if (path := difference(one, other)) is not None:
-            return f"[{key!r}]{path}"
-    return None
-
-
-def _same_tensor(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-
-    a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
-    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 def _not_resumable(step: int, error: CheckpointError, folder: Path) -> NotResumableError:

@@ -43,6 +43,8 @@ from llamarec.checkpoints.trainer.state.extra_state import ExtraState
 from llamarec.checkpoints.trainer.state.model_files import weights_files
 from llamarec.checkpoints.trainer.state.optimizer_names import optimizer_names
 from llamarec.checkpoints.trainer.state.snapshot import copied, copies_in, model_state, num_bytes_of, pickled, pickling
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
+from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
@@ -59,6 +61,8 @@ class CheckpointSaver:
         writer: Writes them.
         callback_files: What callbacks have written for the checkpoint.
         extra: What the weights files do not hold.
+        stateful: The objects that the program passed.
+        unsaved: Those that it did not.
         read_back: Reads the first checkpoint back.
         program: Whether it saves its model by itself.
         hyperparameters: For the manifest.
@@ -77,6 +81,8 @@ class CheckpointSaver:
         writer: CheckpointWriter,
         callback_files: CallbackFiles,
         extra: ExtraState,
+        stateful: StatefulObjects,
+        unsaved: UnsavedState,
         read_back: ReadBack,
         program: Program,
         hyperparameters: Callable[[], dict[str, object]],
@@ -85,6 +91,7 @@ class CheckpointSaver:
         self._writer, self._program, self._hyperparameters = writer, program, hyperparameters
         self._callback_files = callback_files
         self._extra, self._read_back = extra, read_back
+        self._stateful, self._unsaved = stateful, unsaved
         self._config: CheckpointConfig = program.options.config
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
@@ -105,6 +112,7 @@ class CheckpointSaver:
     def save(self, reason: str) -> None:
         """Takes a snapshot at a boundary and has it written."""
         self._requests.clear()
+        self._unsaved.warn_of_changes()
         step = self._trainer.state.global_step
         self._last_save_time, self.last_saved_step = time.monotonic(), step
         live = self._run.folder.path / f".live-{self._sequence}"
@@ -139,7 +147,7 @@ class CheckpointSaver:
         """Everything a checkpoint holds, copied; None in all processes but the first."""
         trainer = self._trainer
         trainer.store_flos()
-        random_states = self._random_states()
+        of_processes = {**self._stateful_states(), **self._random_states()}
         if not trainer.args.should_save:
             return None
 
@@ -147,7 +155,7 @@ class CheckpointSaver:
         weights = model_state(model) if self._saves_from_copy() else None
         extra = self._extra.copied()
         state = self._state_content()
-        objects = {**self._optimizer_states(), **random_states}
+        objects = {**self._optimizer_states(), **of_processes}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
         from_callbacks = live.with_name(f"{live.name}-callbacks")
@@ -214,6 +222,15 @@ class CheckpointSaver:
             states[SCALER] = scaler.state_dict()
 
         return states
+
+    def _stateful_states(self) -> dict[str, object]:
+        """By file, those of every process; at the first save, that they can be taken back is proven."""
+        last = self._boundary.last
+        states = last.stateful if last is not None else self._stateful.copied()
+        if self._config.read_back:
+            self._stateful.prove(states)
+
+        return self._stateful.files(states)
 
     def _random_states(self) -> dict[str, object]:
         """By file, those of every process."""

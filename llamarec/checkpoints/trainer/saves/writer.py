@@ -17,12 +17,12 @@ from llamarec.checkpoints.storage.discovery import best_in, inspect, saved_check
 from llamarec.checkpoints.storage.layout import (
     MANIFEST,
     OPTIMIZER,
-    RNG_PATTERN,
     SCALER,
     SCHEDULER,
     TRAINER_STATE,
     TRAINING_ARGS,
     RunFolder,
+    is_process_state,
 )
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
@@ -332,7 +332,7 @@ def _manifest_of(checkpoint: Path) -> Manifest | None:
 
 
 def _is_of_model(name: str) -> bool:
-    return name not in _NOT_THE_MODEL and not RNG_PATTERN.fullmatch(name)
+    return name not in _NOT_THE_MODEL and not is_process_state(name)
 
 
 def _copy(source: Path, names: list[str], staging: Staging) -> None:

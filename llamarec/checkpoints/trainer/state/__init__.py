@@ -7,5 +7,9 @@ weights          a checkpoint into the model, and the best model
 into_model       every tensor under its name
 optimizer_names  which moments belong to which parameter
 optimizer_state  a checkpoint into optimizer, schedule and gradient scaler
+stateful         objects with a state that the program passes by name
+plain_state      copies of their states, of plain values only
+unsaved          such objects that it does not pass, and that training changes
+differences      where two states differ
 rates            schedules and options of the optimizer's groups, copied at a boundary
 """

@@ -1,0 +1,47 @@
+"""Where two values of tensors, arrays, containers and plain values differ, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def difference(a: object, b: object) -> str | None:
+    """The path to the first difference; None if there is none.
+
+    >>> difference({"a": [1, 2.0]}, {"a": [1, 3.0]})
+    "['a'][1]"
+    >>> difference([float("nan")], [float("nan")])
+    """
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return None if _same_tensor(a, b) else ""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return None if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() else ""
+
+    pairs: list[tuple[object, object, object]] = []
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        if a.keys() != b.keys():
+            return f" has the entries {sorted(map(str, b))}, not {sorted(map(str, a))}"
+        pairs = [(key, a[key], b[key]) for key in a]
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return f" has {len(b)} entries, not {len(a)}"
+        pairs = [(number, one, other) for number, (one, other) in enumerate(zip(a, b, strict=True))]
+    else:
+        return None if type(a) is type(b) and (a == b or a != a) else ""
+
+    for key, one, other in pairs:
+        if (path := difference(one, other)) is not None:
+            return f"[{key!r}]{path}"
+    return None
+
+
+def _same_tensor(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+
+    a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
