@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from llamarec.checkpoints.resume.position import Geometry, Position
-from llamarec.checkpoints.trainer.samples.generators import HeldGenerators, is_generator
+from llamarec.checkpoints.trainer.samples.generator_kinds import is_generator
+from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
 from llamarec.checkpoints.trainer.samples.sampling import KeyedCollator, KeyedDataset, SliceSampler
 from llamarec.errors import ConfigError

@@ -1,8 +1,10 @@
 """Samples by key: their order, and random draws that depend on (seed, epoch, index) alone.
 
-rng          random states of the global generators; streams by key
-object_walk  objects that data hold, found without running their code
-generators   generators among them, keyed as the global ones are
-sampling     data sets, collators and samplers by key
-repeatable   data that give two answers to one question, refused before the first step
+rng              random states of the global generators; streams by key
+object_parts     what an object holds, by kind
+object_walk      objects that data and a training hold, found without running their code
+generator_kinds  one generator of any kind: its state, its seed
+generators       generators that data hold, keyed as the global ones are
+sampling         data sets, collators and samplers by key
+repeatable       data that give two answers to one question, refused before the first step
 """

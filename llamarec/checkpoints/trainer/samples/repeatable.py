@@ -43,9 +43,9 @@ def check_repeatable(
         ConfigError: two draws differ, or a generator asks the operating system.
     """
     for name, generators in ((dataset_name, dataset.generators), (collator_name, collator.generators)):
-        for path in generators.unkeyed():
+        for one in generators.unkeyed():
             raise ConfigError(
-                f"{name} holds a random.SystemRandom ({path.lstrip('.@')}), which no resume can repeat",
+                f"{name} holds {one}, which no resume can repeat",
                 expected="random.Random(seed)",
                 hint=_HINT[-1],
             )
