@@ -14,6 +14,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
@@ -31,14 +32,24 @@ class Evaluation:
         trainer: The live Trainer.
         program: Whether it cuts its evaluations into batches itself.
         stateful: Put back before a second try.
+        random: Put back before an evaluation is repeated.
         console: For what is tried.
 
     Attributes:
         given_batch: `per_device_eval_batch_size` as the user gave it, where a smaller one is used; else 0.
     """
 
-    def __init__(self, trainer: LiveTrainer, program: Program, stateful: StatefulObjects, console: Console) -> None:
-        self._trainer, self._program, self._stateful, self._console = trainer, program, stateful, console
+    def __init__(
+        self,
+        trainer: LiveTrainer,
+        program: Program,
+        *,
+        stateful: StatefulObjects,
+        random: RandomStates,
+        console: Console,
+    ) -> None:
+        self._trainer, self._program, self._console = trainer, program, console
+        self._stateful, self._random = stateful, random
         self.given_batch = 0
 
     def run(
@@ -58,7 +69,7 @@ class Evaluation:
             DoesNotFitError: one sample alone does not fit.
         """
         may_repeat = self._may_repeat()
-        random_states, sums = rng.capture(), self._sums() if may_repeat else Undo()
+        random_states, sums = self._random.capture(), self._sums() if may_repeat else Undo()
         while True:
             try:
                 return self._keyed(evaluate, dataloader, random_states, sums)
@@ -75,7 +86,7 @@ class Evaluation:
 
             sums.restore()
             dataloader = self._with_smaller_batches(dataloader, last_good)
-            rng.set_states(random_states)
+            self._random.put_back(random_states)
 
     def _sums(self) -> Undo:
         """What the given functions, the Trainer's subclass and the callbacks add up from batch to batch."""
@@ -105,7 +116,8 @@ class Evaluation:
     ) -> Output:
         """Evaluates with the generators that the data hold keyed by the step: no resume restores their states."""
         trainer, args = self._trainer, self._trainer.args
-        held = HeldGenerators((dataloader.dataset, dataloader.collate_fn, trainer.compute_metrics))
+        metrics = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+        held = HeldGenerators((dataloader.dataset, dataloader.collate_fn, *metrics))
         key = args.seed, rng.EVALUATION_STREAM, trainer.state.global_step, args.process_index
 
         with held.keyed(*key):
@@ -115,7 +127,7 @@ class Evaluation:
 
         # The evaluation made one of them on its way, and a later one would find it made.
         sums.restore()
-        rng.set_states(random_states)
+        self._random.put_back(random_states)
         with held.keyed(*key):
             return evaluate(dataloader)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from llamarec.checkpoints.resume.decision import METRIC, Resume
 from llamarec.checkpoints.resume.position import Position
-from llamarec.checkpoints.resume.safe_load import load_pickled
-from llamarec.checkpoints.storage.layout import RNG, TRAINER_STATE, rng_of
+from llamarec.checkpoints.storage.layout import TRAINER_STATE
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.weights import folder_of_best
@@ -30,11 +28,21 @@ class Restorer:
         trainer: The live Trainer.
         run: The training, with the resume it starts with.
         stateful: The objects that the program passed.
+        random: Its random states.
         console: For a best model that is not found.
     """
 
-    def __init__(self, trainer: LiveTrainer, run: RunState, stateful: StatefulObjects, console: Console) -> None:
-        self._trainer, self._run, self._stateful, self._console = trainer, run, stateful, console
+    def __init__(
+        self,
+        trainer: LiveTrainer,
+        run: RunState,
+        *,
+        stateful: StatefulObjects,
+        random: RandomStates,
+        console: Console,
+    ) -> None:
+        self._trainer, self._run, self._console = trainer, run, console
+        self._stateful, self._random = stateful, random
 
     def training_values(self, dataloader: DataLoader[Batch]) -> tuple[int, int, int, int, int, int, int]:
         """How long training is, counted in samples from where it continues.
@@ -159,7 +167,7 @@ class Restorer:
             self._restore_requests(resume)
 
         self._stateful.restore(resume.choice.verdict.path)
-        self._restore_rng(resume)
+        self._random.restore(resume.choice.verdict.path, resume.step)
 
     def _restore_requests(self, resume: Resume) -> None:
         open_requests = (_callback_states(resume).get("TrainerControl") or {}).get("args") or {}
@@ -174,20 +182,6 @@ class Restorer:
 
         finished = resume.plan.steps_to_go == 0 and bool(open_requests.get("should_training_stop"))
         control.should_training_stop = resume.stops or finished
-
-    def _restore_rng(self, resume: Resume) -> None:
-        args = self._trainer.args
-        path, rank = resume.choice.verdict.path, args.process_index
-        names = [rng_of(rank)] if args.world_size > 1 else [RNG]
-        names += [RNG, rng_of(0)] if rank == 0 else []
-        for name in names:
-            if (path / name).is_file():
-                rng.set_states(load_pickled(path / name))
-                return
-
-        rng.seed_from(args.seed, rng.PROCESS_STREAM, resume.step, rank)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed(args.seed + resume.step)
 
 
 def _callback_states(resume: Resume) -> Mapping[str, Any]:

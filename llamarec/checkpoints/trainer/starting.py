@@ -28,6 +28,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
@@ -46,6 +47,7 @@ class Start:
         program: What the program gave.
         data: The training data.
         stateful: The objects that the program passed.
+        random: What it holds is checked.
         console: For the plan.
         hyperparameters: Of this process.
     """
@@ -58,11 +60,12 @@ class Start:
         program: Program,
         data: TrainData,
         stateful: StatefulObjects,
+        random: RandomStates,
         console: Console,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
         self._trainer, self._folder, self._program = trainer, folder, program
-        self._stateful = stateful
+        self._stateful, self._random = stateful, random
         self._data, self._console, self._hyperparameters = data, console, hyperparameters
 
     @contextlib.contextmanager
@@ -98,6 +101,7 @@ class Start:
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
         self._check_stateful(resume)
+        self._random.check()
         lineage = self._lineage(resume)
         if self._program.options.config.check_data:
             distributed.in_first_process(args, self._data.check)

@@ -13,7 +13,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
 from llamarec.checkpoints.trainer.run_state import RunState
-from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
 from llamarec.checkpoints.trainer.state.optimizer_state import goes_by_metrics
@@ -33,6 +33,7 @@ class Step:
         run: Remembers the micro-batch that fits, and what the update was made with.
         boundary: Its buffers are put back before a second try.
         stateful: Put back likewise: a loss may count its samples.
+        random: Put back likewise.
         data: Counts what the loss is the mean of.
         stop: Ends the step.
         console: For what did not fit.
@@ -46,13 +47,14 @@ class Step:
         *,
         boundary: StepBoundary,
         stateful: StatefulObjects,
+        random: RandomStates,
         data: TrainData,
         stop: StopRequests,
         console: Console,
         last_good: Callable[[], str],
     ) -> None:
         self._trainer, self._run, self._boundary, self._data = trainer, run, boundary, data
-        self._stateful = stateful
+        self._stateful, self._random = stateful, random
         self._stop, self._console, self._last_good = stop, console, last_good
 
     # ---- Gradients ----
@@ -73,18 +75,20 @@ class Step:
         """
         trainer, args = self._trainer, self._trainer.args
         num_items = self._data.num_items([batch for batch, _ in pieces])
-        random_states, states = rng.capture(), self._stateful.copied()
+        random_states, states = self._random.capture(), self._stateful.copied()
 
         while True:
             losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
-            if not distributed.any_process(args, bool(failure))[0]:
+            failed, again = distributed.any_process(args, bool(failure), self._random.begin_again())
+            if not (failed or again):
                 break
 
-            # The same samples again, from the same random state, in smaller pieces.
+            # The same samples again, from the same random state, in smaller pieces if these did not fit.
             self._clear_gradients(model)
-            out_of_memory.free_cached()
-            self._reduce_micro_batch(pieces)
-            rng.set_states(random_states)
+            if failed:
+                out_of_memory.free_cached()
+                self._reduce_micro_batch(pieces)
+            self._random.put_back(random_states)
             self._boundary.restore_buffers()
             self._stateful.put_back(states)
 

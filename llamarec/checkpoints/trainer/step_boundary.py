@@ -18,6 +18,7 @@ from transformers.trainer_callback import ExportableState
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.state.rates import Rates
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects, States
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
@@ -69,6 +70,7 @@ class StepBoundary:
         trainer: The live Trainer.
         run: The training.
         stateful: The objects that the program passed.
+        random: Its random states.
         requests: Cleared by a return: what asked for a save is repeated after a resume.
 
     Attributes:
@@ -76,8 +78,17 @@ class StepBoundary:
         update_incomplete: The weights have left the last boundary and cannot be put back.
     """
 
-    def __init__(self, trainer: LiveTrainer, run: RunState, stateful: StatefulObjects, requests: SaveRequests) -> None:
-        self._trainer, self._run, self._stateful, self._requests = trainer, run, stateful, requests
+    def __init__(
+        self,
+        trainer: LiveTrainer,
+        run: RunState,
+        *,
+        stateful: StatefulObjects,
+        random: RandomStates,
+        requests: SaveRequests,
+    ) -> None:
+        self._trainer, self._run, self._requests = trainer, run, requests
+        self._stateful, self._random = stateful, random
         self._buffers: dict[str, torch.Tensor] = {}
         self.last: BoundaryState | None = None
         self.update_incomplete = False
@@ -99,7 +110,7 @@ class StepBoundary:
         remembered = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
 
         self.last = BoundaryState(
-            rng=rng.capture(),
+            rng=self._random.capture(),
             rates=Rates.of(trainer),
             stateful=self._stateful.copied(),
             state={name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED},

@@ -18,6 +18,7 @@ from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.saves.read_back import ReadBack
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
@@ -76,6 +77,7 @@ class ResumableParts:
         stop: Requests to stop.
         data: The training data.
         stateful: The objects that the program passed.
+        random: Random states that a step goes by.
         evaluation: Repeated where it does not fit.
         extra: What training moves beside the weights files.
         weights: Loaded and saved.
@@ -91,7 +93,8 @@ class ResumableParts:
         self.stateful = StatefulObjects(
             trainer, options.stateful, self.console, allow_partial=options.config.allow_partial_resume
         )
-        self.evaluation = Evaluation(trainer, program, self.stateful, self.console)
+        self.random = RandomStates(trainer, options.config, self.console.warn)
+        self.evaluation = Evaluation(trainer, program, stateful=self.stateful, random=self.random, console=self.console)
         self.extra = ExtraState(trainer)
         self.weights = Weights(trainer, options.config, self.console, self.extra)
         self.last: Training | None = None
@@ -158,6 +161,7 @@ class ResumableParts:
             program=self.program,
             data=self.data,
             stateful=self.stateful,
+            random=self.random,
             console=self.console,
             hyperparameters=self.hyperparameters,
         )
@@ -201,6 +205,7 @@ class ResumableParts:
             run,
             boundary=boundary,
             stateful=self.stateful,
+            random=self.random,
             data=self.data,
             stop=self.stop,
             console=self.console,
@@ -209,7 +214,7 @@ class ResumableParts:
 
     def _assembled(self, run: RunState, writer: CheckpointWriter) -> Training:
         trainer, requests = self.trainer, SaveRequests()
-        boundary = StepBoundary(trainer, run, self.stateful, requests)
+        boundary = StepBoundary(trainer, run, stateful=self.stateful, random=self.random, requests=requests)
         callback_files = CallbackFiles(run.folder, self.console.warn)
         unsaved = UnsavedState(trainer, self.stateful.values(), self.console)
         saver = CheckpointSaver(
@@ -226,7 +231,7 @@ class ResumableParts:
             program=self.program,
             hyperparameters=self.hyperparameters,
         )
-        restorer = Restorer(trainer, run, self.stateful, self.console)
+        restorer = Restorer(trainer, run, stateful=self.stateful, random=self.random, console=self.console)
         stopping = Stopping(
             trainer, run, boundary=boundary, saver=saver, writer=writer, stop=self.stop, console=self.console
         )

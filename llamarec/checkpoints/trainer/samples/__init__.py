@@ -5,6 +5,7 @@ object_parts     what an object holds, by kind
 object_walk      objects that data and a training hold, found without running their code
 generator_kinds  one generator of any kind: its state, its seed
 generators       generators that data hold, keyed as the global ones are
+random_states    generators that a training draws from, global or held, with their states in the checkpoint
 sampling         data sets, collators and samplers by key
 repeatable       data that give two answers to one question, refused before the first step
 """

@@ -62,6 +62,7 @@ _LIBRARIES: Final = frozenset(
 )
 _CHECKPOINTS: Final = "llamarec.checkpoints"
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
+_HOOKS: Final = tuple(sorted(name for name in _OF_MODULES if name.endswith("hooks")))
 _IMPORTS: Final = dis.opmap["IMPORT_NAME"]
 
 
@@ -134,7 +135,7 @@ def _of_instance(value: object, watch: Watch) -> Iterator[Part]:
 
 def _module_parts(attributes: Mapping[str, object]) -> list[Part]:
     """Of a torch module: what its class adds, the modules in it, and its hooks and those of its parameters."""
-    found = [(f".{name}", child) for name, child in list(attributes.items()) if name not in _OF_MODULES]
+    found: list[Part] = []
     for kind in ("_modules", "_parameters"):
         children = attributes.get(kind)
         for name, child in list(children.items()) if isinstance(children, dict) else []:
@@ -143,8 +144,8 @@ def _module_parts(attributes: Mapping[str, object]) -> list[Part]:
             elif hooks := getattr(child, "_backward_hooks", None):
                 found.append((f".{name}._backward_hooks", hooks))
 
-    hooks = (name for name in sorted(_OF_MODULES) if name.endswith("hooks"))
-    return found + [(f".{name}", attributes[name]) for name in hooks if attributes.get(name)]
+    found += [(f".{name}", child) for name, child in list(attributes.items()) if name not in _OF_MODULES]
+    return found + [(f".{name}", attributes[name]) for name in _HOOKS if attributes.get(name)]
 
 
 def _of_class(cls: type, watch: Watch) -> Iterator[Part]:
