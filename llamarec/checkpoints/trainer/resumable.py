@@ -351,6 +351,10 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
             "train_dataset needs a length: a position is the number of a sample",
         ),
         (not pushes_checkpoints, "--push_to_hub only with --hub_strategy end; --backup_to copies checkpoints"),
+        (
+            not args.save_only_model,
+            "--save_only_model leaves out optimizer, schedule and random states; --save_total_limit 1 saves room",
+        ),
         (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
     ]
     check_all("this training cannot be resumed exactly", rules)

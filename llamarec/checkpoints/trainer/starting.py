@@ -30,8 +30,9 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.state.model_files import check_can_be_saved
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
-from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import ConfigError
 
 # Weights and two moments of everything that is trained.
@@ -98,6 +99,7 @@ class Start:
             LlamarecError: the checkpoint, the folder or the disk does not allow it.
         """
         self._check_data()
+        check_can_be_saved(unwrapped(self._trainer))
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
         self._check_stateful(resume)

@@ -170,7 +170,7 @@ class CheckpointSaver:
             files=weights_files(model) if self._writer.first_is_due else [],
             weights=weights,
             extra=extra,
-            objects={} if trainer.args.save_only_model else objects,
+            objects=objects,
         )
 
         def fill(staging: Staging) -> None:
@@ -183,9 +183,8 @@ class CheckpointSaver:
 
             if extra:
                 save_file(extra, staging.path / EXTRA_STATE, metadata={"format": "pt"})
-            if not trainer.args.save_only_model:
-                for name, value in objects.items():
-                    staging.write_with(name, pickling(value))
+            for name, value in objects.items():
+                staging.write_with(name, pickling(value))
             for name, data in small.items():
                 # The Trainer writes its arguments beside the weights.
                 _remove(staging.path / name)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llamarec.checkpoints.resume.safe_load import load_safetensors
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
-from llamarec.checkpoints.trainer.state.model_files import weights_files
+from llamarec.checkpoints.trainer.state.model_files import sources_of, weights_files
 from llamarec.checkpoints.trainer.state.snapshot import copied
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
@@ -49,9 +49,14 @@ class ExtraState:
         """Copies by name: as in the model, or `optimizer.GROUP.INDEX` for tensors beside it."""
         model = unwrapped(self._trainer)
         live = model.state_dict(keep_vars=True)
+        files = weights_files(model)
         # By identity: tied tensors have several names, of which a file holds one.
-        held = {id(live[name]) for file in weights_files(model) for name in file.names.values()}
+        held = {id(live[name]) for file in files if not file.computed for name in file.names.values()}
         found = {name: value for name, value in self._moving(model) if id(value) not in held}
+        for file in files:
+            if file.computed:
+                found |= sources_of(model, file)
+
         return {name: copied(value).contiguous() for name, value in found.items()}
 
     def _moving(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:

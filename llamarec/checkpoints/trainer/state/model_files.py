@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
+from llamarec.errors import ConfigError
 
 _DEFAULT: Final = "default"
 _NATIVE_PREFIX: Final = "base_model.model."
@@ -46,6 +47,28 @@ def weights_files(model: nn.Module) -> list[WeightsFile]:
         return [_native_file(model, live)]
 
     return [WeightsFile(names={name: name for name in live})]
+
+
+def sources_of(model: nn.Module, file: WeightsFile) -> dict[str, torch.Tensor]:
+    """What the computed tensors of an adapter's file are made from: all parameters of the adapter, by name."""
+    kept, component = set(file.names.values()), f".{file.adapter}."
+    return {name: value for name, value in model.named_parameters() if name in kept or component in f".{name}."}
+
+
+def check_can_be_saved(model: nn.Module) -> None:
+    """Refuses a model whose `save_pretrained` would raise at the first save.
+
+    Raises:
+        ConfigError: several adapters of transformers' own are active, which it cannot save.
+    """
+    active = cast(PreTrainedModel, model).active_adapters() if is_native_adapter(model) else []
+    if len(active) > 1:
+        raise ConfigError(
+            f"transformers saves one adapter of model.add_adapter, and {len(active)} are active",
+            expected="one active adapter",
+            found=", ".join(active),
+            hint="train them with PEFT, which saves each: peft.get_peft_model(model, config), then add_adapter",
+        )
 
 
 def is_native_adapter(model: nn.Module) -> bool:

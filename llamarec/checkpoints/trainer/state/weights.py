@@ -20,7 +20,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
 from llamarec.checkpoints.trainer.state.into_model import ANOTHER_MODEL, load_part, put_adapter, refuse_other_names
-from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
+from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, sources_of, weights_files
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -151,12 +151,9 @@ def _missing(path: Path, file: WeightsFile) -> CheckpointError:
 
 
 def _is_in_extra(model: nn.Module, file: WeightsFile, extra: Mapping[str, Tensor]) -> bool:
-    """Whether everything of an adapter that training moves is in the extra state, its file being computed from it."""
-    if file.computed and not file.names:
-        prompts = [name for name, value in model.named_parameters() if value.requires_grad]
-        return bool(prompts) and all(name in extra for name in prompts)
-
-    return bool(file.names) and all(name in extra for name in file.names.values())
+    """Whether all of an adapter is in the extra state, its file being computed from it."""
+    names = {*file.names.values(), *(sources_of(model, file) if file.computed else ())}
+    return bool(names) and names <= extra.keys()
 
 
 def _take_ranks(model: nn.Module, adapter: str, path: Path) -> None:
