@@ -28,6 +28,7 @@ TRAINING_ARGS: Final = "training_args.bin"
 RNG: Final = "rng_state.pth"
 RNG_PATTERN: Final = re.compile(r"rng_state(_(?P<rank>\d+))?\.pth")
 ADAPTER_CONFIG: Final = "adapter_config.json"
+MODEL_CONFIG: Final = "config.json"
 # Tensors that training moves and the weights files do not hold.
 EXTRA_STATE: Final = "extra_state.safetensors"
 # States of the objects that a program passes as `stateful`.

@@ -6,6 +6,7 @@ extra_state      what training moves and the weights files do not hold
 weights          a checkpoint into the model, and the best model
 into_model       every tensor under its name
 optimizer_names  which moments belong to which parameter
+moment_shapes    whether moments have the shapes that the live optimizer gives them
 optimizer_state  a checkpoint into optimizer, schedule and gradient scaler
 stateful         objects with a state that the program passes by name
 plain_state      copies of their states, of plain values only

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from torch import nn
+
+from llamarec.checkpoints.resume.safe_load import load_json
+from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, MODEL_CONFIG
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -38,8 +43,11 @@ def matched(state: dict[str, Any], saved: object, live: Names, where: str) -> di
     if not isinstance(saved, list) or saved == live:
         return state
 
+    if len(saved) != len(state["param_groups"]) or len(saved) != len(live):
+        raise _other_parameters(where, min(len(live), len(saved)), [], [])
+
     groups = []
-    for number, (group, now) in enumerate(zip(state["param_groups"], live, strict=False)):
+    for number, (group, now) in enumerate(zip(state["param_groups"], live, strict=True)):
         before = dict(zip((str(entry) for entry in saved[number]), group["params"], strict=True))
         order = [before.pop(str(entry), None) for entry in now]
         lacking = [entry for entry, index in zip(now, order, strict=True) if index is None]
@@ -47,9 +55,44 @@ def matched(state: dict[str, Any], saved: object, live: Names, where: str) -> di
             raise _other_parameters(where, number, lacking, list(before))
         groups.append({**group, "params": order})
 
-    if len(groups) != len(live) or len(groups) != len(saved):
-        raise _other_parameters(where, min(len(live), len(saved)), [], [])
     return {**state, "param_groups": groups}
+
+
+def check_same_class(model: nn.Module, folder: Path) -> None:
+    """Whether moments without names may be matched by their order: the model has the class that the folder names.
+
+    Raises:
+        CheckpointError: it has another, whose parameters may be in another order.
+    """
+    named, own = _class_in(folder), type(_base_of(model)).__name__
+    if named and named != own:
+        raise CheckpointError(
+            f"{folder} does not name the parameters of its optimizer's moments, and its model is of another class",
+            expected=named,
+            found=own,
+            hint=[
+                f"build the model as a {named}",
+                "or start its moments from zero: --allow_partial_resume",
+            ],
+        )
+
+
+def _class_in(folder: Path) -> str:
+    """The model's class as its configuration, or that of its adapter, names it; empty where none does."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        found = load_json(folder / ADAPTER_CONFIG).get("auto_mapping")
+        return str(found.get("base_model_class") or "") if isinstance(found, dict) else ""
+    if (folder / MODEL_CONFIG).is_file():
+        classes = load_json(folder / MODEL_CONFIG).get("architectures")
+        return str(classes[0]) if isinstance(classes, list) and classes else ""
+
+    return ""
+
+
+def _base_of(model: nn.Module) -> nn.Module:
+    """The model under an adapter."""
+    base = getattr(model, "get_base_model", None)
+    return base() if callable(base) else model
 
 
 def _other_parameters(where: str, group: int, lacking: list[list[object]], left: list[str]) -> CheckpointError:

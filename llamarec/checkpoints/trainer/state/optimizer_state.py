@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -16,8 +16,9 @@ from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import OPTIMIZER, SCALER, SCHEDULER, STATE_NAME
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.guards.versions import METRIC_SCHEDULERS
-from llamarec.checkpoints.trainer.state.optimizer_names import matched, optimizer_names
-from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.state.moment_shapes import SavedShapes, lay_out
+from llamarec.checkpoints.trainer.state.optimizer_names import check_same_class, matched, optimizer_names
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
 
@@ -57,10 +58,9 @@ class OptimizerState:
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
         try:
-            optimizer.load_state_dict(
-                matched(load_pickled(path), self._names(), optimizer_names(self._trainer), str(path))
-            )
-        except (ValueError, KeyError, TypeError, CheckpointError) as error:
+            optimizer.load_state_dict(self._fitting_state(path))
+            lay_out(optimizer)
+        except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
             if self._allow_partial:
                 self._console.print(f"lost:        {path.name}: of another optimizer; its moments start from zero")
                 return
@@ -84,6 +84,29 @@ class OptimizerState:
                 values["initial_lr"] = values.get("initial_lr", values["lr"])
                 values["lr"] = values["initial_lr"] * group["lr"] / group["initial_lr"]
             group.update({name: value for name, value in values.items() if name in applied})
+
+    def _fitting_state(self, path: Path) -> dict[str, Any]:
+        """The saved state, each moment at the parameter that it belongs to, and of its shape.
+
+        Raises:
+            CheckpointError: it is of other parameters, or of another shape.
+        """
+        saved, live = self._names(), optimizer_names(self._trainer)
+        if not isinstance(saved, list):
+            check_same_class(unwrapped(self._trainer), self._folder)
+
+        state = matched(load_pickled(path), saved, live, str(path))
+        shapes = SavedShapes(self._trainer.optimizer, live)
+        shapes.check(state, str(path))
+
+        if not isinstance(saved, list):
+            self._console.print(f"note:        {path.name} names no parameters; its moments are matched by their order")
+        if shapes.not_compared:
+            names = ", ".join(sorted(shapes.not_compared))
+            self._console.print(
+                f"note:        {path.name}: shapes of {names} could not be compared with the optimizer's"
+            )
+        return state
 
     def _names(self) -> object:
         """Of the checkpoint's optimizer; None in one that has none."""
