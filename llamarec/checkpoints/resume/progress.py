@@ -36,6 +36,7 @@ class _Stored:
     grad_norm: float | None
     learning_rate: float | None
     events_due: bool = False
+    order: str = ""
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,7 @@ class Progress:
         grad_norm: Gradient norm of the last step, for a log at the end of an epoch; a number or a tensor of one.
         learning_rate: Learning rate of the last step, likewise.
         events_due: Whether the step is done, but its callbacks, log, validation and save are still to come.
+        order: Checksum of the epoch's order where a sampler of the program gives it; else empty.
     """
 
     step: int = 0
@@ -69,6 +71,7 @@ class Progress:
     grad_norm: float | torch.Tensor | None = None
     learning_rate: float | None = None
     events_due: bool = False
+    order: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """The progress as JSON values; floats survive JSON exactly."""
@@ -86,6 +89,7 @@ class Progress:
             "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
             "learning_rate": self.learning_rate,
             "events_due": self.events_due,
+            "order": self.order,
         }
 
     @staticmethod
@@ -115,6 +119,7 @@ class Progress:
             grad_norm=stored.grad_norm,
             learning_rate=stored.learning_rate,
             events_due=stored.events_due,
+            order=stored.order,
         )
 
 

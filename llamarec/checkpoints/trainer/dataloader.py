@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
-from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.guards.versions import multiprocessing_context
+from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
+from llamarec.checkpoints.trainer.samples.sampler_order import Sampler, SamplerOrder
 from llamarec.checkpoints.trainer.samples.sampling import (
     Batch,
     Collator,
@@ -27,38 +30,88 @@ from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, t
 from llamarec.errors import ConfigError
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoaderRequest:
+    """What `get_train_dataloader` of the Trainer, or of a subclass, asks for.
+
+    Attributes:
+        dataset: To draw from.
+        batch_size: Samples that the model's step is handed at once, in one process.
+        make_sampler: From a data set to its sampler; None leaves the order to the Trainer.
+    """
+
+    dataset: Samples
+    batch_size: int
+    make_sampler: Callable[[Samples], Sampler] | None
+
+
 class TrainData:
     """The training data of a Trainer.
 
     Args:
-        trainer: The live Trainer; its `epoch_order` and `samples_by_epoch` count.
+        trainer: The live Trainer; its `get_train_dataloader`, `_get_train_sampler`, `epoch_order` and
+            `samples_by_epoch` count.
+        program: Which of these it overrides.
     """
 
-    def __init__(self, trainer: LiveTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: LiveTrainer, program: Program) -> None:
+        self._trainer, self._program = trainer, program
+        self._request: LoaderRequest | None = None
+        self._own_order: SamplerOrder | None = None
+
+    def forget(self) -> None:
+        """Asks the Trainer again: it has another data set, or other arguments."""
+        self._request = None
+
+    # ---- How much ----
 
     def geometry(self) -> Geometry:
-        """Samples of an epoch and of a step."""
-        args, num_samples = self._trainer.args, len(self._trainer.train_dataset)
-        if args.dataloader_drop_last:
-            num_samples -= num_samples % (args.train_batch_size * args.world_size)
-
-        return Geometry(num_samples, effective_batch(args))
-
-    def loader(self) -> DataLoader[Batch]:
-        """Micro-batches of this process, from the position that the sampler is set to.
+        """Samples of an epoch and of a step.
 
         Raises:
             ConfigError: there is no training data.
         """
-        args = self._trainer.args
+        args, request, own = self._trainer.args, self._asked(), self._own_order
+        batch_size = request.batch_size
+        num_samples = len(request.dataset) if own is None else own.num_samples()
+        if args.dataloader_drop_last:
+            num_samples -= num_samples % (batch_size * args.world_size)
+
+        return Geometry(num_samples, batch_size * int(args.gradient_accumulation_steps) * args.world_size)
+
+    @property
+    def is_cut_by_trainer(self) -> bool:
+        """Whether micro-batches are the Trainer's, so that a part of one is a smaller one."""
+        return not self._program.overrides("get_train_dataloader")
+
+    def _asked(self) -> LoaderRequest:
+        trainer = self._trainer
+        if trainer.train_dataset is None:
+            raise ConfigError("training needs a train_dataset")
+
+        if self._request is None:
+            # The arguments may have changed since the Trainer was made.
+            trainer._train_batch_size = trainer.args.train_batch_size
+            # Leads to `loader`, unless a subclass makes its own.
+            check_is_ours(trainer.get_train_dataloader())
+        if self._request is None:
+            raise _own_loader()
+
+        return self._request
+
+    # ---- Micro-batches ----
+
+    def loader(self, request: LoaderRequest) -> DataLoader[Batch]:
+        """Micro-batches of this process, from the position that the sampler is set to."""
+        self._request, self._own_order, args = request, self._order_of_sampler(request), self._trainer.args
         dataset, collator = self._keyed()
         sampler = SliceSampler(
             self.geometry(),
-            self._order(len(dataset)),
-            args.train_batch_size,
+            self._order(),
+            request.batch_size,
             rank=args.process_index,
             num_processes=args.world_size,
+            is_own_order=self._own_order is not None,
         )
 
         return DataLoader(
@@ -84,30 +137,36 @@ class TrainData:
         check_repeatable(
             dataset,
             collator,
-            self._order(len(dataset)),
+            self._order(),
             dataset_name=f"train_dataset ({type(trainer.train_dataset).__name__})",
             collator_name=f"data_collator ({_name_of(trainer.data_collator)})",
         )
 
     def _keyed(self) -> tuple[KeyedDataset, KeyedCollator]:
         trainer, seed = self._trainer, self._trainer.args.seed
-        if trainer.train_dataset is None:
-            raise ConfigError("training needs a train_dataset")
-
-        dataset, collator = self._with_needed_columns()
+        dataset, collator = self._with_needed_columns(self._asked().dataset)
         return KeyedDataset(dataset, seed, by_epoch=trainer.samples_by_epoch), KeyedCollator(collator, seed)
 
-    def _order(self, num_samples: int) -> Callable[[int], NDArray[np.int64]]:
-        return lambda epoch: self._trainer.epoch_order(epoch, num_samples)
-
-    def _with_needed_columns(self) -> tuple[Samples, Collator]:
+    def _with_needed_columns(self, dataset: Samples) -> tuple[Samples, Collator]:
         trainer = self._trainer
-        if type(trainer.train_dataset).__module__.startswith("datasets."):
-            needed = trainer._remove_unused_columns(trainer.train_dataset, description="Training")
-            return needed, trainer.data_collator
+        if type(dataset).__module__.startswith("datasets."):
+            return trainer._remove_unused_columns(dataset, description="Training"), trainer.data_collator
 
-        collator = trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training")
-        return trainer.train_dataset, collator
+        return dataset, trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training")
+
+    # ---- The order ----
+
+    def _order(self) -> Callable[[int], NDArray[np.int64]]:
+        num_samples = len(self._asked().dataset)
+        return self._own_order or (lambda epoch: self._trainer.epoch_order(epoch, num_samples))
+
+    def _order_of_sampler(self, request: LoaderRequest) -> SamplerOrder | None:
+        """That of the program's sampler; None where `epoch_order` gives it."""
+        if request.make_sampler is None or self._program.overrides("epoch_order"):
+            return None
+
+        order = SamplerOrder(partial(request.make_sampler, request.dataset), self._trainer.args.seed)
+        return None if order.is_of_trainer() else order
 
     def num_items(self, batches: list[Batch]) -> NumItems:
         """The Trainer's count of what a step's loss is the mean of, over all processes."""
@@ -123,6 +182,27 @@ class TrainData:
 def _name_of(collator: object) -> str:
     """A function's own name, or an object's class."""
     return str(getattr(collator, "__name__", type(collator).__name__))
+
+
+def check_is_ours(loader: object) -> SliceSampler:
+    """The sampler of a training loader.
+
+    Raises:
+        ConfigError: a subclass made the loader itself.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(sampler, SliceSampler):
+        raise _own_loader()
+
+    return sampler
+
+
+def _own_loader() -> ConfigError:
+    return ConfigError(
+        "get_train_dataloader makes a loader of its own, whose position no resume can restore",
+        expected="a loader that self._get_dataloader(..., is_training=True) or super().get_train_dataloader() returns",
+        hint="override _get_train_sampler for another order, or pass another train_dataset or data_collator",
+    )
 
 
 def default_order(args: TrainingArguments, epoch: int, num_samples: int) -> NDArray[np.int64]:

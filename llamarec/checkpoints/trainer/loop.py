@@ -22,6 +22,7 @@ from llamarec.checkpoints.resume.position import Position, step_slices
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.samples.sampler_order import check_same_order
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
@@ -142,6 +143,7 @@ class StepLoop:
         sampler = cast(SliceSampler, train_dataloader.batch_sampler)
         sampler.position = self._run.progress.position
         geometry, batches = sampler.geometry, None
+        self._check_order(sampler)
 
         for samples in step_slices(geometry, sampler.position.sample):
             if trainer.state.global_step >= trainer.state.max_steps:
@@ -163,6 +165,12 @@ class StepLoop:
                 break
 
         self._reach_boundary()
+
+    def _check_order(self, sampler: SliceSampler) -> None:
+        digest, progress = sampler.order_digest(), self._run.progress
+        if progress.position.sample > 0:
+            check_same_order(progress.order, digest, progress.position.epoch)
+        self._run.set_order(digest)
 
     def _count(self, losses: list[torch.Tensor], pieces: list[Piece], position: Position, num_samples: int) -> None:
         """Everything that says that the step is done; then it is a boundary, with the callbacks still to come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback
@@ -13,9 +13,10 @@ from llamarec.checkpoints.resume.decision import METRIC, Resume
 from llamarec.checkpoints.resume.position import Position
 from llamarec.checkpoints.storage.layout import TRAINER_STATE
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.dataloader import check_is_ours
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
-from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
+from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
@@ -52,7 +53,7 @@ class Restorer:
             training, samples per step, batches per epoch, steps.
         """
         args, resume = self._trainer.args, self._run.resume
-        geometry = cast(SliceSampler, dataloader.batch_sampler).geometry
+        geometry = check_is_ours(dataloader).geometry
         step, position = 0, Position()
         if resume is not None:
             step, position, to_go = resume.step, resume.progress.position, resume.steps_to_go

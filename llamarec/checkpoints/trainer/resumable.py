@@ -21,7 +21,7 @@ from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer import out_of_memory
-from llamarec.checkpoints.trainer.dataloader import default_order
+from llamarec.checkpoints.trainer.dataloader import LoaderRequest, default_order
 from llamarec.checkpoints.trainer.guards.hooks import check_hooks
 from llamarec.checkpoints.trainer.guards.overrides import check_overrides
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
@@ -137,6 +137,7 @@ class ResumableMixin(_Trainer):
             LlamarecError: the checkpoint, the folder or the disk does not allow it; nothing was changed.
             Interrupted: stopped by a signal, and saved; ends a script with its exit code unless caught.
         """
+        self._resumable.set_up(trial)
         wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
         folder = RunFolder(Path(self._get_output_dir(trial)))
         with self._resumable.trained_in(folder, None if wanted is False else wanted):
@@ -187,9 +188,20 @@ class ResumableMixin(_Trainer):
 
     # ---- Hooks of the Trainer: data ----
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        """Micro-batches of this process, from the position that the sampler is set to."""
-        return self._resumable.data.loader()
+    def _get_dataloader(
+        self,
+        dataset: Samples,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Samples], Any] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Batch]:
+        if not is_training:
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+
+        request = LoaderRequest(dataset=dataset, batch_size=batch_size, make_sampler=sampler_fn)
+        return self._resumable.data.loader(request)
 
     def get_eval_dataloader(self, eval_dataset: Samples = None) -> DataLoader[Batch]:
         """As the Trainer's, with workers that end with the evaluation.

@@ -61,6 +61,10 @@ class RunState:
         """The next sample is another one."""
         self.progress.position = position
 
+    def set_order(self, digest: str) -> None:
+        """Remembers the order of the present epoch."""
+        self.progress.order = digest
+
     def set_micro_batch(self, size: int) -> None:
         """Remembers how many samples per forward pass fit into memory."""
         self.progress.micro_batch = size

@@ -154,9 +154,11 @@ class Start:
             self._console.print(f"note:        --restart counts only where nothing is resumed; {name} is")
 
         refuse_unknown(config.changes_allowed, fingerprints)
+        geometry = self._data.geometry()
         process = CurrentProcess(
             args=trainer.args,
-            num_samples=self._data.geometry().num_samples,
+            num_samples=geometry.num_samples,
+            samples_per_step=geometry.batch,
             hyperparameters=self._hyperparameters(),
             defaults=self._program.options.defaults,
             fingerprints=fingerprints,

@@ -142,7 +142,8 @@ class Step:
         now = min(now, distributed.most_in_any_process(args, max((size for _, size in pieces), default=0)))
         use = out_of_memory.memory_use(args.device)
 
-        if now == 1:
+        # What a subclass cuts itself is not ours to cut again.
+        if now == 1 or not self._data.is_cut_by_trainer:
             raise out_of_memory.does_not_fit(
                 trainer.model,
                 use,

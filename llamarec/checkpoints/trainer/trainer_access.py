@@ -37,7 +37,6 @@ class Read(Protocol):
     """Attributes of the Trainer that are read only."""
 
     args: TrainingArguments
-    model: nn.Module
     accelerator: Accelerator
     callback_handler: CallbackHandler
     lr_scheduler: LRScheduler
@@ -49,6 +48,8 @@ class Read(Protocol):
     preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None
     model_accepts_loss_kwargs: bool
     optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, object]] | None
+    model_init: Callable[..., nn.Module] | None
+    hp_search_backend: object | None
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
 
@@ -58,6 +59,7 @@ class Written(Protocol):
 
     state: TrainerState
     control: TrainerControl
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     current_flos: float
     current_gradient_accumulation_steps: float
@@ -65,6 +67,7 @@ class Written(Protocol):
     _total_loss_scalar: float
     _globalstep_last_logged: int
     _initial_global_step: int
+    _train_batch_size: int
 
 
 class Called(Protocol):
@@ -78,9 +81,15 @@ class Called(Protocol):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
 
+    def get_train_dataloader(self) -> DataLoader[Batch]: ...
+
     def get_test_dataloader(self, test_dataset: Samples) -> DataLoader[Batch]: ...
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None: ...
+
+    def call_model_init(self, trial: object = None) -> nn.Module: ...
+
+    def _hp_search_setup(self, trial: object) -> None: ...
 
     def _get_output_dir(self, trial: object) -> str: ...
 

@@ -88,7 +88,7 @@ class ResumableParts:
         self.trainer, self.program = trainer, program
         self.console = Console(trainer.args.process_index == 0)
         self.stop = StopRequests()
-        self.data = TrainData(trainer)
+        self.data = TrainData(trainer, program)
         options = program.options
         self.stateful = StatefulObjects(
             trainer, options.stateful, self.console, allow_partial=options.config.allow_partial_resume
@@ -139,6 +139,15 @@ class ResumableParts:
 
     # ---- One training ----
 
+    def set_up(self, trial: object) -> None:
+        """Has a trial of a search its arguments and a model, before a resume looks at them."""
+        trainer = self.trainer
+        if trainer.hp_search_backend is not None:
+            trainer._hp_search_setup(trial)
+        if trainer.model is None and trainer.model_init is not None:
+            # The search has freed the last trial's. The Trainer makes it once more, after seeding.
+            trainer.model = trainer.call_model_init(trial)
+
     @contextlib.contextmanager
     def trained_in(self, folder: RunFolder, wanted: str | Path | bool | None) -> Iterator[None]:
         """Within, a training runs in a folder that is this process's; whatever ends it, it is saved and left clean.
@@ -166,6 +175,7 @@ class ResumableParts:
             hyperparameters=self.hyperparameters,
         )
         with start.folder_held(), self.stop.watched(), self._left_clean():
+            self.data.forget()
             self._writer = self._new_writer(folder)
             run = start.begin(wanted, self._writer)
             if run.resume is not None and not self.program.makes_optimizer:

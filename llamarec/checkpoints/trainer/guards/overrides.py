@@ -2,27 +2,26 @@
 
 A subclass is on either side of the mixin: `class A(ResumableMixin, Theirs)`, where the mixin hides what `Theirs`
 overrides, and `class B(ResumableTrainer)`, which hides what the mixin does. Every method of the Trainer is in one of
-the three tables; `tests/contracts/test_overrides.py` compares them with the installed one, and has each called.
+the four tables; `tests/contracts/test_overrides.py` compares them with the installed one, and has each called.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from types import CodeType
 from typing import Final
 
 from llamarec.errors import ConfigError
 
 _OWN_PACKAGE: Final = "llamarec.checkpoints"
 
-_DATA: Final = "override epoch_order(epoch, num_samples), or pass another train_dataset or data_collator"
+_DATA: Final = "override epoch_order(epoch, num_samples) or _get_train_sampler, or pass another train_dataset"
 _STATE: Final = "keep a state of your own in a callback that is an ExportableState, or in files_beside_model()"
 _SIZES: Final = "set per_device_train_batch_size and gradient_accumulation_steps"
 _PUBLISHED: Final = "pass after_save=..., called with each finished checkpoint, or override files_beside_model()"
 
 NEVER_CALLED: Final[Mapping[str, str]] = {
-    "_get_dataloader": _DATA,
-    "_get_train_sampler": "override epoch_order(epoch, num_samples), which returns the indices of an epoch",
     "get_batch_samples": "override training_step or compute_loss, or pass another data_collator",
     "create_optimizer_and_scheduler": "override create_optimizer and create_scheduler",
     "_load_callback_state": _STATE,
@@ -40,14 +39,19 @@ NEVER_CALLED: Final[Mapping[str, str]] = {
 """Methods that a resumable training does not use, each with what to use instead."""
 
 REPLACED: Final[Mapping[str, str]] = {
+    "_get_dataloader": _DATA,
     "_run_epoch": "override training_step or compute_loss, or use a callback",
     "_save_checkpoint": _PUBLISHED,
     "_load_best_model": "load the folder that state.best_model_checkpoint names, after train()",
-    "get_train_dataloader": _DATA,
     "get_total_train_batch_size": _SIZES,
     "set_initial_training_values": "set num_train_epochs or max_steps",
 }
 """Methods that the mixin replaces: hidden below it; above it they must call `super()`."""
+
+LEADS_ON: Final[Mapping[str, tuple[frozenset[str], str]]] = {
+    "get_train_dataloader": (frozenset({"get_train_dataloader", "_get_dataloader"}), _DATA),
+}
+"""Methods that count on both sides if they call one of the named ones, each with what to use instead."""
 
 SUPPORTED: Final = frozenset(
     {
@@ -64,6 +68,7 @@ SUPPORTED: Final = frozenset(
         "_get_learning_rate",
         "_get_num_items_in_batch",
         "_get_output_dir",
+        "_get_train_sampler",
         "_has_mixed_mesh_grads",
         "_hp_search_setup",
         "_init_training_state",
@@ -134,10 +139,21 @@ SUPPORTED: Final = frozenset(
 """Methods that count on both sides: called by the Trainer's own code or by ours, through `super()` where the mixin has
 them too."""
 
-_HARMLESS: Final[Mapping[tuple[str, str], str]] = {
-    ("trl", "_save_checkpoint"): "writes a model card and calls super()",
+_CARD: Final = frozenset(
+    {"super", "args", "hub_model_id", "Path", "output_dir", "name", "split", "create_model_card", "_save_checkpoint"}
+)
+_ENTROPY: Final = frozenset(
+    {"super", "use_adaptive_entropy", "args", "should_save", "state", "global_step", "PREFIX_CHECKPOINT_DIR"}
+    | {"_get_output_dir", "os", "path", "join", "exists", "open", "json", "dump", "load"}
+    | {"entropy_coef", "_last_world_entropy", "_save_checkpoint", "_load_optimizer_and_scheduler"}
+)
+
+HARMLESS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
+    # A model card, and a file with two numbers that a checkpoint has among the Trainer's attributes.
+    ("trl", "_save_checkpoint"): _CARD | _ENTROPY,
+    ("trl", "_load_optimizer_and_scheduler"): _ENTROPY,
 }
-"""(package, method) of libraries whose override may be hidden."""
+"""(package, method) of libraries whose override may be hidden, as long as its code names nothing else than these."""
 
 
 def check_overrides(cls: type, mixin: type, base: type) -> None:
@@ -168,17 +184,33 @@ def _refused(cls: type, mixin: type, base: type) -> Iterator[tuple[str, str]]:
         if one.__module__.startswith(_OWN_PACKAGE):
             continue
 
-        package, is_above = one.__module__.partition(".")[0], number < order.index(mixin)
-        for name in vars(one):
+        is_above = number < order.index(mixin)
+        for name, member in vars(one).items():
+            if _is_harmless(one, name, member):
+                continue
+
             if name in NEVER_CALLED:
                 yield f"{one.__name__}.{name} would never be called", NEVER_CALLED[name]
-            elif name in REPLACED and not is_above and (package, name) not in _HARMLESS:
+            elif name in REPLACED and not is_above:
                 yield f"{one.__name__}.{name} would be hidden by {mixin.__name__}", REPLACED[name]
-            elif name in REPLACED and is_above and not _names_itself(vars(one)[name], name):
+            elif name in REPLACED and not _calls(member, {name}):
                 yield f"{one.__name__}.{name} does not call super().{name}(...)", REPLACED[name]
+            elif name in LEADS_ON and not _calls(member, LEADS_ON[name][0]):
+                calls = " or ".join(sorted(LEADS_ON[name][0]))
+                yield f"{one.__name__}.{name} does not call {calls}", LEADS_ON[name][1]
 
 
-def _names_itself(method: object, name: str) -> bool:
+def _is_harmless(cls: type, name: str, method: object) -> bool:
+    allowed, code = HARMLESS.get((cls.__module__.partition(".")[0], name)), _code_of(method)
+    return allowed is not None and code is not None and set(code.co_names) <= allowed
+
+
+def _calls(method: object, names: Set[str]) -> bool:
+    """Whether a method names one of these; compiled code, which cannot be looked into, may."""
+    code = _code_of(method)
+    return code is None or bool(names & set(code.co_names))
+
+
+def _code_of(method: object) -> CodeType | None:
     code = getattr(inspect.unwrap(method) if callable(method) else method, "__code__", None)
-    # Compiled code cannot be looked into.
-    return code is None or name in code.co_names
+    return code if isinstance(code, CodeType) else None

@@ -6,6 +6,7 @@ object_walk      objects that data and a training hold, found without running th
 generator_kinds  one generator of any kind: its state, its seed
 generators       generators that data hold, keyed as the global ones are
 random_states    generators that a training draws from, global or held, with their states in the checkpoint
+sampler_order    orders that a sampler of the program gives
 sampling         data sets, collators and samplers by key
 repeatable       data that give two answers to one question, refused before the first step
 """

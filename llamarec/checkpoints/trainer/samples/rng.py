@@ -18,6 +18,7 @@ SAMPLE_STREAM: Final = 11
 COLLATE_STREAM: Final = 12
 PROCESS_STREAM: Final = 13
 EVALUATION_STREAM: Final = 14
+ORDER_STREAM: Final = 15
 
 States: TypeAlias = dict[str, Any]
 """By generator ("python", "numpy", "cpu", "cuda", "mps"), its state in that library's own form."""

@@ -8,6 +8,7 @@ never disturb dropout's stream.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -89,6 +90,7 @@ class SliceSampler(Sampler[list[Key]]):
         micro_batch: Samples per forward pass and process.
         rank: Of this process.
         num_processes: How many share a step.
+        is_own_order: The order is a sampler's of the program, which may depend on more than seed and epoch.
     """
 
     def __init__(
@@ -99,10 +101,22 @@ class SliceSampler(Sampler[list[Key]]):
         *,
         rank: int = 0,
         num_processes: int = 1,
+        is_own_order: bool = False,
     ) -> None:
-        self.geometry, self._order, self._micro_batch = geometry, order, micro_batch
-        self._rank, self._num_processes = rank, num_processes
+        self.geometry, self._draw, self._micro_batch = geometry, order, micro_batch
+        self._rank, self._num_processes, self._is_own_order = rank, num_processes, is_own_order
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None
         self.position = Position()
+
+    def order_digest(self) -> str:
+        """Of the present epoch's order where it is a program's sampler's; else empty."""
+        return f"{zlib.crc32(self._order(self.position.epoch).tobytes()):08x}" if self._is_own_order else ""
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, self._draw(epoch)
+
+        return self._drawn[1]
 
     def pieces(self, step: range) -> list[range]:
         """The micro-batches into which this process cuts its part of a step."""
