@@ -154,8 +154,12 @@ def delete(run: RunFolder, step: int) -> None:
     durable.remove_tree(doomed)
 
 
-def recover(run: RunFolder) -> list[str]:
+def recover(run: RunFolder, hints: ProgramHints | None = None) -> list[str]:
     """Finishes or removes what a killed save or deletion left; the caller holds the run's lock.
+
+    Args:
+        run: The folder.
+        hints: Advice in the program's words.
 
     Returns:
         One sentence for each thing done.
@@ -169,7 +173,7 @@ def recover(run: RunFolder) -> list[str]:
         raise CheckpointError(
             f"the leftovers of a killed save in {run.path} could not be removed",
             found=str(error),
-            hint=advice(error, run.path, ProgramHints().other_folder),
+            hint=advice(error, run.path, (hints or ProgramHints()).other_folder),
         ) from error
 
 

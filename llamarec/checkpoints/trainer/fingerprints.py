@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -86,9 +87,7 @@ def _data(dataset: Samples, seed: int, by_epoch: bool) -> str:
 def _as_bytes(value: object) -> bytes:
     """Content, whatever the container is: two processes pickle equal tensors in different ways."""
     if isinstance(value, torch.Tensor):
-        return (
-            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
-        )
+        return _of_tensor(value)
     if hasattr(value, "items"):
         return b"".join(str(name).encode() + _as_bytes(item) for name, item in sorted(value.items(), key=str))
     if isinstance(value, list | tuple):
@@ -98,4 +97,45 @@ def _as_bytes(value: object) -> bytes:
         return b"".join(sorted(_as_bytes(item) for item in value))
     if isinstance(value, str | int | float | bool | type(None)):
         return f"{value!r};".encode()
-    return pickle.dumps(value, protocol=4)
+    return _pickled(value)
+
+
+def _of_tensor(value: torch.Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+
+
+def _pickled(value: object) -> bytes:
+    """As pickle writes it; by content where its bytes would be others in another process."""
+    found = _ByContent()
+    found.dump(value)
+    return found.content if found.differs else pickle.dumps(value, protocol=4)
+
+
+class _ByContent(pickle._Pickler):
+    """Writes sets in an order of their own, and tensors without the addresses that their pickles hold.
+
+    Attributes:
+        differs: Whether there was one of them.
+    """
+
+    def __init__(self) -> None:
+        self._file = io.BytesIO()
+        super().__init__(self._file, protocol=4)
+        self.differs = False
+
+    @property
+    def content(self) -> bytes:
+        """What was written."""
+        return self._file.getvalue()
+
+    def reducer_override(self, value: object) -> Any:  # the pickler takes NotImplemented too
+        """Asked of every object, unlike that of the fast pickler."""
+        if isinstance(value, torch.Tensor):
+            content = f"{value.dtype}{list(value.shape)}".encode() + _of_tensor(value)
+        elif isinstance(value, set | frozenset) and not all(isinstance(item, bool | int | float) for item in value):
+            content = b"".join(sorted(map(_pickled, value)))
+        else:
+            return NotImplemented
+
+        self.differs = True
+        return bytes, (content,)

@@ -85,7 +85,7 @@ class Start:
 
     def _take(self, lock: RunLock) -> None:
         lock.acquire()
-        for text in recover(self._folder):
+        for text in recover(self._folder, self._trainer.program_hints):
             self._console.warn(text)
 
     def begin(self, wanted: str | Path | bool | None, writer: CheckpointWriter) -> RunState:

@@ -185,7 +185,7 @@ def _chosen(wanted: argparse.Namespace, mend: bool) -> ResumeChoice | None:
     # With several processes (torchrun), the first one does it.
     if mend and run.path.is_dir() and os.environ.get("RANK", "0") == "0":
         with RunLock(run, HINTS):
-            recover(run)
+            recover(run, HINTS)
 
     choice = choose_checkpoint(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
     if choice is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
 from llamarec.checkpoints.storage.publish import recover
@@ -104,6 +105,7 @@ def test_a_folder_that_cannot_be_synced_is_not_said_to_be_full(tmp_path: Path, m
 
     monkeypatch.setattr("llamarec.checkpoints.storage.durable.fsync_folder", fails)
     with pytest.raises(CheckpointError) as caught:
-        recover(RunFolder(tmp_path))
+        recover(RunFolder(tmp_path), ProgramHints(other_folder="--elsewhere"))
     assert "make room" not in str(caught.value.hint)
+    assert str(caught.value.hint).startswith("--elsewhere on a local disk")
     assert "cannot put a folder safely on the disk" in str(caught.value.hint)

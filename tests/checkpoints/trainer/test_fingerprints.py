@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llamarec.checkpoints.trainer.fingerprints import base_model_of, fingerprints_of
+from llamarec.checkpoints.trainer.fingerprints import _pickled, base_model_of, fingerprints_of
 from tests.resume.training import Words, make_model
 
 
@@ -35,7 +39,25 @@ def _lora(**changes: Any) -> Any:
     return get_peft_model(make_model().unload(), LoraConfig(task_type="CAUSAL_LM", **wanted))
 
 
+class Tags(set[str]):
+    """A set of a class of its own."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample with sets and tensors inside."""
+
+    tags: frozenset[str]
+    more: dict[str, Tags]
+    pairs: set[tuple[str, int]]
+    values: torch.Tensor
+
+
 WITH_SETS: list[Any] = [{"tags": {"red", "green", "blue", f"row {number}"}} for number in range(5)]
+WITH_OBJECTS: list[Any] = [
+    Item(frozenset(words), {"own": Tags(words)}, {(word, number) for word in words}, torch.arange(3.0) + number)
+    for number, words in enumerate([["red", "green", "blue", f"row {number}"] for number in range(5)])
+]
 
 
 def test_the_same_model_and_data() -> None:
@@ -119,14 +141,26 @@ def test_looking_takes_nothing_from_the_random_states() -> None:
 def test_the_same_in_another_process_whatever_its_hash_seed() -> None:
     """Sets, as target_modules is one, have another order there."""
     program = (
-        "from tests.checkpoints.trainer.test_fingerprints import WITH_SETS, _Dicts, _of; "
-        "print(_of(), _of(dataset=_Dicts(WITH_SETS)))"
+        "from tests.checkpoints.trainer.test_fingerprints import WITH_OBJECTS, WITH_SETS, _Dicts, _of; "
+        "print(_of(), _of(dataset=_Dicts(WITH_SETS)), _of(dataset=_Dicts(WITH_OBJECTS)))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONWARNINGS": "ignore", "PYTHONPATH": "."}
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=True).stdout
-    assert found.strip().splitlines()[-1] == f"{_of()} {_of(dataset=_Dicts(WITH_SETS))}"
+    expected = [_of(), *(_of(dataset=_Dicts(rows)) for rows in (WITH_SETS, WITH_OBJECTS))]
+    assert found.strip().splitlines()[-1] == " ".join(map(str, expected))
+
+
+def test_what_pickle_writes_alike_everywhere_keeps_its_bytes() -> None:
+    for value in (np.arange(3), {1, 2, 3}, Fraction(1, 3), [b"x", {"a": np.float32(1)}]):
+        assert _pickled(value) == pickle.dumps(value, protocol=4)
+
+
+def test_another_value_inside_of_an_object_is_other_data() -> None:
+    for change in ({"tags": frozenset({"red"})}, {"values": torch.zeros(3)}, {"pairs": {("red", 1)}}):
+        other = [replace(WITH_OBJECTS[0], **change), *WITH_OBJECTS[1:]]
+        assert _of(dataset=_Dicts(other)) != _of(dataset=_Dicts(WITH_OBJECTS))
 
 
 def test_another_set_is_other_data() -> None:
