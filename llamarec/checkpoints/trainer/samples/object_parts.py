@@ -59,6 +59,7 @@ _OPAQUE_MODULES: Final = ("builtins", "itertools", "functools", "operator", "_op
 # Their code draws from the global generators, or from objects that the walk reaches by attributes.
 _LIBRARIES: Final = frozenset(
     {"accelerate", "datasets", "numpy", "pandas", "peft", "pyarrow", "tokenizers", "torch", "transformers"}
+    | {"apollo_torch", "bitsandbytes", "galore_torch", "huggingface_hub", "optuna", "rich", "tqdm", "trl"}
 )
 _CHECKPOINTS: Final = "llamarec.checkpoints"
 _OF_MODULES: Final = frozenset(vars(nn.Module()))

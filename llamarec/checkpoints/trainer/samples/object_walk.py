@@ -5,7 +5,7 @@ It calls nothing of a program: no property, no `__getattr__`, no `__len__`.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
@@ -14,6 +14,10 @@ from llamarec.checkpoints.trainer.samples.object_parts import Values, is_leaf, p
 _MAX_OBJECTS: Final = 5_000
 # Into what a long container holds, the walk goes no deeper than this.
 _DEPTH_OF_SAMPLED: Final = 50
+
+# Containers that may come to be watched before everything is walked again.
+_FEW: Final = 100
+_CONTAINERS: Final = (list, tuple, dict, deque, defaultdict, set)
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -53,19 +57,30 @@ class ObjectWalk:
         self._visited: dict[int, object] = {id(one): one for one in skipped}
         self._watched: list[tuple[Values, Ids]] = []
         self._walk(root)
+        self._num_walked = len(self._watched) + _FEW
 
     def has_changed(self) -> bool:
         """Whether an object, rather than a number or a tensor, was put anywhere on the way since."""
-        changed = False
-        for number, (values, seen) in enumerate(self._watched):
+        changed, watched = False, len(self._watched)
+        for number, (values, seen) in enumerate(self._watched[:watched]):
             now = tuple(map(id, values()))
             if now == seen:
                 continue
 
             self._watched[number] = (values, now)
             before = set(seen)
-            changed = changed or any(id(value) not in before and not is_leaf(value) for value in values())
-        return changed
+            changed = changed or any(id(value) not in before and not self._is_plain(value) for value in values())
+        return changed or len(self._watched) > 2 * self._num_walked
+
+    def _is_plain(self, value: object) -> bool:
+        """Whether this is a number, or a container of numbers, which is watched from now on: a sum that is kept."""
+        if is_leaf(value) or id(value) in self._visited:
+            return True
+        if type(value) not in _CONTAINERS:
+            return False
+
+        self._visited[id(value)] = value
+        return all(is_leaf(child) for _, child in parts_of(value, self._watch))
 
     def _walk(self, root: object) -> None:
         queue = deque(root.items() if isinstance(root, NamedRoots) else [("", root)])
