@@ -45,13 +45,20 @@ _NUMPY_TYPES: list[_Allowed] = [
 _LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "pip", "setuptools")
 
 
-def load_pickled(path: Path, *, map_location: str | torch.device = "cpu", allowed: list[_Allowed] | None = None) -> Any:
+def load_pickled(
+    path: Path,
+    *,
+    map_location: str | torch.device = "cpu",
+    allowed: list[_Allowed] | None = None,
+    in_memory: bool = True,
+) -> Any:
     """The content of a .bin, .pt or .pth file.
 
     Args:
         path: The file.
         map_location: As in `torch.load`.
         allowed: Further types that the file may contain.
+        in_memory: Otherwise tensors stay in the file, which must not be changed while there are any.
 
     Raises:
         CheckpointError: the file is missing, damaged, or would execute code.
@@ -62,7 +69,7 @@ def load_pickled(path: Path, *, map_location: str | torch.device = "cpu", allowe
         with torch.serialization.safe_globals(types), warnings.catch_warnings():
             # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=not in_memory)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except pickle.UnpicklingError as error:

@@ -3,6 +3,7 @@
 saver           a step's state copied at a boundary
 writer          written, verified and published in the background; best model, retention, backup
 read_back       a first checkpoint read back as a resume would
+json_values     logs and callbacks' states in trainer_state.json
 save_errors     faults of a save that pass, and those that come again
 callback_files  files that callbacks write into `checkpoint-N`
 """

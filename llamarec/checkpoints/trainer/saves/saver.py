@@ -37,12 +37,21 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
+from llamarec.checkpoints.trainer.saves.json_values import Json, check_state, for_log
 from llamarec.checkpoints.trainer.saves.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState
 from llamarec.checkpoints.trainer.state.model_files import weights_files
 from llamarec.checkpoints.trainer.state.optimizer_names import optimizer_names
-from llamarec.checkpoints.trainer.state.snapshot import copied, copies_in, model_state, num_bytes_of, pickled, pickling
+from llamarec.checkpoints.trainer.state.snapshot import (
+    copied,
+    copies_in,
+    digests_in,
+    model_state,
+    num_bytes_of,
+    pickled,
+    pickling,
+)
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
@@ -117,16 +126,20 @@ class CheckpointSaver:
         self._last_save_time, self.last_saved_step = time.monotonic(), step
         live = self._run.folder.path / f".live-{self._sequence}"
 
+        self._trainer.store_flos()
+        of_processes = {**self._stateful_states(), **self._random_states()}
+        if not self._trainer.args.should_save:
+            return
+
         try:
-            snapshot = self._snapshot(reason, live)
-        except OSError as error:
-            # The live model had to be written by its own path, and the disk is full.
+            snapshot = self._snapshot(reason, live, of_processes)
+        except Exception as error:
+            # A state that cannot be written, or a live model on a full disk: it is written by its own path.
             _clear(live)
             self._writer.failed(step, error)
             return
 
-        if snapshot is not None:
-            self._writer.submit(snapshot)
+        self._writer.submit(snapshot)
 
     def settle(self) -> None:
         """Waits until the first checkpoint of this process is read back.
@@ -143,14 +156,9 @@ class CheckpointSaver:
 
     # ---- What ----
 
-    def _snapshot(self, reason: str, live: Path) -> Snapshot | None:
-        """Everything a checkpoint holds, copied; None in all processes but the first."""
+    def _snapshot(self, reason: str, live: Path, of_processes: dict[str, object]) -> Snapshot:
+        """Everything a checkpoint holds, copied."""
         trainer = self._trainer
-        trainer.store_flos()
-        of_processes = {**self._stateful_states(), **self._random_states()}
-        if not trainer.args.should_save:
-            return None
-
         model = unwrapped(trainer)
         weights = model_state(model) if self._saves_from_copy() else None
         extra = self._extra.copied()
@@ -165,10 +173,11 @@ class CheckpointSaver:
             durable.make_folders(live)
             trainer.save_model(str(live), _internal_call=True)
 
+        files = weights_files(model) if self._writer.first_is_due else []
         content = Content(
             step=trainer.state.global_step,
-            files=weights_files(model) if self._writer.first_is_due else [],
-            weights=weights,
+            files=files,
+            weights=weights if weights is not None else digests_in(model, files),
             extra=extra,
             objects=objects,
         )
@@ -249,6 +258,7 @@ class CheckpointSaver:
             if isinstance(callback, ExportableState):
                 # Several callbacks of one class are a list; made here, since the Trainer's grows with every save.
                 name, found = type(callback).__name__, callback.state()
+                check_state(found, f"state() of the callback {name}:")
                 before = states.get(name)
                 states[name] = found if before is None else [*(before if isinstance(before, list) else [before]), found]
 
@@ -264,7 +274,8 @@ class CheckpointSaver:
             "optimizer": optimizer_names(trainer),
         }
 
-        content = {**asdict(trainer.state), "stateful_callbacks": states}
+        content: dict[str, object] = {name: for_log(value) for name, value in asdict(trainer.state).items()}
+        content["stateful_callbacks"] = states
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
     def _manifest(self, reason: str) -> Manifest:
@@ -297,19 +308,19 @@ class CheckpointSaver:
         )
 
 
-def _metrics(trainer: LiveTrainer) -> dict[str, object]:
+def _metrics(trainer: LiveTrainer) -> dict[str, Json]:
     """The latest loss and evaluation, and the best value so far."""
-    state, metrics = trainer.state, dict[str, object]()
+    state, metrics = trainer.state, dict[str, Json]()
     last_loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
-    evaluated = [row for row in state.log_history if any(name.startswith("eval_") for name in row)]
+    evaluated = [row for row in state.log_history if any(str(name).startswith("eval_") for name in row)]
 
     if last_loss is not None:
-        metrics["loss"] = last_loss
+        metrics["loss"] = for_log(last_loss)
     if state.best_metric is not None:
         metrics |= {"best_metric": state.best_metric, "best_step": state.best_global_step}
         metrics["metric_name"] = trainer.args.metric_for_best_model
     if evaluated:
-        metrics["evaluation"] = dict(evaluated[-1])
+        metrics["evaluation"] = for_log(evaluated[-1])
 
     return metrics
 

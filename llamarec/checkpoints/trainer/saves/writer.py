@@ -150,7 +150,6 @@ class CheckpointWriter:
         try:
             written = self._publish(snapshot)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
-            self._judge(step, error)
             self.failed(step, error)
             if step == best_step and snapshot.can_retry:
                 self._owed = snapshot
@@ -209,7 +208,8 @@ class CheckpointWriter:
             raise OSError(f"{readable(free)} free on the disk, a checkpoint needs {readable(needed)}")
 
     def failed(self, step: int, error: Exception) -> None:
-        """Warns that a step could not be saved, and remembers it for the exit code."""
+        """Warns that a step could not be saved, judges whether a later one can be, remembers it for the exit code."""
+        self._judge(step, error)
         self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
         follows = "Training continues" if self.fatal is None else "Training stops"

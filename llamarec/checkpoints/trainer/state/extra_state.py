@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from llamarec.checkpoints.resume.safe_load import load_safetensors
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
 from llamarec.checkpoints.trainer.state.model_files import sources_of, weights_files
-from llamarec.checkpoints.trainer.state.snapshot import copied
+from llamarec.checkpoints.trainer.state.snapshot import copied, digest_of
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -43,7 +42,7 @@ class ExtraState:
         model = unwrapped(self._trainer)
         if model is not self._observed:
             self._observed = model
-            self._first_buffers = {name: _digest(buffer) for name, buffer in model.named_buffers()}
+            self._first_buffers = {name: digest_of(buffer) for name, buffer in model.named_buffers()}
 
     def copied(self) -> dict[str, Tensor]:
         """Copies by name: as in the model, or `optimizer.GROUP.INDEX` for tensors beside it."""
@@ -64,7 +63,7 @@ class ExtraState:
         yield from ((named.get(id(value), name), value) for name, value in self._in_optimizer())
 
         for name, buffer in model.named_buffers():
-            if self._first_buffers.get(name) != _digest(buffer):
+            if self._first_buffers.get(name) != digest_of(buffer):
                 yield name, buffer
 
         for kind, remembered in _importance(model).items():
@@ -151,11 +150,3 @@ def _importance(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     """What AdaLoRA's allocator of ranks remembers, by kind and parameter; empty for any other model."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     return {kind: getattr(allocator, kind) for kind in _IMPORTANCE if isinstance(getattr(allocator, kind, None), dict)}
-
-
-def _digest(buffer: Tensor) -> bytes:
-    if buffer.is_meta:
-        return b""
-
-    content = buffer.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(content.data, digest_size=16).digest()

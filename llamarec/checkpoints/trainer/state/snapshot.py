@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Collection, Mapping
 from typing import BinaryIO, TypeVar, cast
@@ -83,6 +84,22 @@ def copies_in(state: Mapping[str, torch.Tensor] | None, model: nn.Module) -> dic
     """The tensors of a `model_state` that are not the live model's own."""
     live = {id(value) for value in model.state_dict(keep_vars=True).values()}
     return {name: value for name, value in (state or {}).items() if id(value) not in live}
+
+
+def digest_of(value: torch.Tensor) -> bytes:
+    """Of a tensor's bytes; empty where it has none."""
+    if value.is_meta:
+        return b""
+
+    content = value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.blake2b(content.data, digest_size=16).digest()
+
+
+def digests_in(model: nn.Module, files: list[WeightsFile]) -> dict[str, bytes]:
+    """Digests of the live tensors that weights files hold, by name, where the live model writes them itself."""
+    live = model.state_dict(keep_vars=True)
+    names = {name for file in files for name in file.names.values()}
+    return {name: digest_of(live[name]) for name in names if isinstance(live[name], torch.Tensor)}
 
 
 def _can_be_copied(model: nn.Module, files: list[WeightsFile]) -> bool:
