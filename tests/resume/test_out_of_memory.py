@@ -295,10 +295,13 @@ class Sums:
 class CountsBatches(ResumableTrainer):
     """A Trainer that adds up what it has evaluated."""
 
-    evaluated = 0
+    evaluated = in_all = 0
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        self.evaluated += len(args[1]["input_ids"])
+        size = len(args[1]["input_ids"])
+        self.evaluated += size
+        self.late = getattr(self, "late", 0) + size
+        CountsBatches.in_all += size
         return super().prediction_step(*args, **kwargs)
 
 
@@ -320,6 +323,7 @@ def _counting(folder: Path, compute_metrics: Any) -> Any:
         per_device_eval_batch_size=4, metric_for_best_model="loss",
     )  # fmt: skip
     trainer.compute_metrics, trainer.evaluated = compute_metrics, 0
+    CountsBatches.in_all = 0
     passes = [0]
 
     def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
@@ -332,7 +336,24 @@ def _counting(folder: Path, compute_metrics: Any) -> Any:
     return trainer
 
 
-@pytest.mark.parametrize("make", [Sums, _closure])
+COUNTED: int
+
+
+class CountsLate:
+    """Begins to count at the first batch: in attributes of the object and of its class, and in a variable."""
+
+    listed: int
+
+    def __call__(self, predictions: Any, compute_result: bool) -> dict[str, float]:
+        size = len(predictions.label_ids)
+        self.seen = getattr(self, "seen", 0) + size
+        CountsLate.listed = getattr(CountsLate, "listed", 0) + size
+        global COUNTED
+        COUNTED = (COUNTED if "COUNTED" in globals() else 0) + size
+        return {"seen": self.seen, "listed": CountsLate.listed, "counted": COUNTED}
+
+
+@pytest.mark.parametrize("make", [Sums, _closure, CountsLate])
 def test_a_validation_that_is_done_again_counts_no_sample_twice(make: Any, tmp_path: Path) -> None:
     trainer = _counting(tmp_path, make())
     num_samples = len(trainer.eval_dataset)
@@ -340,7 +361,8 @@ def test_a_validation_that_is_done_again_counts_no_sample_twice(make: Any, tmp_p
     trainer.train()
     metrics = next(row for row in trainer.state.log_history if "eval_seen" in row)
     assert metrics["eval_seen"] == metrics["eval_listed"] == num_samples
-    assert trainer.evaluated == num_samples
+    assert metrics.get("eval_counted", num_samples) == num_samples
+    assert trainer.evaluated == trainer.late == CountsBatches.in_all == num_samples
 
 
 def test_a_validation_whose_sums_cannot_be_put_back_is_not_done_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.checkpoints.trainer.undo import Undo, is_plain
+from llamarec.checkpoints.trainer.undo import Undo
 
 Output = TypeVar("Output")
 # Of the Trainer, and large where they are lists.
@@ -99,9 +99,7 @@ class Evaluation:
         undo.remember(trainer.compute_loss_func, "compute_loss_func")
 
         for owner in (trainer, *trainer.callback_handler.callbacks):
-            kept = {name: value for name, value in vars(owner).items() if name not in _DATA and is_plain(value)}
-            loosely.remember(kept, type(owner).__name__)
-            loosely.on_restore(partial(vars(owner).update, kept))
+            loosely.remember_surface(owner, skip=_DATA)
 
         undo.on_restore(loosely.restore)
         undo.on_restore(partial(self._stateful.put_back, self._stateful.copied()))

@@ -1,11 +1,13 @@
 """State that plain Python code keeps (counters, lists, attributes), copied where it is and put back in place.
 
 A function that adds up over batches keeps its sums somewhere: in a variable of the function around it, in a global one,
-in an attribute of its object. All of these are followed. Whatever holds a sum keeps its identity.
+in an attribute of its object or of the object's class. All of these are followed. Whatever holds a sum keeps its
+identity; a variable or an attribute that came into being is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import functools
@@ -14,9 +16,10 @@ import logging
 import pathlib
 import random
 import re
+import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -84,6 +87,20 @@ class Undo:
         else:
             self._attributes(value, name)
 
+    def remember_surface(self, owner: object, *, skip: Collection[str] = ()) -> None:
+        """Copies the plain attributes of an object that holds much else, and of its class.
+
+        Args:
+            owner: The object.
+            skip: Attributes that are left as they are.
+        """
+        attributes, name = vars(owner), type(owner).__name__
+        kept = {key: value for key, value in attributes.items() if key not in skip and is_plain(value)}
+
+        self.remember(kept, name)
+        self.on_restore(functools.partial(_reset, attributes, kept, frozenset(attributes)))
+        self._classes(type(owner))
+
     def on_restore(self, restore: Restore) -> None:
         """Has something else put back too, after what was remembered before."""
         self._restores.append(restore)
@@ -100,7 +117,7 @@ class Undo:
             try:
                 content = cell.cell_contents
             except ValueError:
-                # Not assigned yet.
+                self._restores.append(functools.partial(_clear_cell, cell))
                 continue
             self._restores.append(functools.partial(setattr, cell, "cell_contents", content))
             self.remember(content, variable)
@@ -110,6 +127,8 @@ class Undo:
                 content = function.__globals__[variable]
                 self._restores.append(functools.partial(function.__globals__.__setitem__, variable, content))
                 self.remember(content, variable)
+            else:
+                self._restores.append(functools.partial(function.__globals__.pop, variable, None))
 
         self._all((("defaults", function.__defaults__), ("defaults", function.__kwdefaults__)), name)
         self.remember(vars(function), name)
@@ -149,6 +168,22 @@ class Undo:
         attributes = vars(value)
         self._restores += [attributes.clear, functools.partial(attributes.update, dict(attributes))]
         self._all(((f".{attribute}", item) for attribute, item in list(attributes.items())), name)
+        self._classes(type(value))
+
+    def _classes(self, cls: type) -> None:
+        """What the objects of a program's class share: its plain attributes, and what its methods use."""
+        for one in cls.__mro__:
+            if id(one) in self._seen or one.__module__.startswith(_LIBRARIES) or _is_of_library(one):
+                continue
+
+            self._seen[id(one)] = one
+            kept = {key: value for key, value in vars(one).items() if not key.startswith("__") and is_plain(value)}
+            self.remember(kept, one.__name__)
+            self.on_restore(functools.partial(_reset_class, one, kept, frozenset(vars(one))))
+            for key, member in list(vars(one).items()):
+                method = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                if isinstance(method, types.FunctionType):
+                    self.remember(method, f"{one.__name__}.{key}")
 
     def _all(self, found: Iterable[tuple[str, object]], name: str) -> None:
         for part, value in found:
@@ -170,6 +205,24 @@ def _reset_of(generator: torch.Generator | np.random.Generator | random.Random) 
     return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
 
 
+def _reset(attributes: dict[str, object], kept: dict[str, object], names: Collection[str]) -> None:
+    for name in attributes.keys() - names:
+        del attributes[name]
+    attributes.update(kept)
+
+
+def _reset_class(cls: type, kept: dict[str, object], names: Collection[str]) -> None:
+    for name in vars(cls).keys() - names:
+        delattr(cls, name)
+    for name, value in kept.items():
+        setattr(cls, name, value)
+
+
+def _clear_cell(cell: types.CellType) -> None:
+    with contextlib.suppress(ValueError):
+        del cell.cell_contents
+
+
 def _is_constant(value: object) -> bool:
     """What no evaluation changes: models, data, and objects of the libraries around a Trainer."""
     if isinstance(value, nn.Module):
@@ -181,8 +234,13 @@ def _is_constant(value: object) -> bool:
 
 def _is_library_code(value: object) -> bool:
     """A function that was imported from a library has nothing to do with this evaluation's sums."""
-    if not isinstance(value, types.FunctionType):
-        return False
+    return isinstance(value, types.FunctionType) and _is_of_library(value)
+
+
+def _is_of_library(value: types.FunctionType | type) -> bool:
+    """Whether code is Python's, or was installed."""
+    if value.__module__ in sys.stdlib_module_names:
+        return True
 
     module = inspect.getmodule(value)
     path = str(getattr(module, "__file__", "") or "")
