@@ -14,6 +14,7 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
+from llamarec.checkpoints.trainer.guards.moved_models import check_moved_models
 from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
@@ -175,7 +176,9 @@ class ResumableParts:
             hyperparameters=self.hyperparameters,
         )
         with start.folder_held(), self.stop.watched(), self._left_clean():
+            check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
+            self.stateful.attributes.observe()
             self._writer = self._new_writer(folder)
             run = start.begin(wanted, self._writer)
             if run.resume is not None and not self.program.makes_optimizer:

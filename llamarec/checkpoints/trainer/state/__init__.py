@@ -1,16 +1,18 @@
 """What a checkpoint holds of model, optimizer and schedule, and the way back into the live objects.
 
-model_files      which tensors belong in which weights file, as the library would write it
-snapshot         tensors copied from memory
-extra_state      what training moves and the weights files do not hold
-weights          a checkpoint into the model, and the best model
-into_model       every tensor under its name
-optimizer_names  which moments belong to which parameter
-moment_shapes    whether moments have the shapes that the live optimizer gives them
-optimizer_state  a checkpoint into optimizer, schedule and gradient scaler
-stateful         objects with a state that the program passes by name
-plain_state      copies of their states, of plain values only
-unsaved          such objects that it does not pass, and that training changes
-differences      where two states differ
-rates            schedules and options of the optimizer's groups, copied at a boundary
+model_files         which tensors belong in which weights file, as the library would write it
+snapshot            tensors copied from memory
+extra_state         what training moves and the weights files do not hold
+weights             a checkpoint into the model, and the best model
+into_model          every tensor under its name
+optimizer_names     which moments belong to which parameter
+moment_shapes       whether moments have the shapes that the live optimizer gives them
+optimizer_state     a checkpoint into optimizer, schedule and gradient scaler
+stateful            objects with a state that the program passes by name
+trainer_attributes  sums and counters that a subclass of the Trainer keeps
+plain_state         copies of their states, of plain values only
+plain_containers    containers of Python and numpy as plain values, and back
+unsaved             such objects that it does not pass, and that training changes
+differences         where two states differ
+rates               schedules and options of the optimizer's groups, copied at a boundary
 """

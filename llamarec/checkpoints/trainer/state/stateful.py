@@ -16,6 +16,7 @@ from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.state.differences import difference
 from llamarec.checkpoints.trainer.state.plain_state import State, copy_of, digest_of, on_cpu, on_devices_of
+from llamarec.checkpoints.trainer.state.trainer_attributes import TrainerAttributes
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.errors import CheckpointError, check_all
 
@@ -34,6 +35,9 @@ class Stateful(Protocol):
 States = dict[str, State]
 """By name of the object, copies of their states."""
 
+ATTRIBUTES: Final = "attributes of the Trainer"
+"""The name of their state in the file."""
+
 _NAME: Final = re.compile(r"\S(.*\S)?")
 
 
@@ -46,6 +50,9 @@ class StatefulObjects:
         console: For what is lost.
         allow_partial: Continue without a state that a checkpoint lacks, or that nobody takes.
 
+    Attributes:
+        attributes: Of a subclass of the Trainer, in the same file, where training changes some.
+
     Raises:
         ConfigError: one of them does not follow the protocol.
     """
@@ -55,7 +62,8 @@ class StatefulObjects:
     ) -> None:
         self._trainer, self._objects, self._console = trainer, dict(objects), console
         self._allow_partial, self._is_proven = allow_partial, False
-        rules = [(isinstance(name, str) and bool(_NAME.fullmatch(name)), f"{name!r}: a name") for name in objects]
+        self.attributes = TrainerAttributes(trainer)
+        rules = [(_is_name(name), f"{name!r}: a name") for name in objects]
         rules += [
             (isinstance(one, Stateful), f"{name} is a {type(one).__name__}: state_dict() and load_state_dict()")
             for name, one in objects.items()
@@ -74,7 +82,9 @@ class StatefulObjects:
         Raises:
             CheckpointError: names what cannot be saved.
         """
-        return {name: copy_of(one.state_dict(), _title(name)) for name, one in self._objects.items()}
+        own = copy_of(self.attributes.state_dict(), _title(ATTRIBUTES))
+        states = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._objects.items()}
+        return {**states, ATTRIBUTES: own} if own else states
 
     def put_back(self, states: States) -> None:
         """Gives every object a state of `copied`.
@@ -82,7 +92,7 @@ class StatefulObjects:
         Raises:
             CheckpointError: one of them does not take it.
         """
-        for name, state in states.items():
+        for name, state in {ATTRIBUTES: {}, **states}.items():
             self._load(name, state)
 
     def prove(self, states: States) -> None:
@@ -100,7 +110,7 @@ class StatefulObjects:
 
     def _load_proven(self, name: str, state: State) -> None:
         self._load(name, state)
-        path = difference(state, copy_of(self._objects[name].state_dict(), _title(name)))
+        path = difference(state, copy_of(self._object(name).state_dict(), _title(name)))
         if path is None:
             return
 
@@ -111,7 +121,7 @@ class StatefulObjects:
         )
 
     def _load(self, name: str, state: State) -> None:
-        one = self._objects[name]
+        one = self._object(name)
         try:
             # A copy, which the object may keep.
             one.load_state_dict(on_devices_of(state, one.state_dict()))
@@ -123,11 +133,14 @@ class StatefulObjects:
                 hint=["make the object as it was trained", "or start it anew: --allow_partial_resume, without it"],
             ) from error
 
+    def _object(self, name: str) -> Stateful:
+        return self.attributes if name == ATTRIBUTES else self._objects[name]
+
     # ---- In a checkpoint ----
 
     def files(self, states: States) -> dict[str, object]:
         """By file, the states on the CPU: one file where all processes have the same state, else one of each."""
-        if not self._objects:
+        if not any(distributed.from_all_processes(self._trainer.args, bool(self._objects or states))):
             return {}
 
         args, own = self._trainer.args, on_cpu(states)
@@ -143,6 +156,7 @@ class StatefulObjects:
             CheckpointError: one is on one side only.
         """
         saved, passed = self._saved(folder), set(self._objects)
+        saved.pop(ATTRIBUTES, None)
         lacking, left = sorted(passed - saved.keys()), sorted(saved.keys() - passed)
         if self._allow_partial or not (lacking or left):
             return
@@ -168,6 +182,7 @@ class StatefulObjects:
             CheckpointError: one of them does not take its state, or gives another one afterwards.
         """
         saved = self._saved(folder)
+        self._load(ATTRIBUTES, saved.pop(ATTRIBUTES, {}))
         for name in self._objects:
             if name in saved:
                 self._load_proven(name, saved[name])
@@ -194,7 +209,7 @@ class StatefulObjects:
         ranks = sorted(_ranks(folder))
         if not ranks:
             return None
-        if ranks != list(range(args.world_size)) and not self._allow_partial:
+        if ranks != list(range(args.world_size)) and self._objects and not self._allow_partial:
             raise CheckpointError(
                 f"{folder} holds the states of {len(ranks)} processes, which differ",
                 expected=f"a resume with {len(ranks)} processes",
@@ -213,6 +228,10 @@ def _ranks(folder: Path) -> Iterator[int]:
         match = STATEFUL_PATTERN.fullmatch(path.name)
         if match and match["rank"]:
             yield int(match["rank"])
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name != ATTRIBUTES
 
 
 def _title(name: str) -> str:
