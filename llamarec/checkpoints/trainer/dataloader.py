@@ -162,7 +162,8 @@ class TrainData:
 
     def _order_of_sampler(self, request: LoaderRequest) -> SamplerOrder | None:
         """That of the program's sampler; None where `epoch_order` gives it."""
-        if request.make_sampler is None or self._program.overrides("epoch_order"):
+        # No sampler can be made for a dataset without samples, which the start refuses in words.
+        if request.make_sampler is None or not len(request.dataset) or self._program.overrides("epoch_order"):
             return None
 
         order = SamplerOrder(partial(request.make_sampler, request.dataset), self._trainer.args.seed)
