@@ -11,17 +11,22 @@ _SECONDS: Final = 0.002
 
 
 class Peak(threading.Thread):
-    """Watches as a context; `extra` is the peak above what was resident at its beginning, in bytes."""
+    """Watches as a context; `extra` is the peak above what was resident at its beginning, in bytes.
 
-    def __init__(self) -> None:
+    Args:
+        own: Leave out pages of files, which the system takes back when it needs room.
+    """
+
+    def __init__(self, *, own: bool = False) -> None:
         super().__init__(daemon=True)
-        self.before = self.value = _resident()
+        self._own = own
+        self.before = self.value = _resident(own)
         self._ends = threading.Event()
 
     def run(self) -> None:
         """Until the context ends."""
         while not self._ends.wait(_SECONDS):
-            self.value = max(self.value, _resident())
+            self.value = max(self.value, _resident(self._own))
 
     @property
     def extra(self) -> int:
@@ -35,8 +40,9 @@ class Peak(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         self.join()
-        self.value = max(self.value, _resident())
+        self.value = max(self.value, _resident(self._own))
 
 
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
+def _resident(own: bool) -> int:
+    memory = psutil.Process().memory_info()
+    return int(memory.rss) - (int(getattr(memory, "shared", 0)) if own else 0)

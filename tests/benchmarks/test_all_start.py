@@ -33,6 +33,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "benchmarks.ranker.title_words": (
         *(*ON_DATA, "--datasets", "beauty", "--experiment_root", "{folder}", "--output", "{out}"),
     ),
+    "benchmarks.read_back_cost": ("--repeats", "1", "--num_layers", "1", "--json", "{out}"),
     "benchmarks.retriever.epoch": (*ON_DATA, "--plain_steps", "1", "--json", "{out}"),
     "benchmarks.retriever.prepare_yelp": ("--reviews", "2000", "--folder", "{folder}", "--output", "{out}"),
     "benchmarks.retriever.quality": (

@@ -16,7 +16,7 @@ from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
-from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again
+from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again, verify_best
 from llamarec.errors import CheckpointError
 
 LATEST: Final = "latest"
@@ -328,6 +328,15 @@ def best_in(run: RunFolder) -> Manifest | None:
         return read_best(run.path)
     except CheckpointError:
         return None
+
+
+def folder_of_best(run: RunFolder, step: int) -> Path | None:
+    """The folder with the intact model of the best step: the run's own, or that step's checkpoint; None without one."""
+    best, checkpoint = best_in(run), run.checkpoint(step)
+    if best is not None and best.step == step and verify_best(run.path).health == "good":
+        return run.path
+
+    return checkpoint if verify(checkpoint).health == "good" else None
 
 
 def _newest(verdicts: Sequence[Verdict]) -> Verdict | None:

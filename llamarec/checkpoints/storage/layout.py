@@ -47,6 +47,7 @@ WEIGHTS: Final = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+_OF_TRAINING: Final = frozenset({OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST})
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth")
 
 # Exactly as this package writes it: a folder checkpoint-007 belongs to somebody else.
@@ -140,6 +141,24 @@ def is_process_state(name: str) -> bool:
     (True, True, False)
     """
     return any(pattern.fullmatch(name) for pattern in (RNG_PATTERN, STATEFUL_PATTERN))
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a checkpoint's file belongs to the model, not to its training.
+
+    >>> is_of_model("model.safetensors"), is_of_model("config.json"), is_of_model("optimizer.pt")
+    (True, True, False)
+    """
+    return name not in _OF_TRAINING and not is_process_state(name)
+
+
+def is_written_by_save(name: str) -> bool:
+    """Whether a save writes a file of this name itself, so that nobody else can add one to the checkpoint.
+
+    >>> is_written_by_save("extra_state.safetensors"), is_written_by_save("notes.txt")
+    (True, False)
+    """
+    return name in {*WEIGHTS, EXTRA_STATE} or not is_of_model(name)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 
 from llamarec.checkpoints.resume.decision import METRIC, Resume
 from llamarec.checkpoints.resume.position import Position
+from llamarec.checkpoints.storage.discovery import folder_of_best
 from llamarec.checkpoints.storage.layout import TRAINER_STATE
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import check_is_ours
@@ -18,7 +19,6 @@ from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
-from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 
 

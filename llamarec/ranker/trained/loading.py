@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamarec.checkpoints.storage.discovery import best_in, latest
+from llamarec.checkpoints.storage.discovery import best_in, folder_of_best, latest
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.trainer.state.weights import folder_of_best
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json, stored

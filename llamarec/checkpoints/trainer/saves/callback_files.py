@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from llamarec.checkpoints.storage import durable
-from llamarec.checkpoints.storage.layout import (
-    EXTRA_STATE,
-    MANIFEST,
-    OPTIMIZER,
-    SCALER,
-    SCHEDULER,
-    TRAINER_STATE,
-    TRAINING_ARGS,
-    WEIGHTS,
-    RunFolder,
-    is_process_state,
-)
-
-_OURS: Final = {*WEIGHTS, EXTRA_STATE, MANIFEST, OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS}
+from llamarec.checkpoints.storage.layout import RunFolder, is_written_by_save
 
 
 class CallbackFiles:
@@ -56,7 +42,7 @@ class CallbackFiles:
 
         written = [name for name, stamp in _listed(source).items() if self._before.get(name) != stamp]
         for name in written:
-            if name in _OURS or is_process_state(name):
+            if is_written_by_save(name):
                 self._warn(
                     f"WARNING: on_save of a callback wrote {source.name}/{name}, which the checkpoint itself has; "
                     "it is not kept (give it another name, or write it in after_save)"

@@ -14,16 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamarec.checkpoints.storage.discovery import best_in, inspect, saved_checkpoint
-from llamarec.checkpoints.storage.layout import (
-    MANIFEST,
-    OPTIMIZER,
-    SCALER,
-    SCHEDULER,
-    TRAINER_STATE,
-    TRAINING_ARGS,
-    RunFolder,
-    is_process_state,
-)
+from llamarec.checkpoints.storage.layout import RunFolder, is_of_model
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
 from llamarec.checkpoints.storage.readable_units import readable
@@ -32,8 +23,6 @@ from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError, is_of_disk, never_saved
 from llamarec.errors import EXIT_KILLED, CheckpointError, LlamarecError
-
-_NOT_THE_MODEL = {OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST}
 
 
 def _nothing() -> None:
@@ -234,7 +223,7 @@ class CheckpointWriter:
         if source is None or of_best is None:
             return
 
-        files = {name: entry for name, entry in of_best.files.items() if _is_of_model(name)}
+        files = {name: entry for name, entry in of_best.files.items() if is_of_model(name)}
         there = best_in(self.run)
         is_listed = there is not None and there.step == step and there.files == files
         if is_listed and self._best_is_whole(step):
@@ -329,10 +318,6 @@ def _manifest_of(checkpoint: Path) -> Manifest | None:
         return read_manifest(checkpoint)
 
     return None
-
-
-def _is_of_model(name: str) -> bool:
-    return name not in _NOT_THE_MODEL and not is_process_state(name)
 
 
 def _copy(source: Path, names: list[str], staging: Staging) -> None:

@@ -13,9 +13,8 @@ from transformers import Trainer
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_json, load_weights, weights_in
 from llamarec.checkpoints.storage import durable
-from llamarec.checkpoints.storage.discovery import best_in
+from llamarec.checkpoints.storage.discovery import folder_of_best
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, TRAINING_ARGS, RunFolder, weight_files
-from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
@@ -122,15 +121,6 @@ class Weights:
             torch.save(trainer.args, folder / TRAINING_ARGS)
 
         return True
-
-
-def folder_of_best(run: RunFolder, step: int) -> Path | None:
-    """The folder with the intact model of the best step: the run's own, or that step's checkpoint."""
-    best, checkpoint = best_in(run), run.checkpoint(step)
-    if best is not None and best.step == step and verify_best(run.path).health == "good":
-        return run.path
-
-    return checkpoint if verify(checkpoint).health == "good" else None
 
 
 # ---- Adapters in their folders ----
