@@ -16,6 +16,7 @@ from llamarec.checkpoints.resume.position import Geometry
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.guards.versions import multiprocessing_context
 from llamarec.checkpoints.trainer.program import Program
+from llamarec.checkpoints.trainer.run_state import SeenBatch
 from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
 from llamarec.checkpoints.trainer.samples.sampler_order import Sampler, SamplerOrder
 from llamarec.checkpoints.trainer.samples.sampling import (
@@ -141,6 +142,12 @@ class TrainData:
             dataset_name=f"train_dataset ({type(trainer.train_dataset).__name__})",
             collator_name=f"data_collator ({_name_of(trainer.data_collator)})",
         )
+
+    def drawn_again(self, seen: SeenBatch) -> Batch:
+        """A micro-batch, drawn once more in this process."""
+        dataset, collator = self._keyed()
+        order = self._order()(seen.epoch)
+        return collator([dataset[(seen.epoch, int(index))] for index in order[seen.start : seen.stop]])
 
     def _keyed(self) -> tuple[KeyedDataset, KeyedCollator]:
         trainer, seed = self._trainer, self._trainer.args.seed

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
@@ -23,6 +24,7 @@ from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples.sampler_order import check_same_order
+from llamarec.checkpoints.trainer.samples.recent_batches import RecentBatches
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
@@ -67,6 +69,7 @@ class StepLoop:
         saver: Makes them.
         restorer: Restores what must come last.
         unsaved: Observed before the first step.
+        recent: Micro-batches, which are drawn again at a save.
         stopping: Ends training.
         stop: The request to stop.
     """
@@ -82,12 +85,13 @@ class StepLoop:
         saver: CheckpointSaver,
         restorer: Restorer,
         unsaved: UnsavedState,
+        recent: RecentBatches,
         stopping: Stopping,
         stop: StopRequests,
     ) -> None:
         self._trainer, self._run = trainer, run
         self._boundary, self._step, self._requests, self._saver = boundary, step, requests, saver
-        self._restorer, self._unsaved = restorer, unsaved
+        self._restorer, self._unsaved, self._recent = restorer, unsaved, recent
         self._stopping, self._stop = stopping, stop
 
     def run_epoch(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
@@ -144,6 +148,7 @@ class StepLoop:
         sampler.position = self._run.progress.position
         geometry, batches = sampler.geometry, None
         self._check_order(sampler)
+        distributed.in_first_process(trainer.args, partial(self._recent.check_after_resume, report.epoch))
 
         for samples in step_slices(geometry, sampler.position.sample):
             if trainer.state.global_step >= trainer.state.max_steps:
@@ -152,7 +157,7 @@ class StepLoop:
             self._reach_boundary(taken=samples.start == 0)
             # Made late, so that an epoch without steps starts no workers.
             batches = iter(train_dataloader) if batches is None else batches
-            pieces = [(next(batches), len(piece)) for piece in sampler.pieces(samples)]
+            pieces = self._recent.noted(report.epoch, [(piece, next(batches)) for piece in sampler.pieces(samples)])
 
             self._ask(trainer.callback_handler.on_step_begin)
             losses = self._step.compute_gradients(model, pieces, len(samples))
@@ -236,10 +241,9 @@ class StepLoop:
         if self._trainer.control.should_training_stop and is_new and saves:
             self._requests.scheduled()
 
-        if reason := self._requests.reason:
+        if reason := self._requests.reason or ("time" if by_time and not stops else ""):
+            distributed.in_first_process(args, self._recent.check_at_save)
             saver.save(reason)
-        elif by_time and not stops:
-            saver.save("time")
 
         if stops:
             self._stopping.save_and_stop()

@@ -34,9 +34,26 @@ class Lineage:
     next_sequence: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeenBatch:
+    """A micro-batch that was trained on.
+
+    Attributes:
+        epoch: 0-based.
+        start: Its first position in the epoch's order.
+        stop: The one behind its last.
+        digest: Of its values.
+    """
+
+    epoch: int
+    start: int
+    stop: int
+    digest: str
+
+
 @dataclass(kw_only=True)
 class RunState:
-    """One training, from its start to its end. Its methods are the only writers of `progress`.
+    """One training, from its start to its end. Its methods are the only writers of `progress` and `recent`.
 
     Attributes:
         folder: Where its checkpoints are.
@@ -44,6 +61,7 @@ class RunState:
         resume: The decision it started with; None from step 0.
         lineage: How it follows from earlier processes.
         progress: Where it is.
+        recent: The micro-batches before that, the newest last.
     """
 
     folder: RunFolder
@@ -51,6 +69,7 @@ class RunState:
     resume: Resume | None
     lineage: Lineage
     progress: Progress = field(default_factory=Progress)
+    recent: tuple[SeenBatch, ...] = ()
 
     def start(self, geometry: Geometry, num_steps: int) -> None:
         """A training of so many steps begins at the first sample."""
@@ -64,6 +83,10 @@ class RunState:
     def set_order(self, digest: str) -> None:
         """Remembers the order of the present epoch."""
         self.progress.order = digest
+
+    def note_batches(self, recent: tuple[SeenBatch, ...]) -> None:
+        """Remembers what was trained on last."""
+        self.recent = recent
 
     def set_micro_batch(self, size: int) -> None:
         """Remembers how many samples per forward pass fit into memory."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from llamarec.checkpoints.resume.compatibility import refuse_unknown
 from llamarec.checkpoints.resume.current_process import CurrentProcess
 from llamarec.checkpoints.resume.decision import Resume, decide
-from llamarec.checkpoints.resume.progress import Progress
+from llamarec.checkpoints.resume.progress import Progress, progress_in
+from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint, next_sequence
-from llamarec.checkpoints.storage.layout import RunFolder, step_of
+from llamarec.checkpoints.storage.json_shapes import ShapeError
+from llamarec.checkpoints.storage.layout import STATE_NAME, TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import MAX_SESSIONS, Session
 from llamarec.checkpoints.storage.ownership import check_can_resume, check_can_start
@@ -27,13 +29,13 @@ from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.program import Program
-from llamarec.checkpoints.trainer.run_state import Lineage, RunState
+from llamarec.checkpoints.trainer.run_state import Lineage, RunState, SeenBatch
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.state.model_files import check_can_be_saved
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
-from llamarec.errors import ConfigError
+from llamarec.errors import CheckpointError, ConfigError
 
 # Weights and two moments of everything that is trained.
 _COPIES_IN_A_CHECKPOINT = 3
@@ -126,7 +128,12 @@ class Start:
 
         progress = resume.progress if resume is not None else Progress()
         return RunState(
-            folder=self._folder, fingerprints=fingerprints, resume=resume, lineage=lineage, progress=progress
+            folder=self._folder,
+            fingerprints=fingerprints,
+            resume=resume,
+            lineage=lineage,
+            progress=progress,
+            recent=_recent_in(resume) if resume is not None else (),
         )
 
     # ---- The decision ----
@@ -247,6 +254,17 @@ class Start:
         step, is_here = step_of(path), path.resolve().parent == self._folder.path.resolve()
         if step is not None and is_here and is_superseded(self._folder, [step])[step]:
             clear_superseded(self._folder)
+
+
+def _recent_in(resume: Resume) -> tuple[SeenBatch, ...]:
+    """The micro-batches before a checkpoint; none where it does not tell."""
+    entry = (resume.trainer_state.get("stateful_callbacks") or {}).get(STATE_NAME)
+    is_ours = progress_in(resume.trainer_state) is not None
+    found = entry.get("micro_batches", []) if is_ours and isinstance(entry, dict) else []
+    try:
+        return tuple(json_shapes.shaped(one, SeenBatch) for one in found)
+    except ShapeError as error:
+        raise CheckpointError(f"{TRAINER_STATE}: micro_batches cannot be read", found=str(error)) from error
 
 
 def _finish_save(resume: Resume, writer: CheckpointWriter) -> None:

@@ -16,7 +16,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.resume.position import Position
-from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests, SeenBatch
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.state.rates import Rates
@@ -47,6 +47,7 @@ class BoundaryState:
         grad_norm: See `Progress`.
         learning_rate: See `Progress`.
         events_due: The step is done, but its callbacks have not been called.
+        recent: The micro-batches before.
     """
 
     rng: rng.States
@@ -61,6 +62,7 @@ class BoundaryState:
     grad_norm: torch.Tensor | float | None
     learning_rate: float | None
     events_due: bool
+    recent: tuple[SeenBatch, ...]
 
 
 class StepBoundary:
@@ -122,6 +124,7 @@ class StepBoundary:
             grad_norm=progress.grad_norm,
             learning_rate=progress.learning_rate,
             events_due=events_due,
+            recent=self._run.recent,
         )
         self.update_incomplete = False
 
@@ -153,6 +156,7 @@ class StepBoundary:
 
         last.totals.put_into(trainer)
         self._run.move_to(last.position)
+        self._run.note_batches(last.recent)
         self._run.mark_events(due=last.events_due)
         self._run.record_update(last.grad_norm, last.learning_rate)
         self._requests.clear()

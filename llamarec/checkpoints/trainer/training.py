@@ -20,6 +20,7 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
+from llamarec.checkpoints.trainer.samples.recent_batches import RecentBatches
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.saves.read_back import ReadBack
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
@@ -257,6 +258,7 @@ class ResumableParts:
             saver=saver,
             restorer=restorer,
             unsaved=unsaved,
+            recent=RecentBatches(run, self.data.drawn_again, self.program.options.config, self.console.warn),
             stopping=stopping,
             stop=self.stop,
         )

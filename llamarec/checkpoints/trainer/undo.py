@@ -14,7 +14,6 @@ import functools
 import inspect
 import logging
 import pathlib
-import random
 import re
 import sys
 import types
@@ -27,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
+
+from llamarec.checkpoints.trainer.samples.generator_kinds import has_state, is_generator, state_restorer
 
 Restore: TypeAlias = Callable[[], object]
 
@@ -76,8 +77,8 @@ class Undo:
             self.remember(value.__self__, f"{name}.__self__")
         elif isinstance(value, functools.partial):
             self._all((("func", value.func), ("args", value.args), ("keywords", value.keywords)), name)
-        elif isinstance(value, torch.Generator | np.random.Generator | random.Random):
-            self._restores.append(_reset_of(value))
+        elif is_generator(value) and has_state(value):
+            self._restores.append(state_restorer(value))
         elif isinstance(value, torch.Tensor | np.ndarray):
             self._array(value, name)
         elif isinstance(value, list | dict | set | tuple | deque | bytearray):
@@ -193,16 +194,6 @@ class Undo:
 def is_plain(value: object) -> bool:
     """Whether a value is a number, a text, or a container of such, at its surface."""
     return isinstance(value, bool | int | float | str | type(None) | list | dict | set | deque | torch.Tensor)
-
-
-def _reset_of(generator: torch.Generator | np.random.Generator | random.Random) -> Restore:
-    """Puts a source of random numbers back to where it is now."""
-    if isinstance(generator, torch.Generator):
-        return functools.partial(generator.set_state, generator.get_state())
-    if isinstance(generator, random.Random):
-        return functools.partial(generator.setstate, generator.getstate())
-
-    return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
 
 
 def _reset(attributes: dict[str, object], kept: dict[str, object], names: Collection[str]) -> None:

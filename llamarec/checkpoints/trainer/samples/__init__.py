@@ -8,5 +8,6 @@ generators       generators that data hold, keyed as the global ones are
 random_states    generators that a training draws from, global or held, with their states in the checkpoint
 sampler_order    orders that a sampler of the program gives
 sampling         data sets, collators and samplers by key
+recent_batches   digests of the micro-batches trained on last, drawn again at a save and after a resume
 repeatable       data that give two answers to one question, refused before the first step
 """

@@ -11,6 +11,7 @@ import dis
 import functools
 import gc
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -110,8 +111,10 @@ def parts_of(value: object, watch: Watch) -> Iterator[Part]:
 
 
 def _of_instance(value: object, watch: Watch) -> Iterator[Part]:
+    # The attributes of a thread's own object are known to its class only.
+    read_attribute = threading.local.__getattribute__ if isinstance(value, threading.local) else object.__getattribute__
     try:
-        attributes = object.__getattribute__(value, "__dict__")
+        attributes = read_attribute(value, "__dict__")  # type: ignore[arg-type]
     except (AttributeError, TypeError):
         attributes = None
 

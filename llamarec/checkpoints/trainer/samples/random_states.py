@@ -29,6 +29,7 @@ from llamarec.checkpoints.trainer.samples.generator_kinds import (
     set_state,
     state_of,
 )
+from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.object_parts import FRAME, is_leaf
 from llamarec.checkpoints.trainer.samples.object_walk import NamedRoots, ObjectWalk
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
@@ -46,6 +47,8 @@ _NOT_ENTERED: Final = frozenset(
         *("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"),
     }
 )
+# What an evaluation draws is keyed too.
+_EVALUATION: Final = ("eval_dataset", "compute_metrics", "preprocess_logits_for_metrics")
 _PARTIAL: Final = "or let it start as it was made: --allow_partial_resume"
 _SWITCH: Final = "--no_check_data, or CheckpointConfig(check_data=False), trains all the same, without that promise"
 
@@ -81,14 +84,15 @@ class RandomStates:
         if not self._strict:
             return
 
-        found = self._found()
-        for path, one in found.items():
+        of_evaluation = HeldGenerators(NamedRoots({name: vars(self._trainer).get(name) for name in _EVALUATION}))
+        for path, one in {**self._found(), **of_evaluation.found()}.items():
             if not has_state(one):
                 raise ConfigError(
                     f"{path} is a {name_of(one)}, which no resume can repeat",
                     expected="random.Random(seed), numpy.random.default_rng(seed) or torch.Generator",
                     hint=_SWITCH,
                 )
+        for path, one in self._found().items():
             if FRAME in path:
                 raise ConfigError(
                     f"{path} is a {name_of(one)} inside an iterator, whose position cannot be saved",

@@ -272,6 +272,7 @@ class CheckpointSaver:
             "args": {},
             "attributes": run.progress.as_dict(),
             "optimizer": optimizer_names(trainer),
+            "micro_batches": [asdict(seen) for seen in run.recent],
         }
 
         content: dict[str, object] = {name: for_log(value) for name, value in asdict(trainer.state).items()}

@@ -1,0 +1,459 @@
+"""Random generators wherever a program can hold them: each training is killed, resumed, and compared with a whole one.
+
+A job is an owner (who draws: the data set, the model, a callback, ...), a holder (where its generator lies) and a kind
+of generator; data also have a number of workers.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import itertools
+import os
+import random
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from llamarec.checkpoints import CheckpointConfig, ResumableTrainer
+from llamarec.errors import LlamarecError
+from tests.resume import forks, generator_module
+from tests.resume.jobs import warm_up as warm_up
+from tests.resume.runs import At
+from tests.resume.training import VOCABULARY, Seen, Words, make_model, make_trainer, outcome
+
+Draw = Callable[[], float]
+
+# ---- Kinds ----
+
+KINDS: Final[dict[str, Callable[[], Any]]] = {
+    "torch.Generator": lambda: torch.Generator().manual_seed(7),
+    "numpy Generator": lambda: np.random.default_rng(7),
+    "numpy MT19937": lambda: np.random.Generator(np.random.MT19937(7)),
+    "numpy Philox": lambda: np.random.Generator(np.random.Philox(7)),
+    "numpy SFC64": lambda: np.random.Generator(np.random.SFC64(7)),
+    "RandomState": lambda: np.random.RandomState(7),
+    "random.Random": lambda: random.Random(7),
+    "random.SystemRandom": random.SystemRandom,
+}
+
+
+def draw_from(one: Any) -> float:
+    """A number in [0, 1)."""
+    if isinstance(one, torch.Generator):
+        return float(torch.rand(1, generator=one))
+    return float(one.random_sample() if isinstance(one, np.random.RandomState) else one.random())
+
+
+# ---- Holders ----
+
+
+class _Attribute:
+    def __init__(self, one: Any) -> None:
+        self.one = one
+
+    def __call__(self) -> float:
+        return draw_from(self.one)
+
+
+class _Slots:
+    __slots__ = ("one",)
+
+    def __init__(self, one: Any) -> None:
+        self.one = one
+
+    def __call__(self) -> float:
+        return draw_from(self.one)
+
+
+@dataclass
+class _Data:
+    one: Any
+    parts: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __call__(self) -> float:
+        return draw_from(self.one)
+
+
+class _Late:
+    def __init__(self, one: Any) -> None:
+        self.make, self.one = KINDS["numpy Generator"], None
+
+    def __call__(self) -> float:
+        if self.one is None:
+            self.one = self.make()
+        return draw_from(self.one)
+
+
+class _OfTheClass:
+    one: Any = None
+
+    def __call__(self) -> float:
+        return draw_from(self.one)
+
+
+def _of_the_class(one: Any) -> Draw:
+    _OfTheClass.one = one
+    return _OfTheClass()
+
+
+def _closure(one: Any) -> Draw:
+    def draw() -> float:
+        return draw_from(one)
+
+    return draw
+
+
+def _default(one: Any) -> Draw:
+    return lambda held=one: draw_from(held)  # type: ignore[misc]
+
+
+def _nested(one: Any) -> Draw:
+    steps = SimpleNamespace(first={"list": [(_Attribute(one), "a text")]})
+    return lambda: steps.first["list"][0][0]()
+
+
+def _cached(one: Any) -> Draw:
+    @functools.lru_cache
+    def held() -> Any:
+        return one
+
+    held()
+    return lambda: draw_from(held())
+
+
+def _context(one: Any) -> Draw:
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+    variable.set(one)
+    return lambda: draw_from(variable.get())
+
+
+def _local(one: Any) -> Draw:
+    local = threading.local()
+    local.one = one
+    return lambda: draw_from(local.one)
+
+
+def _set(one: Any) -> Draw:
+    held = {one}
+    return lambda: draw_from(next(iter(held)))
+
+
+def _two_in_a_set(one: Any) -> Draw:
+    held = {one, KINDS["torch.Generator"]()}
+    return lambda: sum(map(draw_from, sorted(held, key=lambda each: type(each).__name__)))
+
+
+def _stream(one: Any) -> Draw:
+    def stream() -> Iterator[float]:
+        while True:
+            yield draw_from(one)
+
+    numbers = stream()
+    return lambda: next(numbers)
+
+
+def _map(one: Any) -> Draw:
+    numbers = map(lambda _: draw_from(one), itertools.count())  # noqa: C417
+    return lambda: next(numbers)
+
+
+def _module(one: Any) -> Draw:
+    return lambda: generator_module.RNG.random()
+
+
+def _imported_late(one: Any) -> Draw:
+    def draw() -> float:
+        from tests.resume import generator_module as late
+
+        return late.PYTHON.random()
+
+    return draw
+
+
+OF_THIS_MODULE = np.random.default_rng(9)
+
+
+def _global(one: Any) -> Draw:
+    return lambda: float(OF_THIS_MODULE.random())
+
+
+def _unseeded(one: Any) -> Draw:
+    return lambda: float(np.random.default_rng().random())
+
+
+HOLDERS: Final[dict[str, Callable[[Any], Draw]]] = {
+    "attribute": _Attribute,
+    "slots": _Slots,
+    "dataclass": _Data,
+    "made when first needed": _Late,
+    "class": _of_the_class,
+    "closure": _closure,
+    "default": _default,
+    "partial": lambda one: functools.partial(draw_from, one),
+    "bound method": lambda one: one.random,
+    "nested": _nested,
+    "lru_cache": _cached,
+    "ContextVar": _context,
+    "threading.local": _local,
+    "set": _set,
+    "two in a set": _two_in_a_set,
+    "generator function": _stream,
+    "map": _map,
+    "global": _global,
+    "global of another module": _module,
+    "global of a module imported late": _imported_late,
+}
+
+
+# ---- Owners ----
+
+
+class _Drawing(Dataset[dict[str, torch.Tensor]]):
+    """Replaces a token of each sample, or of one in `every`."""
+
+    def __init__(self, draw: Draw, every: int = 1, size: int = 22) -> None:
+        self.words, self.draw, self.every = Words(size, noisy=False), draw, every
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = self.words[index]
+        if index % self.every == 0:
+            sample["input_ids"][2] = int(self.draw() * VOCABULARY)
+        return sample
+
+
+class _Collating:
+    def __init__(self, draw: Draw) -> None:
+        self.draw, self.seen = draw, Seen(noisy=False)
+
+    def __call__(self, samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        batch = self.seen(samples)
+        batch["input_ids"][0, 2] = int(self.draw() * VOCABULARY)
+        return batch
+
+
+class _Noise(nn.Module):
+    def __init__(self, inner: nn.Module, draw: Draw) -> None:
+        super().__init__()
+        self.inner, self.draw = inner, draw
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs) * (0.5 + self.draw())
+
+
+class _Optimizer(torch.optim.AdamW):
+    def __init__(self, parameters: Any, lr: float, draw: Draw) -> None:
+        super().__init__(parameters, lr=lr)
+        self.draw = draw
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(0.5 + self.draw())
+        return super().step(closure)
+
+
+class _Mixing(ResumableTrainer):
+    draw: Draw
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return super().training_step(model, inputs, num_items_in_batch) * 1.0 + self._added(model)
+
+    def _added(self, model: Any) -> float:
+        scale = 0.5 + self.draw()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        return scale
+
+
+def _in_the_data(draw: Draw) -> dict[str, Any]:
+    return {"train_dataset": _Drawing(draw)}
+
+
+def _rarely_in_the_data(draw: Draw) -> dict[str, Any]:
+    return {"train_dataset": _Drawing(draw, every=4)}
+
+
+def _in_the_collator(draw: Draw) -> dict[str, Any]:
+    return {"data_collator": _Collating(draw)}
+
+
+def _in_evaluation_data(draw: Draw) -> dict[str, Any]:
+    return {"eval_dataset": _Drawing(draw, size=8)}
+
+
+def _in_the_model(draw: Draw) -> dict[str, Any]:
+    model = make_model()
+    layer = model.base_model.model.model.layers[0]
+    layer.mlp = _Noise(layer.mlp, draw)
+    return {"model": model}
+
+
+def _in_a_hook(draw: Draw) -> dict[str, Any]:
+    model = make_model()
+    weight = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+    weight.register_hook(lambda gradient: gradient * (0.5 + draw()))
+    return {"model": model}
+
+
+def _in_the_loss(draw: Draw) -> dict[str, Any]:
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten()) * (0.5 + draw())
+
+    return {"compute_loss_func": loss}
+
+
+def _in_the_optimizer(draw: Draw) -> dict[str, Any]:
+    return {"optimizer_cls_and_kwargs": (_Optimizer, {"lr": 5e-3, "draw": draw})}
+
+
+def _in_the_trainer(draw: Draw) -> dict[str, Any]:
+    return {"cls": _Mixing, "set": {"draw": draw}}
+
+
+def _in_a_callback(draw: Draw) -> dict[str, Any]:
+    def scale(model: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5 + draw())
+
+    callback = At(10**6)
+    callback.on_pre_optimizer_step = lambda *_, **kwargs: scale(kwargs["model"])  # type: ignore[method-assign]
+    return {"callbacks": (callback,)}
+
+
+def _in_preprocess_logits(draw: Draw) -> dict[str, Any]:
+    return {
+        "preprocess_logits_for_metrics": lambda logits, _: logits.float().mean((1, 2)) * draw(),
+        "compute_metrics": lambda found: {"mean": float(found.predictions.mean())},
+    }
+
+
+def _in_compute_metrics(draw: Draw) -> dict[str, Any]:
+    return {"compute_metrics": lambda _: {"drawn": draw()}}
+
+
+OWNERS: Final[dict[str, Callable[[Draw], dict[str, Any]]]] = {
+    "data set": _in_the_data,
+    "data set, now and then": _rarely_in_the_data,
+    "collator": _in_the_collator,
+    "evaluation data": _in_evaluation_data,
+    "model": _in_the_model,
+    "hook of a weight": _in_a_hook,
+    "loss": _in_the_loss,
+    "optimizer": _in_the_optimizer,
+    "Trainer": _in_the_trainer,
+    "callback": _in_a_callback,
+    "preprocess_logits_for_metrics": _in_preprocess_logits,
+    "compute_metrics": _in_compute_metrics,
+}
+_DATA: Final = ("data set", "data set, now and then", "collator", "evaluation data")
+
+
+# ---- Jobs ----
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training; its name says what it is."""
+
+    owner: str
+    holder: str
+    kind: str
+    workers: int = 0
+
+    @property
+    def name(self) -> str:
+        """For a table."""
+        workers = f", {self.workers} workers" if self.workers else ""
+        return f"{self.owner}: {self.kind}, {self.holder}{workers}"
+
+
+def all_jobs() -> list[Job]:
+    """Every owner with every kind as an attribute, and with every holder of a numpy Generator."""
+    kinds = [Job(owner, "attribute", kind) for owner in OWNERS for kind in KINDS]
+    holders = [Job(owner, holder, "numpy Generator") for owner in OWNERS for holder in HOLDERS if holder != "attribute"]
+    return [
+        job
+        for one in (*kinds, *holders)
+        for job in (one, *([Job(one.owner, one.holder, one.kind, 2)] if one.owner in _DATA else []))
+    ]
+
+
+def generator_jobs() -> Iterator[tuple[str, Callable[[], str]]]:
+    """Names, and functions that return "equal", "refused: ..." or "different: ..."."""
+    for job in all_jobs():
+        yield job.name, functools.partial(verdict, **vars(job))
+
+
+def verdict(owner: str, holder: str, kind: str, workers: int = 0) -> str:
+    """Trains as a whole; trains, is killed after step 4, and resumes: what came of it."""
+    job = {"owner": owner, "holder": holder, "kind": kind, "workers": workers}
+    with tempfile.TemporaryDirectory(prefix="generators-") as name:
+        folder = Path(name)
+        whole = forks.run(folder / "1", train, folder=str(folder / "whole"), **job)
+        if whole.result is None:
+            return f"different: {whole.log[-2000:]}"
+        if "refused" in whole.result:
+            early = whole.result["step"] == 0
+            return f"refused: {whole.result['refused']}" if early else f"different: refused late: {whole.result}"
+
+        killed = forks.run(folder / "2", train, folder=str(folder / "run"), kill_after=4, **job)
+        if not killed.was_killed:
+            return f"different: not killed: {killed.log[-2000:]}"
+
+        resumed = forks.run(folder / "3", train, folder=str(folder / "run"), **job)
+        if resumed.result is None or "refused" in resumed.result:
+            return f"different: not resumed: {resumed.result or resumed.log[-2000:]}"
+
+    unequal = [key for key, value in whole.result.items() if resumed.result[key] != value]
+    return f"different: {', '.join(unequal)}" if unequal else "equal"
+
+
+def train(
+    folder: str, owner: str, holder: str, kind: str, workers: int = 0, kill_after: int | None = None
+) -> dict[str, Any]:
+    """One process of a job; its outcome, or the refusal."""
+    torch.set_num_threads(1)
+    changes = OWNERS[owner](HOLDERS[holder](KINDS[kind]()))
+    trainer = _trainer(Path(folder), workers, **changes)
+    if kill_after is not None:
+        trainer.add_callback(At(kill_after, action=lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    try:
+        trainer.train("latest")
+    except LlamarecError as error:
+        return {"refused": error.problem, "step": trainer.state.global_step}
+
+    return outcome(Path(folder)) | {"checkpoints": []}
+
+
+def _trainer(folder: Path, workers: int, **changes: Any) -> Any:
+    attributes = changes.pop("set", {})
+    given = {name: changes.pop(name) for name in list(changes) if name not in ("cls", "model", "callbacks")}
+
+    trainer = make_trainer(
+        folder,
+        CheckpointConfig(background_saves=False),
+        max_steps=7,
+        noisy=False,
+        dataloader_num_workers=workers,
+        **changes,
+    )
+    for name, value in {**given, **attributes}.items():
+        setattr(trainer, name, value)
+    return trainer
