@@ -151,7 +151,7 @@ def _set(one: Any) -> Draw:
 
 def _two_in_a_set(one: Any) -> Draw:
     held = {one, KINDS["torch.Generator"]()}
-    return lambda: sum(map(draw_from, sorted(held, key=lambda each: type(each).__name__)))
+    return lambda: sum(map(draw_from, sorted(held, key=lambda each: type(each).__name__))) / 2
 
 
 def _stream(one: Any) -> Draw:

@@ -65,6 +65,8 @@ _REFUSED: Final[dict[str, str]] = {
     "data_seed": "the order of the samples follows from it",
     "train_sampling_strategy": "the order of the samples follows from it",
 }
+SETS_ORDER: Final = frozenset(_REFUSED)
+"""Hyperparameters from which the order of the samples follows."""
 _IDENTIFIES: Final = "identifies the run"
 _WIDTH: Final = 60
 

@@ -100,7 +100,7 @@ class RandomStates:
                     hint=_SWITCH,
                 )
 
-        for path in self._walked().same_path:
+        for path in [*self._walked().same_path, *of_evaluation.indistinct()]:
             raise ConfigError(
                 f"several generators have the path {path}, so that a resume could take one for the other",
                 expected="a list or a dictionary of generators, rather than a set",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.resume.compatibility import SETS_ORDER
 from llamarec.checkpoints.trainer.run_state import RunState, SeenBatch
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.errors import CheckpointError, ConfigError
@@ -123,7 +124,7 @@ class RecentBatches:
 
 def _data_may_differ(run: RunState, allowed: frozenset[str]) -> bool:
     changed = run.resume.plan.changed if run.resume is not None else frozenset()
-    return bool(allowed & {"data", "all"} or changed & run.fingerprints.keys())
+    return bool(allowed & {"data", "all"} or changed & (run.fingerprints.keys() | SETS_ORDER))
 
 
 def _named(seen: SeenBatch) -> str:
