@@ -23,8 +23,8 @@ from llamarec.checkpoints.resume.position import Position, step_slices
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.samples.sampler_order import check_same_order
 from llamarec.checkpoints.trainer.samples.recent_batches import RecentBatches
+from llamarec.checkpoints.trainer.samples.sampler_order import check_same_order
 from llamarec.checkpoints.trainer.samples.sampling import Batch, SliceSampler
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.signals import StopRequests
