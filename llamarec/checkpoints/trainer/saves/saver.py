@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
-from transformers import TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.config import CheckpointConfig
@@ -32,12 +29,12 @@ from llamarec.checkpoints.storage.layout import (
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer import distributed
-from llamarec.checkpoints.trainer.guards.versions import installed_versions
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
-from llamarec.checkpoints.trainer.saves.json_values import Json, check_state, for_log
+from llamarec.checkpoints.trainer.saves.json_values import check_state, for_log
+from llamarec.checkpoints.trainer.saves.manifest_entries import environment_of, metrics_of
 from llamarec.checkpoints.trainer.saves.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState
@@ -300,43 +297,13 @@ class CheckpointSaver:
             created=datetime.now(UTC).isoformat(),
             run_id=run.lineage.run_id,
             parent=run.lineage.parent,
-            metrics=_metrics(trainer),
+            metrics=metrics_of(trainer),
             hyperparameters=self._hyperparameters(),
             given=dict(run.lineage.given),
             fingerprints=run.fingerprints,
-            environment=_environment(trainer.args),
+            environment=environment_of(trainer.args),
             sessions=run.lineage.sessions,
         )
-
-
-def _metrics(trainer: LiveTrainer) -> dict[str, Json]:
-    """The latest loss and evaluation, and the best value so far."""
-    state, metrics = trainer.state, dict[str, Json]()
-    last_loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
-    evaluated = [row for row in state.log_history if any(str(name).startswith("eval_") for name in row)]
-
-    if last_loss is not None:
-        metrics["loss"] = for_log(last_loss)
-    if state.best_metric is not None:
-        metrics |= {"best_metric": state.best_metric, "best_step": state.best_global_step}
-        metrics["metric_name"] = trainer.args.metric_for_best_model
-    if evaluated:
-        metrics["evaluation"] = for_log(evaluated[-1])
-
-    return metrics
-
-
-def _environment(args: TrainingArguments) -> dict[str, object]:
-    device = args.device
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        **installed_versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "num_processes": args.world_size,
-        "num_threads": torch.get_num_threads(),
-    }
 
 
 # ---- Effects on the disk, all announced ----
