@@ -5,6 +5,7 @@
     test            the tests
     bench           speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture         checkpoints, killed and damaged at every point; a table
+    matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict
@@ -63,6 +64,11 @@ def torture(arguments: Sequence[str]) -> None:
     _run("-W", "ignore", "-m", "tests.resume.torture", *arguments)
 
 
+def matrix(arguments: Sequence[str]) -> None:
+    """Some half an hour on two cores; --store writes docs/matrix.md."""
+    _run("-W", "ignore", "-m", "tests.resume.matrix", *arguments)
+
+
 def flags(_: Sequence[str] = ()) -> None:
     """Of the parser, into llamarec/ranker/options/flags.json."""
     program = (
@@ -111,6 +117,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "test": test,
     "bench": bench,
     "torture": torture,
+    "matrix": matrix,
     "compat": compat,
     "test-ecosystem": test_ecosystem,
     "lint": lint,

@@ -210,7 +210,8 @@ class Tasks(Seen):
         return {**super().__call__(samples), "task_ids": tasks}
 
 
-def _has_tasks(model: Any) -> bool:
+def has_tasks(model: Any) -> bool:
+    """Whether a method trains one of several tasks with each sample."""
     configs = getattr(model, "peft_config", {}).values()
     return any(getattr(config, name, 0) == 2 for config in configs for name in ("num_tasks", "n_tasks"))
 
@@ -244,7 +245,7 @@ def train(
         model=model,
         args=make_args(folder, **{**options, **changes}),
         train_dataset=Words(),
-        data_collator=Tasks() if _has_tasks(model) else Seen(),
+        data_collator=Tasks() if has_tasks(model) else Seen(),
         callbacks=[Allocates(), *callbacks],
     )
     trainer.train(resume_from_checkpoint=resume)

@@ -32,6 +32,7 @@ from transformers import (
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
+from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
 from tests.tiny_llama import tiny_llama
 
 NUM_SAMPLES, LENGTH, VOCABULARY = 50, 8, 32
@@ -162,7 +163,9 @@ _TIMES = ("runtime", "per_second")
 
 def digest(value: Any) -> str:
     """SHA-256 of tensors, arrays and plain values, whatever file they were in."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and is_made_of_tensors(value):
+        content = "".join(digest(part) for part in parts_of(value)).encode()
+    elif isinstance(value, torch.Tensor):
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         content = value.tobytes()

@@ -6,6 +6,7 @@ need. A file that asks for anything else is refused, and the error names what it
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import sys
@@ -63,13 +64,35 @@ def load_pickled(
     Raises:
         CheckpointError: the file is missing, damaged, or would execute code.
     """
-    types = [*_NUMPY_TYPES, *(allowed or [])]
+    return _loaded(path, path, [*_NUMPY_TYPES, *(allowed or [])], map_location=map_location, mmap=not in_memory)
 
+
+def unpickled(content: bytes, name: str) -> object:
+    """What `load_pickled` would return for a file with this content.
+
+    Args:
+        content: As `torch.save` writes it.
+        name: Of the file, for messages.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    return _loaded(io.BytesIO(content), Path(name), _NUMPY_TYPES)
+
+
+def _loaded(
+    file: Path | io.BytesIO,
+    path: Path,
+    types: list[_Allowed],
+    *,
+    map_location: str | torch.device = "cpu",
+    mmap: bool = False,
+) -> Any:
     try:
         with torch.serialization.safe_globals(types), warnings.catch_warnings():
             # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location=map_location, weights_only=True, mmap=not in_memory)
+            return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except pickle.UnpicklingError as error:

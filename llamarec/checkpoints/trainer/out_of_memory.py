@@ -14,6 +14,7 @@ from torch import nn
 
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor
 from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.
@@ -138,7 +139,7 @@ def _tensors(state: Mapping[str, object]) -> list[torch.Tensor]:
 
 
 def _copied(state: Mapping[str, object]) -> dict[str, object]:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    return {name: copy_of_tensor(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
 def halved(micro_batch: int, use: MemoryUse, share: int) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
 from llamarec.checkpoints.trainer.guards.moved_models import check_moved_models
+from llamarec.checkpoints.trainer.guards.optimizers import OptimizerGuard
 from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
@@ -176,7 +177,9 @@ class ResumableParts:
             console=self.console,
             hyperparameters=self.hyperparameters,
         )
-        with start.folder_held(), self.stop.watched(), self._left_clean():
+        reads_back = self.program.options.config.read_back
+        optimizers = OptimizerGuard(self.trainer, self.stateful.values, reads_back=reads_back)
+        with start.folder_held(), self.stop.watched(), optimizers.watched(), self._left_clean():
             check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
             self.stateful.attributes.observe()

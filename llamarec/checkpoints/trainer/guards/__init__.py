@@ -1,7 +1,8 @@
-"""Checks at construction: a Trainer or a subclass in which something would be lost without a word is refused.
+"""What would be lost without a word is refused: at construction, or at the first step.
 
 hooks         every member of the Trainer that checkpoints use
 overrides     every method that a subclass may override, and which ones count
 moved_models  callbacks of libraries that move a model beside the trained one
+optimizers    one optimizer moves the model, and its state can be read back: known at its first step
 versions      what differs between versions of the libraries
 """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
 
 
 def difference(a: object, b: object) -> str | None:
@@ -24,7 +27,7 @@ def difference(a: object, b: object) -> str | None:
     pairs: list[tuple[object, object, object]] = []
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
-            return f" has the entries {sorted(map(str, b))}, not {sorted(map(str, a))}"
+            return f" has the entries {_shown(b)}, not {_shown(a)}"
         pairs = [(key, a[key], b[key]) for key in a]
     elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
         if len(a) != len(b):
@@ -39,9 +42,18 @@ def difference(a: object, b: object) -> str | None:
     return None
 
 
+def _shown(keys: Iterable[object]) -> str:
+    """Keys for a message; one may be a tensor."""
+    return reprlib.repr(sorted(type(key).__name__ if isinstance(key, Tensor) else str(key) for key in keys))
+
+
 def _same_tensor(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if is_made_of_tensors(a) or is_made_of_tensors(b):
+        return type(a) is type(b) and all(
+            _same_tensor(one, other) for one, other in zip(parts_of(a), parts_of(b), strict=True)
+        )
 
     a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
     return torch.equal(a.view(torch.uint8), b.view(torch.uint8))

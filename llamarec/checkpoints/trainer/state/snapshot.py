@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
+from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor
 
 T = TypeVar("T")
 
@@ -24,13 +25,25 @@ def copied(value: T) -> T:
 
 def _copied(value: object) -> object:
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        return copy_of_tensor(value, "cpu")
     if isinstance(value, dict):
         return {name: _copied(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_copied(item) for item in value]
 
     return tuple(_copied(item) for item in value) if type(value) is tuple else value
+
+
+def without_values(value: object) -> object:
+    """The same containers and plain values, with empty tensors."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty(0, dtype=value.dtype)
+    if isinstance(value, dict):
+        return {name: without_values(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_values(item) for item in value]
+
+    return tuple(without_values(item) for item in value) if type(value) is tuple else value
 
 
 def num_bytes_of(value: object) -> int:
