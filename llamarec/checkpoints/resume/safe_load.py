@@ -42,6 +42,13 @@ _NUMPY_TYPES: list[_Allowed] = [
     (_rebuild_array, "numpy.core.multiarray._reconstruct"),
 ]
 
+# Plain objects of tensors and numbers that optimizers keep in their state, by module and class.
+_PROJECTORS = (
+    ("galore_torch.galore_projector", "GaLoreProjector"),
+    ("apollo_torch.svd_projector", "GaLoreProjector"),
+    ("apollo_torch.random_projector", "GradientProjector"),
+)
+
 # Functions of these libraries run code. The classes that their own arguments need are imported already.
 _LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "pip", "setuptools")
 
@@ -64,7 +71,8 @@ def load_pickled(
     Raises:
         CheckpointError: the file is missing, damaged, or would execute code.
     """
-    return _loaded(path, path, [*_NUMPY_TYPES, *(allowed or [])], map_location=map_location, mmap=not in_memory)
+    types = [*_NUMPY_TYPES, *_imported_projectors(), *(allowed or [])]
+    return _loaded(path, path, types, map_location=map_location, mmap=not in_memory)
 
 
 def unpickled(content: bytes, name: str) -> object:
@@ -101,6 +109,16 @@ def _loaded(
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__}", found=str(error).strip().partition("\n")[0]
         ) from error
+
+
+def is_projector(value: object) -> bool:
+    """Whether this is an object that an optimizer's state may hold."""
+    return (type(value).__module__, type(value).__name__) in _PROJECTORS
+
+
+def _imported_projectors() -> list[_Allowed]:
+    """Those whose library this process has imported: whoever has such an optimizer has."""
+    return [getattr(sys.modules[module], name) for module, name in _PROJECTORS if module in sys.modules]
 
 
 def _hostile(path: Path, found: str, hint: str = "") -> CheckpointError:
@@ -152,11 +170,14 @@ def _asked_for(path: Path) -> list[str]:
         return []
     try:
         with torch.serialization.safe_globals(_NUMPY_TYPES):
-            return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
         raise _hostile(path, _refused(str(error))) from error
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}", found=str(error)) from error
+
+    known = {".".join(projector) for projector in _PROJECTORS}
+    return [name for name in asked if name not in known]
 
 
 def _is_of_arguments(name: str) -> bool:

@@ -353,6 +353,8 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
     """
     args, dataset = trainer.args, trainer.train_dataset
     strategy = str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy))
+    optim = str(getattr(args.optim, "value", args.optim))
+    at_once = optim.removesuffix("_layerwise")
     pushes_checkpoints = args.push_to_hub and str(getattr(args.hub_strategy, "value", "")) != "end"
 
     rules = [
@@ -367,6 +369,7 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
             not args.save_only_model,
             "--save_only_model leaves out optimizer, schedule and random states; --save_total_limit 1 saves room",
         ),
+        (optim == at_once, f"--optim {optim} keeps its state in hooks; use {at_once}"),
         (strategy in _ORDERS, f"--train_sampling_strategy {strategy}: one of {', '.join(_ORDERS)}"),
     ]
     check_all("this training cannot be resumed exactly", rules)

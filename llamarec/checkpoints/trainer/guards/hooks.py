@@ -167,6 +167,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "max_steps",
         "metric_for_best_model",
         "num_train_epochs",
+        "optim",
         "output_dir",
         "per_device_eval_batch_size",
         "process_index",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamarec.checkpoints.resume.safe_load import is_projector
 from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
 
 
@@ -33,6 +34,8 @@ def difference(a: object, b: object) -> str | None:
         if len(a) != len(b):
             return f" has {len(b)} entries, not {len(a)}"
         pairs = [(number, one, other) for number, (one, other) in enumerate(zip(a, b, strict=True))]
+    elif type(a) is type(b) and is_projector(a):
+        return difference(vars(a), vars(b))
     else:
         return None if type(a) is type(b) and (a == b or a != a) else ""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from typing import BinaryIO, TypeVar, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llamarec.checkpoints.resume.safe_load import is_projector
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
 from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor
@@ -31,7 +33,15 @@ def _copied(value: object) -> object:
     if isinstance(value, list):
         return [_copied(item) for item in value]
 
-    return tuple(_copied(item) for item in value) if type(value) is tuple else value
+    if type(value) is tuple:
+        return tuple(_copied(item) for item in value)
+
+    if not is_projector(value):
+        return value
+
+    other = copy(value)
+    vars(other).update({name: _copied(item) for name, item in vars(value).items()})
+    return other
 
 
 def without_values(value: object) -> object:
