@@ -15,11 +15,12 @@ import torch
 from transformers.trainer_utils import HPSearchBackend
 
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.manifest import read_manifest
 from llamarec.checkpoints.storage.verification import verify_best
 from llamarec.checkpoints.trainer.signals import EndNow
 from llamarec.checkpoints.trainer.state.snapshot import model_state
 from tests.resume.runs import At, quiet_trainer, stopped
-from tests.resume.training import make_trainer, state_of
+from tests.resume.training import make_model, make_trainer, state_of
 from tests.tiny_llama import tiny_llama
 
 SMALL: dict[str, Any] = {"num_samples": 12, "noisy": False, "save_steps": 100}
@@ -50,14 +51,21 @@ def test_noise_of_an_interrupted_training_is_taken_off(tmp_path: Path) -> None:
 
 
 def test_each_trial_of_a_search_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # optuna itself is not needed by the project.
+    """As optuna drives it, which the base does not need; `tests/ecosystem` has the real one."""
     monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
-    for number in range(2):
-        trainer = quiet_trainer(tmp_path, eval_strategy="no", load_best_model_at_end=False, **SMALL)
-        trainer.hp_search_backend, trainer.hp_space = HPSearchBackend.OPTUNA, lambda _: {"learning_rate": 1e-3}
-        trainer.train(trial=SimpleNamespace(number=number, params={}))
+    changes: dict[str, Any] = {**SMALL, "eval_strategy": "no", "load_best_model_at_end": False}
+    trainer = quiet_trainer(tmp_path, **changes)
+    trainer.hp_search_backend, trainer.hp_space = HPSearchBackend.OPTUNA, lambda trial: {"learning_rate": trial.rate}
+    trainer.model_init = lambda: make_model()
+
+    for number, rate in enumerate((1e-3, 2e-3)):
+        trainer.train(trial=SimpleNamespace(number=number, params={}, rate=rate))
+        manifest = read_manifest(tmp_path / f"run-{number}/checkpoint-6")
+        assert manifest is not None
+        assert manifest.hyperparameters["learning_rate"] == rate
+        # So that two models are never in memory.
+        trainer.model = trainer.model_wrapped = None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1"]
-    assert (tmp_path / "run-1/checkpoint-6/manifest.json").is_file()
 
 
 def test_weights_that_are_one_in_memory_are_saved_once() -> None:
