@@ -71,7 +71,7 @@ def load_pickled(
     Raises:
         CheckpointError: the file is missing, damaged, or would execute code.
     """
-    types = [*_NUMPY_TYPES, *_imported_projectors(), *(allowed or [])]
+    types = [*_NUMPY_TYPES, *(allowed or [])]
     return _loaded(path, path, types, map_location=map_location, mmap=not in_memory)
 
 
@@ -97,7 +97,7 @@ def _loaded(
     mmap: bool = False,
 ) -> Any:
     try:
-        with torch.serialization.safe_globals(types), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*types, *_imported_projectors()]), warnings.catch_warnings():
             # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
