@@ -125,7 +125,7 @@ def _trl(name: str, rows: Callable[[], list[dict[str, Any]]], *, scores: bool = 
             parts["stateful"] = {"ref_model": parts["ref_model"]}
 
         return resumable(getattr(trl, name))(
-            model=tiny.scorer() if scores else tiny.llama(),
+            model=parts.pop("model", None) or (tiny.scorer() if scores else tiny.llama()),
             args=args,
             train_dataset=Dataset.from_list(rows()),
             eval_dataset=Dataset.from_list(rows()[:4]) if "eval_strategy" in given else None,
@@ -142,6 +142,13 @@ def _lora() -> Any:
     return LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
 
+def _adapted() -> Any:
+    """Has an adapter already, of which trl keeps a copy as the reference."""
+    from peft import get_peft_model
+
+    return get_peft_model(tiny.llama(), _lora())
+
+
 def _length_reward() -> Any:
     def length(completions: list[str], **_: object) -> list[float]:
         return [float(len(text)) for text in completions]
@@ -155,6 +162,7 @@ def _judged() -> list[dict[str, Any]]:
 
 
 _GENERATES: Final[dict[str, Any]] = {"num_generations": 2, "max_completion_length": 6, "reward_funcs": _length_reward}
+_TAUGHT: Final[dict[str, Any]] = {"teacher_model": lambda: tiny.llama(seed=2), "max_completion_length": 6}
 _SYNC: Final[dict[str, Any]] = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
 
 
@@ -323,6 +331,7 @@ JOBS: Final[list[tuple[str, Job]]] = [
     ("SFTTrainer, padding-free", _of("SFTTrainer", tiny.texts, max_length=None, padding_free=True)),
     ("SFTTrainer, LoRA", _of("SFTTrainer", tiny.texts, max_length=16, peft_config=_lora)),
     ("DPOTrainer, LoRA", _of("DPOTrainer", tiny.preferences, peft_config=_lora)),
+    ("DPOTrainer, reference adapter", _of("DPOTrainer", tiny.preferences, model=_adapted)),
     ("DPOTrainer, reference model", _of("DPOTrainer", tiny.preferences, ref_model=_reference)),
     ("DPOTrainer, sync_ref_model", _of("DPOTrainer", tiny.preferences, ref_model=_reference, **_SYNC)),
     (
@@ -337,6 +346,10 @@ JOBS: Final[list[tuple[str, Job]]] = [
         _of("GRPOTrainer", tiny.prompts, **_GENERATES, steps_per_generation=4, num_iterations=2),
     ),
     ("RLOOTrainer", _of("RLOOTrainer", tiny.prompts, **_GENERATES, beta=0.0)),
+    (
+        "DistillationTrainer",
+        _of("DistillationTrainer", tiny.prompts, **_TAUGHT),
+    ),
     ("Seq2SeqTrainer, predict_with_generate", lambda: resumed(_seq2seq)),
     ("hyperparameter_search with optuna", _search),
     ("optim=galore_adamw", lambda: resumed(_projected("galore_adamw"))),
