@@ -10,6 +10,7 @@ import io
 import pickle
 import re
 import sys
+import threading
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -41,6 +42,9 @@ _NUMPY_TYPES: list[_Allowed] = [
     # Its name in numpy 1.
     (_rebuild_array, "numpy.core.multiarray._reconstruct"),
 ]
+
+# The list of allowed types belongs to the process: a save that is read back in its thread would find it cleared.
+_ONE_AT_A_TIME = threading.RLock()
 
 # Plain objects of tensors and numbers that optimizers keep in their state, by module and class.
 _PROJECTORS = (
@@ -97,7 +101,11 @@ def _loaded(
     mmap: bool = False,
 ) -> Any:
     try:
-        with torch.serialization.safe_globals([*types, *_imported_projectors()]), warnings.catch_warnings():
+        with (
+            _ONE_AT_A_TIME,
+            torch.serialization.safe_globals([*types, *_imported_projectors()]),
+            warnings.catch_warnings(),
+        ):
             # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
@@ -169,7 +177,7 @@ def _asked_for(path: Path) -> list[str]:
         load_pickled(path)
         return []
     try:
-        with torch.serialization.safe_globals(_NUMPY_TYPES):
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_NUMPY_TYPES):
             asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
         raise _hostile(path, _refused(str(error))) from error
