@@ -126,16 +126,33 @@ class WithObjects(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         """See there."""
+        self.project()
+        return super().step(closure)
+
+    def project(self) -> None:
+        """Makes the objects."""
         for group in self.param_groups:
             for value in group["params"]:
                 self.state[value]["projector"] = Projector()
-        return super().step(closure)
 
 
-def test_a_state_that_no_resume_would_read_is_refused_at_the_first_step(tmp_path: Path) -> None:
+class WithObjectsLater(WithObjects):
+    """Makes them when the step of its base class is done."""
+
+    def step(self, closure: Any = None) -> Any:
+        """See there."""
+        result = torch.optim.SGD.step(self, closure)
+        self.project()
+        return result
+
+
+@pytest.mark.parametrize("kind", [WithObjects, WithObjectsLater])
+def test_a_state_that_no_resume_would_read_is_refused_at_the_first_step(
+    kind: type[WithObjects], tmp_path: Path
+) -> None:
     trainer = quiet_trainer(tmp_path, max_steps=6, save_steps=500)
-    trainer.optimizer = WithObjects(_trained(trainer), lr=1e-2)
-    with pytest.raises(ConfigError, match="the state of WithObjects could not be resumed") as refusal:
+    trainer.optimizer = kind(_trained(trainer), lr=1e-2)
+    with pytest.raises(ConfigError, match=f"the state of {kind.__name__} could not be resumed") as refusal:
         trainer.train()
     assert "Projector" in str(refusal.value)
     assert trainer.state.global_step == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError, ConfigError
 
 _DEPTH: Final = 3
+_LOOKS: Final = 4
 
 
 class OptimizerGuard:
@@ -40,6 +41,7 @@ class OptimizerGuard:
     def __init__(self, trainer: LiveTrainer, passed: Callable[[], Iterable[object]], *, reads_back: bool) -> None:
         self._trainer, self._passed, self._reads_back = trainer, passed, reads_back
         self._known: WeakSet[Optimizer] = WeakSet()
+        self._looks: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -48,7 +50,7 @@ class OptimizerGuard:
         Raises:
             ConfigError: names the optimizer that is not saved, before it has moved anything, or what is in its state.
         """
-        self._known = WeakSet()
+        self._known, self._looks = WeakSet(), WeakKeyDictionary()
         hooks = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -81,7 +83,11 @@ class OptimizerGuard:
         if optimizer in self._known:
             return
 
-        self._known.add(optimizer)
+        # A step that calls the one of its base class comes here twice, the first time before its end.
+        self._looks[optimizer] = self._looks.get(optimizer, 0) + 1
+        if self._looks[optimizer] == _LOOKS:
+            self._known.add(optimizer)
+
         outer = _inner(self._trainer.optimizer)
         if optimizer is outer:
             if self._reads_back:
