@@ -2,7 +2,7 @@
 
 python make.py matrix                          all of it, some half an hour on two cores
 python make.py matrix optimizers schedulers    two of its sections
-python make.py matrix --store                  also writes docs/matrix.md
+python make.py matrix --store                  also writes docs/matrix.md; needs what `test-ecosystem` installs
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Final
 
 import torch
 
+from tests.ecosystem.jobs import missing
 from tests.resume import forks
 from tests.resume.jobs import warm_up
-from tests.resume.matrix import adapters, generators, optimizers, overrides, schedulers
+from tests.resume.matrix import adapters, generators, libraries, optimizers, overrides, schedulers
 from tests.resume.matrix.page import Row, page
 from tests.resume.matrix.subjects import Judged, Subject
 from tests.resume.matrix.verdict import BAD, verdicts
 
 SECTIONS: Final[dict[str, tuple[str, Callable[[], Iterable[Subject | Judged]]]]] = {
     module.__name__.rpartition(".")[2]: (module.TITLE, module.subjects)
-    for module in (adapters, optimizers, schedulers, overrides, generators)
+    for module in (adapters, optimizers, schedulers, overrides, generators, libraries)
 }
 STORED: Final = forks.ROOT / "docs" / "matrix.md"
 
@@ -79,6 +80,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     if options.store and options.sections:
         parser.error("--store writes the whole page: name no sections")
+    if options.store and missing():
+        parser.error(f"--store: {missing()}")
 
     options.sections = options.sections or list(SECTIONS)
     return options

@@ -13,7 +13,7 @@ from tests.resume.matrix.verdict import BAD
 Row = tuple[str, Mapping[str, Mapping[str, str]]]
 """Name of a row, and its verdict for each Trainer."""
 
-_PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl", "optuna", "galore-torch")
+_PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl", "optuna", "datasets")
 _WORDS: Final = {
     "equal but for the summary": "equal¹",
     "refused at the first save": "refused at its first save",
@@ -81,6 +81,12 @@ def _compared(rows: Sequence[Row]) -> Iterator[str]:
 
 def _grouped(rows: Sequence[Row]) -> Iterator[str]:
     """Rows that share the first part of their names ("model: ...") in one, with those that are not equal."""
+    if not any(": " in name for name, _ in rows):
+        yield "| | llamarec |"
+        yield "|---|---|"
+        yield from (f"| {name} | {_cell(verdicts['llamarec'])} |" for name, verdicts in rows)
+        return
+
     groups: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
     for name, verdicts in rows:
         group, _, rest = name.partition(": ")
