@@ -9,6 +9,7 @@
     ├── CheckpointError  a checkpoint: not found, damaged, incomplete, hostile, of another run
     ├── SpaceError       the disk has no room for a checkpoint
     ├── LockedError      another process trains in this folder
+    ├── DivergedError    a loss or score that is not finite ended a training
     └── DoesNotFitError  one sample alone does not fit into memory
 
 The commands print these without a traceback and exit with `EXIT_USAGE`; anything else is a bug and keeps
@@ -108,6 +109,10 @@ class SpaceError(LlamarecError):
 
 class LockedError(LlamarecError):
     """Another process trains in this folder."""
+
+
+class DivergedError(LlamarecError):
+    """A loss, a gradient or a score that is not finite ended a training; the last good state is kept."""
 
 
 class DoesNotFitError(LlamarecError):

@@ -150,7 +150,7 @@ def _averaged(
 
 def _top_positions(one: OrderedPrompts, scores_PC: Scores) -> NDArray[np.int64]:
     """[P] position in the retriever's list of the top candidate."""
-    first_P = np.argmax(np.nan_to_num(scores_PC, nan=-np.inf), axis=1)
+    first_P = np.argmax(np.where(np.isfinite(scores_PC), scores_PC, -np.inf), axis=1)
     positions: NDArray[np.int64] = one.positions_PC[np.arange(len(first_P)), first_P]
     return positions
 

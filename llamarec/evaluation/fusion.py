@@ -114,7 +114,7 @@ def fit_fusion(
         shuffles=shuffles,
         title_weight=title_weight,
     )
-    if not len(labels_P) or not np.isfinite(corrected_PC).all():
+    if not len(labels_P) or not (np.isfinite(corrected_PC).all() and np.isfinite(first_stage_PC).all()):
         return without
 
     letters = weigh(corrected_PC, first_stage_PC, labels_P)

@@ -100,14 +100,14 @@ def _conditional_logit(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDA
 
     for _ in range(_STEPS):
         step = _newton_step(features_PCF, labels_P, weights)
+        found = _penalised(features_PCF, labels_P, weights + step)
         # A full step can overshoot where probabilities are saturated.
-        while np.abs(step).max() > _SMALL:
-            found = _penalised(features_PCF, labels_P, weights + step)
-            if found >= value:
-                break
+        while not found >= value and np.abs(step).max() > _SMALL:
             step = step / 2
+            found = _penalised(features_PCF, labels_P, weights + step)
 
-        if np.abs(step).max() <= _SMALL:
+        # Likewise where a score is not finite, and the step is NaN.
+        if not np.abs(step).max() > _SMALL:
             break
         weights, value = weights + step, found
 

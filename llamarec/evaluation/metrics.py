@@ -72,23 +72,37 @@ def all_metrics(ranks: Ranks, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, f
     return {f"{kind}@{k}": _mean(values(ranks, k)) for k in cutoffs for kind, values in METRICS.items()}
 
 
-def score_ranks(scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rank of each label among the candidates ordered by score; ties go to the earlier candidate.
+def score_ranks(
+    scores_PC: NDArray[np.floating], labels_P: NDArray[np.int64], *, listed: bool = True
+) -> NDArray[np.int64]:
+    """Rank of each label among the candidates ordered by score; the one function of ranks for both stages.
+
+    A tie is never to the label's advantage. In a list that has an order of its own, the earlier candidate is first, as
+    it is when the list is served; in a catalogue, every item of the same score is.
 
     Args:
-        scores_PC: [num_prompts, num_candidates].
+        scores_PC: [num_prompts, num_candidates]; minus infinity for an excluded candidate.
         labels_P: [num_prompts] index of the label among the candidates.
+        listed: Whether the candidates' order counts.
 
     Returns:
-        [num_prompts] 1 = first; 0, a miss, where a score is NaN.
+        [num_prompts] 1 = first; 0, a miss, where the label is excluded, or a score is NaN or plus infinity.
     """
-    label_scores = np.take_along_axis(scores_PC, labels_P[:, None], axis=1)
-    earlier = np.arange(scores_PC.shape[1])[None, :] < labels_P[:, None]
-    ahead = (scores_PC > label_scores) | ((scores_PC == label_scores) & earlier)
+    if not scores_PC.size:
+        return np.zeros(len(scores_PC), dtype=np.int64)
 
-    ranks: NDArray[np.int64] = 1 + ahead.sum(axis=1)
-    ranks[np.isnan(scores_PC).any(axis=1)] = 0
-    return ranks
+    label_scores = np.take_along_axis(scores_PC, labels_P[:, None], axis=1)
+    if listed:
+        earlier = np.arange(scores_PC.shape[1])[None, :] < labels_P[:, None]
+        ahead = (scores_PC > label_scores) | ((scores_PC == label_scores) & earlier)
+        ranks = 1 + np.count_nonzero(ahead, axis=1)
+    else:
+        # The label is one of them.
+        ranks = np.count_nonzero(scores_PC >= label_scores, axis=1)
+
+    # NaN is the maximum of a row that contains it.
+    is_ranked = np.isfinite(label_scores[:, 0]) & np.isfinite(scores_PC.max(axis=1))
+    return np.where(is_ranked, ranks, 0).astype(np.int64)
 
 
 def ranks_of_users(
@@ -106,7 +120,7 @@ def ranks_of_users(
         retriever_ranks_U: Rank of the label in that list.
 
     Returns:
-        [num_users] 1 = first, 0 = the user has no prompt, or a score is NaN.
+        [num_users] 1 = first, 0 = the user has no prompt, or a score is not finite.
     """
     ranks = np.zeros(len(retriever_ranks_U), dtype=np.int64)
     ranks[rows_P] = score_ranks(in_retriever_order(scores_PC, positions_PC), retriever_ranks_U[rows_P] - 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 import signal
 import threading
 import time
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.prepared import PreparedData
+from llamarec.errors import DivergedError
 from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.hardware import has_fast_bfloat16
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
@@ -85,6 +88,7 @@ class RetrieverTrainer:
 
         Raises:
             Interrupted: stopped by Ctrl-C or SIGTERM. The same command continues from the last save.
+            DivergedError: a loss or score is not finite. The last good epoch is saved, and in `model`.
         """
         with (
             self._interruptible(),
@@ -92,7 +96,8 @@ class RetrieverTrainer:
         ):
             saved = time.monotonic()
             while not self.is_finished:
-                self._epoch(progress)
+                with self._last_good_epoch_kept():
+                    self._epoch(progress)
                 progress.epoch_done(is_last=self.is_finished)
                 if self.is_finished or time.monotonic() - saved >= self._config.save_seconds:
                     save_state(self._snapshot(), self._folder)
@@ -121,6 +126,34 @@ class RetrieverTrainer:
             )
             self._print(f"stopped: {saved if self._saved_epochs else unsaved}")
             raise Interrupted(str(self._folder), str(stop) or "SIGINT") from None
+
+    @contextlib.contextmanager
+    def _last_good_epoch_kept(self) -> Iterator[None]:
+        """Where an epoch diverges, everything is as after the epoch before, and saved."""
+        model, optimizer = copy.deepcopy((self.model.state_dict(), self._optimizer.state_dict()))
+        try:
+            yield
+        except DivergedError as error:
+            self.model.load_state_dict(model)
+            self._optimizer.load_state_dict(optimizer)
+            if self.state.epoch > self._saved_epochs:
+                save_state(self._snapshot(), self._folder)
+                self._saved_epochs = self.state.epoch
+            raise self._diverged(error) from error
+
+    def _diverged(self, error: DivergedError) -> DivergedError:
+        epoch, rate = self.state.epoch, self._config.learning_rate
+        hint = [f"to train again: add --restart --learning_rate {rate / 10:g}"]
+        if self._spec.is_validated and epoch:
+            hint.append(f"to use the best of the {epoch} good epochs: add --num_epochs {epoch}")
+
+        kept = f"epoch {epoch} is kept in {self._folder}" if epoch else "no epoch was good, so nothing is kept"
+        return DivergedError(
+            f"{self._spec.prefix}the training diverged in epoch {epoch + 1} (--learning_rate {rate:g})",
+            expected="a finite loss and finite scores",
+            found=f"{error.problem}; {kept}",
+            hint=hint,
+        )
 
     def _continue_earlier(self) -> None:
         earlier = None if self._config.restart else load_state(self._folder, self._spec.hint)
@@ -176,8 +209,15 @@ class RetrieverTrainer:
 
         batches = epoch_batches(len(self.windows), self._config.batch_size, self._config.seed, epoch)
         for step, chosen in enumerate(batches, start=1):
-            total += self.step(chosen)
+            loss = self.step(chosen)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss is {loss} in step {step:,} of {num_steps:,}")
+            total += loss
             progress.stepped(step, num_steps, total / step)
+
+        # The last step's weights are in no loss.
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise DivergedError("weights that are not finite")
         return total / max(num_steps, 1)
 
     def step(self, chosen: NDArray[np.int64]) -> float:

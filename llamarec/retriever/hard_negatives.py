@@ -26,7 +26,7 @@ class TrainingLists(NamedTuple):
     """Lists for every training item but a user's first, the label; P positions, K items.
 
     items_PK: The best other items by the history before the label, best first; 0 where no item is left.
-    label_ranks_P: Rank of the label among all items that could be proposed, 1 = first.
+    label_ranks_P: Rank of the label among all items that could be proposed, 1 = first, 0 = not ranked.
     num_folds: 1 = by the retriever itself, which was trained on these labels; more = cross-fitted.
     """
 

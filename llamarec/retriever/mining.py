@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.metrics import score_ranks
 from llamarec.retriever.batches import pack
 from llamarec.retriever.hard_negatives import TrainingLists
 from llamarec.retriever.model import LRURec
+from llamarec.retriever.scoring import finite
 from llamarec.vocabulary import PADDING_ITEM
 
 _BLOCK_POSITIONS: Final = 2048
@@ -102,21 +104,24 @@ def _block_lists(model: LRURec, block: list[_Window], k: int, exclude: bool) -> 
     packed = pack([window.items for window in block])
     wanted = np.concatenate([np.arange(len(window.items)) >= window.warm for window in block])
     states_PD = model(packed.items_T, packed.positions_T)[torch.from_numpy(wanted)]
-    scores_PN = model.scores(states_PD)
+    scores_PN = finite(model.scores(states_PD))
     scores_PN[:, PADDING_ITEM] = -torch.inf
 
-    labels_P1 = torch.from_numpy(np.concatenate([window.labels for window in block]).astype(np.int64))[:, None]
+    labels_P = np.concatenate([window.labels for window in block]).astype(np.int64)
+    labels_P1 = torch.from_numpy(labels_P)[:, None]
     label_scores_P1 = scores_PN.gather(1, labels_P1)
-    scores_PN.scatter_(1, labels_P1, -torch.inf)
     if exclude:
         rows, columns = _histories(block)
         scores_PN[rows, columns] = -torch.inf
-    ranks_P = 1 + (scores_PN > label_scores_P1).sum(dim=1)
+        # The label has a rank even where the user took it before.
+        scores_PN.scatter_(1, labels_P1, label_scores_P1)
+    ranks_P = score_ranks(scores_PN.numpy(), labels_P, listed=False)
+    scores_PN.scatter_(1, labels_P1, -torch.inf)
 
     best = scores_PN.topk(min(k, scores_PN.shape[1]), dim=1)
     items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
     items = np.pad(items, ((0, 0), (0, k - items.shape[1])))
-    return TrainingLists(items, ranks_P.numpy().astype(np.int32))
+    return TrainingLists(items, ranks_P.astype(np.int32))
 
 
 def _histories(block: list[_Window]) -> tuple[torch.Tensor, torch.Tensor]:

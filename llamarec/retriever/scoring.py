@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llamarec.data.prepared import PreparedData
+from llamarec.errors import DivergedError
+from llamarec.evaluation.metrics import score_ranks
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import PADDING_ITEM, Split
@@ -22,20 +24,21 @@ class _Block(NamedTuple):
     """Users, their labels, and scores of all items, minus infinity for excluded ones."""
 
     user_ids: NDArray[np.int32]
-    labels_B: Tensor
+    labels_B: NDArray[np.int64]
     scores_BN: Tensor
 
 
 def label_ranks(
     model: LRURec, data: PreparedData, split: Split, *, max_length: int, exclude: bool
 ) -> NDArray[np.int64]:
-    """Rank of each user's label in the whole catalogue: [num_users], 1 = first, 0 = excluded."""
-    ranks = []
-    for block in _blocks(model, data, split, max_length, exclude):
-        label_scores_B1 = block.scores_BN.gather(1, block.labels_B[:, None])
-        ranks_B = (block.scores_BN > label_scores_B1).sum(dim=1) + 1
-        ranks.append(torch.where(torch.isinf(label_scores_B1[:, 0]), 0, ranks_B))
-    return torch.cat(ranks).numpy() if ranks else np.zeros(0, dtype=np.int64)
+    """Rank of each user's label in the whole catalogue: [num_users], 1 = first, 0 = excluded.
+
+    Raises:
+        DivergedError: a score is not finite.
+    """
+    blocks = _blocks(model, data, split, max_length, exclude)
+    ranks = [score_ranks(block.scores_BN.numpy(), block.labels_B, listed=False) for block in blocks]
+    return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
 
 
 def top_k(
@@ -71,9 +74,9 @@ def _score(
     model: LRURec, data: PreparedData, users: NDArray[np.int32], split: Split, max_length: int, exclude: bool
 ) -> _Block:
     histories = [data.sequences.history(int(user), split) for user in users]
-    labels = np.array([data.sequences.label(int(user), split) for user in users])
+    labels_B = np.array([data.sequences.label(int(user), split) for user in users], dtype=np.int64)
     scores_BN = catalogue_scores(model, histories, max_length=max_length, exclude=exclude)
-    return _Block(users, torch.from_numpy(labels), scores_BN)
+    return _Block(users, labels_B, scores_BN)
 
 
 def catalogue_scores(
@@ -88,13 +91,31 @@ def catalogue_scores(
         histories: Item ids, oldest first, none of them empty.
         max_length: The model reads at most so many last items.
         exclude: Whether items of the history are left out.
+
+    Raises:
+        DivergedError: a score is not finite.
     """
     packed = pack([history[-max_length:] for history in histories])
-    scores_BN = model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B])
+    scores_BN = finite(model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B]))
     scores_BN[:, PADDING_ITEM] = -torch.inf
 
     if exclude:
         rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         # The whole history, not only the part that the model reads.
         scores_BN[torch.from_numpy(rows), torch.from_numpy(np.concatenate(histories).astype(np.int64))] = -torch.inf
+    return scores_BN
+
+
+def finite(scores_BN: Tensor) -> Tensor:
+    """The same scores.
+
+    Raises:
+        DivergedError: one of them is not finite.
+    """
+    # A sum is the cheapest question that NaN and infinity answer.
+    if not torch.isfinite(scores_BN.sum(dtype=torch.float64)):
+        raise DivergedError(
+            "the retriever's scores are not finite: its training has diverged",
+            hint="train it again: add --restart and a lower --learning_rate to the command of train_retriever.py",
+        )
     return scores_BN

@@ -46,6 +46,33 @@ def test_metric_values_by_name() -> None:
         metric_values("precision@10", RANKS)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_label_whose_score_is_not_finite_has_no_rank(bad: float, listed: bool) -> None:
+    assert score_ranks(np.array([[bad, 1.0, 2.0]]), np.array([0]), listed=listed).tolist() == [0]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(("bad", "rank"), [(np.nan, 0), (np.inf, 0), (-np.inf, 1)])
+def test_another_score_that_is_not_finite_spoils_the_rank_unless_it_excludes(
+    bad: float, rank: int, listed: bool
+) -> None:
+    assert score_ranks(np.array([[2.0, 1.0, bad]]), np.array([0]), listed=listed).tolist() == [rank]
+
+
+def test_a_tie_is_never_to_the_advantage_of_the_label() -> None:
+    # Five items of one score: in a list the earlier ones are first, in a catalogue all others are.
+    scores, labels = np.zeros((5, 5)), np.arange(5)
+    assert score_ranks(scores, labels).tolist() == [1, 2, 3, 4, 5]
+    assert score_ranks(scores, labels, listed=False).tolist() == [5] * 5
+    # Of two equal leaders the label is second.
+    assert score_ranks(np.array([[1.0, 1.0, 0.5]]), np.array([0]), listed=False).tolist() == [2]
+
+
+def test_no_prompts_have_no_ranks() -> None:
+    assert score_ranks(np.zeros((0, 4)), np.zeros(0, dtype=np.int64)).tolist() == []
+
+
 def test_ranks_of_scores_show_their_arithmetic() -> None:
     scores = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 1.0, 0.0]])
     # Best first: 0, 2, 1; label 2 is second, label 1 third; ties go to the earlier one; not a number is a miss.

@@ -10,6 +10,7 @@ restoring              a checkpoint into the Trainer's state
 dataloader             micro-batches of this process, from any position
 loop                   the steps of an epoch
 step                   one optimizer step: gradients, then the update
+divergence             losses, gradients and weights that are not finite
 out_of_memory          smaller micro-batches, an update undone, advice
 step_boundary          where all state belongs together, and the way back there
 evaluation, undo       an evaluation repeated in smaller batches; what its first try had changed is put back

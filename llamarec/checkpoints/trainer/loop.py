@@ -161,7 +161,7 @@ class StepLoop:
 
             self._ask(trainer.callback_handler.on_step_begin)
             losses = self._step.compute_gradients(model, pieces, len(samples))
-            self._step.update(model)
+            self._step.update(model, losses)
             self._count(losses, pieces, Position(report.epoch, samples.stop), geometry.num_samples)
 
             control = self._ask(trainer.callback_handler.on_step_end)

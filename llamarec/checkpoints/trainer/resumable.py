@@ -22,6 +22,7 @@ from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import LoaderRequest, default_order
+from llamarec.checkpoints.trainer.divergence import can_be_best
 from llamarec.checkpoints.trainer.guards.hooks import check_hooks
 from llamarec.checkpoints.trainer.guards.overrides import check_overrides
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
@@ -76,6 +77,8 @@ class ResumableMixin(_Trainer):
     """Flags of the program that save memory, for the message when one sample does not fit."""
     program_hints: ProgramHints = ProgramHints()
     """Advice in the words of the program's own command line."""
+    ends_when_diverged: bool = False
+    """A loss, gradient or weight that is not finite ends the training with `DivergedError`, and is never saved."""
 
     def __init__(
         self,
@@ -321,6 +324,9 @@ class ResumableMixin(_Trainer):
             training.callback_files.note(self.state.global_step)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
+        if not can_be_best(self.args, self.state, metrics):
+            return False
+
         is_new_best = super()._determine_best_metric(metrics, trial)
         step = self.state.best_global_step
         if is_new_best and step:

@@ -11,6 +11,7 @@ from torch import nn
 from llamarec.checkpoints.trainer import distributed, out_of_memory
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.divergence import check_step
 from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
@@ -160,10 +161,15 @@ class Step:
 
     # ---- Update ----
 
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, losses: list[torch.Tensor]) -> None:
         """The optimizer's step.
 
+        Args:
+            model: Without a wrapper for several processes.
+            losses: What `compute_gradients` returned.
+
         Raises:
+            DivergedError: a loss or gradient is not finite; nothing was updated.
             DoesNotFitError: it runs out of memory, twice.
         """
         trainer, args = self._trainer, self._trainer.args
@@ -171,6 +177,7 @@ class Step:
         trainer.accelerator.gradient_state._set_sync_gradients(True)
         clips = args.max_grad_norm is not None and args.max_grad_norm > 0
         grad_norm = trainer._get_grad_norm(model, grad_norm=trainer._clip_grad_norm(model) if clips else None)
+        check_step(trainer, losses, grad_norm)
         trainer.control = trainer.callback_handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
 
         rollback = out_of_memory.Rollback(trainer.optimizer)

@@ -16,7 +16,7 @@ from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.signals import EndNow, Interrupted, StopNowError, StopRequests
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
-from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED
+from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED, DivergedError
 
 
 class Stopping:
@@ -92,6 +92,12 @@ class Stopping:
             return
 
         kind, step = type(error).__name__, self._trainer.state.global_step
+        if isinstance(error, DivergedError):
+            # What led here is not worth continuing.
+            self._writer.wait()
+            self._console.warn(f"{kind} after step {step:,}; not saved; last good: {self._saver.last_good or 'none'}")
+            return
+
         _explain_missing_folder(error, self._run.folder.checkpoint(step))
         if self._boundary.update_incomplete or self._trainer.args.world_size > 1:
             good = self._saver.last_good or "no checkpoint yet"

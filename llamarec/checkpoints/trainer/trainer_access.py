@@ -132,6 +132,7 @@ class SubclassHooks(Protocol):
     origins: FingerprintSources
     memory_flags: MemoryFlags
     program_hints: ProgramHints
+    ends_when_diverged: bool
 
     def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]: ...
 

@@ -123,7 +123,8 @@ class TrainingSamples(Dataset[Sample]):
         """Number of prompts whose label the retriever of the lists would have proposed."""
         if self._hard is None:
             return 0
-        return int((self._hard.lists.label_ranks_P[self._rows] <= self._encoder.num_candidates).sum())
+        ranks_P = self._hard.lists.label_ranks_P[self._rows]
+        return int(((ranks_P >= 1) & (ranks_P <= self._encoder.num_candidates)).sum())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -163,7 +164,7 @@ class TrainingSamples(Dataset[Sample]):
         return [int(item) for item in rng.choice(proposed, size=size, replace=False)]
 
     def _is_proposed(self, hard: Negatives, row: int) -> bool:
-        return hard.everywhere or int(hard.lists.label_ranks_P[row]) <= self._encoder.num_candidates
+        return hard.everywhere or 1 <= int(hard.lists.label_ranks_P[row]) <= self._encoder.num_candidates
 
     def _uniform_negatives(self, rng: np.random.Generator, history: NDArray[np.int32], chosen: list[int]) -> list[int]:
         taken = set(chosen) if self._data.has_repeats else {*chosen, *history.tolist()}

@@ -24,7 +24,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.trainer_access import temporarily
-from llamarec.errors import LlamarecError
+from llamarec.errors import DivergedError, LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.planning.lengths import LENGTH_MULTIPLE
@@ -60,6 +60,7 @@ class RankerTrainer(ResumableTrainer):
     model: PeftModel
     samples_by_epoch = True
     program_hints = HINTS
+    ends_when_diverged = True
     beyond_flags = tuple(of_data(""))
     memory_flags = MemoryFlags(
         four_bits="--quantization nf4 --allow_changed base_model",
@@ -109,11 +110,15 @@ class RankerTrainer(ResumableTrainer):
         )
 
     def predict_letters(self, samples: EvaluationSamples) -> NDArray[np.float32]:
-        """[num_prompts, num_candidates] logits of the letters."""
+        """[num_prompts, num_candidates] logits of the letters.
+
+        Raises:
+            DivergedError: one of them is not finite.
+        """
         # `compute_metrics` belongs to the validation users.
         with temporarily(self, compute_metrics=None):
             prediction = self.predict(samples)
-        return np.asarray(prediction.predictions, dtype=np.float32)
+        return _finite(np.asarray(prediction.predictions, dtype=np.float32), self.state.global_step)
 
     @property
     def tested_step(self) -> int:
@@ -189,7 +194,7 @@ class RankerTrainer(ResumableTrainer):
 
     def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the letters alone and of the final order."""
-        logits = np.asarray(prediction.predictions)
+        logits = _finite(np.asarray(prediction.predictions), self.state.global_step)
         self._fusion = fusion_of(logits, self.validation, step=self.state.global_step)
         return ranking_metrics(self.validation, logits, self._fusion)
 
@@ -228,6 +233,17 @@ def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], 
         "fusion_letters": fusion.letters,
         "fusion_gain": fusion.gain,
     }
+
+
+def _finite(logits_PC: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    if not np.isfinite(logits_PC).all():
+        prompts = int((~np.isfinite(logits_PC)).any(axis=1).sum())
+        raise DivergedError(
+            f"the letters' scores are not finite after step {step:,}",
+            found=f"{prompts:,} of {len(logits_PC):,} prompts",
+            hint="resume from an earlier checkpoint with a lower --learning_rate: llamarec checkpoints list",
+        )
+    return logits_PC
 
 
 def _named(part: str, ranks: Ranks) -> dict[str, float]:

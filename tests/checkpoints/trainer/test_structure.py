@@ -58,6 +58,7 @@ def test_every_hook_of_a_subclass_is_the_mixins() -> None:
         "origins",
         "memory_flags",
         "program_hints",
+        "ends_when_diverged",
         "epoch_order",
         "split_batch",
         "files_beside_model",

@@ -161,6 +161,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "gradient_accumulation_steps",
         "hub_strategy",
         "include_num_input_tokens_seen",
+        "learning_rate",
         "load_best_model_at_end",
         "logging_nan_inf_filter",
         "max_grad_norm",

@@ -29,6 +29,7 @@ from llamarec.checkpoints.storage.layout import (
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.divergence import check_weights
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
@@ -116,7 +117,12 @@ class CheckpointSaver:
         return str(self._run.folder.checkpoint(step)) if step is not None else ""
 
     def save(self, reason: str) -> None:
-        """Takes a snapshot at a boundary and has it written."""
+        """Takes a snapshot at a boundary and has it written.
+
+        Raises:
+            DivergedError: the weights are not finite, and the trainer ends where they are not.
+        """
+        check_weights(self._trainer)
         self._requests.clear()
         self._unsaved.warn_of_changes()
         step = self._trainer.state.global_step
