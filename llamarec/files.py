@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.errors import ArtifactError
 
@@ -23,12 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to, which takes the file's place in the end, or goes without a trace where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(path.name + ".tmp")
+    if kind_of(staging) == "link":
+        # Writing would go to where it leads.
+        durable.remove(staging)
     try:
         yield staging
         os.replace(staging, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            staging.unlink(missing_ok=True)
+            durable.remove(staging)
         raise
 
 
@@ -42,16 +45,15 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Names that nobody gives a folder of his own: what is found under them is deleted or put back.
     staging, old = (target.with_name(f".{target.name}.llamarec-{part}") for part in ("new", "old"))
-    if old.exists() and not target.exists():
+    if kind_of(old) == "folder" and kind_of(target) == "nothing":
         old.rename(target)
     for left in (staging, old):
-        if left.exists():
-            shutil.rmtree(left)
+        durable.remove(left)
     staging.mkdir()
     try:
         yield staging
         # Renamed away, not deleted: where something in it is open (Windows), it stays whole.
-        if target.exists():
+        if kind_of(target) != "nothing":
             target.rename(old)
         try:
             staging.rename(target)
@@ -60,9 +62,11 @@ def replacing_folder(target: Path) -> Iterator[Path]:
                 old.rename(target)
             raise
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            durable.remove(staging)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        durable.remove(old)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,4 +141,4 @@ def write_bytes(path: Path, content: bytes) -> None:
         staging.write_bytes(content)
         os.replace(staging, path)
     finally:
-        staging.unlink(missing_ok=True)
+        durable.remove(staging)

@@ -15,11 +15,11 @@ import pytest
 from llamarec.checkpoints.backup.contents import claim
 from llamarec.checkpoints.resume.progress import Progress, progress_in
 from llamarec.checkpoints.resume.trainer_state import read_trainer_state, stopped_early
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.discovery import inspect, latest, order_of_saves, saved_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import describe_holder
 from llamarec.checkpoints.storage.manifest import _checksum, read_manifest
-from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded
 from llamarec.checkpoints.storage.summary import gather, save_limit, summary_of
 from llamarec.checkpoints.storage.verification import was_ours

@@ -15,7 +15,6 @@ Each one is trained for as many epochs as the retriever's best epoch. Nothing el
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from llamarec.checkpoints.storage import durable
 from llamarec.data.prepared import PreparedData
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
@@ -86,7 +86,7 @@ def remove_other_folds(folder: Path, num_folds: int) -> None:
     """Removes the training states of another number of folds, once the lists of this number are written."""
     for one in (folder / FOLDS_FOLDER).glob("*-of-*"):
         if not one.name.endswith(f"-of-{num_folds}"):
-            shutil.rmtree(one)
+            durable.remove(one)
     with contextlib.suppress(OSError):
         # Succeeds only where the folder is there and empty.
         (folder / FOLDS_FOLDER).rmdir()

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from llamarec.checkpoints.storage.best_model import publish_best
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest, Session
-from llamarec.checkpoints.storage.publish import Staging, publish, publish_best
+from llamarec.checkpoints.storage.publish import Staging, publish
 
 STEPS = (100, 200, 300)
 _TENSOR = "base_model.model.layers.{layer}.self_attn.q_proj.lora_A.weight"

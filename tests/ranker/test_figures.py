@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llamarec.checkpoints.storage.publish import read_best
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at

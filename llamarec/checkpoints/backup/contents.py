@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.backup.stores import Store
 from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.entries import described
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, step_of
 from llamarec.checkpoints.storage.manifest import FileEntry, Manifest, inside, parse_manifest
@@ -52,7 +54,7 @@ def content_of(source: Store) -> Content:
     Raises:
         CheckpointError: there is no checkpoint, or its manifest is damaged or hostile.
     """
-    names = source.names()
+    names = source.names_on_top()
     step = step_of(Path(source.name))
 
     if MANIFEST not in names:
@@ -62,8 +64,16 @@ def content_of(source: Store) -> Content:
                 f"{source.url} is not a checkpoint", expected=f"a folder with {MANIFEST}", found=unfinished
             )
 
+        if source.links():
+            # Nobody has said that what they lead to belongs to the checkpoint: it may be a file of the reader's own.
+            raise CheckpointError(
+                f"{source.url} is not copied: {source.links()[0]} is {described(Path(source.path, source.links()[0]))}",
+                expected="files and folders only, since nothing names what belongs to this checkpoint",
+                found=source.links()[:5],
+                hint="put a copy of the file in its place, or remove it",
+            )
         # The state is copied last, as a manifest is: a folder without it does not count as a checkpoint.
-        ordered = sorted(names, key=lambda name: (name == TRAINER_STATE, name))
+        ordered = sorted(source.names(), key=lambda name: (name == TRAINER_STATE, name))
         return Content(step, {name: source.entry(name) for name in map(inside, ordered)}, None)
 
     raw = source.read(MANIFEST)
@@ -73,29 +83,41 @@ def content_of(source: Store) -> Content:
     return Content(manifest.step, {inside(name): entry for name, entry in manifest.files.items()}, raw)
 
 
-def one_of(store: Store) -> Store:
+def one_of(store: Store, say_passed_over: Callable[[str], object] | None = None) -> Store:
     """The store itself if it is a checkpoint; otherwise the newest finished checkpoint in it.
+
+    Args:
+        store: A checkpoint, or a folder of several.
+        say_passed_over: Told of each one whose manifest cannot be read.
 
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    if step_of(Path(store.name)) is not None or {MANIFEST, TRAINER_STATE} & set(store.names()):
-        if not store.names():
+    if step_of(Path(store.name)) is not None or {MANIFEST, TRAINER_STATE} & store.names_on_top():
+        if not store.names_on_top():
             raise CheckpointError(f"nothing found in {store.url}", expected="a folder checkpoint-{step}")
         return store
 
     # (number of the save, step) by name; a plain Trainer's checkpoint has no number.
     ages: dict[str, tuple[int, int]] = {}
+    unreadable: list[str] = []
     for name in store.folders():
         step = step_of(Path(name))
-        names = store.below(name).names() if step is not None else []
+        names = store.below(name).names_on_top() if step is not None else set()
         if step is not None and MANIFEST in names:
-            ages[name] = (_parsed(store.below(name).read(MANIFEST), store.below(name)).sequence, step)
+            try:
+                ages[name] = (_parsed(store.below(name).read(MANIFEST), store.below(name)).sequence, step)
+            except CheckpointError as error:
+                unreadable.append(f"{name}: {error.problem}")
         elif step is not None and COPYING not in names:
             ages[name] = (-1, step)
 
     if not ages:
-        raise CheckpointError(f"no checkpoint in {store.url}", expected="a folder checkpoint-{step}")
+        found = unreadable or None
+        raise CheckpointError(f"no checkpoint in {store.url}", expected="a folder checkpoint-{step}", found=found)
+    if say_passed_over is not None:
+        for text in unreadable:
+            say_passed_over(text)
     return store.below(max(ages, key=lambda name: ages[name]))
 
 

@@ -18,7 +18,8 @@ from typing import BinaryIO
 from llamarec.checkpoints.backup.contents import COPYING, Content, claim, content_of, one_of
 from llamarec.checkpoints.backup.stores import Store, open_store
 from llamarec.checkpoints.storage import durable, publish
-from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
+from llamarec.checkpoints.storage.entries import read_bytes
+from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, max_bytes_of
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
 from llamarec.checkpoints.storage.manifest import FileEntry, parse_manifest
 from llamarec.checkpoints.storage.ownership import check_same_run
@@ -93,7 +94,7 @@ def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
     verdict = verify(target) if target.is_dir() else None
     if verdict and verdict.is_resumable:
         same = content.manifest is not None and (target / MANIFEST).is_file()
-        if same and (target / MANIFEST).read_bytes() == content.manifest:
+        if same and read_bytes(target / MANIFEST, max_bytes_of(MANIFEST)) == content.manifest:
             return target
         if not replace:
             raise CheckpointError(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from llamarec.checkpoints.storage.entries import chunks_of, entries_below, kind_of
+from llamarec.checkpoints.storage.layout import max_bytes_of
 from llamarec.checkpoints.storage.manifest import FileEntry
 from llamarec.errors import CheckpointError
 
@@ -56,23 +58,57 @@ class Store:
             found = self.filesystem.ls(self.path, detail=True)
             return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if _is_folder(entry))
 
+    def names_on_top(self) -> set[str]:
+        """Names of the files in this store itself, none of those in its folders; empty if it does not exist."""
+        with self._driver():
+            self.filesystem.invalidate_cache()
+            if not self.filesystem.isdir(self.path):
+                return set()
+            found = self.filesystem.ls(self.path, detail=True)
+            return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if not _is_folder(entry)}
+
     def names(self) -> list[str]:
         """Relative paths of all files in this store, with forward slashes; empty if it does not exist."""
         with self._driver():
             # Drivers cache listings; another process may have written since.
             self.filesystem.invalidate_cache()
+            if self.is_local:
+                return _names_below(Path(self.path))
             prefix = self.path.rstrip("/") + "/"
             return sorted(found.removeprefix(prefix) for found in self.filesystem.find(self.path))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a file, in chunks."""
+        if self.is_local:
+            with self._driver(name):
+                yield from chunks_of(Path(self._at(name)))
+            return
+
         with self._driver(name), self.filesystem.open(self._at(name), "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
     def read(self, name: str) -> bytes:
-        """The bytes of a small file."""
-        return b"".join(self.chunks(name))
+        """The bytes of a small file.
+
+        Raises:
+            CheckpointError: it is missing, or too large for a file of its name.
+        """
+        content = bytearray()
+        for chunk in self.chunks(name):
+            content += chunk
+            if len(content) > max_bytes_of(name):
+                raise CheckpointError(f"{self.url.rstrip('/')}/{name} is too large for such a file")
+        return bytes(content)
+
+    def links(self) -> list[str]:
+        """Names of what is neither a file nor a folder, as far as that can be told: links, FIFOs, devices."""
+        if not self.is_local:
+            return []
+        with self._driver():
+            folder = Path(self.path)
+            odd = (path for path in entries_below(folder) if kind_of(path) not in ("file", "folder"))
+            return [path.relative_to(folder).as_posix() for path in odd]
 
     def entry(self, name: str) -> FileEntry:
         """Size and hash of a file, which is read completely."""
@@ -127,11 +163,17 @@ class Store:
             raise
         except FileNotFoundError as error:
             raise CheckpointError(f"{where} is missing") from error
+        except OSError as error:
+            if not self.is_local:
+                raise self._unreachable(where, error) from error
+            raise CheckpointError(f"{where} cannot be read", found=str(error)) from error
         except Exception as error:
             # Drivers raise the errors of their client libraries, which have no closer common ancestor.
-            raise CheckpointError(
-                f"{where} cannot be reached", found=f"{type(error).__name__}: {error}", hint="try again"
-            ) from error
+            raise self._unreachable(where, error) from error
+
+    @staticmethod
+    def _unreachable(where: str, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{where} cannot be reached", found=f"{type(error).__name__}: {error}", hint="try again")
 
 
 def open_store(url: str | Path) -> Store:
@@ -158,6 +200,12 @@ def open_store(url: str | Path) -> Store:
     except Exception as error:
         raise CheckpointError(f"cannot open {text}", found=f"{type(error).__name__}: {error}") from error
     return Store(text, filesystem, str(path), isinstance(filesystem, LocalFileSystem))
+
+
+def _names_below(folder: Path) -> list[str]:
+    if kind_of(folder) == "nothing":
+        return []
+    return sorted(path.relative_to(folder).as_posix() for path in entries_below(folder) if kind_of(path) != "folder")
 
 
 def _is_folder(entry: dict[str, object]) -> bool:

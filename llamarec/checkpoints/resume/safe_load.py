@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 
 from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.entries import entries_below
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
 from llamarec.errors import CheckpointError
@@ -149,7 +150,7 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, i
     Raises:
         CheckpointError: a file asks for more than tensors, plain values and training arguments.
     """
-    for path in sorted(path for path in checkpoint.rglob("*") if path.suffix in PICKLE_SUFFIXES):
+    for path in sorted(path for path in entries_below(checkpoint) if path.suffix in PICKLE_SUFFIXES):
         if path.name != TRAINING_ARGS:
             asked = _asked_for(path)
         elif allowed & {TRAINING_ARGS, "all"}:

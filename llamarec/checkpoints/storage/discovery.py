@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
-from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
 from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again, verify_best

@@ -7,13 +7,16 @@ kill the process at each of them. Nothing else in this package touches a checkpo
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from llamarec.checkpoints.storage.entries import EntryError, described, kind_of, open_regular, require_regular
 
 Observer = Callable[[str, Path], None]
 """Called with (effect, path); effect is make, write, torn, fsync, rename, unlink or remove."""
@@ -24,6 +27,14 @@ observer: Observer | None = None
 _TRIES: Final = 20 if os.name == "nt" else 1
 _WAIT_SECONDS: Final = 0.05
 _CHUNK_BYTES: Final = 2**20
+# Far more than a checkpoint has, and few enough that each level's descriptor stays open.
+_MAX_DEPTH: Final = 100
+_FOLDER: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_HAS_DIR_FD: Final = (
+    {os.open, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
+    and os.listdir in os.supports_fd
+    and hasattr(os, "O_NOFOLLOW")
+)
 
 
 class HashingFile:
@@ -109,10 +120,19 @@ def write_file(path: Path, data: bytes) -> str:
         return file.sync_and_close()
 
 
+def write_note(path: Path, data: bytes) -> None:
+    """A small file that nothing depends on: in place, and not synced. A link in its place is replaced, not followed."""
+    if kind_of(path) in ("link", "other"):
+        remove(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(data)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """A file replaced whole: a reader, and a power loss, see the old one or the new one."""
     staging = path.with_name(f"{path.name}.new")
-    staging.unlink(missing_ok=True)
+    remove(staging)
     write_file(staging, data)
     rename(staging, path)
     fsync_folder(path.parent)
@@ -121,6 +141,7 @@ def replace_file(path: Path, data: bytes) -> None:
 def seal_file(path: Path) -> tuple[int, str]:
     """Puts a file that somebody else wrote on the medium; returns (bytes, SHA-256 as hex)."""
     announce("fsync", path)
+    require_regular(path)
     if os.name != "nt":
         # safetensors makes files that only their owner may read; whoever may read the folder may read its files.
         # Some file systems (CIFS, exFAT) have no such rights, and refuse.
@@ -138,7 +159,7 @@ def seal_file(path: Path) -> tuple[int, str]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file as hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -155,9 +176,15 @@ def fsync_folder(path: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """A folder and those that lead to it: there, and on the medium."""
+    """A folder and those that lead to it: there, and on the medium.
+
+    Raises:
+        OSError: something else has its name.
+    """
     if path.is_dir():
         return
+    if kind_of(path) != "nothing":
+        raise EntryError(errno.ENOTDIR, f"is {described(path)}, not a folder", str(path))
     make_folders(path.parent)
     announce("make", path)
     path.mkdir(exist_ok=True)
@@ -181,16 +208,66 @@ def _patiently(action: Callable[[], object]) -> None:
             time.sleep(_WAIT_SECONDS * (attempt + 1))
 
 
-def unlink(path: Path) -> None:
-    """Removes a file if it is there."""
-    announce("unlink", path)
-    _patiently(lambda: path.unlink(missing_ok=True))
+def remove(path: Path) -> None:
+    """Deletes whatever has this name: the only deletion on a run's disk.
+
+    A link is unlinked and never followed, here and anywhere below. So what it leads to stays whole, even if somebody
+    puts a link in the place of a folder meanwhile. Nothing happens where nothing is.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if path.name in ("", ".", ".."):
+        raise EntryError(errno.EINVAL, "is not a name that may be deleted", str(path))
+    kind = kind_of(path)
+    if kind == "nothing":
+        return
+    if kind != "folder":
+        announce("unlink", path)
+        _patiently(lambda: path.unlink(missing_ok=True))
+        return
+
+    if _HAS_DIR_FD:
+        # The way to the folder may lead through links; only what is in it may not.
+        above = os.open(path.parent, _FOLDER)
+        try:
+            _remove_folder_at(path, above, depth=0)
+        finally:
+            os.close(above)
+    else:
+        _remove_folder(path)
 
 
-def remove_tree(path: Path) -> None:
-    """Removes a folder that is no longer anything, entry by entry."""
-    for entry in sorted(path.rglob("*"), reverse=True):
-        announce("unlink", entry)
-        _patiently(entry.rmdir if entry.is_dir() and not entry.is_symlink() else entry.unlink)
-    announce("remove", path)
-    _patiently(lambda: shutil.rmtree(path))
+def _remove_folder_at(path: Path, above: int, depth: int) -> None:
+    """Deletes a folder by its name in an open folder, so that no link is ever in between."""
+    if depth > _MAX_DEPTH:
+        raise EntryError(errno.ELOOP, f"has more than {_MAX_DEPTH} folders in folders", str(path))
+    folder = os.open(path.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+
+    try:
+        for name in sorted(os.listdir(folder), reverse=True):
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                _remove_folder_at(path / name, folder, depth + 1)
+            else:
+                announce("unlink", path / name)
+                os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    announce("remove" if depth == 0 else "unlink", path)
+    os.rmdir(path.name, dir_fd=above)
+
+
+def _remove_folder(path: Path, depth: int = 0) -> None:
+    """The same where folders have no descriptors (Windows); `unlink` takes links to folders and junctions there."""
+    if depth > _MAX_DEPTH:
+        raise EntryError(errno.ELOOP, f"has more than {_MAX_DEPTH} folders in folders", str(path))
+
+    for name in sorted(os.listdir(path), reverse=True):
+        entry = path / name
+        if kind_of(entry) == "folder":
+            _remove_folder(entry, depth + 1)
+        else:
+            announce("unlink", entry)
+            _patiently(entry.unlink)
+    announce("remove" if depth == 0 else "unlink", path)
+    _patiently(path.rmdir)

@@ -13,11 +13,17 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from llamarec.checkpoints.storage.entries import read_bytes
+from llamarec.checkpoints.storage.layout import MAX_JSON_BYTES, max_bytes_of
+
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A count: 0 or more, and at most 64 bits."""
 
+_MAX_DEPTH: Final = 100
+# As a float it is still finite.
+_MAX_NUMBER: Final = 2**1000
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$")
 
 
@@ -34,6 +40,7 @@ def parse(raw: bytes | str) -> object:
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
         content: object = json.loads(text)
+        _check_bounds(content)
         if "\\ud" in text.lower():
             # JSON can spell half a character; printing or saving it would fail later.
             json.dumps(content, ensure_ascii=False).encode()
@@ -42,6 +49,28 @@ def parse(raw: bytes | str) -> object:
     except ValueError as error:
         raise ShapeError(str(error)) from error
     return content
+
+
+def _check_bounds(content: object) -> None:
+    """Raises if values are nested deeper, or numbers are larger, than what later steps can take.
+
+    Raises:
+        ShapeError: they are.
+    """
+    level, depth = [content], 0
+    while level:
+        if depth > _MAX_DEPTH:
+            raise ShapeError("nested too deeply")
+
+        following: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                following += value.values()
+            elif isinstance(value, list):
+                following += value
+            elif isinstance(value, int) and abs(value) > _MAX_NUMBER:
+                raise ShapeError(f"a number of {len(str(value))} digits")
+        level, depth = following, depth + 1
 
 
 def shaped(content: object, shape: type[T]) -> T:
@@ -80,7 +109,7 @@ def read(path: Path, shape: type[T]) -> T:
         OSError: it cannot be read.
         ShapeError: it is not JSON, or of another shape.
     """
-    return parsed(path.read_bytes(), shape)
+    return parsed(read_bytes(path, min(max_bytes_of(path.name), MAX_JSON_BYTES)), shape)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ EXTRA_STATE: Final = "extra_state.safetensors"
 STATEFUL: Final = "stateful.pt"
 STATEFUL_PATTERN: Final = re.compile(r"stateful(_(?P<rank>\d+))?\.pt")
 BEST_MANIFEST: Final = "best.json"
+LIVE_PREFIX: Final = ".live-"
 # Our entry among the callbacks' states in trainer_state.json.
 STATE_NAME: Final = "ResumableTrainer"
 
@@ -49,6 +50,18 @@ WEIGHTS: Final = (
 )
 _OF_TRAINING: Final = frozenset({OPTIMIZER, SCHEDULER, SCALER, TRAINER_STATE, TRAINING_ARGS, MANIFEST})
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth")
+
+# The most bytes that a file of each kind can have, far above what a training writes.
+_MIB: Final = 2**20
+MAX_JSON_BYTES: Final = 512 * _MIB
+_MAX_BYTES: Final = {
+    MANIFEST: 64 * _MIB,
+    BEST_MANIFEST: 64 * _MIB,
+    SCHEDULER: 256 * _MIB,
+    SCALER: 64 * _MIB,
+    TRAINING_ARGS: 64 * _MIB,
+}
+_MAX_RNG_BYTES: Final = 256 * _MIB
 
 # Exactly as this package writes it: a folder checkpoint-007 belongs to somebody else.
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
@@ -106,12 +119,22 @@ class RunFolder:
         return sorted(step for path in self._folders() if (step := step_of(path)) is not None)
 
     def leftovers(self) -> list[tuple[str, int]]:
-        """Folders that killed saves and deletions left, as (kind, step); kind is saving, replaced or deleting."""
-        found = (_LEFTOVER.fullmatch(path.name) for path in self._folders())
+        """What killed saves and deletions left, as (kind, step); kind is saving, replaced or deleting.
+
+        The names are the writer's own, so whatever has one is left over: a folder, a file, a link.
+        """
+        found = (_LEFTOVER.fullmatch(path.name) for path in self._entries())
         return sorted((match[1], int(match[2])) for match in found if match)
 
+    def live_leftovers(self) -> list[Path]:
+        """What is left of models that were being copied into a checkpoint."""
+        return sorted(path for path in self._entries() if path.name.startswith(LIVE_PREFIX))
+
     def _folders(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.is_dir()] if self.path.is_dir() else []
+        return [path for path in self._entries() if path.is_dir()]
+
+    def _entries(self) -> list[Path]:
+        return list(self.path.iterdir()) if self.path.is_dir() else []
 
 
 def step_of(path: Path) -> int | None:
@@ -124,6 +147,18 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_own_name(name: str) -> bool:
+    """Whether an entry of a run's folder belongs to the program, so that no model's file may have its name.
+
+    >>> is_own_name(".best"), is_own_name("checkpoint-0"), is_own_name("config.json")
+    (True, True, False)
+    """
+    is_part = _LEFTOVER.fullmatch(name) or step_of(Path(name)) is not None or name.startswith(LIVE_PREFIX)
+    run = RunFolder(Path())
+    files = (run.best_staging, run.lock, run.holder, run.restarted, Path(BEST_MANIFEST))
+    return bool(is_part) or name in {path.name for path in files}
+
+
 def rng_of(rank: int) -> str:
     """Name of the file with the random states of one of several processes. A single process writes `RNG`."""
     return f"rng_state_{rank}.pth"
@@ -132,6 +167,19 @@ def rng_of(rank: int) -> str:
 def stateful_of(rank: int) -> str:
     """Name of the file with the states of one of several processes, where they differ. Else there is one `STATEFUL`."""
     return f"stateful_{rank}.pt"
+
+
+def max_bytes_of(name: str) -> int:
+    """The most bytes that a file of this name can have: a limit for files that are read whole.
+
+    Weights, the optimizer's state and `stateful` objects have none here: their own headers say how large they are.
+
+    >>> max_bytes_of("manifest.json") // 2**20, max_bytes_of("adapter_model.bin") == 2**63 - 1
+    (64, True)
+    """
+    if RNG_PATTERN.fullmatch(name):
+        return _MAX_RNG_BYTES
+    return _MAX_BYTES.get(name, MAX_JSON_BYTES if name.endswith(".json") else 2**63 - 1)
 
 
 def is_process_state(name: str) -> bool:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.os_errors import NO_LOCKS, advice
@@ -52,6 +53,9 @@ class RunLock:
         """
         try:
             durable.make_folders(self._run.path)
+            if kind_of(self._run.lock) in ("link", "other"):
+                # Locking opens the file, and empties what a link leads to.
+                durable.remove(self._run.lock)
             # `is_locked` in another process holds it for a moment.
             self._lock.acquire(timeout=_LOOKED_AT_SECONDS)
         except Timeout as error:
@@ -71,13 +75,13 @@ class RunLock:
 
         holder = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now(UTC).isoformat()}
         with contextlib.suppress(OSError):
-            self._run.holder.write_text(json.dumps(holder), encoding="utf-8")
+            durable.write_note(self._run.holder, json.dumps(holder).encode())
 
     def release(self) -> None:
         """Releases the lock; does nothing if it is not held."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
-                self._run.holder.unlink(missing_ok=True)
+                durable.remove(self._run.holder)
             self._lock.release()
 
     def __enter__(self) -> RunLock:
@@ -103,7 +107,7 @@ def describe_holder(run: RunFolder) -> str:
 
 def is_locked(run: RunFolder) -> bool:
     """Whether a process is training in a run's folder."""
-    if not run.lock.is_file() or not run.holder.is_file():
+    if kind_of(run.lock) != "file" or kind_of(run.holder) != "file":
         return False
     lock = FileLock(run.lock, timeout=0)
     try:

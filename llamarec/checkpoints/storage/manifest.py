@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NotRequired, TypedDict
 
 from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.entries import described, kind_of, read_bytes
 from llamarec.checkpoints.storage.json_shapes import Count, ShapeError
-from llamarec.checkpoints.storage.layout import MANIFEST
+from llamarec.checkpoints.storage.layout import MANIFEST, max_bytes_of
 from llamarec.errors import CheckpointError
 
 FORMAT: Final = 1
@@ -135,9 +136,11 @@ def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
     """
     path = checkpoint / name
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return None
+        raw = read_bytes(path, max_bytes_of(name))
+    except FileNotFoundError as error:
+        if kind_of(path) == "nothing":
+            return None
+        raise CheckpointError(f"{path}: cannot be read", found=described(path)) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read", found=str(error)) from error
     return parse_manifest(raw, str(path))

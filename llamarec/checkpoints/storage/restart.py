@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import read_manifest
@@ -46,8 +47,8 @@ def mark_superseded(run: RunFolder, steps: list[int]) -> None:
 
 def clear_superseded(run: RunFolder) -> None:
     """Deletes the record: the user continues the previous run after all."""
-    if run.restarted.is_file():
-        durable.unlink(run.restarted)
+    if kind_of(run.restarted) != "nothing":
+        durable.remove(run.restarted)
         durable.fsync_folder(run.path)
 
 

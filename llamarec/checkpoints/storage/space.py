@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.storage.entries import entries_below, kind_of
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.errors import SpaceError
@@ -25,12 +27,16 @@ def free_bytes(folder: Path) -> int:
 def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder; files that vanish meanwhile do not count."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
-        except FileNotFoundError:
-            continue
+    for path in entries_below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_size if kind_of(path) == "file" else 0
     return total
+
+
+def bytes_of(entry: Path) -> int:
+    """What deleting an entry would free: a folder's files, or a file; nothing for a link."""
+    kind = kind_of(entry)
+    return folder_bytes(entry) if kind == "folder" else entry.lstat().st_size if kind == "file" else 0
 
 
 def needed_bytes(checkpoint_bytes: int) -> int:

@@ -6,17 +6,15 @@ exist, and the checksums inside their own formats (zip, JSON, the header of safe
 
 from __future__ import annotations
 
-import json
-import re
-import struct
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from llamarec.checkpoints.storage import durable, json_shapes
+from llamarec.checkpoints.storage.entries import described, entries_below, require_regular
+from llamarec.checkpoints.storage.file_formats import damage_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import (
     ADAPTER_CONFIG,
@@ -52,7 +50,6 @@ _OPTIONAL: Final = (TRAINER_STATE, OPTIMIZER, SCHEDULER, SCALER, RNG)
 _IS_MISSING: Final = " is missing"
 # Without these nothing can be resumed, whatever the user allows.
 ESSENTIAL: Final = ("weights",)
-_HEADER_BYTES: Final = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,16 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
     """
     started = time.perf_counter()
     if not checkpoint.is_dir():
-        return Verdict(checkpoint, "damaged", (f"{checkpoint} is not a folder",))
+        return Verdict(checkpoint, "damaged", (f"{checkpoint} is {described(checkpoint)}, not a folder",))
+
+    try:
+        return _verdict(checkpoint, deep, started)
+    except OSError as error:
+        # A folder that cannot be listed, or one that is none: said of this checkpoint, in the way of no other.
+        return Verdict(checkpoint, "damaged", (f"{checkpoint} cannot be read: {error.strerror or error}",))
+
+
+def _verdict(checkpoint: Path, deep: bool, started: float) -> Verdict:
     # Taken before hashing, so that a change during it is noticed later.
     marks = _marks_of(checkpoint) if deep else None
 
@@ -167,7 +173,7 @@ def _marks_of(checkpoint: Path) -> Marks | None:
     marks: Marks = {}
 
     try:
-        for path in checkpoint.rglob("*"):
+        for path in entries_below(checkpoint):
             if path.is_dir():
                 continue
             stat = path.stat()
@@ -220,7 +226,7 @@ def _against(checkpoint: Path, manifest: Manifest, deep: bool) -> list[str]:
     if manifest.step != (step_of(checkpoint) if step_of(checkpoint) is not None else manifest.step):
         problems.append(f"{MANIFEST} is of step {manifest.step}, the folder's name says {checkpoint.name}")
     # Unlisted files are allowed, except those that a resume would read.
-    there = {path.name for path in checkpoint.iterdir() if path.is_file()} - manifest.files.keys()
+    there = {path.name for path in checkpoint.iterdir()} - manifest.files.keys()
     problems += [f"{name} was not saved with this checkpoint" for name in sorted(there) if _is_read(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         checked = pool.map(lambda item: _problem(checkpoint, item[0], item[1], deep), manifest.files.items())
@@ -237,7 +243,7 @@ def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:
     """What is wrong with a listed file; empty if nothing is."""
     path = checkpoint / name
     try:
-        size = path.stat().st_size
+        size = require_regular(path).st_size
         if size != entry.num_bytes:
             return f"{name} has {size:,} bytes instead of {entry.num_bytes:,}"
         if deep and durable.sha256_of(path) != entry.sha256:
@@ -245,13 +251,15 @@ def _problem(checkpoint: Path, name: str, entry: FileEntry, deep: bool) -> str:
     except FileNotFoundError:
         return f"{name}{_IS_MISSING}"
     except OSError as error:
-        return f"{name} cannot be read: {error}"
+        return f"{name} cannot be read: {error.strerror or error}"
     return ""
 
 
 def _without_manifest(checkpoint: Path, deep: bool) -> list[str]:
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    damage = [text for path in files if (text := _damage(path, deep))]
+    names = {path.name for path in checkpoint.iterdir() if path.exists() and not path.is_file() and not path.is_dir()}
+    damage = [f"{name} is {described(checkpoint / name)}, not a file" for name in sorted(names) if _is_read(name)]
+    files = [path for path in entries_below(checkpoint) if path.is_file()]
+    damage += [text for path in files if (text := damage_of(path, deep=deep))]
     if was_ours(checkpoint / TRAINER_STATE):
         damage.insert(0, f"{MANIFEST} is missing (it was saved with one)")
     return damage
@@ -268,46 +276,3 @@ def was_ours(trainer_state: Path) -> bool:
     except (OSError, ShapeError):
         return False
     return entry.attributes.step == state.global_step
-
-
-def _damage(path: Path, deep: bool) -> str:
-    """Damage that a file's own format reveals; empty if there is none or the format cannot tell."""
-    try:
-        if path.stat().st_size == 0:
-            return f"{path.name} is empty"
-
-        if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".safetensors":
-            _check_safetensors(path)
-        elif path.suffix in (".bin", ".pt", ".pth") and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip() if deep else None
-            if bad:
-                return f"{path.name} is damaged at {bad} (checksum differs)"
-        elif path.suffix in (".bin", ".pt", ".pth") and not _is_old_pickle(path):
-            return f"{path.name} is truncated or not a PyTorch file"
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        return f"{path.name} is damaged: {error}"
-    except Exception as error:
-        return f"{path.name} is damaged: {type(error).__name__}: {error}"
-    return ""
-
-
-def _is_old_pickle(path: Path) -> bool:
-    """Whether a file is a plain pickle, which torch wrote before 1.6; these begin with their protocol."""
-    with path.open("rb") as file:
-        return re.match(rb"\x80[\x02-\x05]", file.read(2)) is not None
-
-
-def _check_safetensors(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        (header_bytes,) = _HEADER_BYTES.unpack(file.read(_HEADER_BYTES.size))
-        if header_bytes > size - _HEADER_BYTES.size:
-            raise ValueError("truncated in its header")
-        header = json.loads(file.read(header_bytes))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = _HEADER_BYTES.size + header_bytes + max(ends, default=0)
-    if size != expected:
-        raise ValueError(f"{size:,} bytes instead of {expected:,}")

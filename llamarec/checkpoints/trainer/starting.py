@@ -22,7 +22,7 @@ from llamarec.checkpoints.storage.layout import STATE_NAME, TRAINER_STATE, RunFo
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import MAX_SESSIONS, Session
 from llamarec.checkpoints.storage.ownership import check_can_resume, check_can_start
-from llamarec.checkpoints.storage.publish import recover
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.checkpoints.storage.restart import clear_superseded, is_superseded, mark_superseded
 from llamarec.checkpoints.storage.space import require_space
 from llamarec.checkpoints.trainer import distributed

@@ -7,12 +7,14 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from llamarec.checkpoints.storage import publish
 from llamarec.checkpoints.storage.discovery import best_in
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.publish import delete
 from llamarec.checkpoints.storage.readable_units import readable
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.checkpoints.storage.retention import protected, to_delete
-from llamarec.checkpoints.storage.space import folder_bytes
+from llamarec.checkpoints.storage.space import bytes_of
 from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary, gather, latest_and_best
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run
@@ -117,9 +119,9 @@ def propose(run: RunFolder, keep: int, *, deep: bool) -> Proposal:
 
 def _leftovers(run: RunFolder) -> dict[str, int]:
     names = [f".{kind}-checkpoint-{step}" for kind, step in run.leftovers()]
-    names += [run.best_staging.name] if run.best_staging.is_dir() else []
-    names += sorted(path.name for path in run.path.glob(".live-*"))  # a model that was being copied into a checkpoint
-    return {name: folder_bytes(run.path / name) for name in names}
+    names += [run.best_staging.name] if kind_of(run.best_staging) != "nothing" else []
+    names += [path.name for path in run.live_leftovers()]
+    return {name: bytes_of(run.path / name) for name in names}
 
 
 def _agreed(arguments: argparse.Namespace, proposal: Proposal) -> bool:
@@ -134,12 +136,12 @@ def _agreed(arguments: argparse.Namespace, proposal: Proposal) -> bool:
 
 def _carry_out(run: RunFolder, proposal: Proposal, keep: int) -> list[str]:
     """Deletes and clears; returns one sentence for each action."""
-    done = publish.recover(run) if proposal.leftovers else []
+    done = recover(run) if proposal.leftovers else []
     # Recovery may have put a checkpoint back, and then another one may be the newest.
     still = {fact.step for fact in propose(run, keep, deep=True).doomed} if done else None
     for fact in proposal.doomed:
         if still is None or fact.step in still:
-            publish.delete(run, fact.step)
+            delete(run, fact.step)
             done.append(f"{fact.verdict.path.name}: deleted")
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from llamarec.checkpoints.storage.discovery import order_of_saves
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
@@ -34,6 +35,10 @@ def add_parser(verbs: Subparsers) -> None:
     parser.set_defaults(execute=execute)
 
 
+def _say_passed_over(text: str) -> None:
+    print(f"passed over {text}", file=sys.stderr)
+
+
 def execute(arguments: argparse.Namespace) -> int:
     """Restores under the run's lock."""
     from llamarec.checkpoints.backup.contents import one_of
@@ -43,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     run = find_new_run(arguments.run_name, arguments.experiment_root)
     # Before the lock, which creates the run's folder: a wrong SRC must not leave an empty run.
-    source = one_of(open_store(arguments.source)).url
+    source = one_of(open_store(arguments.source), _say_passed_over).url
     with RunLock(run):
         restored = restore(source, run, arguments.replace)
         newest = order_of_saves(run)[0]

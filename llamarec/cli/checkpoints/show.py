@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llamarec.checkpoints.storage.entries import entries_below
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest, Session
 from llamarec.checkpoints.storage.readable_units import age, readable
@@ -148,7 +149,7 @@ def _last_entry(state: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _files(path: Path) -> dict[str, int]:
-    files = sorted(found for found in path.rglob("*") if found.is_file())
+    files = sorted(found for found in entries_below(path) if found.is_file())
     return {found.relative_to(path).as_posix(): found.stat().st_size for found in files}
 
 

@@ -24,7 +24,7 @@ from llamarec.checkpoints.storage.discovery import ResumeChoice, choose_checkpoi
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.ownership import check_can_resume
-from llamarec.checkpoints.storage.publish import recover
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.command import given_in
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import resolve_options

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.layout import WEIGHTS
 from llamarec.checkpoints.storage.manifest import read_manifest
-from llamarec.checkpoints.storage.publish import read_best
 from llamarec.errors import ArtifactError, CheckpointError
 from llamarec.evaluation.fusion import Fusion
 from llamarec.files import read_json, stored, write_json

@@ -16,10 +16,10 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.discovery import ResumeChoice, folder_of_best
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer

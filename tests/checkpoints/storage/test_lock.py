@@ -14,7 +14,7 @@ from filelock import FileLock
 from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
-from llamarec.checkpoints.storage.publish import recover
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.errors import CheckpointError, LockedError
 
 

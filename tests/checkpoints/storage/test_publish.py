@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.best_model import publish_best
 from llamarec.checkpoints.storage.discovery import best_in, latest
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import read_manifest
-from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best, recover
+from llamarec.checkpoints.storage.publish import Staging, delete, publish
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.checkpoints.storage.verification import verify
 from tests.checkpoints.factory import fill, fill_weights, make_run, manifest
 

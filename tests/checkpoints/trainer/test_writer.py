@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.layout import RunFolder
-from llamarec.checkpoints.storage.publish import read_best
 from llamarec.checkpoints.storage.verification import verify_best
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from tests.resume.torture import session

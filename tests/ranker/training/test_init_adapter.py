@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamarec.checkpoints.storage.publish import read_best
+from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.template import PromptTemplate, load_template

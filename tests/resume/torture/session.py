@@ -20,7 +20,8 @@ from llamarec.checkpoints.storage.discovery import latest
 from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, step_of
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import Manifest
-from llamarec.checkpoints.storage.publish import Staging, recover
+from llamarec.checkpoints.storage.publish import Staging
+from llamarec.checkpoints.storage.recovery import recover
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
 from llamarec.errors import CheckpointError
 

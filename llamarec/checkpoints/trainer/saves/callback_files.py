@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.entries import entries_below, kind_of
 from llamarec.checkpoints.storage.layout import RunFolder, is_written_by_save
 
 
@@ -53,7 +54,7 @@ class CallbackFiles:
 
         if written and not self._before:
             # The half of a checkpoint is none, and would look like one.
-            durable.remove_tree(source)
+            durable.remove(source)
         return target.is_dir()
 
 
@@ -62,5 +63,6 @@ def _listed(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         return {}
 
-    found = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in entries_below(folder) if kind_of(path) == "file")
+    found = {path.relative_to(folder).as_posix(): path.lstat() for path in files}
     return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from safetensors.torch import save_file
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.layout import (
     EXTRA_STATE,
+    LIVE_PREFIX,
     OPTIMIZER,
     RNG,
     SCALER,
@@ -127,7 +130,7 @@ class CheckpointSaver:
         self._unsaved.warn_of_changes()
         step = self._trainer.state.global_step
         self._last_save_time, self.last_saved_step = time.monotonic(), step
-        live = self._run.folder.path / f".live-{self._sequence}"
+        live = self._run.folder.path / f"{LIVE_PREFIX}{self._sequence}"
 
         self._trainer.store_flos()
         of_processes = {**self._stateful_states(), **self._random_states()}
@@ -188,10 +191,9 @@ class CheckpointSaver:
         def fill(staging: Staging) -> None:
             if weights is not None:
                 trainer._save(str(staging.path), weights)
-                # PEFT's empty model card.
-                _remove(staging.path / "README.md")
             else:
                 _move_into(live, staging.path)
+            _remove_empty_card(staging.path / "README.md")
 
             if extra:
                 save_file(extra, staging.path / EXTRA_STATE, metadata={"format": "pt"})
@@ -199,7 +201,7 @@ class CheckpointSaver:
                 staging.write_with(name, pickling(value))
             for name, data in small.items():
                 # The Trainer writes its arguments beside the weights.
-                _remove(staging.path / name)
+                durable.remove(staging.path / name)
                 staging.write(name, data)
             if from_callbacks.is_dir():
                 _move_into(from_callbacks, staging.path)
@@ -315,9 +317,14 @@ class CheckpointSaver:
 # ---- Effects on the disk, all announced ----
 
 
-def _remove(path: Path) -> None:
-    if path.exists():
-        durable.unlink(path)
+# Stands in the form once for each thing to fill in.
+_TO_FILL_IN: Final = b"[More Information Needed]"
+
+
+def _remove_empty_card(path: Path) -> None:
+    """Removes PEFT's form of a model card, which nobody has filled in; a program's own stays."""
+    if kind_of(path) == "file" and _TO_FILL_IN in path.read_bytes():
+        durable.remove(path)
 
 
 def _move_into(source: Path, target: Path) -> None:
@@ -326,11 +333,10 @@ def _move_into(source: Path, target: Path) -> None:
             _move_into(path, target / path.name)
         else:
             durable.rename(path, target / path.name)
-    durable.remove_tree(source)
+    durable.remove(source)
 
 
 def _clear(folder: Path) -> None:
     """Removes a live model that was not moved; the next start clears what cannot be removed now."""
-    if folder.exists():
-        with contextlib.suppress(OSError):
-            durable.remove_tree(folder)
+    with contextlib.suppress(OSError):
+        durable.remove(folder)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from llamarec.checkpoints.storage.best_model import publish_best
 from llamarec.checkpoints.storage.discovery import best_in, inspect, saved_checkpoint
+from llamarec.checkpoints.storage.entries import chunks_of
 from llamarec.checkpoints.storage.layout import RunFolder, is_of_model
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
-from llamarec.checkpoints.storage.publish import Staging, delete, publish, publish_best
+from llamarec.checkpoints.storage.publish import Staging, delete, publish
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.retention import to_delete
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
@@ -326,8 +328,7 @@ def _copy(source: Path, names: list[str], staging: Staging) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
 
         def write(file: BinaryIO, path: Path = source / name) -> None:
-            with path.open("rb") as content:
-                while chunk := content.read(2**20):
-                    file.write(chunk)
+            for chunk in chunks_of(path):
+                file.write(chunk)
 
         staging.write_with(name, write)
