@@ -213,12 +213,15 @@ def test_a_preview_refuses_what_no_script_has(checkpoint: Path) -> None:
 
 
 def test_random_states_of_numpy_1(tmp_path: Path) -> None:
-    torch.save(capture(), tmp_path / "new.pth")
-    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+    torch.save(capture(), tmp_path / "rng_state_0.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "rng_state_0.pth") as new,
+        zipfile.ZipFile(tmp_path / "rng_state_1.pth", "w") as old,
+    ):
         for name in new.namelist():
             old.writestr(name, new.read(name).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
-    assert (tmp_path / "old.pth").read_bytes().count(b"numpy.core.multiarray") >= 1
-    found, expected = load_pickled(tmp_path / "old.pth"), capture()
+    assert (tmp_path / "rng_state_1.pth").read_bytes().count(b"numpy.core.multiarray") >= 1
+    found, expected = load_pickled(tmp_path / "rng_state_1.pth"), capture()
     assert np.array_equal(found["numpy"][1], expected["numpy"][1])
 
 

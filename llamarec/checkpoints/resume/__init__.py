@@ -10,5 +10,6 @@ schedule         the learning rate as a function of the share of the training th
 learning_rate    the learning rate across a resume
 plan             the resume plan, printed before the first step
 plan_notes       the lines `note` of that plan
+random_state_file  the form of rng_state.pth, and reading it without numpy's constructors
 safe_load        reading the files of a checkpoint without executing anything in them
 """

@@ -1,7 +1,8 @@
 """Reading the files of a checkpoint without executing anything in them.
 
-Pickled files are read with `weights_only`: tensors, numbers, texts, containers and the few types that random states
-need. A file that asks for anything else is refused, and the error names what it asks for.
+Pickled files are read with `weights_only`: tensors, numbers, texts and containers. `rng_state.pth` may name numpy's
+array; `random_state_file` puts in its place what reads 624 numbers and nothing else. A file that asks for anything
+else is refused, and the error names what it asks for.
 """
 
 from __future__ import annotations
@@ -18,31 +19,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
+from llamarec.checkpoints.resume.random_state_file import STAND_INS, read_form
 from llamarec.checkpoints.storage import json_shapes
-from llamarec.checkpoints.storage.entries import entries_below
+from llamarec.checkpoints.storage.entries import entries_below, open_regular, require_regular
+from llamarec.checkpoints.storage.file_formats import check_archive
 from llamarec.checkpoints.storage.json_shapes import ShapeError
-from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, TRAINING_ARGS
+from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, RNG_PATTERN, TRAINING_ARGS, max_bytes_of
 from llamarec.errors import CheckpointError
 
 _Allowed = Callable[..., object] | tuple[Callable[..., object], str]
 """A type or function that a pickle may name, or a pair of it and the name in the file."""
-
-# The function that rebuilds an array, wherever this numpy keeps it.
-_rebuild_array = cast("Callable[..., object]", np.empty(0).__reduce__()[0])
-_NUMPY_TYPES: list[_Allowed] = [
-    (_rebuild_array, "numpy._core.multiarray._reconstruct"),
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
-    # Its name in numpy 1.
-    (_rebuild_array, "numpy.core.multiarray._reconstruct"),
-]
 
 # The list of allowed types belongs to the process: a save that is read back in its thread would find it cleared.
 _ONE_AT_A_TIME = threading.RLock()
@@ -76,8 +67,7 @@ def load_pickled(
     Raises:
         CheckpointError: the file is missing, damaged, or would execute code.
     """
-    types = [*_NUMPY_TYPES, *(allowed or [])]
-    return _loaded(path, path, types, map_location=map_location, mmap=not in_memory)
+    return _loaded(path, path, allowed or [], map_location=map_location, mmap=not in_memory)
 
 
 def unpickled(content: bytes, name: str) -> object:
@@ -90,26 +80,32 @@ def unpickled(content: bytes, name: str) -> object:
     Raises:
         CheckpointError: as there.
     """
-    return _loaded(io.BytesIO(content), Path(name), _NUMPY_TYPES)
+    return _loaded(io.BytesIO(content), Path(name), [])
 
 
 def _loaded(
     file: Path | io.BytesIO,
     path: Path,
-    types: list[_Allowed],
+    allowed: list[_Allowed],
     *,
     map_location: str | torch.device = "cpu",
     mmap: bool = False,
 ) -> Any:
+    is_random = RNG_PATTERN.fullmatch(path.name) is not None
+    types = [*allowed, *(STAND_INS if is_random else _imported_projectors())]
+
     try:
+        if isinstance(file, Path):
+            _check_file(file)
         with (
             _ONE_AT_A_TIME,
-            torch.serialization.safe_globals([*types, *_imported_projectors()]),
+            torch.serialization.safe_globals(types),
             warnings.catch_warnings(),
         ):
             # The file is refused or good, so a warning about it is useless.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+            content = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+        return read_form(content) if is_random else content
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except pickle.UnpicklingError as error:
@@ -118,6 +114,18 @@ def _loaded(
         raise CheckpointError(
             f"{path} cannot be read: {type(error).__name__}", found=str(error).strip().partition("\n")[0]
         ) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raises if reading a file could wait forever, or fill the memory with more than the file has.
+
+    Raises:
+        OSError: it is no regular file, or larger than its kind can be.
+        ValueError: it is an archive whose parts are larger than it.
+    """
+    with open_regular(path, max_bytes_of(path.name)) as file:
+        if zipfile.is_zipfile(file):
+            check_archive(file)
 
 
 def is_projector(value: object) -> bool:
@@ -173,13 +181,17 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, i
 
 def _asked_for(path: Path) -> list[str]:
     """Unsafe names that a file's pickle asks for, read from its instructions without executing them."""
-    if not zipfile.is_zipfile(path):
-        # A file from before torch 1.6: small, or not a checkpoint of this package.
-        load_pickled(path)
-        return []
     try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_NUMPY_TYPES):
+        _check_file(path)
+        if not zipfile.is_zipfile(path):
+            # A file from before torch 1.6: small, or not a checkpoint of this package.
+            load_pickled(path)
+            return []
+        types: list[_Allowed] = [*STAND_INS] if RNG_PATTERN.fullmatch(path.name) else []
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(types):
             asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise _hostile(path, _refused(str(error))) from error
     except Exception as error:
@@ -273,8 +285,9 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
+        require_regular(path)
         return dict(load_file(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read", found=str(error)) from error

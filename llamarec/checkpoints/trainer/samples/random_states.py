@@ -16,6 +16,7 @@ from typing import Final
 import torch
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.resume.random_state_file import check_form
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.layout import RNG, RNG_PATTERN, rng_of
 from llamarec.checkpoints.trainer.samples import rng
@@ -182,7 +183,7 @@ class RandomStates:
             self._derive_all(step)
             return
 
-        states = load_pickled(path)
+        states = check_form(load_pickled(path), str(path))
         rng.set_states(states)
         if _num_processes(folder) != args.world_size:
             # The others of them have no state; what all draw alike must stay alike.
@@ -219,7 +220,14 @@ class RandomStates:
                 found=kind_of(one),
                 hint=["make the generator as it was", _PARTIAL],
             )
-        set_state(one, saved)
+        try:
+            set_state(one, saved)
+        except Exception as error:  # each library says in its own way that a state is none
+            raise CheckpointError(
+                f"the checkpoint's state of {path} (a {name_of(one)}) is not one of its states",
+                found=f"{type(error).__name__}: {error}",
+                hint=["resume from another checkpoint (llamarec checkpoints list)", _PARTIAL],
+            ) from error
 
     def _derive_all(self, step: int) -> None:
         args = self._trainer.args

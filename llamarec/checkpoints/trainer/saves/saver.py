@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.resume.random_state_file import as_stored
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.layout import (
@@ -250,10 +251,10 @@ class CheckpointSaver:
         args, last = self._trainer.args, self._boundary.last
         own = last.rng if last is not None else rng.capture()
         if args.world_size == 1:
-            return {RNG: own}
+            return {RNG: as_stored(own)}
 
         states = distributed.from_all_processes(args, own)
-        return {rng_of(rank): state for rank, state in enumerate(states)}
+        return {rng_of(rank): as_stored(state) for rank, state in enumerate(states)}
 
     def _state_content(self) -> bytes:
         """trainer_state.json, with the callbacks' states and ours."""
