@@ -182,12 +182,13 @@ class ResumableParts:
         with start.folder_held(), self.stop.watched(), optimizers.watched(), self._left_clean():
             check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
-            self.stateful.attributes.observe()
+            self.stateful.observe()
             self._writer = self._new_writer(folder)
             run = start.begin(wanted, self._writer)
             if run.resume is not None and not self.program.makes_optimizer:
                 # The optimizer of an earlier training of this object would keep the rate that it was made with.
                 self.trainer.optimizer = None  # type: ignore[assignment]  # as before the first training
+                self.stateful.thaw_as_at_start()
 
             self.last = self._assembled(run, self._writer)
 

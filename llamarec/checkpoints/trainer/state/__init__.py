@@ -10,6 +10,7 @@ moment_shapes       whether moments have the shapes that the live optimizer give
 optimizer_state     a checkpoint into optimizer, schedule and gradient scaler
 stateful            objects with a state that the program passes by name
 trainer_attributes  sums and counters that a subclass of the Trainer keeps
+trained_parameters  which parameters a callback has opened or frozen
 plain_state         copies of their states, of plain values only
 plain_containers    containers of Python and numpy as plain values, and back
 unsaved             such objects that it does not pass, and that training changes

@@ -16,6 +16,7 @@ from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.state.differences import difference
 from llamarec.checkpoints.trainer.state.plain_state import State, copy_of, digest_of, on_cpu, on_devices_of
+from llamarec.checkpoints.trainer.state.trained_parameters import TrainedParameters
 from llamarec.checkpoints.trainer.state.trainer_attributes import TrainerAttributes
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.errors import CheckpointError, check_all
@@ -38,6 +39,9 @@ States = dict[str, State]
 ATTRIBUTES: Final = "attributes of the Trainer"
 """The name of their state in the file."""
 
+PARAMETERS: Final = "parameters that are trained"
+"""The name of their state in the file."""
+
 _NAME: Final = re.compile(r"\S(.*\S)?")
 
 
@@ -50,8 +54,8 @@ class StatefulObjects:
         console: For what is lost.
         allow_partial: Continue without a state that a checkpoint lacks, or that nobody takes.
 
-    Attributes:
-        attributes: Of a subclass of the Trainer, in the same file, where training changes some.
+    The file has two states of the mixin's own too, where training changes them: attributes of a subclass of the
+    Trainer, and which parameters are trained.
 
     Raises:
         ConfigError: one of them does not follow the protocol.
@@ -62,7 +66,10 @@ class StatefulObjects:
     ) -> None:
         self._trainer, self._objects, self._console = trainer, dict(objects), console
         self._allow_partial, self._is_proven = allow_partial, False
-        self.attributes = TrainerAttributes(trainer)
+        self._own: dict[str, TrainerAttributes | TrainedParameters] = {
+            ATTRIBUTES: TrainerAttributes(trainer),
+            PARAMETERS: TrainedParameters(trainer),
+        }
         rules = [(_is_name(name), f"{name!r}: a name") for name in objects]
         rules += [
             (isinstance(one, Stateful), f"{name} is a {type(one).__name__}: state_dict() and load_state_dict()")
@@ -74,6 +81,17 @@ class StatefulObjects:
         """The objects."""
         return list(self._objects.values())
 
+    # ---- Before the first step ----
+
+    def observe(self) -> None:
+        """Remembers the mixin's own states before the first training, so that those that change are known by it."""
+        for one in self._own.values():
+            one.observe()
+
+    def thaw_as_at_start(self) -> None:
+        """Has the same parameters trained as before the first training, so that an optimizer is made for these."""
+        self._own[PARAMETERS].load_state_dict({})
+
     # ---- Between two steps ----
 
     def copied(self) -> States:
@@ -82,9 +100,9 @@ class StatefulObjects:
         Raises:
             CheckpointError: names what cannot be saved.
         """
-        own = copy_of(self.attributes.state_dict(), _title(ATTRIBUTES))
+        own = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._own.items()}
         states = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._objects.items()}
-        return {**states, ATTRIBUTES: own} if own else states
+        return states | {name: state for name, state in own.items() if state}
 
     def put_back(self, states: States) -> None:
         """Gives every object a state of `copied`.
@@ -92,7 +110,7 @@ class StatefulObjects:
         Raises:
             CheckpointError: one of them does not take it.
         """
-        for name, state in {ATTRIBUTES: {}, **states}.items():
+        for name, state in {**dict.fromkeys(self._own, {}), **states}.items():
             self._load(name, state)
 
     def prove(self, states: States) -> None:
@@ -134,7 +152,7 @@ class StatefulObjects:
             ) from error
 
     def _object(self, name: str) -> Stateful:
-        return self.attributes if name == ATTRIBUTES else self._objects[name]
+        return self._own[name] if name in self._own else self._objects[name]
 
     # ---- In a checkpoint ----
 
@@ -156,7 +174,8 @@ class StatefulObjects:
             CheckpointError: one is on one side only.
         """
         saved, passed = self._saved(folder), set(self._objects)
-        saved.pop(ATTRIBUTES, None)
+        for name in self._own:
+            saved.pop(name, None)
         lacking, left = sorted(passed - saved.keys()), sorted(saved.keys() - passed)
         if self._allow_partial or not (lacking or left):
             return
@@ -182,7 +201,8 @@ class StatefulObjects:
             CheckpointError: one of them does not take its state, or gives another one afterwards.
         """
         saved = self._saved(folder)
-        self._load(ATTRIBUTES, saved.pop(ATTRIBUTES, {}))
+        for name in self._own:
+            self._load(name, saved.pop(name, {}))
         for name in self._objects:
             if name in saved:
                 self._load_proven(name, saved[name])
@@ -231,7 +251,7 @@ def _ranks(folder: Path) -> Iterator[int]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name != ATTRIBUTES
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name not in (ATTRIBUTES, PARAMETERS)
 
 
 def _title(name: str) -> str:
