@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -145,8 +145,17 @@ class LiveTrainer(Read, Written, Called, SubclassHooks, Protocol):
     """A Trainer with a `ResumableMixin`, as the objects see it that the mixin holds."""
 
 
+# Under these names, wrappers hold the model.
+_WRAPPED: Final = ("module", "_orig_mod")
+
+
 def unwrapped(trainer: LiveTrainer) -> nn.Module:
     """The model without wrappers for several processes or compilation."""
+    bare = trainer.model
+    # Asked several times per step: accelerate would look for compiled layers in every layer.
+    if not any(name in vars(bare) or name in bare._modules for name in _WRAPPED):
+        return bare
+
     model: nn.Module = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     return model
 

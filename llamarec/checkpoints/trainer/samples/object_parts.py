@@ -29,7 +29,7 @@ from types import (
     ModuleType,
     NoneType,
 )
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ _LIBRARIES: Final = frozenset(
 _CHECKPOINTS: Final = "llamarec.checkpoints"
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
 _HOOKS: Final = tuple(sorted(name for name in _OF_MODULES if name.endswith("hooks")))
+_FILLED: Final = ("_modules", *_HOOKS)
 _IMPORTS: Final = dis.opmap["IMPORT_NAME"]
 
 
@@ -119,9 +120,8 @@ def _of_instance(value: object, watch: Watch) -> Iterator[Part]:
         attributes = None
 
     if isinstance(value, nn.Module) and isinstance(attributes, dict):
-        read = functools.partial(_module_parts, attributes)
-        watch(lambda: [child for _, child in read()])
-        yield from read()
+        watch(functools.partial(_watched_of_module, attributes))
+        yield from _module_parts(attributes)
     elif isinstance(attributes, dict):
         watch(attributes.values)
         yield from ((f".{name}", child) for name, child in list(attributes.items()))
@@ -150,6 +150,19 @@ def _module_parts(attributes: Mapping[str, object]) -> list[Part]:
 
     found += [(f".{name}", child) for name, child in list(attributes.items()) if name not in _OF_MODULES]
     return found + [(f".{name}", attributes[name]) for name in _HOOKS if attributes.get(name)]
+
+
+def _watched_of_module(attributes: Mapping[str, Any]) -> list[object]:
+    """What tells whether the parts of a torch module have changed; asked in each step, of every module."""
+    values = list(attributes.values())
+    for name in _FILLED:
+        if children := attributes.get(name):
+            values += children.values()
+    for parameter in (attributes.get("_parameters") or {}).values():
+        if parameter is not None and parameter._backward_hooks:
+            values += parameter._backward_hooks.values()
+
+    return values
 
 
 def _of_class(cls: type, watch: Watch) -> Iterator[Part]:

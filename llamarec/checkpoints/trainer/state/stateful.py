@@ -110,7 +110,9 @@ class StatefulObjects:
         Raises:
             CheckpointError: one of them does not take it.
         """
-        for name, state in {**dict.fromkeys(self._own, {}), **states}.items():
+        for name in self._own.keys() - states.keys():
+            self._load(name, {})
+        for name, state in states.items():
             self._load(name, state)
 
     def prove(self, states: States) -> None:

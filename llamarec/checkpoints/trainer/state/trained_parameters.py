@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from torch import nn
@@ -26,6 +25,8 @@ class TrainedParameters:
     def __init__(self, trainer: LiveTrainer) -> None:
         self._trainer = trainer
         self._first: dict[str, bool] | None = None
+        self._model: nn.Module | None = None
+        self._of_model: list[tuple[str, nn.Parameter]] = []
 
     def observe(self) -> None:
         """Remembers all flags before the first training; what a program sets until then is its own affair."""
@@ -62,5 +63,10 @@ class TrainedParameters:
             if name in parameters and parameters[name].requires_grad is not is_open:
                 parameters[name].requires_grad_(is_open)
 
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return unwrapped(self._trainer).named_parameters()
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Listed once per model: they are asked for several times in each step."""
+        model = unwrapped(self._trainer)
+        if model is not self._model:
+            self._model, self._of_model = model, list(model.named_parameters())
+
+        return self._of_model
