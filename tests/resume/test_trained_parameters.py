@@ -24,7 +24,8 @@ class MovesAll(ResumableTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is None:
-            moved = [value for name, value in self.model.named_parameters() if "lora_" in name or "norm" in name]
+            model: Any = self.model
+            moved = [value for name, value in model.named_parameters() if "lora_" in name or "norm" in name]
             self.optimizer = torch.optim.AdamW(moved, lr=self.args.learning_rate)
         return self.optimizer
 
