@@ -35,7 +35,7 @@ HELP_COMMANDS: Final = (
 _BARE: Final = """
 import torch, transformers, peft
 from transformers import AutoModelForCausalLM, Trainer
-model = AutoModelForCausalLM.from_pretrained({source!r}, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained({source!r}, dtype=torch.float32, trust_remote_code=False)
 peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 """
 # train_ranker.py itself, ended at its first step.

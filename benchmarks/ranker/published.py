@@ -93,7 +93,11 @@ def _is_plain(samples: list[dict[str, list[int]]]) -> bool:
 
 def load_model(workload: Workload, dtype: torch.dtype, *, attention: str) -> Any:
     """The base model with LoRA, checkpointing its activations."""
-    return with_lora(AutoModelForCausalLM.from_pretrained(workload.source, dtype=dtype, attn_implementation=attention))
+    return with_lora(
+        AutoModelForCausalLM.from_pretrained(
+            workload.source, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+    )
 
 
 def four_bits() -> Any:

@@ -18,6 +18,7 @@ from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
 from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.ranker.model.base_models import explain_load_errors
+from llamarec.ranker.model.foreign_code import configuration
 from llamarec.ranker.prompts.template import LETTERS, PROMPT_FILE
 from llamarec.ranker.trained.loading import Trained, read_trained
 from llamarec.ranker.trained.locations import folder_of
@@ -143,7 +144,8 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
 def _write_merged(trained: Trained, folder: Path) -> None:
     """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy."""
     with explain_load_errors(trained.config.llm_base_model):
-        model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto")
+        configuration(trained.config.llm_base_model, trained.source)
+        model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto", trust_remote_code=False)
     adapted = get_peft_model(model, LoraConfig.from_pretrained(str(trained.adapter.folder)))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
 

@@ -2,6 +2,7 @@
 
 base_models     loaded by hub name, by folder or embedded, with LoRA put on
 tiny            the embedded random model for tests and demonstrations
+foreign_code    refuses base models that come with code of their own
 hub             whether the Hugging Face Hub can be reached
 quantization    4 bits through bitsandbytes
 letter_model    a forward pass that scores letters, not the vocabulary

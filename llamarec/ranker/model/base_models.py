@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from llamarec import assets
@@ -27,6 +27,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ModelError
 from llamarec.files import replacing_folder
 from llamarec.ranker.model.dropout import replace_dropout
+from llamarec.ranker.model.foreign_code import configuration, refusal
 from llamarec.ranker.model.hub import hub_name, is_unreachable, load_options
 from llamarec.ranker.model.letter_model import as_letter_model
 from llamarec.ranker.model.quantization import nf4, prepare_for_training
@@ -51,7 +52,9 @@ def load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
         ModelError: the model is missing, gated or unreadable; the message says what to do.
     """
     with explain_load_errors(name):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **load_options(source))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, **load_options(source)
+        )
         return tokenizer
 
 
@@ -67,7 +70,7 @@ def load_configuration(name: str, source: str) -> dict[str, Any]:
         ModelError: the model is missing, gated or unreadable; the message says what to do.
     """
     with explain_load_errors(name):
-        return dict(AutoConfig.from_pretrained(source, **load_options(source)).to_dict())
+        return dict(configuration(name, source).to_dict())
 
 
 def load_letter_model(
@@ -99,7 +102,10 @@ def load_letter_model(
     # Weights in 4 bits cannot be moved later.
     how = load_options(source) | ({} if device is None else {"device_map": {"": device}})
     with explain_load_errors(name), _bars(shown=not is_embedded(name) and sys.stderr.isatty()):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=quantization, **how)
+        configuration(name, source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, quantization_config=quantization, trust_remote_code=False, **how
+        )
     model.config.use_cache = False
 
     if four_bits:
@@ -166,7 +172,9 @@ def _smollm2_folder() -> Path:
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     with replacing_folder(folder) as staging, _quiet():
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
         # This model remembers GGUF's quantisation and cannot be saved, so its weights move into a fresh one.
         content = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
         with torch.device("meta"):
@@ -174,7 +182,8 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         model.load_state_dict(read.state_dict(), assign=True)
         model.tie_weights()
         model.save_pretrained(staging)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer.save_pretrained(staging)
 
 
 @contextlib.contextmanager
@@ -217,6 +226,8 @@ def explain_load_errors(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         text = str(error)
+        if "trust_remote_code" in text:
+            raise refusal(name, f"{name} names it in an auto_map") from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise ModelError(
                 f"the base model {name} is gated: its owner must grant you access",
