@@ -60,7 +60,7 @@ def test_code_is_refused_and_nobody_is_asked(way: str, tmp_path: Path, monkeypat
 def test_a_kernel_is_code_too(key: str, value: str, tmp_path: Path) -> None:
     source = _folder(tmp_path, **{key: value})
     for way in ("configuration", "model"):
-        with pytest.raises(ModelError, match="comes with code of its own(?s:.*)kernel"):
+        with pytest.raises(ModelError, match=r"comes with code of its own(?s:.*)kernel"):
             WAYS[way](source)
 
 
