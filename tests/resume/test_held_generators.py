@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from accelerate.state import GradientState
+from torch.utils.data import DataLoader, Dataset
 
 from llamarec.checkpoints import CheckpointConfig
+from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.errors import ConfigError
-from tests.resume.runs import stopped
+from tests.resume.runs import quiet_trainer, stopped
 from tests.resume.training import LENGTH, VOCABULARY, Words, make_trainer, outcome
 
 
@@ -92,3 +94,18 @@ def test_what_no_resume_repeats_is_refused_before_the_first_step(tmp_path: Path)
         trainer.train()
     assert trainer.state.global_step == 0
     _trainer(tmp_path, CheckpointConfig(check_data=False, allow_changed="data"), dataset=_Unrepeatable()).train()
+
+
+def test_generators_of_other_trainings_of_the_process_are_not_this_ones(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_steps=2)
+    # Where accelerate notes every data loader of the process.
+    shared: Any = GradientState()
+    other = DataLoader(Words(), generator=torch.Generator())
+    shared._add_dataloader(other)
+    try:
+        trainer.train()
+    finally:
+        shared._remove_dataloader(other)
+
+    states = load_pickled(tmp_path / "checkpoint-2/rng_state.pth")
+    assert [path for path in states["held"] if "gradient_state" in path or "dataloader" in path] == []

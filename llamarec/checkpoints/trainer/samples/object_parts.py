@@ -33,6 +33,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 Part: TypeAlias = tuple[str, object]
@@ -52,7 +53,11 @@ _SHORT: Final = 16
 _LEAF_TYPES: Final = frozenset(
     {str, bytes, bytearray, int, float, complex, bool, NoneType, range, slice, CodeType, torch.dtype, torch.device}
 )
-_LEAVES: Final = (torch.Tensor, np.ndarray, np.generic, ModuleType, PurePath, str, bytes)
+_LEAVES: Final = (
+    *(torch.Tensor, np.ndarray, np.generic, ModuleType, PurePath, str, bytes),
+    # One of each for the whole process, with the data loaders of every training in it.
+    *(GradientState, PartialState, AcceleratorState),
+)
 _BOUND: Final = (MethodType, BuiltinMethodType, MethodWrapperType)
 _RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType)
 # Iterators and the like, of which only the garbage collector knows what they hold.
