@@ -41,7 +41,10 @@ TESTS: Final = (
     "tests/examples",
     *(
         f"tests/resume/test_{name}.py"
-        for name in ("elastic", "lengths", "own_schedule", "interop", "refusals", "again")
+        for name in (
+            *("elastic", "lengths", "own_schedule", "interop", "refusals", "again"),
+            *("held_generators", "optimizers"),
+        )
     ),
 )
 # What a version of transformers does differently without us.
