@@ -6,6 +6,7 @@
     bench           speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture         checkpoints, killed and damaged at every point; a table
     matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
+    fuzz            odd content in every kind of file of a checkpoint; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict
@@ -69,6 +70,11 @@ def matrix(arguments: Sequence[str]) -> None:
     _run("-W", "ignore", "-m", "tests.resume.matrix", *arguments)
 
 
+def fuzz(arguments: Sequence[str]) -> None:
+    """Two minutes, or --seconds; `test` has some cases of it."""
+    _run("-W", "ignore", "-m", "tests.fuzz", *arguments)
+
+
 def flags(_: Sequence[str] = ()) -> None:
     """Of the parser, into llamarec/ranker/options/flags.json."""
     program = (
@@ -117,6 +123,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "test": test,
     "bench": bench,
     "torture": torture,
+    "fuzz": fuzz,
     "matrix": matrix,
     "compat": compat,
     "test-ecosystem": test_ecosystem,

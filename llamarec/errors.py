@@ -18,6 +18,7 @@ its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 EXIT_FINISHED = 0
@@ -33,6 +34,19 @@ _NEXT_LINE = "\n" + " " * (2 + _LABEL_WIDTH)
 
 Lines = str | Sequence[str] | None
 """A text of one line, or its lines."""
+
+
+# What moves a terminal's cursor, sets its title or turns the direction of text; and halves of characters.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text from elsewhere with its control characters spelled out; line feeds and tabs stay.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class LlamarecError(Exception):
@@ -66,7 +80,8 @@ class LlamarecError(Exception):
         self.retry_with = tuple(retry_with)
 
         rows = [("expected", expected), ("found", found), ("next", hint)]
-        super().__init__("\n".join([problem, *(_row(label, lines) for label, lines in rows if lines)]))
+        text = "\n".join([problem, *(_row(label, lines) for label, lines in rows if lines)])
+        super().__init__(printable(text))
 
 
 def _joined(lines: Lines) -> str | None:

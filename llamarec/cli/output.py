@@ -11,6 +11,8 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from io import StringIO
 
+from llamarec.errors import printable
+
 
 def print_json(content: object) -> None:
     """Prints indented JSON; NaN and infinity, which JSON does not have, become null."""
@@ -29,7 +31,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: 
         else:
             table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
 
     # Cells are padded to the column's width. At the end of a line, padding is in the way of copying.
     text = StringIO()
@@ -42,7 +44,7 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     if not pairs:
         return
 
-    print(title)
+    print(printable(title))
     column = min(max(len(name) for name in pairs), width() // 2)
     for name, value in pairs.items():
         hanging = min(column + 4, width() // 2)
@@ -54,7 +56,7 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
 def print_wrapped(text: str, *, indent: int = 0, hanging: int = 2) -> None:
     """Prints one paragraph with a hanging indent; keeps spaces inside the text and never breaks a word."""
     lines = textwrap.wrap(
-        text,
+        printable(text),
         width(),
         initial_indent=" " * indent,
         subsequent_indent=" " * hanging,

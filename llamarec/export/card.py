@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion
 from llamarec.evaluation.tables import first_stage_name, without_model
+from llamarec.export.markdown import Verbatim, as_yaml, cell, fence, one_line
 from llamarec.files import stored
 from llamarec.ranker.trained.loading import Trained
 from llamarec.report.run import RunFacts
@@ -56,6 +58,8 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
     history = list(range(count + 1, min(count + 4, data.num_items + 1))) or [1]
     # A local folder means nothing to others, and its path may be private.
     is_portable = not Path(base_model).is_dir()
+    shown = [(name, cell(values[name])) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")]
+    prompt = trained.encoder.text(history, list(range(1, count + 1)))
     content = {
         "version": __version__,
         "dataset_code": data.dataset_code,
@@ -69,12 +73,13 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "step": f"{trained.adapter.step:,}",
         "is_best": trained.adapter.is_best,
         "metrics": _metrics(run.metrics) if run.is_tested and run.metrics is not None else None,
-        "hyperparameters": [(name, values[name]) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")],
+        "hyperparameters": shown,
         "num_interruptions": len(interrupted(run.interruptions)),
         "interruptions": [_interruption(one) for one in run.interruptions],
         "num_candidates": trained.config.num_candidates,
         "is_shuffled": trained.config.candidate_order == "shuffled",
-        "prompt": trained.encoder.text(history, list(range(1, count + 1))),
+        "prompt": Verbatim(prompt),
+        "fence": fence(prompt),
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,
     }
@@ -86,7 +91,9 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        finalize=one_line,
     )
+    environment.filters |= {"yaml": as_yaml, "shell": shlex.quote}
     return environment.get_template("card.md.j2").render(**content)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.readable_units import duration, readable
 from llamarec.command import TRAIN_RANKER, command_of, typed
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ArtifactError, ConfigError, printable
 from llamarec.files import write_text
 from llamarec.ranker.trained.retrain import training_command
 from llamarec.report import tested, trained
@@ -81,8 +82,14 @@ def filled(template: str, content: Mapping[str, object]) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        finalize=_without_controls,
     )
     return environment.get_template(template).render(**content)
+
+
+def _without_controls(value: object) -> object:
+    """A value as a page may show it; markup is the program's own."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _content(run: RunFacts) -> dict[str, object]:

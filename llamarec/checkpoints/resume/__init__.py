@@ -11,5 +11,6 @@ learning_rate    the learning rate across a resume
 plan             the resume plan, printed before the first step
 plan_notes       the lines `note` of that plan
 random_state_file  the form of rng_state.pth, and reading it without numpy's constructors
+readable         whether the small files have the form that a resume needs
 safe_load        reading the files of a checkpoint without executing anything in them
 """

@@ -11,7 +11,7 @@ from transformers.optimization import get_scheduler
 
 from llamarec.checkpoints.resume.compatibility import Change
 from llamarec.checkpoints.resume.current_process import OWN_OPTIMIZER, CurrentProcess
-from llamarec.checkpoints.resume.safe_load import load_pickled
+from llamarec.checkpoints.resume.readable import schedule_state
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import SCHEDULER
@@ -23,10 +23,7 @@ def rates(
     """Learning rate of the first group in the checkpoint and at the next step; None if it is not known."""
     if SCHEDULER in choice.verdict.missing:
         return None
-    state = load_pickled(choice.verdict.path / SCHEDULER)
-    if not isinstance(state, dict):
-        return None
-
+    state = schedule_state(choice.verdict.path / SCHEDULER)
     last = state.get("_last_lr")
     curve = process.custom.curve if process.has_own_scheduler else _curve_of(process.args, schedule.total)
     base = _base_rate(state, process, changes)

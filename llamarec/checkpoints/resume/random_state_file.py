@@ -101,12 +101,13 @@ def read_form(content: object) -> object:
     return content
 
 
-def check_form(content: object, where: str) -> dict[str, Any]:
+def check_form(content: object, where: str, *, needs_all: bool = True) -> dict[str, Any]:
     """Random states, each of the form that its generator has.
 
     Args:
         content: What a file holds.
         where: The file, for messages.
+        needs_all: Whether Python, numpy and torch must each have one; else only what is there is looked at.
 
     Raises:
         CheckpointError: names the first that has another form.
@@ -115,10 +116,12 @@ def check_form(content: object, where: str) -> dict[str, Any]:
         raise _of_another_form(where, "random states by generator", type(content).__name__)
 
     for name, is_right in _CHECKS.items():
-        is_needed = name in ("python", "numpy", "cpu")
+        is_needed = needs_all and name in ("python", "numpy", "cpu")
         if (name in content or is_needed) and not is_right(content.get(name)):
             raise _of_another_form(where, f"the state of a generator: {name}", _kind(content.get(name)))
 
+    if needs_all and content["cpu"].shape != torch.get_rng_state().shape:
+        raise _of_another_form(where, "the state of a generator: cpu", f"{len(content['cpu'])} bytes")
     held = content.get("held")
     if held is not None and not (isinstance(held, dict) and all(map(_is_held, held.items()))):
         raise _of_another_form(where, "states by path, each with kind and state: held", _kind(held))
@@ -162,7 +165,7 @@ def _is_of_device(state: object) -> bool:
 
 
 def _is_of_cpu(state: object) -> bool:
-    return isinstance(state, torch.Tensor) and _is_of_device(state) and state.shape == torch.get_rng_state().shape
+    return isinstance(state, torch.Tensor) and _is_of_device(state)
 
 
 _CHECKS: Final[dict[str, Callable[[object], bool]]] = {

@@ -30,6 +30,7 @@ from llamarec.checkpoints.storage.entries import entries_below, open_regular, re
 from llamarec.checkpoints.storage.file_formats import check_archive
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import PICKLE_SUFFIXES, RNG_PATTERN, TRAINING_ARGS, max_bytes_of
+from llamarec.checkpoints.storage.verification import HostileError
 from llamarec.errors import CheckpointError
 
 _Allowed = Callable[..., object] | tuple[Callable[..., object], str]
@@ -138,8 +139,8 @@ def _imported_projectors() -> list[_Allowed]:
     return [getattr(sys.modules[module], name) for module, name in _PROJECTORS if module in sys.modules]
 
 
-def _hostile(path: Path, found: str, hint: str = "") -> CheckpointError:
-    return CheckpointError(
+def _hostile(path: Path, found: str, hint: str = "") -> HostileError:
+    return HostileError(
         f"{path} is refused: it holds more than tensors and plain values, and loading it could execute code",
         expected="a file that torch.load(weights_only=True) reads",
         found=found,
@@ -158,7 +159,12 @@ def refuse_hostile(checkpoint: Path, allowed: frozenset[str] = frozenset(), *, i
     Raises:
         CheckpointError: a file asks for more than tensors, plain values and training arguments.
     """
-    for path in sorted(path for path in entries_below(checkpoint) if path.suffix in PICKLE_SUFFIXES):
+    try:
+        paths = [path for path in entries_below(checkpoint) if path.suffix in PICKLE_SUFFIXES]
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint} cannot be read", found=str(error)) from error
+
+    for path in paths:
         if path.name != TRAINING_ARGS:
             asked = _asked_for(path)
         elif allowed & {TRAINING_ARGS, "all"}:
@@ -237,8 +243,18 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor] | None:
     for name in ("adapter_model.safetensors", "adapter_model.bin", "model.safetensors", "pytorch_model.bin"):
         path = folder / name
         if path.is_file():
-            return load_safetensors(path) if path.suffix == ".safetensors" else dict(load_pickled(path))
+            return _tensors_in(path)
     return None
+
+
+def _tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)
+
+    content = load_pickled(path)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} cannot be read", expected="tensors by name", found=type(content).__name__)
+    return dict(content)
 
 
 def weights_in(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
@@ -257,7 +273,7 @@ def weights_in(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
             index = load_json(folder / name).get("weight_map")
             shards = set(index.values()) if isinstance(index, dict) else set()
             for path in sorted(folder / PurePath(str(shard)).name for shard in shards):
-                yield load_safetensors(path) if path.suffix == ".safetensors" else dict(load_pickled(path))
+                yield _tensors_in(path)
             return
 
 

@@ -16,7 +16,7 @@ from llamarec.checkpoints.storage.layout import TRAINER_STATE, RunFolder, step_o
 from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
 from llamarec.checkpoints.storage.restart import is_superseded, sequence_of
 from llamarec.checkpoints.storage.retention import SavedCheckpoint, newest_first
-from llamarec.checkpoints.storage.verification import Verdict, verify, verify_again, verify_best
+from llamarec.checkpoints.storage.verification import Check, Verdict, checked, verify, verify_again, verify_best
 from llamarec.errors import CheckpointError
 
 LATEST: Final = "latest"
@@ -106,7 +106,7 @@ def next_sequence(run: RunFolder) -> int:
     return 1 + max((_claimed(path).sequence for path in run.checkpoints()), default=-1)
 
 
-def latest(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice | None:
+def latest(run: RunFolder, known: Sequence[Verdict] = (), check: Check | None = None) -> ResumeChoice | None:
     """The newest checkpoint that verifies, and the newer ones that do not; None in a run without checkpoints.
 
     Checkpoints from before a restart do not count.
@@ -114,13 +114,15 @@ def latest(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice | None
     Args:
         run: The run's folder.
         known: Earlier verdicts; files unchanged since then are not hashed again.
+        check: A further condition; a checkpoint that fails it is passed over too.
 
     Raises:
         CheckpointError: there are checkpoints, but none verifies.
+        HostileError: `check` found code in one.
     """
     passed_over: list[Verdict] = []
     for path in of_this_run(run):
-        verdict = _verified(path, known)
+        verdict = checked(_verified(path, known), check)
         if verdict.is_resumable:
             return ResumeChoice(verdict, tuple(passed_over), LATEST)
         passed_over.append(verdict)
@@ -167,17 +169,18 @@ def _verified(path: Path, known: Sequence[Verdict]) -> Verdict:
     return verify(path) if earlier is None else verify_again(earlier)
 
 
-def best(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice:
+def best(run: RunFolder, known: Sequence[Verdict] = (), check: Check | None = None) -> ResumeChoice:
     """The checkpoint of the best step, according to the newest good checkpoint.
 
     Args:
         run: The run's folder.
         known: As in `latest`.
+        check: As in `latest`.
 
     Raises:
         CheckpointError: there is no such checkpoint.
     """
-    newest = latest(run, known)
+    newest = latest(run, known, check)
     if newest is None:
         beside = [path.name for path in run.path.parent.glob("*") if path.is_dir() and RunFolder(path).steps()]
         near = difflib.get_close_matches(run.path.name, beside, n=1)
@@ -206,7 +209,12 @@ def best(run: RunFolder, known: Sequence[Verdict] = ()) -> ResumeChoice:
 
 
 def choose_checkpoint(
-    run: RunFolder, wanted: str | Path | bool, *, allow_partial: bool = False, earlier: ResumeChoice | None = None
+    run: RunFolder,
+    wanted: str | Path | bool,
+    *,
+    allow_partial: bool = False,
+    earlier: ResumeChoice | None = None,
+    check: Check | None = None,
 ) -> ResumeChoice | None:
     """The checkpoint that `--resume_from_checkpoint` means.
 
@@ -216,6 +224,8 @@ def choose_checkpoint(
         allow_partial: Accept a checkpoint with missing parts.
         earlier: An earlier choice of this process. Checkpoints whose files are unchanged since (names, sizes, inodes,
             times) are not hashed again.
+        check: A condition beyond hashes, for `latest` and `best`. A path is taken at its word; reading it says what is
+            wrong.
 
     Returns:
         None if `latest` was wanted and there is no checkpoint yet.
@@ -235,9 +245,9 @@ def choose_checkpoint(
         )
 
     if wanted is True or wanted == LATEST:
-        return latest(run, known)
+        return latest(run, known, check)
     if wanted == BEST and not Path(BEST).is_dir():
-        return best(run, known)
+        return best(run, known, check)
     return ResumeChoice(resumable(run, Path(str(wanted)), allow_partial=allow_partial, known=known))
 
 

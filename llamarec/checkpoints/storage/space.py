@@ -25,11 +25,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files in a folder; files that vanish meanwhile do not count."""
+    """Size of all files in a folder; what vanishes meanwhile, or cannot be listed, does not count."""
     total = 0
-    for path in entries_below(folder):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.lstat().st_size if kind_of(path) == "file" else 0
+    with contextlib.suppress(OSError):
+        for path in entries_below(folder):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.lstat().st_size if kind_of(path) == "file" else 0
     return total
 
 

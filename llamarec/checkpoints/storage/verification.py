@@ -7,8 +7,9 @@ exist, and the checksums inside their own formats (zip, JSON, the header of safe
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -52,6 +53,10 @@ _IS_MISSING: Final = " is missing"
 ESSENTIAL: Final = ("weights",)
 
 
+class HostileError(CheckpointError):
+    """A checkpoint with a file that would execute code; no other one is taken in its place without a word."""
+
+
 @dataclass(frozen=True)
 class _Step:
     step: int
@@ -67,6 +72,9 @@ class _TrainerState:
     global_step: int
     stateful_callbacks: dict[str, object]
 
+
+Check = Callable[[Path], None]
+"""Raises a `CheckpointError` if a checkpoint, whole as it is, cannot be read."""
 
 Marks = dict[str, tuple[int, int, int, int]]
 """Size, inode, and times of the last change of content and of status (ns) of every file, by relative path."""
@@ -129,9 +137,10 @@ def verify(checkpoint: Path, *, deep: bool = True) -> Verdict:
 
     try:
         return _verdict(checkpoint, deep, started)
-    except OSError as error:
-        # A folder that cannot be listed, or one that is none: said of this checkpoint, in the way of no other.
-        return Verdict(checkpoint, "damaged", (f"{checkpoint} cannot be read: {error.strerror or error}",))
+    except Exception as error:
+        # Whatever is wrong is said of this checkpoint, and is in the way of no other.
+        found = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+        return Verdict(checkpoint, "damaged", (f"{checkpoint} cannot be read: {found}",))
 
 
 def _verdict(checkpoint: Path, deep: bool, started: float) -> Verdict:
@@ -154,6 +163,20 @@ def _verdict(checkpoint: Path, deep: bool, started: float) -> Verdict:
         # A checkpoint saved with save_only_model is incomplete, not damaged.
         health = "damaged" if damage else "incomplete"
     return Verdict(checkpoint, health, tuple(problems), missing, manifest, time.perf_counter() - started, marks)
+
+
+def checked(verdict: Verdict, check: Check | None) -> Verdict:
+    """A verdict with what a further check found."""
+    if check is None or not verdict.is_resumable:
+        return verdict
+    try:
+        check(verdict.path)
+    except HostileError:
+        raise
+    except CheckpointError as error:
+        text = "; ".join([error.problem, *([f"expected {error.expected}"] if error.expected else [])])
+        return replace(verdict, health="damaged", problems=(f"{text}, found {error.found}" if error.found else text,))
+    return verdict
 
 
 def verify_again(known: Verdict) -> Verdict:

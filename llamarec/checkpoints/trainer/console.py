@@ -6,6 +6,8 @@ import contextlib
 import sys
 from dataclasses import dataclass
 
+from llamarec.errors import printable
+
 
 @dataclass(frozen=True)
 class Console:
@@ -20,7 +22,7 @@ class Console:
     def print(self, line: str) -> None:
         """A line of the resume plan or the result, on standard output."""
         if self.is_first_process:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def warn(self, text: str) -> None:
         """A line on standard error that a progress bar does not swallow."""
@@ -29,5 +31,5 @@ class Console:
 
         # The terminal may be gone (SIGHUP); that must not keep anything from being saved.
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"\n{text}\n")
+            sys.stderr.write(f"\n{printable(text)}\n")
             sys.stderr.flush()

@@ -15,6 +15,7 @@ from llamarec.checkpoints.resume.compatibility import refuse_unknown
 from llamarec.checkpoints.resume.current_process import CurrentProcess
 from llamarec.checkpoints.resume.decision import Resume, decide
 from llamarec.checkpoints.resume.progress import Progress, progress_in
+from llamarec.checkpoints.resume.readable import check_readable
 from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.discovery import LATEST, choose_checkpoint, next_sequence
 from llamarec.checkpoints.storage.json_shapes import ShapeError
@@ -151,6 +152,7 @@ class Start:
             wanted,
             allow_partial=config.allow_partial_resume,
             earlier=self._program.options.choice,
+            check=check_readable,
         )
         if choice is None:
             return None

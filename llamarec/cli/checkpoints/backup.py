@@ -15,7 +15,7 @@ from llamarec.checkpoints.storage.verification import verify
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_either, find_run, latest_of
 from llamarec.cli.output import print_json, print_wrapped
-from llamarec.errors import ConfigError, LlamarecError
+from llamarec.errors import ConfigError, LlamarecError, printable
 
 SUMMARY = "Copy a checkpoint, verified, to a folder or address."
 _EPILOG = """\
@@ -156,7 +156,7 @@ class Watch:
 
     def _complain(self, text: str) -> None:
         if text != self._last_problem:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
         self._last_problem = text
 
 

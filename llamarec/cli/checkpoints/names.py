@@ -10,7 +10,7 @@ from typing import Final
 
 from llamarec.checkpoints.storage.discovery import BEST, LATEST, ResumeChoice, best, inspect, latest, nearest
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, RunFolder, step_of
-from llamarec.errors import CheckpointError
+from llamarec.errors import CheckpointError, printable
 from llamarec.vocabulary import Experiment
 
 _STEP: Final = re.compile(r"(?:checkpoint-)?([0-9]+)")
@@ -118,7 +118,7 @@ def find_either(text: str, root: Path) -> RunFolder | Path:
 def say_passed_over(choice: ResumeChoice) -> None:
     """Names on stderr the newer checkpoints that are not used, with the reasons."""
     for verdict in choice.passed_over:
-        print(f"passed over {verdict.path.name}: {verdict.reason}", file=sys.stderr)
+        print(printable(f"passed over {verdict.path.name}: {verdict.reason}"), file=sys.stderr)
 
 
 def latest_of(run: RunFolder) -> Path:

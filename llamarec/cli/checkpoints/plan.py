@@ -54,7 +54,9 @@ def execute(arguments: argparse.Namespace) -> int:
     found = find_either(arguments.run_name, root)
     folder = found if isinstance(found, RunFolder) else RunFolder(found.parent)
     wanted = _wanted(flags) or (LATEST if isinstance(found, RunFolder) else str(found))
-    choice = choose_checkpoint(folder, wanted, allow_partial="--allow_partial_resume" in flags)
+    from llamarec.checkpoints.resume.readable import check_readable
+
+    choice = choose_checkpoint(folder, wanted, allow_partial="--allow_partial_resume" in flags, check=check_readable)
     if choice is None:
         raise CheckpointError(
             f"there is no checkpoint in {folder.path} yet, so training would start at step 0",

@@ -9,6 +9,7 @@ from llamarec.checkpoints.storage.discovery import order_of_saves
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_new_run
 from llamarec.cli.output import print_json, print_wrapped
+from llamarec.errors import printable
 
 SUMMARY = "Copy a backed-up checkpoint into a run's folder."
 _EPILOG = """\
@@ -36,7 +37,7 @@ def add_parser(verbs: Subparsers) -> None:
 
 
 def _say_passed_over(text: str) -> None:
-    print(f"passed over {text}", file=sys.stderr)
+    print(printable(f"passed over {text}"), file=sys.stderr)
 
 
 def execute(arguments: argparse.Namespace) -> int:

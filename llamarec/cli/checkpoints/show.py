@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,10 @@ def _last_entry(state: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _files(path: Path) -> dict[str, int]:
-    files = sorted(found for found in entries_below(path) if found.is_file())
+    files = []
+    with contextlib.suppress(OSError):
+        # What cannot be listed is said by the verdict.
+        files = [found for found in entries_below(path) if found.is_file()]
     return {found.relative_to(path).as_posix(): found.stat().st_size for found in files}
 
 

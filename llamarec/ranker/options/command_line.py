@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.resume.readable import check_readable
 from llamarec.checkpoints.storage.discovery import ResumeChoice, choose_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock
@@ -187,7 +188,9 @@ def _chosen(wanted: argparse.Namespace, mend: bool) -> ResumeChoice | None:
         with RunLock(run, HINTS):
             recover(run, HINTS)
 
-    choice = choose_checkpoint(run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume)
+    choice = choose_checkpoint(
+        run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume, check=check_readable
+    )
     if choice is not None:
         check_can_resume(run, choice)
     return choice

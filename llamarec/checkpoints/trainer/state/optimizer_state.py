@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.resume.decision import Resume
 from llamarec.checkpoints.resume.progress import progress_in
+from llamarec.checkpoints.resume.readable import schedule_state
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import OPTIMIZER, SCALER, SCHEDULER, STATE_NAME
@@ -18,6 +20,7 @@ from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.guards.versions import METRIC_SCHEDULERS
 from llamarec.checkpoints.trainer.state.moment_shapes import SavedShapes, lay_out
 from llamarec.checkpoints.trainer.state.optimizer_names import check_same_class, matched, optimizer_names
+from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -126,7 +129,7 @@ class OptimizerState:
         starts_fresh = (not is_saved or is_too_short) and not goes_by_metrics(scheduler)
 
         if is_saved and not starts_fresh:
-            scheduler.load_state_dict(load_pickled(self._folder / SCHEDULER))
+            _give(scheduler, schedule_state(self._folder / SCHEDULER), self._folder / SCHEDULER)
         if not isinstance(scheduler, LambdaLR):
             if starts_fresh:
                 self._advance(fresh_rates)
@@ -159,7 +162,7 @@ class OptimizerState:
     def _load_gradient_scaler(self) -> None:
         path, scaler = self._folder / SCALER, getattr(self._trainer.accelerator, "scaler", None)
         if scaler is not None and path.is_file():
-            scaler.load_state_dict(load_pickled(path))
+            _give(scaler, load_pickled(path), path)
 
 
 def goes_by_metrics(scheduler: LRScheduler) -> bool:
@@ -180,3 +183,24 @@ def _mapped(curve: Callable[[int], float], schedule: ScheduleMap) -> Callable[[i
         return float(curve(cast(int, schedule(step))))
 
     return factor
+
+
+def _give(one: Stateful, state: dict[str, Any], path: Path) -> None:
+    """Gives a scheduler or scaler its state.
+
+    Raises:
+        CheckpointError: it does not take it.
+    """
+    names = state if isinstance(state, dict) else ()
+    methods = [name for name in names if inspect.isfunction(getattr(type(one), str(name), None))]
+    try:
+        if methods:
+            # Schedulers take every entry for an attribute.
+            raise TypeError(f"{methods[0]} is a method, not a part of the state")
+        one.load_state_dict(state)
+    except Exception as error:  # each class says in its own way that a state is none of its own
+        raise CheckpointError(
+            f"{path} does not fit the {type(one).__name__} of this training",
+            found=f"{type(error).__name__}: {error}",
+            hint="resume from another checkpoint (llamarec checkpoints list), or with the scheduler that it was",
+        ) from error
