@@ -94,8 +94,9 @@ def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> st
     from llamarec.data.config import DataConfig
     from llamarec.data.prepare import prepare
     from llamarec.ranker.model.base_models import base_model_source
-    from llamarec.retriever.candidates import Candidates, with_labels, write_candidates
-    from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
+    from llamarec.retriever.candidates import Candidates, candidates_file, with_labels
+    from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file
+    from llamarec.retriever.published import publish
     from llamarec.vocabulary import Split
 
     config = DataConfig(dataset_code=options.dataset, data_root=options.data_root, experiment_root=str(folder))
@@ -113,11 +114,15 @@ def _prepare(common: list[str], options: argparse.Namespace, folder: Path) -> st
         # Every label counts as found by the retriever.
         items[:, 0] = [data.sequences.label(int(user), split) for user in users]
         candidates[split] = with_labels(data, split, users, items, np.zeros(items.shape, dtype=np.float32))
-    write_candidates(config.experiment, candidates, data, {})
 
     num_lists = int(data.sequences.num_training_positions().sum())
     lists = TrainingLists(drawn_lists(num_lists), np.ones(num_lists, dtype=np.int32))
-    write_hard_negatives(config.experiment, lists, data, {})
+    experiment = config.experiment
+    files = {
+        experiment.candidates.name: candidates_file(candidates, data, {}),
+        experiment.hard_negatives.name: hard_negatives_file(lists, data, {}),
+    }
+    publish(experiment, files, {})
 
     return base_model_source(options.model, data, config.experiment.ranker)
 

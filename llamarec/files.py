@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +79,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a JSON file, indented for people."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json_bytes(content).decode())
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """A JSON file, indented for people."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def read_json(path: Path, shape: type[Any] | None = None) -> dict[str, Any] | None:

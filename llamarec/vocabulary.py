@@ -121,7 +121,7 @@ class Experiment:
 
     @property
     def candidates(self) -> Path:
-        """The top k items of every validation and test user; written last, so it marks a finished retriever."""
+        """The top k items of every validation and test user; there is none before a retriever is finished."""
         return self.retriever / "candidates.parquet"
 
     @property

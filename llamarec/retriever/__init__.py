@@ -18,6 +18,7 @@ mining             hard negatives of a trained model
 cross_fitting      hard negatives by retrievers that were not trained on their users
 hard_negatives     hard_negatives.parquet
 stored_tables      Parquet files that know what made them
+published          the files published together, verified by each reader, and the folder's lock
 rebuild_command    the command that makes a retriever's files again
 dependent_rankers  rankers that were trained on a retriever
 serving            a trained retriever for any history

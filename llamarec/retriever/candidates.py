@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
+from llamarec.retriever.published import check_published, check_same_weights, read_published
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.state import STATE_FILE
-from llamarec.retriever.stored_tables import read_origin, reading, write_table
+from llamarec.retriever.stored_tables import origin_in, reading, table_bytes, table_in
 from llamarec.vocabulary import (
     CANDIDATE_IDS,
     LABEL_ID,
@@ -63,10 +65,8 @@ def with_labels(
     return Candidates(user_ids, item_ids, scores, labels, ranks)
 
 
-def write_candidates(
-    experiment: Experiment, candidates: dict[Split, Candidates], data: PreparedData, made_by: Mapping[str, object]
-) -> None:
-    """Writes all splits into one file, with `made_by` in its metadata."""
+def candidates_file(candidates: dict[Split, Candidates], data: PreparedData, made_by: Mapping[str, object]) -> bytes:
+    """Content of candidates.parquet: all splits, with `made_by` in the metadata."""
     frames = [
         pl.DataFrame(
             {
@@ -80,7 +80,7 @@ def write_candidates(
         ).with_columns(pl.col(CANDIDATE_IDS).arr.to_list(), pl.col(SCORES).arr.to_list())
         for split, rows in candidates.items()
     ]
-    write_table(pl.concat(frames), experiment.candidates, {"data_fingerprint": data.fingerprint, **made_by})
+    return table_bytes(pl.concat(frames), {"data_fingerprint": data.fingerprint, **made_by})
 
 
 def most_candidates(data: PreparedData) -> int:
@@ -104,9 +104,11 @@ def load_candidates(
         data_flags: Flags of the data set, for the command that an error names.
 
     Raises:
-        ArtifactError: there are none, or they were made from other data; names the command that makes them.
+        ArtifactError: there are none, they have changed, or they were made from other data or by another retriever;
+            names the command that makes them.
     """
     path, command = experiment.candidates, rebuild_command(experiment, data_flags)
+    check_published(experiment, command)
     if not path.is_file():
         is_begun = (experiment.retriever / STATE_FILE).is_file()
         raise ArtifactError(
@@ -115,10 +117,13 @@ def load_candidates(
             hint=[command] if is_begun else [command, "(or add --train_retriever to train it first)"],
         )
 
+    content = read_published(path, command)
     with reading(path, command):
-        made_from = read_origin(path)["data_fingerprint"]
+        origin = origin_in(content)
+        made_from = origin["data_fingerprint"]
     check_same_data(f"{path}: these candidates were", made_from, data, command)
-    return read_candidates(experiment, command)
+    check_same_weights(path, origin, experiment, command)
+    return _candidates_in(content, path, command)
 
 
 def read_candidates(experiment: Experiment, command: str = "") -> dict[Split, Candidates]:
@@ -131,9 +136,22 @@ def read_candidates(experiment: Experiment, command: str = "") -> dict[Split, Ca
     Raises:
         ArtifactError: they are missing or damaged.
     """
-    with reading(experiment.candidates, command):
-        rows = pl.read_parquet(experiment.candidates, glob=False)
-        return {split: _candidates(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+    path = experiment.candidates
+    return _candidates_in(read_published(path, command), path, command)
+
+
+def _candidates_in(content: bytes, path: Path, command: str) -> dict[Split, Candidates]:
+    with reading(path, command):
+        rows = table_in(content)
+        candidates = {split: _candidates(rows.filter(pl.col(SPLIT) == split)) for split in SPLITS}
+
+    # Of an earlier version, which wrote them after a training that had diverged.
+    if not all(np.isfinite(one.scores).all() for one in candidates.values()):
+        raise ArtifactError(
+            f"{path}: scores that are not finite, of a retriever that has diverged",
+            hint=f"{command} --restart, with a lower --learning_rate",
+        )
+    return candidates
 
 
 def _candidates(rows: pl.DataFrame) -> Candidates:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.hard_negatives import num_folds_of
+from llamarec.retriever.published import DIGEST, intact_metrics, weights_digest
 from llamarec.retriever.rebuild_command import rebuild_command, stored_config, trained_config
 from llamarec.retriever.state import TrainingState
-from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription, RetrieverMetrics
+from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription
 
 # Options that decide when a training ends: with larger ones it continues.
 _LENGTHS = ("num_epochs", "patience")
@@ -39,8 +39,7 @@ class DependentRanker(NamedTuple):
 
 def dependent_rankers(experiment: Experiment) -> list[DependentRanker]:
     """All rankers under the experiment's root that were trained on its retriever."""
-    weights = experiment.retriever_weights
-    digest = sha256_of(weights) if weights.is_file() else ""
+    digest = weights_digest(experiment)
     folders = [path.parent for path in sorted((experiment.root / "llm").glob(f"*/{DESCRIPTION}"))]
     rankers = [DependentRanker(folder, read_json(folder / DESCRIPTION, RankerDescription) or {}) for folder in folders]
 
@@ -49,19 +48,19 @@ def dependent_rankers(experiment: Experiment) -> list[DependentRanker]:
         for ranker in rankers
         # Older descriptions do not name their data set: it is the folder's name.
         if ranker.described.get("dataset_code", ranker.folder.name) == experiment.dataset_code
-        and ranker.described.get("retriever_digest") == digest != ""
+        and ranker.described.get(DIGEST) == digest != ""
     ]
 
 
 def has_other_retriever(ranker: Mapping[str, object], experiment: Experiment) -> bool:
     """Whether a ranker (its ranker.json) was trained on another retriever than the present one."""
-    then, weights = ranker.get("retriever_digest"), experiment.retriever_weights
-    return bool(then) and not (weights.is_file() and sha256_of(weights) == then)
+    then = ranker.get(DIGEST)
+    return bool(then) and weights_digest(experiment) != then
 
 
 def is_outdated(ranker: Mapping[str, object], experiment: Experiment) -> bool:
     """Whether a ranker (its ranker.json) was trained on other data, another retriever, or other prompts."""
-    result = read_json(experiment.retriever_metrics, RetrieverMetrics) or {}
+    result = intact_metrics(experiment)
     has_other_data = result.get("data_fingerprint") != ranker.get("data_fingerprint")
     if has_other_data or has_other_retriever(ranker, experiment):
         return True
@@ -124,7 +123,7 @@ def check_can_replace(
 
 def is_result(experiment: Experiment, state: TrainingState) -> bool:
     """Whether the retriever's files are the result of this training as it stands."""
-    result = read_json(experiment.retriever_metrics, RetrieverMetrics) or {}
+    result = intact_metrics(experiment)
     marks = {"num_epochs": state.epoch, "seconds": state.seconds}
     return all(result.get(name, mark) == mark for name, mark in marks.items())
 

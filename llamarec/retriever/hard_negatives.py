@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
+from llamarec.retriever.published import check_same_weights, read_published
 from llamarec.retriever.rebuild_command import rebuild_command
-from llamarec.retriever.stored_tables import UNREADABLE, read_origin, reading, write_table
+from llamarec.retriever.stored_tables import UNREADABLE, origin_in, reading, table_bytes, table_in
 from llamarec.vocabulary import CANDIDATE_IDS, CATALOGUE_RANK, Experiment
 
 
@@ -41,35 +41,32 @@ class TrainingLists(NamedTuple):
         return digest.hexdigest()
 
 
-def write_hard_negatives(
-    experiment: Experiment, lists: TrainingLists, data: PreparedData, made_by: Mapping[str, object]
-) -> None:
-    """Writes the lists, with `made_by` in the file's metadata."""
+def hard_negatives_file(lists: TrainingLists, data: PreparedData, made_by: Mapping[str, object]) -> bytes:
+    """Content of hard_negatives.parquet: the lists, with `made_by` in the metadata."""
     origin = {"data_fingerprint": data.fingerprint, "num_folds": lists.num_folds, **made_by}
     columns = {CANDIDATE_IDS: lists.items_PK, CATALOGUE_RANK: lists.label_ranks_P}
     frame = pl.DataFrame(columns).with_columns(pl.col(CANDIDATE_IDS).arr.to_list())
-    write_table(frame, experiment.hard_negatives, origin)
+    return table_bytes(frame, origin)
 
 
 def num_folds_of(experiment: Experiment, data: PreparedData) -> int | None:
     """Number of folds that the stored lists were made with; None where there are no lists of this data."""
     try:
-        made_from, num_folds = _fingerprint_and_folds(experiment.hard_negatives)
-    except UNREADABLE:
+        made_from, num_folds = _fingerprint_and_folds(origin_in(read_published(experiment.hard_negatives, "")))
+    except (*UNREADABLE, ArtifactError):
         return None
     return num_folds if made_from == data.fingerprint else None
 
 
-def _fingerprint_and_folds(path: Path) -> tuple[str, int]:
+def _fingerprint_and_folds(origin: Mapping[str, object]) -> tuple[str, int]:
     # Earlier versions had no folds: the lists were the retriever's own.
-    origin = {"num_folds": 1, **read_origin(path)}
-    return str(origin["data_fingerprint"]), int(str(origin["num_folds"]))
+    return str(origin["data_fingerprint"]), int(str(origin.get("num_folds", 1)))
 
 
 def load_hard_negatives(
     experiment: Experiment, data: PreparedData, wanted: int, data_flags: Sequence[str] = ()
 ) -> TrainingLists:
-    """The lists that `write_hard_negatives` wrote.
+    """The lists that `train_retriever.py` wrote.
 
     Args:
         experiment: Paths of the run.
@@ -120,9 +117,12 @@ def read_hard_negatives(experiment: Experiment, hint: str = "") -> tuple[Trainin
         ArtifactError: they are missing, damaged, or from an older version.
     """
     path = experiment.hard_negatives
+    content = read_published(path, hint)
     with reading(path, hint):
-        made_from, num_folds = _fingerprint_and_folds(path)
-        frame = pl.read_parquet(path, glob=False)
+        origin = origin_in(content)
+        made_from, num_folds = _fingerprint_and_folds(origin)
+        check_same_weights(path, origin, experiment, hint)
+        frame = table_in(content)
         items_PK = frame[CANDIDATE_IDS].explode().to_numpy().astype(np.int32).reshape(len(frame), -1)
         if CATALOGUE_RANK not in frame.columns:
             raise ArtifactError(

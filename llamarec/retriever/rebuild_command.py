@@ -8,15 +8,16 @@ from dataclasses import replace
 from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
-from llamarec.files import read_json, stored
+from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.published import intact_metrics
 from llamarec.retriever.state import load_state
-from llamarec.vocabulary import METRICS_FILE, Experiment, RetrieverMetrics
+from llamarec.vocabulary import METRICS_FILE, Experiment
 
 
 def trained_config(experiment: Experiment) -> RetrieverConfig | None:
     """Options of the trained retriever; None where there is none, or it is of a later version."""
-    return stored_config((read_json(experiment.retriever_metrics, RetrieverMetrics) or {}).get("config"))
+    return stored_config(intact_metrics(experiment).get("config"))
 
 
 def stored_config(options: object) -> RetrieverConfig | None:

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
-from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of_bytes
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
-from llamarec.files import read_json, stored
+from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.model import LRURec
+from llamarec.retriever.published import read_metrics, read_published
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.retriever.scoring import catalogue_scores
-from llamarec.vocabulary import PADDING_ITEM, Experiment, RetrieverMetrics
+from llamarec.vocabulary import PADDING_ITEM, Experiment
 
 _BLOCK_HISTORIES = 256
 
@@ -85,16 +86,17 @@ def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool
     """
     folder, weights = experiment.retriever, experiment.retriever_weights
     hint = rebuild_command(experiment)
-    made_by = read_json(experiment.retriever_metrics, RetrieverMetrics)
-    if made_by is None or not weights.is_file():
+    made_by = read_metrics(experiment, hint)
+    if not made_by:
         raise ArtifactError(f"{folder}: no trained retriever", hint=hint)
     check_same_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
 
     config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
     model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+    content = read_published(weights, hint)
     try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        model.load_state_dict(load(content))
+    except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{weights}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
 
-    return Retriever(model, data, config, sha256_of(weights), only_new=only_new)
+    return Retriever(model, data, config, sha256_of_bytes(content), only_new=only_new)

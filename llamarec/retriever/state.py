@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from llamarec.checkpoints.storage import durable
 from llamarec.errors import ArtifactError
-from llamarec.files import replacing
 
 STATE_FILE: Final = "training_state.pt"
+
+_DIGEST_MARK: Final = b"\nllamarec sha256 "
+_NUM_DIGITS: Final = 64
+_NUM_BEHIND: Final = len(_DIGEST_MARK) + _NUM_DIGITS
+_END_OF_ZIP: Final = b"PK\x05\x06" + bytes(18)
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,11 +62,11 @@ def save_state(state: TrainingState, folder: Path) -> None:
     """Replaces the state file; a kill at any moment leaves the old one or the new one."""
     # Shallow, unlike `asdict`: tensors are not copied.
     content = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
+    file = BytesIO()
+    torch.save(content, file)
 
-    with replacing(folder / STATE_FILE) as staging, staging.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    durable.make_folders(folder)
+    durable.replace_file(folder / STATE_FILE, _with_digest(file.getvalue()))
 
 
 def load_state(folder: Path, hint: str | None = None) -> TrainingState | None:
@@ -76,13 +84,36 @@ def load_state(folder: Path, hint: str | None = None) -> TrainingState | None:
         return None
 
     try:
-        return TrainingState(**torch.load(path, weights_only=True, map_location="cpu"))
+        content = _checked(path.read_bytes(), path)
+        return TrainingState(**torch.load(BytesIO(content), weights_only=True, map_location="cpu"))
     except Exception as error:
         raise ArtifactError(
             f"{path}: cannot be read as a training state",
             found=str(error).partition("\n")[0],
             hint=hint or "add --restart to start over",
         ) from error
+
+
+def _with_digest(content: bytes) -> bytes:
+    """The file with its own SHA-256 behind it: torch does not check the checksums of its format."""
+    return content + _DIGEST_MARK + durable.sha256_of_bytes(content).encode()
+
+
+def _checked(content: bytes, path: Path) -> bytes:
+    """The file without its digest.
+
+    Raises:
+        ValueError: it has changed since it was written.
+    """
+    body, mark, digest = content[:-_NUM_BEHIND], content[-_NUM_BEHIND:-_NUM_DIGITS], content[-_NUM_DIGITS:]
+    if mark == _DIGEST_MARK and digest == durable.sha256_of_bytes(body).encode():
+        return body
+
+    # A file of an earlier version ends with its table of contents, which has no comment.
+    if content[-len(_END_OF_ZIP) :][:4] == _END_OF_ZIP[:4] and content.endswith(b"\0\0"):
+        _log.warning("%s: written by an earlier version, without a hash; it is not verified", path)
+        return content
+    raise ValueError("changed since it was written (SHA-256 differs)")
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -1,17 +1,17 @@
-"""Parquet files with their origin in the metadata: what made them, and from which data."""
+"""Parquet tables with their origin in the metadata: what made them, and from which data."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from llamarec.errors import ArtifactError
-from llamarec.files import replacing
 
 UNREADABLE: Final = (pl.exceptions.PolarsError, OSError, KeyError, ValueError)
 """Errors that reading a damaged or foreign file raises."""
@@ -19,16 +19,21 @@ UNREADABLE: Final = (pl.exceptions.PolarsError, OSError, KeyError, ValueError)
 _METADATA_KEY: Final = "llamarec"
 
 
-def write_table(frame: pl.DataFrame, path: Path, origin: Mapping[str, object]) -> None:
-    """Replaces a file, with `origin` as JSON in its metadata."""
-    metadata = {_METADATA_KEY: json.dumps({**origin})}
-    with replacing(path) as staging:
-        frame.write_parquet(staging, compression="zstd", metadata=metadata)
+def table_bytes(frame: pl.DataFrame, origin: Mapping[str, object]) -> bytes:
+    """A table as a Parquet file, with `origin` as JSON in its metadata."""
+    file = BytesIO()
+    frame.write_parquet(file, compression="zstd", metadata={_METADATA_KEY: json.dumps({**origin})})
+    return file.getvalue()
 
 
-def read_origin(path: Path) -> dict[str, object]:
-    """What `write_table` kept beside the table; raises one of `UNREADABLE`."""
-    return {**json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])}
+def origin_in(content: bytes) -> dict[str, object]:
+    """What `table_bytes` kept beside the table; raises one of `UNREADABLE`."""
+    return {**json.loads(pl.read_parquet_metadata(BytesIO(content))[_METADATA_KEY])}
+
+
+def table_in(content: bytes) -> pl.DataFrame:
+    """The table; raises one of `UNREADABLE`."""
+    return pl.read_parquet(BytesIO(content))
 
 
 @contextlib.contextmanager

@@ -11,18 +11,20 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save
 
+from llamarec.checkpoints.storage.durable import sha256_of_bytes
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
-from llamarec.files import replacing, write_json
-from llamarec.retriever.candidates import Candidates, most_candidates, with_labels, write_candidates
+from llamarec.files import json_bytes
+from llamarec.retriever.candidates import Candidates, candidates_file, most_candidates, with_labels
 from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_from_model, remove_other_folds
 from llamarec.retriever.dependent_rankers import check_can_replace, check_prompt_options
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.hard_negatives import TrainingLists, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file
+from llamarec.retriever.published import DIGEST, finish_interrupted, locked, publish
 from llamarec.retriever.scoring import label_ranks, top_k
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
@@ -102,6 +104,14 @@ def _train(data: PreparedData, experiment: Experiment, config: RetrieverConfig, 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
 
+    finish_interrupted(experiment.retriever)
+    with locked(experiment):
+        return _train_locked(data, experiment, config, console)
+
+
+def _train_locked(
+    data: PreparedData, experiment: Experiment, config: RetrieverConfig, console: Console
+) -> RetrieverReport:
     trainer = RetrieverTrainer(
         data,
         config,
@@ -190,15 +200,20 @@ def _write(
     lists: TrainingLists,
     report: RetrieverReport,
 ) -> None:
-    made_by = {"config": asdict(config), "best_epoch": report.best_epoch}
+    weights = save(trainer.model.state_dict())
+    made_by = {
+        "config": asdict(config),
+        "best_epoch": report.best_epoch,
+        # The lists name the weights that made them.
+        DIGEST: sha256_of_bytes(weights),
+    }
+    data_of = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint}
 
-    # `save_file` would make a file that other users may not read.
-    with replacing(experiment.retriever_weights) as staging:
-        staging.write_bytes(save(trainer.model.state_dict()))
-    write_hard_negatives(experiment, lists, data, made_by)
+    files = {
+        experiment.retriever_weights.name: weights,
+        experiment.hard_negatives.name: hard_negatives_file(lists, data, made_by),
+        experiment.candidates.name: candidates_file(candidates, data, made_by),
+        experiment.retriever_metrics.name: json_bytes({**data_of, **made_by, **asdict(report)}),
+    }
+    publish(experiment, files, data_of)
     remove_other_folds(experiment.retriever, config.hard_negative_folds)
-    # Last: candidates mark a complete set of files.
-    write_candidates(experiment, candidates, data, made_by)
-
-    content: dict[str, object] = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint, **made_by}
-    write_json(experiment.retriever_metrics, {**content, **asdict(report)})

@@ -14,7 +14,7 @@ import torch
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.retriever.batches import pack
-from llamarec.retriever.hard_negatives import load_hard_negatives, write_hard_negatives
+from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file, load_hard_negatives
 from llamarec.retriever.mining import mine_hard_negatives
 from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import Experiment
@@ -99,10 +99,15 @@ def test_training_goes_on_as_before(model: LRURec) -> None:
     assert model.training
 
 
+def _write(experiment: Experiment, lists: TrainingLists, data: PreparedData) -> None:
+    experiment.retriever.mkdir(parents=True, exist_ok=True)
+    experiment.hard_negatives.write_bytes(hard_negatives_file(lists, data, {}))
+
+
 def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
     data, experiment = make_data(), Experiment(tmp_path, "made-up")
     found = mine_hard_negatives(model, data, K, max_length=50, exclude=True)
-    write_hard_negatives(experiment, found._replace(num_folds=3), data, {})
+    _write(experiment, found._replace(num_folds=3), data)
     loaded = load_hard_negatives(experiment, data, K)
     assert loaded.num_folds == 3
     assert loaded.items_PK.tolist() == found.items_PK.tolist()
@@ -115,7 +120,7 @@ def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: 
     command = r"(?s){}.*python train_retriever\.py --dataset_code made-up"
     with pytest.raises(ArtifactError, match=command.format("are missing") + ".*--hard_negatives 0"):
         load_hard_negatives(experiment, data, K)
-    write_hard_negatives(experiment, mine_hard_negatives(model, data, K, max_length=50, exclude=True), data, {})
+    _write(experiment, mine_hard_negatives(model, data, K, max_length=50, exclude=True), data)
     with pytest.raises(ArtifactError, match=command.format("made from other data")):
         load_hard_negatives(experiment, replace(data, fingerprint="1" * 64), K)
     with pytest.raises(ArtifactError, match=command.format("made from other data")):

@@ -20,7 +20,7 @@ from rich.console import Console
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
-from llamarec.retriever.candidates import load_candidates, most_candidates, with_labels, write_candidates
+from llamarec.retriever.candidates import candidates_file, load_candidates, most_candidates, with_labels
 from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
@@ -178,7 +178,8 @@ def test_candidates_survive_the_file_and_refuse_other_data(
         ArtifactError, match=r"(?s)no trained retriever.*python train_retriever\.py --dataset_code made-up"
     ):
         load_candidates(experiment, data)
-    write_candidates(experiment, found, data, {"config": {"seed": 42}})
+    experiment.retriever.mkdir(parents=True)
+    experiment.candidates.write_bytes(candidates_file(found, data, {"config": {"seed": 42}}))
     loaded = load_candidates(experiment, data)
     for split in SPLITS:
         for name in ("user_ids", "item_ids", "scores", "label_ids", "label_ranks"):

@@ -9,6 +9,7 @@ publish         staging, then the manifest, then one rename; deleting
 best_model      the best model in the run's folder itself
 recovery        what killed saves and deletions left
 file_formats    damage that a file's own format reveals
+file_set        files of a folder that are published together, and verified by each reader
 verification    whether a folder is a checkpoint that can be resumed
 discovery       which checkpoints a run has, and which one the user means
 summary         a checkpoint's description of itself

@@ -133,8 +133,13 @@ def replace_file(path: Path, data: bytes) -> None:
     """A file replaced whole: a reader, and a power loss, see the old one or the new one."""
     staging = path.with_name(f"{path.name}.new")
     remove(staging)
-    write_file(staging, data)
-    rename(staging, path)
+    try:
+        write_file(staging, data)
+        rename(staging, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove(staging)
+        raise
     fsync_folder(path.parent)
 
 
@@ -161,6 +166,11 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file as hex."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 of bytes as hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def fsync_folder(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NotRequired, TypedDict
@@ -124,8 +125,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The manifest as JSON, with its own checksum."""
-        content = {"format": FORMAT, **asdict(self)}
-        return (json.dumps({**content, "checksum": _checksum(content)}, indent=2, sort_keys=True) + "\n").encode()
+        return sealed(asdict(self))
 
 
 def read_manifest(checkpoint: Path, name: str = MANIFEST) -> Manifest | None:
@@ -156,6 +156,25 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     Raises:
         CheckpointError: it is damaged, lists a file outside the folder, or its format is unknown to this version.
     """
+    return _from_content(unsealed(raw, where), where)
+
+
+def sealed(values: Mapping[str, Any]) -> bytes:
+    """Values as JSON, with the format and their own checksum."""
+    content = {"format": FORMAT, **values}
+    return (json.dumps({**content, "checksum": _checksum(content)}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def unsealed(raw: bytes, where: str) -> dict[str, Any]:
+    """What `sealed` made JSON of.
+
+    Args:
+        raw: Its bytes.
+        where: Path or address for error messages.
+
+    Raises:
+        CheckpointError: it is damaged, or its format is unknown to this version.
+    """
     try:
         content = json_shapes.parsed(raw, dict[str, Any])
         found_format, checksum = content.pop("format"), content.pop("checksum")
@@ -170,8 +189,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         )
     if checksum != _checksum({"format": found_format, **content}):
         raise CheckpointError(f"{where}: damaged", expected=f"checksum {checksum}", found="other content")
-
-    return _from_content(content, where)
+    return content
 
 
 def _from_content(content: dict[str, Any], where: str) -> Manifest:

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.outcome import Outcome
-from llamarec.files import read_json, write_json
+from llamarec.files import write_json
 from llamarec.ranker.training.build import Ranker
-from llamarec.vocabulary import DESCRIPTION, Experiment, RetrieverMetrics
+from llamarec.retriever.published import DIGEST, intact_metrics, weights_digest
+from llamarec.vocabulary import DESCRIPTION, Experiment
 
 _PACKAGES: Final = ("llamarec", "torch", "transformers", "peft", "accelerate")
 
@@ -20,7 +20,6 @@ _PACKAGES: Final = ("llamarec", "torch", "transformers", "peft", "accelerate")
 def write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> None:
     """Writes ranker.json: what loading and serving the run needs."""
     experiment = ranker.experiment
-    weights = experiment.retriever_weights
     write_json(
         experiment.ranker / DESCRIPTION,
         {
@@ -32,7 +31,7 @@ def write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> No
             "prompt": ranker.encoder.template.as_dict(),
             "letter_ids": ranker.encoder.letter_ids,
             "data_fingerprint": data.fingerprint,
-            "retriever_digest": sha256_of(weights) if weights.is_file() else "",
+            DIGEST: weights_digest(experiment),
             "retriever_config": _retriever_config(experiment),
             "versions": _versions(),
         },
@@ -64,7 +63,7 @@ def write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None:
 
 
 def _retriever_config(experiment: Experiment) -> Any:
-    return (read_json(experiment.retriever_metrics, RetrieverMetrics) or {}).get("config")
+    return intact_metrics(experiment).get("config")
 
 
 def _versions() -> dict[str, str]:
