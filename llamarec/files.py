@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
+from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.errors import ArtifactError
 
 T = TypeVar("T")
@@ -22,12 +23,14 @@ T = TypeVar("T")
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbour to write to, which takes the file's place in the end, or goes without a trace where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".tmp")
-    if kind_of(staging) == "link":
-        # Writing would go to where it leads.
-        durable.remove(staging)
+    # A name of one's own: another process may write the same file.
+    staging = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield staging
+        with naming(path):
+            yield staging
+        # Windows syncs only what is open for writing.
+        with naming(path), staging.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(staging, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -51,7 +54,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         durable.remove(left)
     staging.mkdir()
     try:
-        yield staging
+        with naming(target):
+            yield staging
         # Renamed away, not deleted: where something in it is open (Windows), it stays whole.
         if kind_of(target) != "nothing":
             target.rename(old)
@@ -71,10 +75,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file; folders on the way are made."""
-    with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(path) as staging:
+        staging.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from llamarec.checkpoints.storage.os_errors import advice
 from llamarec.command import typed, with_flags
 from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, ConfigError, LlamarecError
 from llamarec.requirements import extras_with, install_line
@@ -44,12 +46,27 @@ def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
         if command and error.retry_with and "RANK" not in os.environ:
             print(f"  type:     {typed(with_flags(command, error.retry_with))}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:
+        print(f"error: {os_error(error)}", file=sys.stderr)
+        return EXIT_USAGE
     except ModuleNotFoundError as error:
         missing = missing_package(error)
         if missing is None:
             raise
         print(f"error: {missing}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def os_error(error: OSError) -> LlamarecError:
+    """The error for a disk that is full, a folder that cannot be written, and whatever else the system refuses."""
+    named = error.filename2 or error.filename
+    path = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
+    if path is None:
+        return LlamarecError(str(error) or type(error).__name__)
+
+    folder = path if path.is_dir() else path.parent
+    hint = advice(error, folder, "another folder") if error.errno is not None else None
+    return LlamarecError(f"{path}: {error.strerror or error}", hint=hint)
 
 
 def missing_package(error: Exception) -> LlamarecError | None:

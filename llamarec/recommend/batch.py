@@ -1,7 +1,7 @@
 """Recommendations for a file of users, written to a file. After a kill the same command continues.
 
 Until all are answered, answers are appended as JSON lines to OUTPUT.partial. OUTPUT.partial.json beside it identifies
-what they were made from. Then one rename publishes OUTPUT.
+what they were made from, and holds size and hash of the lines so far. Then one rename publishes OUTPUT.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 import polars as pl
 from filelock import FileLock, Timeout
 
+from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage.json_shapes import ShapeError
+from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.errors import ConfigError, LlamarecError, LockedError
 from llamarec.files import read_json, replacing, write_json
 from llamarec.recommend.recommender import Recommender
@@ -25,6 +29,7 @@ from llamarec.recommend.requests import Request
 
 ENDINGS: Final = (".jsonl", ".parquet")
 _AT_ONCE: Final = 64
+_MARKS: Final = "marks"
 _SCHEMA: Final = {
     "id": pl.String,
     "rank": pl.Int32,
@@ -50,6 +55,13 @@ class Done:
     num_requests: int
     num_before: int
     num_failed: int
+
+
+class _Mark(NamedTuple):
+    """How far the lines reach after a group, in bytes, and the SHA-256 of all of them."""
+
+    num_bytes: int
+    sha256: str
 
 
 class _Line(TypedDict, total=False):
@@ -78,6 +90,9 @@ class BatchJob:
         self._recommender, self._requests, self._output, self._k = recommender, requests, output, k
         self._partial = output.with_name(output.name + ".partial")
         self._made_of = output.with_name(output.name + ".partial.json")
+        self._made_from: dict[str, object] = {}
+        # Marks in the lines of an earlier call; None where it wrote none down.
+        self._marks: object = None
 
     def run(self, *, restart: bool = False, progress: Callable[[int], None] = lambda done: None) -> Done:
         """Answers the requests that are not answered yet, and publishes the file.
@@ -94,7 +109,7 @@ class BatchJob:
         lock = FileLock(self._output.with_name(self._output.name + ".partial.lock"), blocking=False)
 
         try:
-            with lock:
+            with lock, naming(self._output):
                 try:
                     return self._run(restart, progress)
                 finally:
@@ -115,11 +130,25 @@ class BatchJob:
         if not self._partial.is_file():
             return self._published()
 
-        before = self._whole_lines()
+        written = self._whole_lines()
+        before = written.count(b"\n")
+        digest, num_bytes = hashlib.sha256(written), len(written)
+        marks = [_Mark(num_bytes, digest.hexdigest())]
         progress(before)
-        with self._partial.open("a", encoding="utf-8", newline="\n") as file:
+
+        with self._partial.open("ab") as file:
             for start in range(before, len(self._requests), _AT_ONCE):
-                self._append(file, self._requests[start : start + _AT_ONCE])
+                lines = self._answer_lines(self._requests[start : start + _AT_ONCE])
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+
+                digest.update(lines)
+                num_bytes += len(lines)
+                # After the lines, which count only as far as this reaches. The mark before stays for a disk that
+                # loses the end of a file in spite of the sync.
+                marks = [marks[-1], _Mark(num_bytes, digest.hexdigest())]
+                write_json(self._made_of, {**self._made_from, _MARKS: marks})
                 progress(min(start + _AT_ONCE, len(self._requests)))
 
         failed = sum("error" in line for line in self._lines())
@@ -139,7 +168,9 @@ class BatchJob:
     def _prepare(self, restart: bool) -> None:
         """Keeps the answers of an earlier call if this one can continue it, or starts a new file."""
         made_of, left = self._identity(), self._left()
-        was_restart = left.pop("restarted", False) if left is not None else False
+        was_restart = bool(left.pop("restarted", False)) if left is not None else False
+        self._marks = left.pop(_MARKS, None) if left is not None else None
+        self._made_from = {**made_of, "restarted": was_restart}
         if left == made_of and (was_restart or not restart):
             return
 
@@ -148,7 +179,8 @@ class BatchJob:
 
         # In this order, so that no call mistakes other answers for its own.
         self._partial.write_bytes(b"")
-        write_json(self._made_of, {**made_of, "restarted": restart})
+        self._made_from, self._marks = {**made_of, "restarted": restart}, [[0, hashlib.sha256().hexdigest()]]
+        write_json(self._made_of, {**self._made_from, _MARKS: self._marks})
 
     def _left(self) -> dict[str, object] | None:
         """What the answers of an earlier call were made from; None if there are none."""
@@ -175,25 +207,49 @@ class BatchJob:
         digest = hashlib.sha256(json.dumps([[one.id, one.user, one.history] for one in self._requests]).encode())
         return {"k": self._k, "model": self._recommender.fingerprint, "requests": digest.hexdigest()}
 
-    def _whole_lines(self) -> int:
-        """The number of whole lines, after cutting off the lines of an unfinished group.
+    def _whole_lines(self) -> bytes:
+        """The answers of an earlier call, after cutting off the lines of an unfinished group.
 
         Requests are answered in groups, and in another group the last digit of a score may differ.
+
+        Raises:
+            ConfigError: they have changed since they were written.
         """
         with self._partial.open("r+b") as file:
-            lines = file.read().splitlines(keepends=True)
+            content = self._verified(file.read())
+            lines = content.splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
             if len(whole) < len(self._requests):
                 del whole[len(whole) - len(whole) % _AT_ONCE :]
-            file.truncate(sum(map(len, whole)))
-        return len(whole)
+            content = b"".join(whole)
+            file.truncate(len(content))
+        return content
 
-    def _append(self, file: IO[str], requests: Sequence[Request]) -> None:
-        for request, found in zip(requests, self._answers(requests), strict=True):
-            # ensure_ascii=True, so that no line contains a line separator of Unicode.
-            file.write(json.dumps({"id": request.id, **found}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    def _verified(self, content: bytes) -> bytes:
+        """As much of the content as an earlier call wrote down the hash of; all of it where it wrote none."""
+        if self._marks is None:
+            return content
+
+        try:
+            marks = json_shapes.shaped(self._marks, list[_Mark])
+        except ShapeError:
+            marks = []
+        for num_bytes, digest in reversed(marks):
+            known = content[:num_bytes]
+            if len(known) == num_bytes and hashlib.sha256(known).hexdigest() == digest:
+                return known
+            if len(known) == num_bytes:
+                break
+        raise ConfigError(
+            f"{self._partial}: the answers of the earlier call have changed since they were written",
+            found=f"{len(content):,} bytes, other than those whose SHA-256 is in {self._made_of.name}",
+            hint="add --restart to answer all again",
+        )
+
+    def _answer_lines(self, requests: Sequence[Request]) -> bytes:
+        answers = zip(requests, self._answers(requests), strict=True)
+        # ensure_ascii=True, so that no line contains a line separator of Unicode.
+        return b"".join(json.dumps({"id": request.id, **found}).encode() + b"\n" for request, found in answers)
 
     def _answers(self, requests: Sequence[Request]) -> list[dict[str, object]]:
         histories = [self._history(request) for request in requests]
@@ -223,8 +279,11 @@ class BatchJob:
 
     def _publish(self) -> None:
         if self._output.suffix == ".parquet":
+            content = BytesIO()
+            pl.DataFrame(list(self._rows()), schema=_SCHEMA).write_parquet(content, compression="zstd")
+            # Python's own write says what a full disk is.
             with replacing(self._output) as staging:
-                pl.DataFrame(list(self._rows()), schema=_SCHEMA).write_parquet(staging, compression="zstd")
+                staging.write_bytes(content.getvalue())
             self._partial.unlink()
         else:
             os.replace(self._partial, self._output)

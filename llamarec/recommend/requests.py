@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -43,14 +43,14 @@ def read_requests(path: Path, user_column: str = "") -> list[Request]:
         user_column: Name of the users' column in the data; a column of that name is preferred.
 
     Raises:
-        DataError: the file is missing, empty or malformed; the error names the line.
+        DataError: the file is missing, empty or malformed, or two different requests have one id; the error names the
+            lines.
     """
     if not path.exists():
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found="there is no such file")
 
     try:
-        # A request that stands twice is answered once.
-        requests = list(dict.fromkeys(_read(path, user_column)))
+        requests = _distinct(path, _read(path, user_column))
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
 
@@ -59,7 +59,37 @@ def read_requests(path: Path, user_column: str = "") -> list[Request]:
     return requests
 
 
-def _read(path: Path, user_column: str) -> list[Request]:
+class _Line(NamedTuple):
+    """A request, the line it stands in, and whether that line gives it a name."""
+
+    number: int
+    request: Request
+    is_named: bool = True
+
+
+def _distinct(path: Path, lines: list[_Line]) -> list[Request]:
+    """Each request once: one that stands twice is answered once.
+
+    Raises:
+        DataError: two different requests have one id, so that nobody could tell their answers apart.
+    """
+    first: dict[str, _Line] = {}
+    for line in lines:
+        other = first.setdefault(line.request.id, line)
+        if other.request == line.request and ((other.is_named and line.is_named) or other is line):
+            continue
+
+        unnamed = [str(one.number) for one in (other, line) if not one.is_named]
+        raise DataError(
+            f"--users {path}, lines {other.number} and {line.number}: two requests with the id {line.request.id!r}",
+            expected="an id of its own for each request",
+            found=f"line {unnamed[0]} has no id, so its number is its id" if unnamed else "both lines give this id",
+            hint=f'add "id": "any other name" to line {unnamed[0] if unnamed else line.number}',
+        )
+    return [line.request for line in first.values()]
+
+
+def _read(path: Path, user_column: str) -> list[_Line]:
     name = path.name.lower()
     if name.endswith((".csv", ".tsv", ".parquet")):
         return _from_table(path, user_column)
@@ -68,10 +98,10 @@ def _read(path: Path, user_column: str) -> list[Request]:
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if name.endswith(_JSON_LINES):
         return [_from_json(path, number, line) for number, line in numbered]
-    return [Request(line, user=line) for _, line in numbered]
+    return [_Line(number, Request(line, user=line)) for number, line in numbered]
 
 
-def _from_table(path: Path, user_column: str) -> list[Request]:
+def _from_table(path: Path, user_column: str) -> list[_Line]:
     if path.suffix.lower() == ".parquet":
         table = pl.read_parquet(path, glob=False)
     else:
@@ -93,10 +123,10 @@ def _from_table(path: Path, user_column: str) -> list[Request]:
         )
 
     keys = table[column].cast(pl.String).unique(maintain_order=True).drop_nulls()
-    return [Request(key, user=key) for key in keys]
+    return [_Line(number, Request(key, user=key)) for number, key in enumerate(keys, start=1)]
 
 
-def _from_json(path: Path, number: int, line: str) -> Request:
+def _from_json(path: Path, number: int, line: str) -> _Line:
     try:
         content = json.loads(line)
     except ValueError as error:
@@ -108,14 +138,15 @@ def _from_json(path: Path, number: int, line: str) -> Request:
         key, name = content["user"], content.get("id", content["user"])
         if not _is_text(key) or not _is_text(name):
             raise _malformed(path, number, line, "user and id must be strings or whole numbers")
-        return Request(str(name), user=str(key))
+        return _Line(number, Request(str(name), user=str(key)))
 
     history = content["history"]
     if not isinstance(history, list) or not history or not all(_is_text(item) for item in history):
         raise _malformed(path, number, line, "history must be a non-empty list of titles or keys")
     if not _is_text(content.get("id", number)):
         raise _malformed(path, number, line, "id must be a string or a whole number")
-    return Request(str(content.get("id", number)), history=tuple(str(item) for item in history))
+    request = Request(str(content.get("id", number)), history=tuple(str(item) for item in history))
+    return _Line(number, request, is_named="id" in content)
 
 
 def _is_text(value: object) -> bool:

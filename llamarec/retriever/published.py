@@ -18,6 +18,7 @@ from llamarec.checkpoints.storage.file_set import ChangedError, FileSet
 from llamarec.checkpoints.storage.json_shapes import ShapeError, parsed, shaped
 from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
 from llamarec.checkpoints.storage.lock import RunLock
+from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.errors import ArtifactError
 from llamarec.vocabulary import METRICS_FILE, Experiment, RetrieverMetrics
@@ -47,7 +48,8 @@ def publish(experiment: Experiment, files: Mapping[str, bytes], about: Mapping[s
         for name, content in files.items():
             staging.write(name, content)
 
-    FileSet(experiment.retriever).publish(fill, about)
+    with naming(experiment.retriever):
+        FileSet(experiment.retriever).publish(fill, about)
 
 
 def read_published(path: Path, hint: str) -> bytes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.errors import ArtifactError
 
 STATE_FILE: Final = "training_state.pt"
@@ -65,8 +66,9 @@ def save_state(state: TrainingState, folder: Path) -> None:
     file = BytesIO()
     torch.save(content, file)
 
-    durable.make_folders(folder)
-    durable.replace_file(folder / STATE_FILE, _with_digest(file.getvalue()))
+    with naming(folder / STATE_FILE):
+        durable.make_folders(folder)
+        durable.replace_file(folder / STATE_FILE, _with_digest(file.getvalue()))
 
 
 def load_state(folder: Path, hint: str | None = None) -> TrainingState | None:

@@ -165,6 +165,56 @@ def test_a_file_that_is_none_is_refused_with_the_line(tmp_path: Path, name: str,
         read_requests(tmp_path / "absent.txt")
 
 
+@pytest.mark.parametrize(
+    ("text", "lines", "said"),
+    [
+        # A line without an id is called by its number, which is the id of another line.
+        ('{"id": "2", "history": ["a"]}\n{"history": ["b"]}\n', "1 and 2", "line 2 has no id"),
+        ('{"history": ["b"]}\n{"id": 1, "history": ["a"]}\n', "1 and 2", "line 1 has no id"),
+        ('{"history": ["b"]}\n\n{"user": "1"}\n', "1 and 3", "line 1 has no id"),
+        # The same request, too: its answer would have a name that nobody gave it.
+        ('{"id": "2", "history": ["a"]}\n{"history": ["a"]}\n', "1 and 2", "line 2 has no id"),
+        ('{"id": "x", "history": ["a"]}\n{"user": "u1"}\n{"id": "x", "history": ["b"]}\n', "1 and 3", "both lines"),
+        ('{"id": "u1", "history": ["a"]}\n{"user": "u1"}\n', "1 and 2", "both lines"),
+        ('{"id": "x", "user": "u1"}\n{"id": "x", "user": "u2"}\n', "1 and 2", "both lines"),
+    ],
+)
+def test_two_requests_never_have_one_id(text: str, lines: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"(?s)a\.jsonl, lines {lines}: two requests with the id.*{said}.*add \"id\""):
+        read_requests(tmp_path / "a.jsonl")
+
+
+def test_a_request_that_stands_twice_is_answered_once(tmp_path: Path) -> None:
+    text = '{"id": "x", "history": ["a"]}\n{"id": "x", "history": ["a"]}\n{"history": ["a"]}\n'
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    assert [one.id for one in read_requests(tmp_path / "a.jsonl")] == ["x", "3"]
+
+
+def test_answers_that_have_changed_are_not_taken_for_those_that_were_written(
+    recommender: Recommender, tmp_path: Path
+) -> None:
+    output, partial = tmp_path / "a.jsonl", tmp_path / "a.jsonl.partial"
+
+    def kill(done: int) -> None:
+        if done == 8:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+    content = partial.read_bytes()
+    for position in range(0, len(content), len(content) // 20):
+        partial.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(ConfigError, match=r"(?s)a\.jsonl\.partial: .* have changed.*--restart"):
+            BatchJob(recommender, USERS, output, k=3).run()
+
+    # Lines behind those whose hash is known are answered again.
+    partial.write_bytes(content + b'{"id": "u8"}\n')
+    assert BatchJob(recommender, USERS, output, k=3).run().num_before == 8
+    BatchJob(recommender, USERS, tmp_path / "b.jsonl", k=3).run()
+    assert output.read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
 def test_two_at_once_do_not_mix(recommender: Recommender, tmp_path: Path) -> None:
     output = tmp_path / "a.jsonl"
     told: list[int] = []

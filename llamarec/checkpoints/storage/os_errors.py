@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +15,39 @@ _FORBIDDEN: Final = {errno.EACCES, errno.EPERM}
 NO_LOCKS: Final = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
 """The file system does not know the call."""
 _BROKEN: Final = {errno.EIO, getattr(errno, "ESTALE", errno.EIO), errno.ENXIO, errno.ENODEV}
+_OF_RUST: Final = re.compile(r"\(os error (\d+)\)")
 _ON_LOCAL_DISK: Final = "on a local disk; --backup_to copies its checkpoints to where they are kept"
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes an error of the system one that names a path.
+
+    Libraries in Rust (polars, safetensors) have errors of their own, whose text says the number. A write that fails
+    knows no path.
+
+    >>> with naming(Path("runs/a")):
+    ...     raise ValueError("I/O error: No space left on device (os error 28)")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'runs/a'
+    """
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or _number_in(error)
+        if error.filename is None and number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    except Exception as error:
+        number = _number_in(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _number_in(error: Exception) -> int | None:
+    found = _OF_RUST.search(str(error))
+    return int(found[1]) if found else None
 
 
 def advice(error: BaseException, path: Path, other_folder: str, *, locks: bool = False) -> list[str]:
