@@ -38,7 +38,7 @@ def _move_best(run: RunFolder) -> None:
     stale = _only_in_old_best(run)
     for path in [path for path in sorted(staging.iterdir()) if path.name != BEST_MANIFEST]:
         target = run.path / path.name
-        if "folder" in (kind_of(path), kind_of(target)):
+        if kind_of(path) == "folder" and kind_of(target) == "folder":
             durable.remove(target)
         durable.rename(path, target)
     for name in stale:

@@ -8,6 +8,7 @@ import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -15,12 +16,13 @@ from filelock import FileLock, Timeout
 
 from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable, json_shapes
-from llamarec.checkpoints.storage.entries import kind_of
+from llamarec.checkpoints.storage.entries import described, kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.os_errors import NO_LOCKS, advice
 from llamarec.errors import CheckpointError, LockedError
 
+_RENAME: Final = "ren" if os.name == "nt" else "mv"
 _LOOKED_AT_SECONDS: Final = 0.2
 
 
@@ -31,6 +33,25 @@ class _Holder:
     pid: int
     host: str
     started: str
+
+
+def check_is_folder(path: Path) -> None:
+    """Raises if something that is no folder has the name of a run's folder; one that does not exist yet is fine.
+
+    Raises:
+        CheckpointError: it is a file, a link to nothing, ...; says which.
+    """
+    if kind_of(path) == "nothing" or path.is_dir():
+        return
+    raise CheckpointError(
+        f"{path} is {described(path)}, not a folder",
+        expected="a folder for checkpoints, existing or new",
+        found=described(path),
+        hint=[
+            "another --output_dir",
+            f"or give it another name: {'ren' if os.name == 'nt' else 'mv'} {path} {path}.old",
+        ],
+    )
 
 
 class RunLock:
@@ -51,6 +72,11 @@ class RunLock:
             LockedError: another process holds it.
             CheckpointError: the folder cannot be written.
         """
+        check_is_folder(self._run.path)
+        lock = self._run.lock
+        if kind_of(lock) == "folder":
+            raise CheckpointError(f"{lock} is a folder", expected="no such entry", hint="give it another name")
+
         try:
             durable.make_folders(self._run.path)
             if kind_of(self._run.lock) in ("link", "other"):

@@ -12,7 +12,7 @@ from llamarec.checkpoints.config import ProgramHints
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.best_model import recover_best
 from llamarec.checkpoints.storage.entries import described, kind_of, not_a_folder
-from llamarec.checkpoints.storage.layout import BEST_MANIFEST, RunFolder
+from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG, BEST_MANIFEST, WEIGHTS, RunFolder
 from llamarec.checkpoints.storage.os_errors import advice
 from llamarec.checkpoints.storage.publish import is_complete
 from llamarec.errors import CheckpointError
@@ -76,7 +76,8 @@ def _recover(run: RunFolder) -> list[str]:
 
 def _check_own_files(run: RunFolder) -> None:
     """Raises if something that is no file has the name of a file that this program writes into the run's folder."""
-    for path in (run.path / BEST_MANIFEST, run.restarted, run.lock, run.holder):
+    of_best = (run.path / name for name in (BEST_MANIFEST, ADAPTER_CONFIG, *WEIGHTS))
+    for path in (*of_best, run.restarted, run.lock, run.holder):
         what = described(path)
         if what not in ("nothing", "a file", "a link to a file", "a link to nothing", "a link in a circle"):
             raise CheckpointError(

@@ -20,6 +20,7 @@ from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.lock import check_is_folder
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import LoaderRequest, default_order
 from llamarec.checkpoints.trainer.divergence import can_be_best
@@ -94,6 +95,10 @@ class ResumableMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         check_overrides(type(self), ResumableMixin, Trainer)
+        for one in (*args, *kwargs.values()):
+            if isinstance(one, TrainingArguments) and one.output_dir:
+                # The Trainer would make the folder, and fail with an error of the system.
+                check_is_folder(Path(one.output_dir))
         super().__init__(*args, **kwargs)
         check_hooks(self, Trainer)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from llamarec.checkpoints.storage.discovery import BEST, LATEST, ResumeChoice, best, inspect, latest, nearest
+from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, RunFolder, step_of
+from llamarec.checkpoints.storage.lock import check_is_folder
 from llamarec.errors import CheckpointError, printable
 from llamarec.vocabulary import Experiment
 
@@ -76,6 +78,7 @@ def find_new_run(text: str, root: Path) -> RunFolder:
         return run
 
     _refuse_address(text)
+    check_is_folder(Path(text))
     return RunFolder(Experiment(root, text).checkpoints if _is_code(text) else Path(text))
 
 
@@ -211,6 +214,8 @@ def _no_such_run(text: str, root: Path) -> CheckpointError:
             f"{text} is a checkpoint; a run is needed", expected=f"the folder that contains it: {path.parent}"
         )
 
+    if kind_of(path) != "nothing":
+        check_is_folder(path)
     looked = [str(Experiment(root, text).checkpoints)] if _is_code(text) else []
     names = [name_of(run, root) for run in runs_under(root)]
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)

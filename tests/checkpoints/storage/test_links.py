@@ -306,7 +306,7 @@ def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
-@pytest.mark.parametrize("name", ["best.json", "restarted.json"])
+@pytest.mark.parametrize("name", ["best.json", "restarted.json", "adapter_model.bin", "adapter_config.json"])
 def test_a_folder_in_the_place_of_a_file_is_said(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run.path / name).mkdir()
@@ -332,3 +332,13 @@ def test_a_staged_best_model_cannot_take_a_checkpoints_name(tmp_path: Path) -> N
     recover(run)
 
     assert verify(run.checkpoint(200)).health == "good"
+
+
+@pytest.mark.parametrize("kind", [param for param in IN_PLACE_OF_FOLDERS if param.values[0] != "a link to a device"])
+def test_a_trainer_says_what_output_dir_is(kind: str, tmp_path: Path) -> None:
+    """Before the Trainer tries to make the folder."""
+    from tests.resume.runs import quiet_trainer
+
+    MAKE[kind](tmp_path / "run")
+    with pytest.raises(CheckpointError, match=f"run is {kind}, not a folder"):
+        quiet_trainer(tmp_path / "run", num_samples=12, noisy=False)
