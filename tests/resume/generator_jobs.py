@@ -410,7 +410,8 @@ def verdict(owner: str, holder: str, kind: str, workers: int = 0) -> str:
         if whole.result is None:
             return f"different: {whole.log[-2000:]}"
         if "refused" in whole.result:
-            early = whole.result["step"] == 0
+            # What draws in the optimizer's step is known after the first one.
+            early = whole.result["step"] <= 1
             return f"refused: {whole.result['refused']}" if early else f"different: refused late: {whole.result}"
 
         killed = forks.run(folder / "2", train, folder=str(folder / "run"), kill_after=4, **job)

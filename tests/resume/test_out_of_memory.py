@@ -59,9 +59,13 @@ def test_other_errors_are_none(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
-def _large(forward_batch: int, model: Any, make: Callable[[], Exception], place: str) -> list[int]:
+class _Failed(list[int]):
+    """Sizes that failed. A plain list on the Trainer would be set back with the step that is repeated."""
+
+
+def _large(forward_batch: int, model: Any, make: Callable[[], Exception], place: str) -> _Failed:
     """Makes the model fail with more samples than fit; returns the sizes that failed, as they come."""
-    failed: list[int] = []
+    failed = _Failed()
 
     def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
         size = len(inputs["input_ids"])

@@ -19,7 +19,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from llamarec.checkpoints.trainer.samples.generator_kinds import has_state, is_generator, state_restorer
 
 Restore: TypeAlias = Callable[[], object]
+Key = TypeVar("Key")
 
 # More than a sum is: a table that is only looked into.
 _ITEMS_LIMIT: Final = 100_000
@@ -120,16 +121,16 @@ class Undo:
             except ValueError:
                 self._restores.append(functools.partial(_clear_cell, cell))
                 continue
-            self._restores.append(functools.partial(setattr, cell, "cell_contents", content))
+            self._restores.append(functools.partial(_set_cell, cell, content))
             self.remember(content, variable)
 
         for variable in _global_names(function.__code__):
             if variable in function.__globals__:
                 content = function.__globals__[variable]
-                self._restores.append(functools.partial(function.__globals__.__setitem__, variable, content))
+                self._restores.append(functools.partial(_set_item, function.__globals__, variable, content))
                 self.remember(content, variable)
             else:
-                self._restores.append(functools.partial(function.__globals__.pop, variable, None))
+                self._restores.append(functools.partial(_remove, function.__globals__, variable))
 
         self._all((("defaults", function.__defaults__), ("defaults", function.__kwdefaults__)), name)
         self.remember(vars(function), name)
@@ -155,7 +156,9 @@ class Undo:
 
         if isinstance(value, list | bytearray):
             self._restores.append(functools.partial(value.__setitem__, slice(None), value[:]))
-        elif isinstance(value, dict | set):
+        elif isinstance(value, dict):
+            self._restores.append(functools.partial(_refill, value, value.copy()))
+        elif isinstance(value, set):
             self._restores += [value.clear, functools.partial(value.update, value.copy())]
         elif isinstance(value, deque):
             self._restores += [value.clear, functools.partial(value.extend, list(value))]
@@ -167,7 +170,7 @@ class Undo:
 
     def _attributes(self, value: object, name: str) -> None:
         attributes = vars(value)
-        self._restores += [attributes.clear, functools.partial(attributes.update, dict(attributes))]
+        self._restores.append(functools.partial(_refill, attributes, dict(attributes)))
         self._all(((f".{attribute}", item) for attribute, item in list(attributes.items())), name)
         self._classes(type(value))
 
@@ -196,10 +199,40 @@ def is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str | type(None) | list | dict | set | deque | torch.Tensor)
 
 
+def _is_made(before: object, now: object) -> bool:
+    """Whether a generator was made where there was nothing: it stays, so that the second try finds it and keys it."""
+    return before is None and is_generator(now)
+
+
+def _refill(mapping: dict[Key, object], before: dict[Key, object]) -> None:
+    made = {key: value for key, value in mapping.items() if _is_made(before.get(key), value)}
+    mapping.clear()
+    mapping.update({**before, **made})
+
+
+def _set_item(mapping: dict[str, object], name: str, before: object) -> None:
+    if not _is_made(before, mapping.get(name)):
+        mapping[name] = before
+
+
+def _remove(mapping: dict[str, object], name: str) -> None:
+    if not is_generator(mapping.get(name)):
+        mapping.pop(name, None)
+
+
+def _set_cell(cell: types.CellType, before: object) -> None:
+    with contextlib.suppress(ValueError):
+        if _is_made(before, cell.cell_contents):
+            return
+
+    cell.cell_contents = before
+
+
 def _reset(attributes: dict[str, object], kept: dict[str, object], names: Collection[str]) -> None:
     for name in attributes.keys() - names:
-        del attributes[name]
-    attributes.update(kept)
+        _remove(attributes, name)
+    for name, value in kept.items():
+        _set_item(attributes, name, value)
 
 
 def _reset_class(cls: type, kept: dict[str, object], names: Collection[str]) -> None:
@@ -211,7 +244,8 @@ def _reset_class(cls: type, kept: dict[str, object], names: Collection[str]) -> 
 
 def _clear_cell(cell: types.CellType) -> None:
     with contextlib.suppress(ValueError):
-        del cell.cell_contents
+        if not is_generator(cell.cell_contents):
+            del cell.cell_contents
 
 
 def _is_constant(value: object) -> bool:
