@@ -251,6 +251,52 @@ def _check(transform: Any = float, collate: Any = list, order: Any = lambda _: n
     check_repeatable(dataset, collator, order, dataset_name="train_dataset (Drawn)", collator_name="data_collator (x)")
 
 
+class _Kept(Dataset[float]):
+    """Draws for a sample once, or for none."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self._draw, self._samples = draw, dict[int, float]()
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> float:
+        if index not in self._samples:
+            self._samples[index] = self._draw()
+        return self._samples[index]
+
+
+def _check_kept(draw: Callable[[], float]) -> None:
+    dataset, collator = KeyedDataset(_Kept(draw), 5), KeyedCollator(list, 5)
+    check_repeatable(
+        dataset,
+        collator,
+        lambda _: np.arange(NUM_SAMPLES),
+        dataset_name="train_dataset (Kept)",
+        collator_name="data_collator (x)",
+    )
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [random.random, lambda: float(np.random.rand()), lambda: float(torch.rand(())), lambda: OF_THE_MODULE.random()],
+    ids=["python", "numpy", "torch", "held"],
+)
+def test_a_draw_that_is_kept_is_refused(draw: Callable[[], float]) -> None:
+    with pytest.raises(ConfigError, match="draws random numbers at its first reading only") as refusal:
+        _check_kept(draw)
+    assert "in __init__, from a seed" in str(refusal.value)
+
+
+def test_what_is_kept_without_a_draw_is_taken() -> None:
+    _check_kept(lambda: 1.0)
+
+
+def test_a_draw_that_only_sets_something_up_is_taken() -> None:
+    once = functools.cache(random.random)
+    _check_kept(lambda: 0.0 * once())
+
+
 def test_what_changes_at_each_reading_is_refused_with_its_name() -> None:
     with pytest.raises(ConfigError, match=r"sample 0 of train_dataset \(Drawn\) is another at each reading") as refusal:
         _check(_Counting())

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from llamarec.checkpoints.trainer.samples import rng
-from llamarec.checkpoints.trainer.samples.generator_kinds import has_state, is_generator, name_of, seed, state_restorer
+from llamarec.checkpoints.trainer.samples.generator_kinds import (
+    has_state,
+    is_generator,
+    name_of,
+    seed,
+    state_of,
+    state_restorer,
+)
 from llamarec.checkpoints.trainer.samples.object_walk import ObjectWalk
 
 Result = TypeVar("Result")
@@ -57,6 +64,11 @@ class HeldGenerators:
     def not_looked_at(self) -> list[str]:
         """Paths at which the search ended."""
         return list(self._walked().not_looked_at)
+
+    def states(self) -> dict[str, object]:
+        """Of all of them and of the global ones, to be compared."""
+        held = {path: state_of(one) for path, one in self.found().items() if has_state(one)}
+        return {**rng.capture(), **held}
 
     def draw(self, call: Callable[[], Result], *key: int) -> Result:
         """What a call returns with every generator, the global ones too, keyed.

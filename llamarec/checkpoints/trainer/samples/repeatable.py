@@ -20,6 +20,8 @@ _HINT: Final = [
     "numpy.random.Generator or random.Random that is an attribute; then a resume repeats every draw.",
     "CheckpointConfig(check_data=False), or --no_check_data, trains all the same, without that promise",
 ]
+# With fewer, the fingerprint of the data has read them.
+_ENOUGH: Final = 8
 
 
 def check_repeatable(
@@ -30,7 +32,7 @@ def check_repeatable(
     dataset_name: str,
     collator_name: str,
 ) -> None:
-    """Draws the first and the last sample twice, their batch, and the first epoch's order.
+    """Draws the first and the last sample twice, their batch, two others, and the first epoch's order.
 
     Args:
         dataset: The training data, keyed.
@@ -60,6 +62,8 @@ def check_repeatable(
         if not _is_same(first, dataset[key][1]):
             raise _differs(f"sample {key[1]} of {dataset_name} is another at each reading")
 
+    _refuse_kept_draws(dataset, size, dataset_name)
+
     # Drawn again for each: a collator may change what it is given.
     if not _is_same(collator(pairs), collator([dataset[key] for key in keys])):
         raise _differs(f"{collator_name} makes another batch of the same samples each time")
@@ -71,6 +75,25 @@ def check_repeatable(
                 expected="a function of the seed and the epoch alone",
                 hint="draw it from np.random.default_rng((self.args.seed, epoch))",
             )
+
+
+def _refuse_kept_draws(dataset: KeyedDataset, size: int, name: str) -> None:
+    """A data set that keeps what it drew at the first reading looks alike at each; a resumed process draws anew."""
+    # Not those whose first reading made the fingerprint. Two, since one may only have set something up.
+    keys: list[Key] = [(0, 1), (0, size - 2)] if size >= _ENOUGH else []
+    if not keys or not all(_draws(dataset, key) and not _draws(dataset, key) for key in keys):
+        return
+
+    raise ConfigError(
+        f"sample 1 of {name} draws random numbers at its first reading only, and is kept: a resumed process reads it "
+        "first in another epoch, and draws others",
+        expected="random numbers that are drawn at each reading, or before training",
+        hint=["draw for all samples in __init__, from a seed, or keep the sample from before the draw", _HINT[-1]],
+    )
+
+
+def _draws(dataset: KeyedDataset, key: Key) -> bool:
+    return not all(_is_same(before, after) for before, after in dataset.states_around(key))
 
 
 def _differs(problem: str) -> ConfigError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from llamarec.checkpoints.resume.position import Geometry, Position, micro_batch
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.rng import COLLATE_STREAM, SAMPLE_STREAM
 
+Result = TypeVar("Result")
 Batch: TypeAlias = Any
 """What the collator returns. The model takes it apart; this room only cuts tensors and lists in it."""
 Samples: TypeAlias = Any
@@ -52,10 +53,25 @@ class KeyedDataset(Dataset[tuple[Key, Sample]]):
         return len(self._dataset)
 
     def __getitem__(self, key: Key) -> tuple[Key, Sample]:
-        epoch, index = key
-        asked = key if self._by_epoch else index
-        sample = self.generators.draw(lambda: self._dataset[asked], self._seed, SAMPLE_STREAM, epoch, index)
-        return key, sample
+        return key, self._drawn(key, self._read)
+
+    def states_around(self, key: Key) -> list[tuple[object, object]]:
+        """Reads a sample; the states of all generators before each reading, and after it."""
+        states: list[tuple[object, object]] = []
+
+        def read(key: Key) -> None:
+            before = self.generators.states()
+            self._read(key)
+            states.append((before, self.generators.states()))
+
+        self._drawn(key, read)
+        return states
+
+    def _drawn(self, key: Key, read: Callable[[Key], Result]) -> Result:
+        return self.generators.draw(lambda: read(key), self._seed, SAMPLE_STREAM, *key)
+
+    def _read(self, key: Key) -> Sample:
+        return self._dataset[key if self._by_epoch else key[1]]
 
 
 class KeyedCollator:
