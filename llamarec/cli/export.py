@@ -40,7 +40,15 @@ def add_parser(commands: Subparsers) -> None:
         metavar="NAME",
         help="Base model to name in the adapter and the card (default: the one it was trained on).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export in the folder.")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="Type of merged weights (default: the base model's).",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Replace an earlier export in the folder; your own files in it stay."
+    )
     parser.add_argument("--push_to_hub", default="", metavar="REPO", help="Also upload the folder to this repository.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
@@ -58,6 +66,7 @@ def execute(arguments: argparse.Namespace) -> int:
         merged=arguments.merged,
         base_model=arguments.base_model,
         replace=arguments.overwrite,
+        dtype=arguments.dtype,
     )
     if arguments.push_to_hub:
         _push(arguments.to, arguments.push_to_hub)
@@ -73,6 +82,8 @@ def execute(arguments: argparse.Namespace) -> int:
 def _print(exported: Exported, arguments: argparse.Namespace) -> None:
     what = "merged model" if exported.is_merged else "adapter"
     print(f"{what} of step {exported.step:,} -> {exported.folder}")
+    if exported.difference is not None:
+        print(f"letters differ from the adapter's by at most {exported.difference:.2g} nats on some test prompts")
     if not exported.is_merged and not exported.is_portable:
         print(
             f"The adapter names a folder of this machine as its base model ({exported.base_model}). To use it on "

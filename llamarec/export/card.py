@@ -43,7 +43,15 @@ _HYPERPARAMETERS = (
 )
 
 
-def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: bool, base_model: str) -> str:
+def model_card(
+    run: RunFacts,
+    trained: Trained,
+    data: PreparedData,
+    *,
+    merged: bool,
+    base_model: str,
+    difference: float | None = None,
+) -> str:
     """README.md of an exported folder.
 
     Args:
@@ -52,6 +60,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         data: Data set that it was trained on.
         merged: Whether the folder has whole weights; otherwise it has the adapter.
         base_model: Model that the adapter was trained on.
+        difference: Of a merged model: how far its letters are from the adapter's, in nats.
     """
     values = run.manifest.hyperparameters if run.manifest is not None else {}
     count = min(trained.config.num_candidates, data.num_items)
@@ -65,6 +74,7 @@ def model_card(run: RunFacts, trained: Trained, data: PreparedData, *, merged: b
         "dataset_code": data.dataset_code,
         "base_model": base_model if is_portable else trained.config.llm_base_model,
         "merged": merged,
+        "difference": None if difference is None else f"{difference:.2g}",
         "is_portable": is_portable,
         "has_fusion": (trained.adapter.folder / FUSION_FILE).is_file(),
         "num_users": f"{data.num_users:,}",

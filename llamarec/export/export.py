@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from peft import LoraConfig, LoraModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -16,6 +19,8 @@ from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
+from llamarec.export.merge_check import checked_difference, letters, some_prompts
+from llamarec.export.own_files import keep_own_files
 from llamarec.files import replacing_folder, write_json, write_text
 from llamarec.ranker.model.base_models import explain_load_errors
 from llamarec.ranker.model.foreign_code import configuration
@@ -24,6 +29,8 @@ from llamarec.ranker.trained.loading import Trained, read_trained
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.ranker.trained.serving import stored_fusion
 from llamarec.report.run import read_run
+from llamarec.retriever.published import check_published
+from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import Experiment
 
 
@@ -37,6 +44,8 @@ class Exported:
         is_merged: Whether the folder has whole weights; otherwise it has the adapter alone.
         base_model: Model that the adapter was trained on, or the name given for it.
         is_portable: Whether that name exists on other machines; a local folder does not.
+        difference: Largest difference between the letters' log-probabilities of adapter and merged model, in nats; None
+            for an adapter.
     """
 
     folder: Path
@@ -44,10 +53,17 @@ class Exported:
     is_merged: bool
     base_model: str
     is_portable: bool
+    difference: float | None = None
 
 
 def export_run(
-    experiment: Experiment, target: Path, *, merged: bool = False, base_model: str = "", replace: bool = False
+    experiment: Experiment,
+    target: Path,
+    *,
+    merged: bool = False,
+    base_model: str = "",
+    replace: bool = False,
+    dtype: str = "auto",
 ) -> Exported:
     """Writes the best model of a run into a folder; after an error the folder is unchanged.
 
@@ -56,7 +72,8 @@ def export_run(
         target: A folder that is empty or does not exist.
         merged: Write whole weights that include the adapter, instead of the adapter.
         base_model: Base model to name in the adapter and the card; default: the one it was trained on.
-        replace: Replace an earlier export in the folder.
+        replace: Replace an earlier export in the folder; files that no export writes stay.
+        dtype: Type of merged weights, as torch names it; auto is that of the base model.
 
     Raises:
         ConfigError: the folder is not empty, is not an earlier export, or belongs to the run itself.
@@ -64,13 +81,15 @@ def export_run(
     """
     target = target.resolve()
     _check_target(target, experiment, replace=replace)
+    check_published(experiment, rebuild_command(experiment))
     data = load_prepared(experiment.data)
     trained = read_trained(experiment, data)
     name = base_model or trained.source
 
     with replacing_folder(target) as staging:
+        difference = None
         if merged:
-            _write_merged(trained, staging)
+            difference = _write_merged(trained, staging, dtype, some_prompts(trained, data, experiment))
         else:
             _write_adapter(trained, staging, name)
 
@@ -85,9 +104,11 @@ def export_run(
             (staging / FUSION_FILE).write_bytes(fusion.as_bytes())
 
         run = read_run(folder_of(experiment), experiment)
-        write_text(staging / "README.md", model_card(run, trained, data, merged=merged, base_model=name))
+        card = model_card(run, trained, data, merged=merged, base_model=name, difference=difference)
+        write_text(staging / "README.md", card)
+        keep_own_files(target, staging)
 
-    return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir())
+    return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir(), difference)
 
 
 def _check_target(target: Path, experiment: Experiment, *, replace: bool) -> None:
@@ -141,15 +162,49 @@ def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
     write_json(folder / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_model, "inference_mode": True})
 
 
-def _write_merged(trained: Trained, folder: Path) -> None:
-    """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy."""
+def _write_merged(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]]) -> float:
+    """Whole weights, unquantized even after training in 4 bits: merging into rounded weights loses accuracy.
+
+    Returns:
+        How far the letters of the written model are from the adapter's, in nats.
+
+    Raises:
+        ConfigError: too far.
+    """
     with explain_load_errors(trained.config.llm_base_model):
         configuration(trained.config.llm_base_model, trained.source)
-        model = AutoModelForCausalLM.from_pretrained(trained.source, dtype="auto", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(trained.source, dtype=dtype, trust_remote_code=False)
     adapted = get_peft_model(model, LoraConfig.from_pretrained(str(trained.adapter.folder)))
     put_weights(adapted, load_weights(trained.adapter.folder) or {}, trained.adapter.folder, "default")
 
     assert isinstance(adapted.base_model, LoraModel)
+    letter_ids = trained.encoder.letter_ids
+    wanted = letters(adapted.base_model.model, prompts, letter_ids)
+
+    _untie_if_adapted(adapted.base_model.model)
     merged = adapted.base_model.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     merged.save_pretrained(folder)
+    name = str(merged.dtype).removeprefix("torch.")
+    del model, adapted, merged
+
+    # As it was written: what is tied is written once.
+    written = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+    return checked_difference(wanted, letters(written, prompts, letter_ids), name)
+
+
+def _untie_if_adapted(model: Any) -> None:
+    """Gives embeddings and output matrix weights of their own where the adapter changes one of them.
+
+    Merged into shared weights, it would change both.
+    """
+    head: Any = model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings()
+    if not any(isinstance(one, BaseTunerLayer) for one in (head, embeddings)):
+        return
+
+    base: Any = head
+    if isinstance(head, BaseTunerLayer):
+        base = head.get_base_layer()
+    base.weight = torch.nn.Parameter(base.weight.detach().clone())
+    model.config.tie_word_embeddings = False

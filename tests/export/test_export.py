@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamarec.cli.main import main
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
-from llamarec.export.export import export_run
+from llamarec.export.export import _untie_if_adapted, export_run
 from llamarec.ranker.prompts.template import PromptTemplate
 from llamarec.recommend.recommender import Recommender
 from llamarec.vocabulary import Experiment
+from tests.tiny_llama import tiny_llama
 
 
 def _letters(model: Any, folder: Path, recommender: Recommender) -> torch.Tensor:
@@ -92,9 +93,70 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(experiment: Experiment,
     for place in (experiment.ranker, experiment.checkpoints, experiment.root, experiment.ranker / "new"):
         with pytest.raises(ConfigError, match="belongs to the run itself"):
             export_run(experiment, place, replace=True)
-    (tmp_path / "empty" / "old.txt").write_text("of the first export")
-    export_run(experiment, tmp_path / "empty", replace=True)
-    assert not (tmp_path / "empty" / "old.txt").exists()
+    # What an export wrote goes, what the user put beside it stays.
+    folder = tmp_path / "empty"
+    (folder / "notes").mkdir()
+    for name in ("mine.txt", "notes/a.md"):
+        (folder / name).write_text(name)
+    (folder / "link").symlink_to(tmp_path / "full")
+    export_run(experiment, folder, replace=True, merged=True)
+    assert not (folder / "adapter_model.safetensors").exists()
+    assert [(folder / name).read_text() for name in ("mine.txt", "notes/a.md")] == ["mine.txt", "notes/a.md"]
+    assert (folder / "link").is_symlink()
+    # A name that the other kind of export needs.
+    (folder / "adapter_config.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"(?s)files that no export wrote.*adapter_config\.json"):
+        export_run(experiment, folder, replace=True)
+    assert (folder / "adapter_config.json").read_text() == "mine"
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_an_export_of_an_earlier_version_is_known_by_its_names(experiment: Experiment, tmp_path: Path) -> None:
+    export_run(experiment, tmp_path / "a", merged=True)
+    (tmp_path / "a" / "export.json").unlink()
+    (tmp_path / "a" / "mine.txt").write_text("mine")
+    export_run(experiment, tmp_path / "a", replace=True)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"mine.txt", "adapter_model.safetensors", "export.json"} <= names
+    assert not {"model.safetensors", "config.json", "generation_config.json"} & names
+
+
+def test_a_merged_model_is_compared_with_its_adapter(experiment: Experiment, tmp_path: Path) -> None:
+    exported = export_run(experiment, tmp_path / "a", merged=True)
+    assert exported.difference is not None
+    assert exported.difference < 1e-3
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert f"at most\n{exported.difference:.2g} nats" in card
+
+
+def test_a_merge_that_changes_the_answers_is_refused_with_the_type_to_choose(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamarec.export.merge_check.LARGEST_DIFFERENCE", 1e-4)
+    with pytest.raises(ConfigError, match=r"(?s)bfloat16.*nats on 8 .*--dtype float32") as error:
+        export_run(experiment, tmp_path / "a", merged=True, dtype="bfloat16")
+    assert error.value.retry_with == ("--dtype", "float32")
+    assert not (tmp_path / "a").exists()
+    export_run(experiment, tmp_path / "a", merged=True, dtype="float32")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head"], ["embed_tokens"], ["q_proj", "lm_head", "embed_tokens"]])
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*")
+def test_an_adapter_on_tied_weights_is_merged_into_weights_of_their_own(
+    targets: list[str], tied: bool, tmp_path: Path
+) -> None:
+    model = tiny_llama(tie_word_embeddings=tied)
+    adapted: Any = get_peft_model(model, LoraConfig(target_modules=targets, r=4, init_lora_weights=False))
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        wanted = adapted(input_ids=ids).logits
+        _untie_if_adapted(adapted.base_model.model)
+        merged = adapted.base_model.merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(tmp_path)(input_ids=ids).logits
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
 def test_a_failure_leaves_what_was_there(

@@ -143,7 +143,8 @@ def _check_targets(model: Any, config: RankerConfig) -> None:
     output = model.get_output_embeddings()
     linear = {
         path.rpartition(".")[2]
-        for path, module in model.named_modules()
+        # Outside the decoder (a vision tower), too, no gradient would arrive.
+        for path, module in model.get_decoder().named_modules()
         if isinstance(module, torch.nn.Linear) and module is not output
     }
     unknown = [name for name in config.target_modules if name not in linear]
