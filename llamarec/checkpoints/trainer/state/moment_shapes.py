@@ -7,14 +7,16 @@ of that parameter alone, which is undone. So no optimizer's own shapes have to b
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_hooks
 
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.state.optimizer_names import Names
@@ -93,7 +95,8 @@ class SavedShapes:
             parameter.grad = torch.zeros_like(parameter)
             # Those that need no schedule step in a mode of their own.
             getattr(alone, "train", _nothing)()
-            alone.step()
+            with _without_global_hooks():
+                alone.step()
             return _shapes_in(alone.state[parameter])
         except Exception:
             return None
@@ -153,6 +156,23 @@ def _shapes_in(moments: Mapping[str, object]) -> Shapes:
 def _shape(value: Tensor) -> tuple[tuple[int, ...], str]:
     # Loading makes floating-point moments their parameter's type.
     return tuple(value.shape), "float" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+
+
+@contextlib.contextmanager
+def _without_global_hooks() -> Iterator[None]:
+    """Within, hooks on the steps of all optimizers are not called: they would refuse a step that nobody asked for."""
+    hooks: list[dict[int, Any]] = [
+        cast("dict[int, Any]", optimizer_hooks._global_optimizer_pre_hooks),
+        cast("dict[int, Any]", optimizer_hooks._global_optimizer_post_hooks),
+    ]
+    before = [dict(one) for one in hooks]
+    for one in hooks:
+        one.clear()
+    try:
+        yield
+    finally:
+        for one, content in zip(hooks, before, strict=True):
+            one.update(content)
 
 
 def _nothing() -> None:
