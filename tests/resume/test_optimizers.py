@@ -51,7 +51,7 @@ def _with_a_second(folder: Path, *, passed: bool = False) -> Any:
 def test_a_second_optimizer_is_refused_before_it_moves_anything(tmp_path: Path) -> None:
     trainer = _with_a_second(tmp_path)
     before = [value.detach().clone() for value in _trained(trainer)]
-    with pytest.raises(ConfigError, match="Adam moves the model beside the Trainer's optimizer") as refusal:
+    with pytest.raises(ConfigError, match="Adam moves weights beside the Trainer's optimizer") as refusal:
         trainer.train()
 
     assert 'stateful={"second": the Adam}' in str(refusal.value)
@@ -78,6 +78,20 @@ class Probe(TrainerCallback):
 
 def test_an_optimizer_of_other_weights_is_nobodys_business(tmp_path: Path) -> None:
     quiet_trainer(tmp_path, callbacks=(Probe(),), max_steps=2).train()
+
+
+class WithDiscriminator(TwoOptimizers):
+    """Trains another model with an optimizer of its own."""
+
+    discriminator: torch.nn.Module
+
+
+def test_the_optimizer_of_another_model_on_the_trainer_is_refused(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, cls=WithDiscriminator, max_steps=2)
+    trainer.discriminator = torch.nn.Linear(2, 1)
+    trainer.second = torch.optim.Adam(trainer.discriminator.parameters())
+    with pytest.raises(ConfigError, match="Adam moves weights beside the Trainer's optimizer"):
+        trainer.train()
 
 
 class Around(torch.optim.Optimizer):

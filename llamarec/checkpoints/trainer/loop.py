@@ -21,6 +21,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from llamarec.checkpoints.resume.position import Position, step_slices
 from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples.recent_batches import RecentBatches
@@ -69,6 +70,7 @@ class StepLoop:
         saver: Makes them.
         restorer: Restores what must come last.
         unsaved: Observed before the first step.
+        structure: Likewise.
         recent: Micro-batches, which are drawn again at a save.
         stopping: Ends training.
         stop: The request to stop.
@@ -85,6 +87,7 @@ class StepLoop:
         saver: CheckpointSaver,
         restorer: Restorer,
         unsaved: UnsavedState,
+        structure: ModelStructure,
         recent: RecentBatches,
         stopping: Stopping,
         stop: StopRequests,
@@ -92,6 +95,7 @@ class StepLoop:
         self._trainer, self._run = trainer, run
         self._boundary, self._step, self._requests, self._saver = boundary, step, requests, saver
         self._restorer, self._unsaved, self._recent = restorer, unsaved, recent
+        self._structure = structure
         self._stopping, self._stop = stopping, stop
 
     def run_epoch(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
@@ -116,6 +120,7 @@ class StepLoop:
 
         self._restorer.restore_last()
         self._unsaved.observe()
+        self._structure.observe()
         events_due, control = self._run.progress.events_due, self._trainer.control
         self._boundary.take(events_due=events_due)
 

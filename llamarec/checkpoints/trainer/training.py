@@ -16,6 +16,7 @@ from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
 from llamarec.checkpoints.trainer.guards.moved_models import check_moved_models
 from llamarec.checkpoints.trainer.guards.optimizers import OptimizerGuard
+from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
@@ -235,6 +236,7 @@ class ResumableParts:
         boundary = StepBoundary(trainer, run, stateful=self.stateful, random=self.random, requests=requests)
         callback_files = CallbackFiles(run.folder, self.console.warn)
         unsaved = UnsavedState(trainer, self.stateful.values(), self.console)
+        structure = ModelStructure(trainer, self.console)
         saver = CheckpointSaver(
             trainer,
             run,
@@ -245,6 +247,7 @@ class ResumableParts:
             extra=self.extra,
             stateful=self.stateful,
             unsaved=unsaved,
+            structure=structure,
             read_back=ReadBack(self.weights, self.program.options.config.changes_allowed),
             program=self.program,
             hyperparameters=self.hyperparameters,
@@ -262,6 +265,7 @@ class ResumableParts:
             saver=saver,
             restorer=restorer,
             unsaved=unsaved,
+            structure=structure,
             recent=RecentBatches(run, self.data.drawn_again, self.program.options.config, self.console.warn),
             stopping=stopping,
             stop=self.stop,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -70,12 +70,13 @@ class OptimizerGuard:
 
         name = type(optimizer).__name__
         raise ConfigError(
-            f"{name} moves the model beside the Trainer's optimizer, and no checkpoint would hold its state",
+            f"{name} moves weights beside the Trainer's optimizer, and no checkpoint would hold its state",
             expected=f"one optimizer: {type(_inner(self._trainer.optimizer)).__name__}, that of the Trainer",
             found=f"a step of {name}: of training_step, of a callback, or of a backward hook (a layer-wise --optim)",
             hint=[
                 "an --optim that steps layer by layer: take the one without _layerwise",
-                f'a second optimizer of your own: pass it to the Trainer, stateful={{"second": the {name}}}',
+                f'a second optimizer of your own: pass it to the Trainer, stateful={{"second": the {name}}},',
+                "and beside it a model that only it moves (a discriminator)",
             ],
         )
 
@@ -100,7 +101,10 @@ class OptimizerGuard:
         return any(one is optimizer for one in _held(self._trainer.optimizer, _DEPTH))
 
     def _moves_model(self, optimizer: Optimizer) -> bool:
-        model = {id(value) for value in unwrapped(self._trainer).parameters()}
+        """Whether it moves the model, or another one that the Trainer's subclass or the loss holds."""
+        held = [*vars(self._trainer).values(), getattr(self._trainer, "compute_loss_func", None)]
+        modules = [one for one in held if isinstance(one, nn.Module)]
+        model = {id(value) for module in (unwrapped(self._trainer), *modules) for value in module.parameters()}
         return any(id(value) in model for group in optimizer.param_groups for value in group["params"])
 
 

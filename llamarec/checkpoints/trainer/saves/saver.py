@@ -34,6 +34,7 @@ from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.divergence import check_weights
+from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
@@ -74,6 +75,7 @@ class CheckpointSaver:
         extra: What the weights files do not hold.
         stateful: The objects that the program passed.
         unsaved: Those that it did not.
+        structure: Of the model; must be that of the first step.
         read_back: Reads the first checkpoint back.
         program: Whether it saves its model by itself.
         hyperparameters: For the manifest.
@@ -94,6 +96,7 @@ class CheckpointSaver:
         extra: ExtraState,
         stateful: StatefulObjects,
         unsaved: UnsavedState,
+        structure: ModelStructure,
         read_back: ReadBack,
         program: Program,
         hyperparameters: Callable[[], dict[str, object]],
@@ -102,7 +105,7 @@ class CheckpointSaver:
         self._writer, self._program, self._hyperparameters = writer, program, hyperparameters
         self._callback_files = callback_files
         self._extra, self._read_back = extra, read_back
-        self._stateful, self._unsaved = stateful, unsaved
+        self._stateful, self._unsaved, self._structure = stateful, unsaved, structure
         self._config: CheckpointConfig = program.options.config
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
@@ -125,8 +128,10 @@ class CheckpointSaver:
 
         Raises:
             DivergedError: the weights are not finite, and the trainer ends where they are not.
+            ConfigError: the model is not made of what it was made of at the first step.
         """
         check_weights(self._trainer)
+        self._structure.check()
         self._requests.clear()
         self._unsaved.warn_of_changes()
         step = self._trainer.state.global_step
