@@ -2,7 +2,8 @@
 
 python make.py matrix                          all of it, some half an hour on two cores
 python make.py matrix optimizers schedulers    two of its sections
-python make.py matrix --store                  also writes docs/matrix.md; needs what `test-ecosystem` installs
+python make.py matrix --store                  also writes docs/matrix.md, the sections that it tried;
+                                               it needs what `test-ecosystem` installs
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def main(arguments: Sequence[str]) -> int:
             title, subjects = SECTIONS[name]
             sections[title] = _tried(list(subjects()), Path(folder) / name)
 
-    text = page(sections)
     if options.store:
+        before = STORED.read_text(encoding="utf-8") if STORED.is_file() else ""
+        text = page(sections, [title for title, _ in SECTIONS.values()], before)
         STORED.write_text(text, encoding="utf-8", newline="\n")
     bad = [name for rows in sections.values() for name, row in rows if row["llamarec"]["kind"] in BAD]
     print(f"\n{len(bad)} rows are bad" + "".join(f"\n  {name}" for name in bad))
@@ -78,12 +80,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     unknown = set(options.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    if options.store and options.sections:
-        parser.error("--store writes the whole page: name no sections")
+    options.sections = options.sections or list(SECTIONS)
     if options.store and missing():
         parser.error(f"--store: {missing()}")
 
-    options.sections = options.sections or list(SECTIONS)
     return options
 
 

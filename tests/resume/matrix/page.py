@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -22,40 +23,45 @@ _WORDS: Final = {
 }
 _LONGEST: Final = 160
 
+_SECTION: Final = re.compile(r"^## (.+)\n(?:(?!## ).*\n?)*", re.MULTILINE)
+
 _HEAD: Final = """\
 # What can be resumed
 
 Each row was trained three times on a tiny model: to its end, killed by SIGKILL after step 5 of 8, and resumed from the
-checkpoint of step 4. The words of the table:
+checkpoint of step 4. The words of the tables:
 
 - *equal*: weights, optimizer, schedule, log and random states at the end are the same bit for bit.
 - *equal¹*: the same, but for the summary at the end, whose `train_loss` is that of the steps since the resume.
-- *refused*: before the first step has moved anything, and the message says what to use instead.
+- *refused*: before the first step has moved anything, or with it, and the message says what to use instead.
 - *not here*: the library itself does not train it on this machine.
 - **another model**: the resumed training ends differently, without a word.
 - **cannot be resumed**: the checkpoint was saved without a word, and the resume ends in an error.
 
-The last column is `transformers.Trainer` in the same trainings. The command
+The last column is `transformers.Trainer` in the same trainings. The command below wrote this page. It fails where a row
+of ours is one of the last two. With the names of sections it writes only those.
 
     python make.py matrix --store
-
-wrote this page on {date} ({packages}; Python {python}, {system}, CPU). It fails where a row of ours is one of the last
-two.
 """
 
 
-def page(sections: Mapping[str, Sequence[Row]]) -> str:
-    """Markdown of all sections, each a table."""
-    head = _HEAD.format(
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        packages=", ".join(_versions()),
-        python=platform.python_version(),
-        system=platform.system(),
-    )
-    return "\n".join([head, *(line for title, rows in sections.items() for line in _section(title, rows))])
+def page(sections: Mapping[str, Sequence[Row]], titles: Sequence[str], before: str) -> str:
+    """Markdown of all sections, each a table.
+
+    Args:
+        sections: Rows of those that were tried, by title.
+        titles: Of all, in their order.
+        before: The page as it was, from which the other sections are taken.
+    """
+    kept = {match[1]: match[0].strip() for match in _SECTION.finditer(before)}
+    written = {title: "\n".join(_section(title, rows)).strip() for title, rows in sections.items()}
+
+    texts = [written.get(title) or kept.get(title) for title in titles]
+    return "\n\n".join([_HEAD.strip(), *(text for text in texts if text)]) + "\n"
 
 
 def _versions() -> Iterator[str]:
+    yield f"Python {platform.python_version()}, {platform.system()}, CPU"
     for name in _PACKAGES:
         try:
             yield f"{name} {importlib.metadata.version(name).partition('+')[0]}"
@@ -66,6 +72,7 @@ def _versions() -> Iterator[str]:
 def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
     yield f"## {title}\n"
     yield f"{_count(rows)}\n"
+    yield f"{datetime.datetime.now(datetime.UTC).date().isoformat()}: {', '.join(_versions())}.\n"
     yield from _compared(rows) if any("plain" in verdicts for _, verdicts in rows) else _grouped(rows)
     yield ""
 
