@@ -28,6 +28,7 @@ from tests.resume.runs import At, quiet_trainer
 from tests.resume.training import Seen, Words, digest, make_args, make_model, state_of
 
 SAVES: dict[str, Any] = {"max_steps": 6, "save_steps": 2}
+LATE_SAVES: dict[str, Any] = {"max_steps": 12, "save_steps": 4}
 
 
 class Projector:
@@ -35,14 +36,16 @@ class Projector:
 
 
 class Projected(torch.optim.AdamW):
-    """Keeps a projector in its state once it is told to."""
+    """Keeps a projector in its state once it is told to, from the third step on: the first ones are looked at before."""
 
     projects = True
+    num_steps = 0
 
     def step(self, closure: Any = None) -> Any:
         """See there."""
         loss = super().step(closure)
-        if self.projects:
+        self.num_steps += 1
+        if self.projects and self.num_steps > 2:
             for state in self.state.values():
                 state["projector"] = Projector()
         return loss
@@ -51,7 +54,7 @@ class Projected(torch.optim.AdamW):
 def _projected(folder: Path, config: CheckpointConfig | None = None, **changes: Any) -> Any:
     model = make_model()
     optimizer = Projected([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2)
-    trainer = quiet_trainer(folder, config, model=model, **{**SAVES, **changes})
+    trainer = quiet_trainer(folder, config, model=model, **{**LATE_SAVES, **changes})
     trainer.optimizer, trainer._resumable.program.makes_optimizer = optimizer, True
     return trainer
 
@@ -64,10 +67,10 @@ def test_training_stops_before_more_is_done_than_one_step(tmp_path: Path, capfd:
     assert run_main(lambda: int(bool(trainer.train()))) == EXIT_USAGE
 
     said = capfd.readouterr().err
-    assert "checkpoint-2 could not be resumed, so it is not kept: optimizer.pt is refused" in said
+    assert "checkpoint-4 could not be resumed, so it is not kept: optimizer.pt is refused" in said
     assert "it asks for tests.resume.test_read_back.Projector" in said
     assert "--read_back false" in said
-    assert trainer.state.global_step <= 3
+    assert trainer.state.global_step <= 5
     assert trainer.last_save_failed
     assert [
         path.name for path in tmp_path.iterdir() if "checkpoint" in path.name or path.name.startswith(".live")
@@ -76,24 +79,24 @@ def test_training_stops_before_more_is_done_than_one_step(tmp_path: Path, capfd:
 
 def test_the_checkpoint_that_was_resumed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Projected, "projects", False)
-    _projected(tmp_path, max_steps=2).train()
-    before = state_of(tmp_path / "checkpoint-2")
+    _projected(tmp_path, max_steps=4).train()
+    before = state_of(tmp_path / "checkpoint-4")
 
     monkeypatch.setattr(Projected, "projects", True)
-    with pytest.raises(NotResumableError, match="checkpoint-4 could not be resumed"):
+    with pytest.raises(NotResumableError, match="checkpoint-8 could not be resumed"):
         _projected(tmp_path).train("latest")
-    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-2"]
-    assert state_of(tmp_path / "checkpoint-2") == before
+    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-4"]
+    assert state_of(tmp_path / "checkpoint-4") == before
 
     monkeypatch.setattr(Projected, "projects", False)
     resumed = _projected(tmp_path)
     resumed.train("latest")
-    assert resumed.state.global_step == 6
+    assert resumed.state.global_step == 12
 
 
 def test_a_signal_at_the_first_save_promises_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = _projected(tmp_path, save_steps=100)
-    trainer.add_callback(At(2))
+    trainer.add_callback(At(3))
     with pytest.raises(Interrupted) as stop:
         trainer.train()
 
@@ -106,7 +109,7 @@ def test_it_can_be_switched_off(tmp_path: Path, capfd: pytest.CaptureFixture[str
     (config,) = HfArgumentParser(options).parse_args_into_dataclasses(["--read_back", "false"])
     _projected(tmp_path, config).train()
 
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (4, 8, 12)]
     said = capfd.readouterr()
     assert "read back" not in said.out + said.err
 
@@ -250,7 +253,7 @@ def test_a_callbacks_state_that_json_would_change_stops_the_first_save(tmp_path:
     with pytest.raises(NotResumableError, match=r"state\(\) of the callback Counts: *\['attributes'\]\['seen'\]"):
         trainer.train()
 
-    assert trainer.state.global_step <= 3
+    assert trainer.state.global_step <= 5
     assert list(tmp_path.glob("*checkpoint-*")) == []
 
 
@@ -304,7 +307,7 @@ def test_what_the_live_model_cannot_write_stops_the_first_save(tmp_path: Path) -
     trainer = _tied(tmp_path, CheckpointConfig(background_saves=False))
     with pytest.raises(CheckpointError, match=r"checkpoint-2 could not be saved(.|\n)*(share memory|contiguous)"):
         trainer.train()
-    assert trainer.state.global_step <= 3
+    assert trainer.state.global_step <= 5
 
 
 def test_a_file_system_without_chmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
