@@ -28,7 +28,7 @@ from tests.resume.runs import At, quiet_trainer
 from tests.resume.training import Seen, Words, digest, make_args, make_model, state_of
 
 SAVES: dict[str, Any] = {"max_steps": 6, "save_steps": 2}
-LATE_SAVES: dict[str, Any] = {"max_steps": 12, "save_steps": 4}
+LATE_SAVES: dict[str, Any] = {"max_steps": 18, "save_steps": 6}
 
 
 class Projector:
@@ -36,7 +36,7 @@ class Projector:
 
 
 class Projected(torch.optim.AdamW):
-    """Keeps a projector in its state once it is told to, from the third step on: the first ones are looked at before."""
+    """Keeps a projector in its state once it is told to, from its fifth step on: the first ones are looked at."""
 
     projects = True
     num_steps = 0
@@ -45,7 +45,7 @@ class Projected(torch.optim.AdamW):
         """See there."""
         loss = super().step(closure)
         self.num_steps += 1
-        if self.projects and self.num_steps > 2:
+        if self.projects and self.num_steps > 4:
             for state in self.state.values():
                 state["projector"] = Projector()
         return loss
@@ -67,10 +67,10 @@ def test_training_stops_before_more_is_done_than_one_step(tmp_path: Path, capfd:
     assert run_main(lambda: int(bool(trainer.train()))) == EXIT_USAGE
 
     said = capfd.readouterr().err
-    assert "checkpoint-4 could not be resumed, so it is not kept: optimizer.pt is refused" in said
+    assert "checkpoint-6 could not be resumed, so it is not kept: optimizer.pt is refused" in said
     assert "it asks for tests.resume.test_read_back.Projector" in said
     assert "--read_back false" in said
-    assert trainer.state.global_step <= 5
+    assert trainer.state.global_step <= 7
     assert trainer.last_save_failed
     assert [
         path.name for path in tmp_path.iterdir() if "checkpoint" in path.name or path.name.startswith(".live")
@@ -79,24 +79,24 @@ def test_training_stops_before_more_is_done_than_one_step(tmp_path: Path, capfd:
 
 def test_the_checkpoint_that_was_resumed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Projected, "projects", False)
-    _projected(tmp_path, max_steps=4).train()
-    before = state_of(tmp_path / "checkpoint-4")
+    _projected(tmp_path, max_steps=6).train()
+    before = state_of(tmp_path / "checkpoint-6")
 
     monkeypatch.setattr(Projected, "projects", True)
-    with pytest.raises(NotResumableError, match="checkpoint-8 could not be resumed"):
+    with pytest.raises(NotResumableError, match="checkpoint-12 could not be resumed"):
         _projected(tmp_path).train("latest")
-    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-4"]
-    assert state_of(tmp_path / "checkpoint-4") == before
+    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-6"]
+    assert state_of(tmp_path / "checkpoint-6") == before
 
     monkeypatch.setattr(Projected, "projects", False)
     resumed = _projected(tmp_path)
     resumed.train("latest")
-    assert resumed.state.global_step == 12
+    assert resumed.state.global_step == 18
 
 
 def test_a_signal_at_the_first_save_promises_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = _projected(tmp_path, save_steps=100)
-    trainer.add_callback(At(3))
+    trainer.add_callback(At(5))
     with pytest.raises(Interrupted) as stop:
         trainer.train()
 
@@ -109,7 +109,11 @@ def test_it_can_be_switched_off(tmp_path: Path, capfd: pytest.CaptureFixture[str
     (config,) = HfArgumentParser(options).parse_args_into_dataclasses(["--read_back", "false"])
     _projected(tmp_path, config).train()
 
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (4, 8, 12)]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-12",
+        "checkpoint-18",
+        "checkpoint-6",
+    ]
     said = capfd.readouterr()
     assert "read back" not in said.out + said.err
 
@@ -253,7 +257,7 @@ def test_a_callbacks_state_that_json_would_change_stops_the_first_save(tmp_path:
     with pytest.raises(NotResumableError, match=r"state\(\) of the callback Counts: *\['attributes'\]\['seen'\]"):
         trainer.train()
 
-    assert trainer.state.global_step <= 5
+    assert trainer.state.global_step <= 7
     assert list(tmp_path.glob("*checkpoint-*")) == []
 
 
@@ -307,7 +311,7 @@ def test_what_the_live_model_cannot_write_stops_the_first_save(tmp_path: Path) -
     trainer = _tied(tmp_path, CheckpointConfig(background_saves=False))
     with pytest.raises(CheckpointError, match=r"checkpoint-2 could not be saved(.|\n)*(share memory|contiguous)"):
         trainer.train()
-    assert trainer.state.global_step <= 5
+    assert trainer.state.global_step <= 7
 
 
 def test_a_file_system_without_chmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
