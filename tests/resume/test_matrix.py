@@ -11,8 +11,8 @@ from transformers import Trainer
 
 from llamarec.checkpoints import ResumableTrainer
 from tests.resume import forks
-from tests.resume.matrix.__main__ import STORED
-from tests.resume.matrix.subjects import TrainerClass
+from tests.resume.matrix.__main__ import SECTIONS, STORED
+from tests.resume.matrix.subjects import Subject, TrainerClass
 
 PAGE = STORED.read_text(encoding="utf-8")
 
@@ -42,11 +42,20 @@ def test_another_model_is_found(tmp_path: Path) -> None:
 def _cells() -> Iterator[tuple[str, str]]:
     """Name of a row, and what is said of ours: the rest of the line where no plain Trainer is beside it."""
     for line in PAGE.splitlines():
-        row = re.fullmatch(r"\| (.+?) \| (.*?) \| (.*?) ?\|", line)
+        row = re.fullmatch(r"\| (.+?) \| (.*?) \|(?: (.*?) ?\|)?", line)
         if row and row[1] != "---":
-            yield row[1], " ".join(row.groups()[1:]) if re.fullmatch(r"\d+ of \d+", row[2]) else row[2]
+            yield row[1], f"{row[2]} {row[3]}" if re.fullmatch(r"\d+ of \d+", row[2]) else row[2]
 
 
 def test_no_row_of_ours_is_another_model_or_lost() -> None:
     assert [name for name, ours in _cells() if "**" in ours] == []
     assert len(list(_cells())) > 50
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_page_has_every_row(name: str) -> None:
+    title, subjects = SECTIONS[name]
+    assert f"## {title}" in PAGE
+    rows = {row for row, _ in _cells()}
+    names = [one.name if isinstance(one, Subject) else one.name.partition(": ")[0] for one in subjects()]
+    assert [name for name in names if name not in rows] == []

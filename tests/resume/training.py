@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.safe_load import load_pickled
+from llamarec.checkpoints.resume.safe_load import is_projector, load_pickled
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
 from tests.tiny_llama import tiny_llama
@@ -173,6 +173,8 @@ def digest(value: Any) -> str:
         content = "".join(f"{key}:{digest(item)};" for key, item in sorted(value.items(), key=str)).encode()
     elif isinstance(value, list | tuple):
         content = "".join(digest(item) for item in value).encode()
+    elif is_projector(value):
+        content = digest(vars(value)).encode()
     else:
         content = repr(value).encode()
     return hashlib.sha256(content).hexdigest()[:16]

@@ -19,6 +19,7 @@ from llamarec.errors import CheckpointError
 _OF_OPTIMIZER: Final = "optimizer."
 _OF_ALLOCATOR: Final = "rank_allocator."
 # What AdaLoRA remembers of each weight's importance.
+_IN_ADAPTED: Final = "base_model.model."
 _IMPORTANCE: Final = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
@@ -90,8 +91,9 @@ class ExtraState:
         importance = _importance(model)
         for name, value in extra.items():
             kind, _, parameter = name.removeprefix(_OF_ALLOCATOR).partition(".")
-            if name.startswith(_OF_ALLOCATOR) and kind in importance and parameter in live:
-                importance[kind][parameter] = value.to(live[parameter].device)
+            there = live.get(_IN_ADAPTED + parameter)
+            if name.startswith(_OF_ALLOCATOR) and kind in importance and there is not None:
+                importance[kind][parameter] = value.to(there.device)
 
     def put_into_optimizer(self, extra: Mapping[str, Tensor], folder: Path) -> None:
         """Puts back what only the optimizer knows.
