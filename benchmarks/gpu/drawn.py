@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from llamarec.ranker.prompts.training_samples import Sample
 
@@ -123,8 +123,27 @@ def drawn_models(shape: Shape, device: str) -> Iterator[None]:
     def draw(_: str, **wanted: Any) -> Any:
         return draw_model(shape, device, **wanted)
 
-    with mock.patch.object(AutoModelForCausalLM, "from_pretrained", draw):
+    def configured(_: str, **__: Any) -> LlamaConfig:
+        return _config(shape)
+
+    with (
+        mock.patch.object(AutoModelForCausalLM, "from_pretrained", draw),
+        mock.patch.object(AutoConfig, "from_pretrained", configured),
+    ):
         yield
+
+
+def _config(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=4096,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
 
 
 def draw_model(
@@ -135,18 +154,11 @@ def draw_model(
     quantization_config: Any = None,
     attn_implementation: str = "sdpa",
     local_files_only: bool = True,
+    trust_remote_code: bool = False,
+    **_: Any,
 ) -> Any:
     """A causal model with random weights on a device; arguments as `from_pretrained` has them."""
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        max_position_embeddings=4096,
-        use_cache=False,
-        tie_word_embeddings=False,
-    )
+    config = _config(shape)
     kind: Any = AutoModelForCausalLM
     with torch.device(device):
         model = kind.from_config(config, dtype=dtype, attn_implementation=attn_implementation)

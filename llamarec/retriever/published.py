@@ -73,6 +73,8 @@ def read_published(path: Path, hint: str) -> bytes:
 def check_published(experiment: Experiment, hint: str) -> None:
     """Checks all files of a retriever; does nothing where there is none.
 
+    Hard negatives that were removed are missed by training alone, which reads them.
+
     Raises:
         ArtifactError: one of them has changed; names it.
     """
@@ -82,7 +84,9 @@ def check_published(experiment: Experiment, hint: str) -> None:
         if entries is None and experiment.retriever_metrics.is_file():
             _check_is_older(experiment.retriever)
     for name in entries or {}:
-        read_published(experiment.retriever / name, hint)
+        path = experiment.retriever / name
+        if path.exists() or path != experiment.hard_negatives:
+            read_published(path, hint)
 
 
 def finish_interrupted(folder: Path) -> None:
@@ -164,8 +168,9 @@ def _refused(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except (ChangedError, OSError) as error:
+        problem = "not as it was written" if path.exists() else "the file is missing"
         raise ArtifactError(
-            f"{path}: not as it was written", found=str(error), hint=[hint, "or restore the folder from a copy"]
+            f"{path}: {problem}", found=str(error), hint=[hint, "or restore the folder from a copy"]
         ) from error
 
 

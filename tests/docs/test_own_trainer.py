@@ -152,11 +152,11 @@ def _shown(default: Any) -> str:
 def test_what_training_raises_is_named_by_its_class() -> None:
     rows = ENGLISH.section("12.3").tables[0].rows
     names = [quoted(row[0])[-1] if quoted(row[0]) else "" for row in rows]
-    kinds = [getattr(errors, name) for name in names[:5]]
+    kinds = [getattr(errors, name) for name in names[:6]]
     assert all(issubclass(kind, errors.LlamarecError) for kind in kinds)
-    assert names[5:] == [Interrupted.__name__, EndNow.__name__, ""]
+    assert names[6:] == [Interrupted.__name__, EndNow.__name__, ""]
     codes = [int(row[2].partition(",")[0]) for row in rows]
-    assert codes == [errors.EXIT_USAGE] * 5 + [errors.EXIT_INTERRUPTED, errors.EXIT_KILLED, errors.EXIT_FAILED]
+    assert codes == [errors.EXIT_USAGE] * 6 + [errors.EXIT_INTERRUPTED, errors.EXIT_KILLED, errors.EXIT_FAILED]
 
 
 def _model_and_data() -> dict[str, Any]:
