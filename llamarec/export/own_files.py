@@ -38,7 +38,10 @@ def keep_own_files(target: Path, staging: Path) -> None:
     """
     written = sorted(path.relative_to(staging).as_posix() for path in _files(staging))
     write_json(staging / EXPORT_FILE, {"files": [*written, EXPORT_FILE]})
-    own = sorted(path.relative_to(target).as_posix() for path in _files(target) if not _is_of_export(target, path))
+    there, earlier = (path.relative_to(target).as_posix() for path in _files(target)), _written_before(target)
+    own = sorted(
+        name for name in there if not (name in earlier if earlier is not None else _OF_EXPORTS.fullmatch(name))
+    )
 
     taken = [name for name in own if name in written or name == EXPORT_FILE]
     if taken:
@@ -63,13 +66,13 @@ def _keep(source: Path, copy: Path) -> None:
     shutil.copy2(source, copy, follow_symlinks=False)
 
 
-def _is_of_export(target: Path, path: Path) -> bool:
-    name = path.relative_to(target).as_posix()
+def _written_before(target: Path) -> list[str] | None:
+    """What the export in a folder lists as its own; None where it has no list."""
     content: dict[str, Any] = read_json(target / EXPORT_FILE) or {}
     try:
-        return name in shaped(content["files"], list[str])
+        return shaped(content["files"], list[str])
     except (KeyError, ShapeError):
-        return _OF_EXPORTS.fullmatch(name) is not None
+        return None
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -32,7 +32,11 @@ _told: Final[set[Path]] = set()
 
 def locked(experiment: Experiment) -> RunLock:
     """The lock of a retriever's folder, held while it is trained or its files are replaced."""
-    return RunLock(RunFolder(experiment.retriever), ProgramHints(other_folder="another --experiment_root"))
+    return _locked(experiment.retriever)
+
+
+def _locked(folder: Path) -> RunLock:
+    return RunLock(RunFolder(folder), ProgramHints(other_folder="another --experiment_root"))
 
 
 def publish(experiment: Experiment, files: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
@@ -98,7 +102,7 @@ def finish_interrupted(folder: Path) -> None:
     """
     files = FileSet(folder)
     if files.is_unfinished:
-        with RunLock(RunFolder(folder), ProgramHints(other_folder="another --experiment_root")):
+        with _locked(folder):
             files.finish()
 
 
