@@ -102,21 +102,26 @@ def main() -> None:
         write_rows(options.json, rows)
 
 
+def narrow_llama(num_layers: int, *, width: int, inner: int, heads: int) -> LlamaForCausalLM:
+    """A Llama with random weights, the size of its layers as asked for."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=num_layers,
+        num_attention_heads=heads,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
 def make_model(num_layers: int) -> PeftModel:
     """A narrow Llama whose LoRA layers have the size, and with 32 layers the number, of those of a 7B model."""
     set_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        use_cache=False,
-    )
     lora = LoraConfig(
         r=128, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
     )
-    return get_peft_model(LlamaForCausalLM(config), lora)
+    return get_peft_model(narrow_llama(num_layers, width=256, inner=512, heads=4), lora)
 
 
 def make_trainer(

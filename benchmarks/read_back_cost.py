@@ -22,9 +22,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
+from transformers import LlamaForCausalLM, TrainingArguments, set_seed
 
-from benchmarks.checkpoint_cost import VOCABULARY, Tokens, make_model
+from benchmarks.checkpoint_cost import Tokens, make_model, narrow_llama
 from benchmarks.harness.machine import describe
 from benchmarks.harness.memory import Peak
 from benchmarks.harness.report import Row, write_rows
@@ -83,15 +83,7 @@ def main() -> None:
 def _whole(num_layers: int) -> LlamaForCausalLM:
     """A Llama of 3.9 million weights a layer: 500 MB in 32."""
     set_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1_856,
-        num_hidden_layers=num_layers,
-        num_attention_heads=8,
-        use_cache=False,
-    )
-    return LlamaForCausalLM(config)
+    return narrow_llama(num_layers, width=512, inner=1_856, heads=8)
 
 
 def _one_save(make: Callable[[int], Any], num_layers: int) -> Cost:
