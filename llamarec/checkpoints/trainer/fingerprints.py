@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from llamarec.checkpoints.trainer.samples.sampling import KeyedDataset, Samples
+from llamarec.checkpoints.trainer.state.tensors import bytes_of, some_values
 
 _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4
@@ -47,15 +48,9 @@ def base_model_of(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-            digest.update(_some_values(parameter))
+            digest.update(bytes_of(some_values(parameter, _VALUES_PER_TENSOR)).tobytes())
 
     return digest.hexdigest()[:_DIGITS]
-
-
-def _some_values(parameter: torch.Tensor) -> bytes:
-    flat = parameter.detach().reshape(-1)
-    stride = max(flat.numel() // _VALUES_PER_TENSOR, 1)
-    return flat[::stride][:_VALUES_PER_TENSOR].cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _adapter(model: nn.Module | None) -> dict[str, object]:
@@ -101,7 +96,7 @@ def _as_bytes(value: object) -> bytes:
 
 
 def _of_tensor(value: torch.Tensor) -> bytes:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    return bytes_of(value).tobytes() if value.numel() else b""
 
 
 def _pickled(value: object) -> bytes:

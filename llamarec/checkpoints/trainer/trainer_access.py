@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from numpy.typing import NDArray
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -158,6 +159,12 @@ def unwrapped(trainer: LiveTrainer) -> nn.Module:
 
     model: nn.Module = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     return model
+
+
+def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer without accelerate's wrapper."""
+    inner: torch.optim.Optimizer = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    return inner
 
 
 @dataclass(frozen=True)

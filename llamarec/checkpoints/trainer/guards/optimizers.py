@@ -22,7 +22,7 @@ from llamarec.checkpoints.storage.layout import OPTIMIZER
 from llamarec.checkpoints.trainer.state.differences import difference
 from llamarec.checkpoints.trainer.state.snapshot import pickled, without_values
 from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
-from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped, unwrapped_optimizer
 from llamarec.errors import CheckpointError, ConfigError
 
 _DEPTH: Final = 3
@@ -64,14 +64,14 @@ class OptimizerGuard:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
         if optimizer in self._known or self._is_inside(optimizer) or not self._moves_model(optimizer):
             return
-        if any(_inner(one) is optimizer for one in self._passed()):
+        if any(_holds(one, optimizer) for one in self._passed()):
             self._known.add(optimizer)
             return
 
-        name = type(optimizer).__name__
+        name, own = type(optimizer).__name__, type(unwrapped_optimizer(self._trainer.optimizer)).__name__
         raise ConfigError(
             f"{name} moves weights beside the Trainer's optimizer, and no checkpoint would hold its state",
-            expected=f"one optimizer: {type(_inner(self._trainer.optimizer)).__name__}, that of the Trainer",
+            expected=f"one optimizer: {own}, that of the Trainer",
             found=f"a step of {name}: of training_step, of a callback, or of a backward hook (a layer-wise --optim)",
             hint=[
                 "an --optim that steps layer by layer: take the one without _layerwise",
@@ -89,7 +89,7 @@ class OptimizerGuard:
         if self._looks[optimizer] == _LOOKS:
             self._known.add(optimizer)
 
-        outer = _inner(self._trainer.optimizer)
+        outer = unwrapped_optimizer(self._trainer.optimizer)
         if optimizer is outer:
             if self._reads_back:
                 _refuse_unreadable(optimizer)
@@ -98,7 +98,7 @@ class OptimizerGuard:
 
     def _is_inside(self, optimizer: Optimizer) -> bool:
         """Whether it is the Trainer's, or one that the Trainer's holds."""
-        return any(one is optimizer for one in _held(self._trainer.optimizer, _DEPTH))
+        return _holds(self._trainer.optimizer, optimizer)
 
     def _moves_model(self, optimizer: Optimizer) -> bool:
         """Whether it moves the model, or another one that the Trainer's subclass or the loss holds."""
@@ -146,17 +146,16 @@ def _refuse_unreadable(optimizer: Optimizer) -> None:
         )
 
 
-def _inner(optimizer: object) -> object:
-    """Without accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
-
-
 def _is_among(value: Tensor, saved: list[Tensor]) -> bool:
     """Whether a tensor, or a copy of it, is among others."""
     if any(value.data_ptr() == one.data_ptr() for one in saved):
         return True
 
     return any(value.shape == one.shape and torch.equal(value, one.to(value.device)) for one in saved)
+
+
+def _holds(value: object, optimizer: Optimizer) -> bool:
+    return any(one is optimizer for one in _held(value, _DEPTH))
 
 
 def _held(value: object, depth: int) -> Iterator[Optimizer]:

@@ -17,6 +17,7 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import SETS_ORDER
 from llamarec.checkpoints.trainer.run_state import RunState, SeenBatch
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.state.tensors import bytes_of
 from llamarec.errors import CheckpointError, ConfigError
 
 _KEPT: Final = 4
@@ -145,9 +146,9 @@ def digest_of(batch: Batch) -> str:
 def _content(value: object) -> Iterator[bytes]:
     if isinstance(value, torch.Tensor) and value.layout is torch.strided:
         flat = value.detach().reshape(-1)
-        some = flat[:: max(flat.numel() // _VALUES, 1)].cpu().contiguous()
+        some = flat[:: max(flat.numel() // _VALUES, 1)]
         yield f"{value.dtype}{tuple(value.shape)}".encode()
-        yield some.view(torch.uint8).numpy().tobytes() if some.numel() else b""
+        yield bytes_of(some).tobytes() if some.numel() else b""
     elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
         yield f"{value.dtype}{value.shape}".encode()
         yield value.reshape(-1)[:: max(value.size // _VALUES, 1)].tobytes()

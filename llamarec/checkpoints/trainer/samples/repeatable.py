@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.sampling import Key, KeyedCollator, KeyedDataset
+from llamarec.checkpoints.trainer.state.tensors import same_tensor
 from llamarec.errors import ConfigError
 
 _HINT: Final = [
@@ -141,5 +142,4 @@ def _same_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype or one.layout != torch.strided:
         return one.shape == other.shape and one.dtype == other.dtype
 
-    first, second = (value.detach().cpu().contiguous().reshape(-1) for value in (one, other))
-    return torch.equal(first.view(torch.uint8), second.view(torch.uint8))
+    return same_tensor(one.cpu(), other.cpu())

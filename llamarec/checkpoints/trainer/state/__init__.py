@@ -15,6 +15,6 @@ plain_state         copies of their states, of plain values only
 plain_containers    containers of Python and numpy as plain values, and back
 unsaved             such objects that it does not pass, and that training changes
 differences         where two states differ
-tensors             those that are made of others, copied part by part
+tensors             their bytes: copied, compared, sampled
 rates               schedules and options of the optimizer's groups, copied at a boundary
 """

@@ -6,11 +6,10 @@ import reprlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from llamarec.checkpoints.resume.safe_load import is_projector
-from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
+from llamarec.checkpoints.trainer.state.tensors import same_tensor
 
 
 def difference(a: object, b: object) -> str | None:
@@ -21,7 +20,7 @@ def difference(a: object, b: object) -> str | None:
     >>> difference([float("nan")], [float("nan")])
     """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return None if _same_tensor(a, b) else ""
+        return None if same_tensor(a, b) else ""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return None if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() else ""
 
@@ -48,15 +47,3 @@ def difference(a: object, b: object) -> str | None:
 def _shown(keys: Iterable[object]) -> str:
     """Keys for a message; one may be a tensor."""
     return reprlib.repr(sorted(type(key).__name__ if isinstance(key, Tensor) else str(key) for key in keys))
-
-
-def _same_tensor(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if is_made_of_tensors(a) or is_made_of_tensors(b):
-        return type(a) is type(b) and all(
-            _same_tensor(one, other) for one, other in zip(parts_of(a), parts_of(b), strict=True)
-        )
-
-    a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
-    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias, cast
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.state.optimizer_names import Names
+from llamarec.checkpoints.trainer.trainer_access import unwrapped_optimizer
 from llamarec.errors import CheckpointError
 
 Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], str]]
@@ -105,12 +105,6 @@ class SavedShapes:
             with torch.no_grad():
                 parameter.copy_(weights)
             rng.set_states(random_states)
-
-
-def unwrapped_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer without accelerate's wrapper."""
-    inner: Optimizer = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-    return inner
 
 
 def lay_out(optimizer: Optimizer) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llamarec.checkpoints.trainer.state.tensors import bytes_of
 from llamarec.errors import CheckpointError
 
 State: TypeAlias = dict[str, Any]
@@ -106,7 +107,7 @@ def digest_of(state: object) -> str:
 def _add(found: hashlib._Hash, value: object) -> None:
     if isinstance(value, Tensor):
         found.update(f"{value.dtype}{list(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        found.update(bytes_of(value).data)
         return
 
     found.update(f"{type(value).__name__}(".encode())

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from llamarec.checkpoints.resume.safe_load import is_projector
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
-from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor
+from llamarec.checkpoints.trainer.state.tensors import bytes_of, copy_of_tensor
 
 T = TypeVar("T")
 
@@ -114,8 +114,7 @@ def digest_of(value: torch.Tensor) -> bytes:
     if value.is_meta:
         return b""
 
-    content = value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(content.data, digest_size=16).digest()
+    return hashlib.blake2b(bytes_of(value).data, digest_size=16).digest()
 
 
 def digests_in(model: nn.Module, files: list[WeightsFile]) -> dict[str, bytes]:

@@ -1,13 +1,16 @@
-"""Tensors that are made of others, as quantised optimizer states are: copied and compared part by part.
+"""A tensor's bytes: copied, compared and sampled, whatever it is made of.
 
-They follow torch's protocol for such classes (`__tensor_flatten__`), and few operations beside it.
+Tensors that are made of others, as quantised optimizer states are, follow torch's protocol for such classes
+(`__tensor_flatten__`) and few operations beside it: they are copied and compared part by part.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -39,3 +42,27 @@ def copy_of_tensor(value: Tensor, device: torch.device | str | None = None) -> T
     parts = {name: copy_of_tensor(getattr(whole, name), device) for name in names}
     copy: Tensor = type(whole).__tensor_unflatten__(parts, context, whole.shape, whole.stride())
     return copy
+
+
+def bytes_of(value: Tensor) -> NDArray[np.uint8]:
+    """A tensor's values as bytes [num_bytes] on the CPU, in the order of its elements."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same shape, type and bits; NaN is equal to itself."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if is_made_of_tensors(a) or is_made_of_tensors(b):
+        return type(a) is type(b) and all(
+            same_tensor(one, other) for one, other in zip(parts_of(a), parts_of(b), strict=True)
+        )
+
+    a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def some_values(value: Tensor, count: int) -> Tensor:
+    """At most `count` of a tensor's values [count], at equal distances from its first."""
+    flat = value.detach().reshape(-1)
+    return flat[:: max(flat.numel() // count, 1)][:count]

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.samples.object_walk import ObjectWalk
 from llamarec.checkpoints.trainer.state.plain_state import digest_of
+from llamarec.checkpoints.trainer.state.tensors import some_values
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 
 _VALUES_PER_TENSOR: Final = 16
@@ -104,8 +105,7 @@ def _digest(one: object) -> str:
 
 def _some(value: object) -> object:
     if isinstance(value, Tensor):
-        flat = value.detach().reshape(-1)
-        return flat[:: max(flat.numel() // _VALUES_PER_TENSOR, 1)][:_VALUES_PER_TENSOR].cpu()
+        return some_values(value, _VALUES_PER_TENSOR).cpu()
     if isinstance(value, dict):
         return {str(key): _some(item) for key, item in list(value.items())[:_ITEMS]}
     if isinstance(value, list | tuple):
