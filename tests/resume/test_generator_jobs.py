@@ -8,7 +8,8 @@ import pytest
 
 from tests.resume import forks
 from tests.resume.forks import Forks
-from tests.resume.generator_jobs import HOLDERS, KINDS, OWNERS, Job, all_jobs
+from tests.resume.generator_holders import HOLDERS, KINDS
+from tests.resume.generator_jobs import OWNERS, Job, all_jobs
 
 pytestmark = pytest.mark.skipif(not forks.CAN_FORK, reason=forks.WHY_NOT)
 
