@@ -159,7 +159,7 @@ class ResumableMixin(_Trainer):
 
     @property
     def last_save_failed(self) -> bool:
-        """Whether the last checkpoint could not be written; the exit code of a program should say so."""
+        """Whether the last checkpoint, or the best model, is not saved; the exit code of a program should say so."""
         writer = self._resumable.writer
         return writer is not None and bool(writer.last_error)
 

@@ -53,8 +53,10 @@ def test_a_damaged_checkpoint_never_becomes_the_best_model(tmp_path: Path) -> No
     weights = RunFolder(tmp_path).checkpoint(BEST) / session.SCRIPT[0].weights
     weights.write_bytes(weights.read_bytes()[::-1])
     (tmp_path / session.SCRIPT[0].weights).unlink()
-    _writer(tmp_path, said).submit(session.snapshot(1))
+    writer = _writer(tmp_path, said)
+    writer.submit(session.snapshot(1))
     # There is none to put it right with: what is damaged stays known as that.
     assert verify_best(tmp_path).health == "damaged"
     assert not (tmp_path / session.SCRIPT[0].weights).exists()
-    assert not said
+    assert f"checkpoint-{BEST} holds it and is damaged" in " ".join(said)
+    assert writer.last_error

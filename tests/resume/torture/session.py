@@ -22,7 +22,8 @@ from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.storage.recovery import recover
-from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
+from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.errors import CheckpointError
 
 

@@ -72,7 +72,14 @@ class RecentBatches:
             return
 
         last = self._run.recent[-1]
-        if digest_of(self._redraw(last)) == last.digest:
+        try:
+            digest = digest_of(self._redraw(last))
+        except (OSError, MemoryError) as error:
+            # Not the data's fault, nor the checkpoint's; the next save draws again.
+            self._warn(f"WARNING: {_named(last)} could not be drawn again at this save: {error}")
+            return
+
+        if digest == last.digest:
             self._is_proven = True
             return
 

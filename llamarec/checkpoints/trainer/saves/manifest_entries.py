@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 
 import torch
@@ -29,12 +30,18 @@ def metrics_of(trainer: LiveTrainer) -> dict[str, Json]:
     return metrics
 
 
+@functools.cache
+def name_of_platform() -> str:
+    """The operating system in a word. Called before training: the first call may start a process."""
+    return platform.platform()
+
+
 def environment_of(args: TrainingArguments) -> dict[str, object]:
     """Versions, platform, device, processes and threads."""
     device = args.device
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": name_of_platform(),
         "host": platform.node(),
         **installed_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -40,3 +40,8 @@ def never_saved(step: int, error: Exception) -> CheckpointError:
         found=f"{type(error).__name__}: {error}",
         hint="change what is named; the plain Trainer's own save (save_strategy) may show the same",
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the name of its class where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from safetensors.torch import save_file
 from transformers.trainer_callback import ExportableState
@@ -17,7 +16,6 @@ from transformers.trainer_callback import ExportableState
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.random_state_file import as_stored
 from llamarec.checkpoints.storage import durable
-from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.layout import (
     EXTRA_STATE,
     LIVE_PREFIX,
@@ -40,9 +38,11 @@ from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
 from llamarec.checkpoints.trainer.saves.json_values import check_state, for_log
-from llamarec.checkpoints.trainer.saves.manifest_entries import environment_of, metrics_of
+from llamarec.checkpoints.trainer.saves.manifest_entries import environment_of, metrics_of, name_of_platform
 from llamarec.checkpoints.trainer.saves.read_back import Content, ReadBack
-from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter, Snapshot
+from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
+from llamarec.checkpoints.trainer.saves.staged_files import clear, copy_into, move_into, remove_empty_card
+from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState
 from llamarec.checkpoints.trainer.state.model_files import weights_files
 from llamarec.checkpoints.trainer.state.optimizer_names import optimizer_names
@@ -60,6 +60,26 @@ from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a snapshot begins with.
+
+    Attributes:
+        reason: Of the save.
+        live: Where a live model is written.
+        of_processes: By file, states of every process.
+    """
+
+    reason: str
+    live: Path
+    of_processes: dict[str, object]
+
+    @property
+    def from_callbacks(self) -> Path:
+        """Where the files lie that callbacks wrote for the checkpoint."""
+        return self.live.with_name(f"{self.live.name}-callbacks")
 
 
 class CheckpointSaver:
@@ -109,6 +129,7 @@ class CheckpointSaver:
         self._config: CheckpointConfig = program.options.config
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
+        name_of_platform()
         self.last_saved_step = run.resume.step if run.resume is not None else -1
 
     @property
@@ -135,23 +156,36 @@ class CheckpointSaver:
         self._requests.clear()
         self._unsaved.warn_of_changes()
         step = self._trainer.state.global_step
-        self._last_save_time, self.last_saved_step = time.monotonic(), step
-        live = self._run.folder.path / f"{LIVE_PREFIX}{self._sequence}"
+        self._last_save_time = time.monotonic()
 
         self._trainer.store_flos()
         of_processes = {**self._stateful_states(), **self._random_states()}
         if not self._trainer.args.should_save:
+            self.last_saved_step = step
             return
 
+        parts = _Parts(
+            reason=reason, live=self._run.folder.path / f"{LIVE_PREFIX}{self._sequence}", of_processes=of_processes
+        )
+        snapshot = self._snapshot_or_warn(step, parts)
+        # Not before there is one: what interrupts this has nothing saved.
+        self.last_saved_step = step
+        if snapshot is not None:
+            self._writer.submit(snapshot)
+
+    def _snapshot_or_warn(self, step: int, parts: _Parts) -> Snapshot | None:
+        """The snapshot; None where a state cannot be written, or a live model that is written by its own path."""
         try:
-            snapshot = self._snapshot(reason, live, of_processes)
+            return self._snapshot(parts, from_copy=self._saves_from_copy())
         except Exception as error:
-            # A state that cannot be written, or a live model on a full disk: it is written by its own path.
-            _clear(live)
+            clear(parts.live)
             self._writer.failed(step, error)
-            return
 
-        self._writer.submit(snapshot)
+        if step == self._trainer.state.best_global_step:
+            self._writer.best.owe(step, self._copier(parts))
+        else:
+            clear(parts.from_callbacks)
+        return None
 
     def settle(self) -> None:
         """Waits until the first checkpoint of this process is read back.
@@ -168,17 +202,21 @@ class CheckpointSaver:
 
     # ---- What ----
 
-    def _snapshot(self, reason: str, live: Path, of_processes: dict[str, object]) -> Snapshot:
-        """Everything a checkpoint holds, copied."""
-        trainer = self._trainer
+    def _snapshot(self, parts: _Parts, *, from_copy: bool) -> Snapshot:
+        """Everything a checkpoint holds, copied.
+
+        Args:
+            parts: What was taken before.
+            from_copy: Weights are copied too; otherwise the live model is written at once.
+        """
+        trainer, live, from_callbacks = self._trainer, parts.live, parts.from_callbacks
         model = unwrapped(trainer)
-        weights = model_state(model) if self._saves_from_copy() else None
+        weights = model_state(model) if from_copy else None
         extra = self._extra.copied()
         state = self._state_content()
-        objects = {**self._optimizer_states(), **of_processes}
+        objects = {**self._optimizer_states(), **parts.of_processes}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
-        from_callbacks = live.with_name(f"{live.name}-callbacks")
         self._callback_files.collect(trainer.state.global_step, from_callbacks)
 
         if weights is None:
@@ -198,8 +236,8 @@ class CheckpointSaver:
             if weights is not None:
                 trainer._save(str(staging.path), weights)
             else:
-                _move_into(live, staging.path)
-            _remove_empty_card(staging.path / "README.md")
+                move_into(live, staging.path)
+            remove_empty_card(staging.path / "README.md")
 
             if extra:
                 save_file(extra, staging.path / EXTRA_STATE, metadata={"format": "pt"})
@@ -210,24 +248,33 @@ class CheckpointSaver:
                 durable.remove(staging.path / name)
                 staging.write(name, data)
             if from_callbacks.is_dir():
-                _move_into(from_callbacks, staging.path)
+                # Copied: a save that fails is written once more.
+                copy_into(from_callbacks, staging)
 
         def discard() -> None:
-            _clear(live)
-            _clear(from_callbacks)
+            clear(live)
+            clear(from_callbacks)
 
         return Snapshot(
-            manifest=self._manifest(reason),
+            manifest=self._manifest(parts.reason),
             fill=fill,
             num_bytes=num_bytes_of([copies_in(weights, model), extra, objects]) + sum(map(len, small.values())),
             can_retry=weights is not None,
+            copied=self._copier(parts),
             discard=discard,
             read_back=lambda folder: self._read_back.check(folder, content),
         )
 
+    def _copier(self, parts: _Parts) -> Callable[[], Snapshot] | None:
+        """Takes the snapshot once more, from a copy; None where only the live model can be written."""
+        return partial(self._snapshot, parts, from_copy=True) if self._can_copy() else None
+
     def _saves_from_copy(self) -> bool:
+        return self._config.background_saves and self._can_copy()
+
+    def _can_copy(self) -> bool:
         """Whether weights can be written from a copy: not where a subclass writes those of the live model."""
-        return self._config.background_saves and not any(map(self._program.overrides, ("save_model", "_save")))
+        return not any(map(self._program.overrides, ("save_model", "_save")))
 
     def _optimizer_states(self) -> dict[str, object]:
         """By file, what the optimizer's steps go by."""
@@ -318,31 +365,3 @@ class CheckpointSaver:
             environment=environment_of(trainer.args),
             sessions=run.lineage.sessions,
         )
-
-
-# ---- Effects on the disk, all announced ----
-
-
-# Stands in the form once for each thing to fill in.
-_TO_FILL_IN: Final = b"[More Information Needed]"
-
-
-def _remove_empty_card(path: Path) -> None:
-    """Removes PEFT's form of a model card, which nobody has filled in; a program's own stays."""
-    if kind_of(path) == "file" and _TO_FILL_IN in path.read_bytes():
-        durable.remove(path)
-
-
-def _move_into(source: Path, target: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if path.is_dir() and (target / path.name).is_dir():
-            _move_into(path, target / path.name)
-        else:
-            durable.rename(path, target / path.name)
-    durable.remove(source)
-
-
-def _clear(folder: Path) -> None:
-    """Removes a live model that was not moved; the next start clears what cannot be removed now."""
-    with contextlib.suppress(OSError):
-        durable.remove(folder)

@@ -9,47 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
-from llamarec.checkpoints.storage.best_model import publish_best
-from llamarec.checkpoints.storage.discovery import best_in, inspect, saved_checkpoint
-from llamarec.checkpoints.storage.entries import chunks_of
-from llamarec.checkpoints.storage.layout import RunFolder, is_of_model
-from llamarec.checkpoints.storage.manifest import Manifest, read_manifest
-from llamarec.checkpoints.storage.publish import Staging, delete, publish
+from llamarec.checkpoints.storage.discovery import inspect, saved_checkpoint
+from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.manifest import Manifest
+from llamarec.checkpoints.storage.publish import delete, publish
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.storage.retention import to_delete
 from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
-from llamarec.checkpoints.storage.verification import verify, verify_best
-from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError, is_of_disk, never_saved
-from llamarec.errors import EXIT_KILLED, CheckpointError, LlamarecError
-
-
-def _nothing() -> None:
-    """There is nothing to discard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A checkpoint in memory.
-
-    Attributes:
-        manifest: All but the files.
-        fill: Writes the files.
-        num_bytes: About what they take.
-        can_retry: `fill` may be called a second time.
-        discard: Removes temporary files of it beside the checkpoints.
-        read_back: Compares the written folder with this; returns what to tell the user.
-    """
-
-    manifest: Manifest
-    fill: Callable[[Staging], None]
-    num_bytes: int
-    can_retry: bool = False
-    discard: Callable[[], None] = _nothing
-    read_back: Callable[[Path], str] | None = None
+from llamarec.checkpoints.trainer.saves.best import BestModel
+from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError, first_line, is_of_disk, never_saved
+from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
+from llamarec.errors import EXIT_KILLED, LlamarecError
 
 
 class CheckpointWriter:
@@ -67,7 +39,7 @@ class CheckpointWriter:
 
     Attributes:
         last_good: Step of the newest checkpoint that this process published or resumed from.
-        last_error: Why the last save failed; empty when it did not.
+        best: The best model, and what is owed of it.
         seconds_blocked: Time that training waited for saves.
         fatal: Why no save of this training can succeed, or be resumed; None while nothing says so.
         first_is_due: The first checkpoint of this process is not read back yet.
@@ -85,18 +57,23 @@ class CheckpointWriter:
         after_save: Callable[[Path], object] | None = None,
         read_back: bool = False,
     ) -> None:
-        self.first_is_due, self.fatal = read_back, None  # type: bool, LlamarecError | None
+        self.first_is_due = read_back
+        self.fatal: LlamarecError | None = None
         self._after_save = after_save
         self.run, self.limit, self._warn = run, limit, warn
         self._backup_to, self._backup_every, self._num_saves = backup_to, backup_every, 0
         self._in_background = in_background
         self._pending: _Writing | None = None
-        self._owed: Snapshot | None = None
-        self._hashed_best: int | None = None
+        self.best = BestModel(run, warn)
+        self._save_error = ""
         self.last_good: int | None = None
         self.last_bytes = 0
-        self.last_error = ""
         self.seconds_blocked = 0.0
+
+    @property
+    def last_error(self) -> str:
+        """What is still owed: why the last save failed, or why the best model is not there; empty when all is saved."""
+        return self._save_error or self.best.error
 
     def continue_from(self, step: int, num_bytes: int) -> None:
         """A checkpoint is resumed: it is the newest good one, and the measure of the next one's size.
@@ -111,11 +88,20 @@ class CheckpointWriter:
         """Writes a snapshot; one at a time, so that memory holds one at most."""
         started = time.perf_counter()
         self.wait()
-        if self._in_background:
-            self._pending = _Writing(self._write, snapshot)
-        else:
+        if not (self._in_background and self._begun(snapshot)):
             self._write(snapshot)
         self.seconds_blocked += time.perf_counter() - started
+
+    def _begun(self, snapshot: Snapshot) -> bool:
+        """Whether a thread of its own writes it; there is none where the system has no room for one."""
+        writing = _Writing(self._write, snapshot)
+        try:
+            writing.start()
+        except (RuntimeError, MemoryError):
+            return False
+
+        self._pending = writing
+        return True
 
     def wait(self) -> None:
         """Until everything submitted is written (or has failed, which `last_error` says)."""
@@ -129,24 +115,32 @@ class CheckpointWriter:
             atexit.register(_end_while, self._pending)
 
     def _write(self, snapshot: Snapshot) -> None:
+        step = snapshot.manifest.step
         try:
             self._write_or_warn(snapshot)
+        except Exception as error:
+            # Nothing about a save ends a training, whatever this has overlooked.
+            self.failed(step, error)
         finally:
-            snapshot.discard()
+            # What is owed needs the files that callbacks wrote for it.
+            if not self.best.is_owed(step):
+                snapshot.discard()
 
     def _write_or_warn(self, snapshot: Snapshot) -> None:
-        step, best_step = snapshot.manifest.step, snapshot.manifest.best_step
-        self._write_owed(best_step)
+        step = snapshot.manifest.step
+        paid = self.best.pay(snapshot.manifest.best_step, self._publish)
+        if paid is not None:
+            self.last_good = max(paid, self.last_good or 0)
 
         try:
             written = self._publish(snapshot)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
             self.failed(step, error)
-            if step == best_step and snapshot.can_retry:
-                self._owed = snapshot
+            if snapshot.is_best:
+                self.best.owe(step, snapshot.to_retry())
             return
 
-        self.last_good, self.last_bytes, self.last_error = step, written.num_bytes, ""
+        self.last_good, self.last_bytes, self._save_error = step, written.num_bytes, ""
         self.finish(written)
         self._back_up(step)
         self._hand_over(step)
@@ -164,34 +158,15 @@ class CheckpointWriter:
 
         return check
 
-    def _write_owed(self, best_step: int | None) -> None:
-        """The best model so far, if its own save failed: it is nowhere but in memory."""
-        if self._owed is None or self._owed.manifest.step != best_step:
-            self._owed = None
-            return
-
-        try:
-            self._publish(self._owed)
-        except Exception as error:
-            self._warn(f"WARNING: the best model (step {best_step}) still could not be saved: {_first_line(error)}")
-            return
-
-        self._owed = None
-
     def finish(self, manifest: Manifest) -> None:
         """What follows when the newest checkpoint is there; also on a resume, since a kill may have come before it."""
-        step = manifest.step
-
-        try:
-            self.bring_best(manifest)
-        except (OSError, LlamarecError) as error:
-            self.last_error = f"the best model could not be put into {self.run.path}: {_first_line(error)}"
-            self._warn(f"WARNING: checkpoint-{step} is saved, but {self.last_error}. The next save tries again.")
+        self.best.bring(manifest)
 
         try:
             self.rotate()
-        except OSError as error:
-            self._warn(f"WARNING: checkpoint-{step} is saved, but an old one could not be deleted: {error}")
+        except Exception as error:
+            why = first_line(error)
+            self._warn(f"WARNING: checkpoint-{manifest.step} is saved, but an old one could not be deleted: {why}")
 
     def _require_space(self, snapshot: Snapshot) -> None:
         needed, free = needed_bytes(self.last_bytes or snapshot.num_bytes), free_bytes(self.run.path)
@@ -201,11 +176,11 @@ class CheckpointWriter:
     def failed(self, step: int, error: Exception) -> None:
         """Warns that a step could not be saved, judges whether a later one can be, remembers it for the exit code."""
         self._judge(step, error)
-        self.last_error = f"checkpoint-{step} could not be saved: {_first_line(error)}"
+        self._save_error = f"checkpoint-{step} could not be saved: {first_line(error)}"
         good = f"checkpoint-{self.last_good} is good" if self.last_good is not None else "there is no checkpoint yet"
         follows = "Training continues" if self.fatal is None else "Training stops"
         again = "; the next save tries again" if self.fatal is None else ""
-        self._warn(f"WARNING: {self.last_error}. {follows}; {good}{again}.")
+        self._warn(f"WARNING: {self._save_error}. {follows}; {good}{again}.")
 
     def _judge(self, step: int, error: Exception) -> None:
         """Training stops where no later save can succeed: a full disk passes, another fault comes again."""
@@ -213,41 +188,6 @@ class CheckpointWriter:
             self.fatal = error
         elif self.last_good is None and not is_of_disk(error):
             self.fatal = never_saved(step, error)
-
-    def bring_best(self, manifest: Manifest) -> None:
-        """Makes the model in the run's folder itself the best one as of a checkpoint, if it is not that already.
-
-        The checkpoint that holds the best model is hashed only where something is to be copied from it.
-        """
-        step = manifest.best_step
-        source = self.run.checkpoint(step) if step is not None else None
-        of_best = _manifest_of(source) if source is not None else None
-        if source is None or of_best is None:
-            return
-
-        files = {name: entry for name, entry in of_best.files.items() if is_of_model(name)}
-        there = best_in(self.run)
-        is_listed = there is not None and there.step == step and there.files == files
-        if is_listed and self._best_is_whole(step):
-            return
-
-        # Never a damaged one under fresh hashes: the old best model stays.
-        if verify(source).health == "damaged":
-            return
-
-        if is_listed:
-            self._warn(
-                f"note: the best model in {self.run.path} was changed after it was saved; restored from {source.name}"
-            )
-        publish_best(self.run, replace(of_best, files={}), lambda staging: _copy(source, sorted(files), staging))
-        self._hashed_best = step
-
-    def _best_is_whole(self, step: int | None) -> bool:
-        """Hashed once in a process, since at a save that takes as long as writing it; then by names and sizes."""
-        is_whole = verify_best(self.run.path, deep=self._hashed_best != step).health == "good"
-        self._hashed_best = step if is_whole else None
-
-        return is_whole
 
     def rotate(self) -> None:
         """Deletes what retention does not keep; the newest is verified by now."""
@@ -286,7 +226,6 @@ class _Writing(threading.Thread):
         super().__init__(name="checkpoint-saver", daemon=True)
         self._write, self._snapshot = write, snapshot
         self._error: BaseException | None = None
-        self.start()
 
     def run(self) -> None:
         try:
@@ -308,27 +247,3 @@ def _end_while(thread: threading.Thread) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(EXIT_KILLED)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _manifest_of(checkpoint: Path) -> Manifest | None:
-    """The manifest of a checkpoint; None where there is none that can be read."""
-    with contextlib.suppress(CheckpointError):
-        return read_manifest(checkpoint)
-
-    return None
-
-
-def _copy(source: Path, names: list[str], staging: Staging) -> None:
-    for name in names:
-        target = staging.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-
-        def write(file: BinaryIO, path: Path = source / name) -> None:
-            for chunk in chunks_of(path):
-                file.write(chunk)
-
-        staging.write_with(name, write)
