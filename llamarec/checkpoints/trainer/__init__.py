@@ -14,6 +14,7 @@ divergence             losses, gradients and weights that are not finite
 out_of_memory          smaller micro-batches, an update undone, advice
 step_boundary          where all state belongs together, and the way back there
 evaluation, undo       an evaluation repeated in smaller batches; what its first try had changed is put back
+worker_signals         workers leave signals to the training
 stopping, signals      a training that ends before its time; requests to stop
 distributed            several processes on one step
 console                lines for the user

@@ -28,6 +28,7 @@ from llamarec.checkpoints.trainer.samples.sampling import (
     SliceSampler,
 )
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems, temporarily
+from llamarec.checkpoints.trainer.worker_signals import LeaveSignals
 from llamarec.errors import ConfigError
 
 
@@ -125,6 +126,7 @@ class TrainData:
             generator=torch.Generator().manual_seed(args.seed),
             persistent_workers=bool(args.dataloader_num_workers and args.dataloader_persistent_workers),
             prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers else None,
+            worker_init_fn=LeaveSignals(),
             multiprocessing_context=multiprocessing_context(args) if args.dataloader_num_workers else None,
         )
 

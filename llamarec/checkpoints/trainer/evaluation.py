@@ -19,6 +19,7 @@ from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.undo import Undo
+from llamarec.checkpoints.trainer.worker_signals import leave_signals
 
 Output = TypeVar("Output")
 # Of the Trainer, and large where they are lists.
@@ -117,6 +118,7 @@ class Evaluation:
         metrics = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
         held = HeldGenerators((dataloader.dataset, dataloader.collate_fn, *metrics))
         key = args.seed, rng.EVALUATION_STREAM, trainer.state.global_step, args.process_index
+        leave_signals(dataloader)
 
         with held.keyed(*key):
             output = evaluate(dataloader)

@@ -34,6 +34,7 @@ from llamarec.checkpoints.trainer.step import Piece, Step
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.stopping import Stopping
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.worker_signals import batches_of
 
 Event: TypeAlias = Callable[[TrainingArguments, TrainerState, TrainerControl], TrainerControl]
 """Of the callback handler: has every callback answer."""
@@ -161,7 +162,7 @@ class StepLoop:
 
             self._reach_boundary(taken=samples.start == 0)
             # Made late, so that an epoch without steps starts no workers.
-            batches = iter(train_dataloader) if batches is None else batches
+            batches = batches_of(train_dataloader) if batches is None else batches
             pieces = self._recent.noted(report.epoch, [(piece, next(batches)) for piece in sampler.pieces(samples)])
 
             self._ask(trainer.callback_handler.on_step_begin)

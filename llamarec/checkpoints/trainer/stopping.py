@@ -16,6 +16,7 @@ from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.signals import EndNow, Interrupted, StopNowError, StopRequests
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.worker_signals import WORKER_ENDED
 from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED, DivergedError
 
 
@@ -56,16 +57,27 @@ class Stopping:
         try:
             yield
         except StopNowError:
-            self._trainer.model.zero_grad()
-            self._boundary.return_to_last()
-            self.save_and_stop()
+            self._return_and_stop()
         except (EndNow, Interrupted):
             raise
         except BaseException as error:
+            if self._is_of_the_stop(error):
+                self._return_and_stop()
             # sys.exit() and Ctrl-C in a callback too.
             if error is not self._writer.fatal:
                 self._save_after(error)
             raise
+
+    def _is_of_the_stop(self, error: BaseException) -> bool:
+        """Whether the signal ended a process that loads data too, and that is all that happened."""
+        is_worker = isinstance(error, RuntimeError) and str(error).startswith(WORKER_ENDED)
+        can_save = self._boundary.is_in_loop and not self._boundary.update_incomplete
+        return is_worker and can_save and self._stop.end_a_step(self._trainer.args.world_size)
+
+    def _return_and_stop(self) -> None:
+        self._trainer.model.zero_grad()
+        self._boundary.return_to_last()
+        self.save_and_stop()
 
     def save_and_stop(self) -> None:
         """Saves where that is still to be done, and ends training.

@@ -16,7 +16,7 @@ _TO_FILL_IN: Final = b"[More Information Needed]"
 
 def remove_empty_card(path: Path) -> None:
     """Removes PEFT's form of a model card, which nobody has filled in; a program's own stays."""
-    if kind_of(path) == "file" and _TO_FILL_IN in path.read_bytes():
+    if kind_of(path) == "file" and any(_TO_FILL_IN in chunk for chunk in chunks_of(path)):
         durable.remove(path)
 
 

@@ -1,0 +1,177 @@
+"""A signal to the whole process group, as launchers, `timeout` and Ctrl-C send it, while processes load data."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from llamarec.checkpoints.trainer.saves import manifest_entries
+from llamarec.checkpoints.trainer.worker_signals import LeaveSignals, batches_of, started_deaf
+from tests.resume.runs import quiet_trainer
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
+
+METHODS = ("fork", "spawn")
+
+_PROGRAM = """
+import multiprocessing, sys
+
+from tests.resume.training import main
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv.pop(1))
+    sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("when", "name", "method"),
+    [
+        *((when, "SIGTERM", method) for when in ("first log", "first validation") for method in METHODS),
+        ("first log", "SIGINT", "spawn"),
+        ("first validation", "SIGINT", "fork"),
+        ("first log", "SIGHUP", "fork"),
+    ],
+)
+def test_the_work_is_saved(when: str, name: str, method: str, tmp_path: Path) -> None:
+    run, program = tmp_path / "run", tmp_path / "main.py"
+    words = ("--max_steps", "100000", "--save_steps", "2", "--eval_steps", "2", "--dataloader_num_workers", "2")
+    program.write_text(_PROGRAM, encoding="utf-8")
+
+    with subprocess.Popen(
+        [sys.executable, str(program), method, "--output_dir", str(run), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        wanted = "'loss'" if when == "first log" else "eval_loss"
+        lines = []
+        while wanted not in (line := process.stdout.readline()):
+            lines.append(line)
+            assert line, "".join(lines)
+        os.killpg(process.pid, getattr(signal, name))
+        said, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    step = int(said.split("stopped after step ")[1].split(";")[0].replace(",", ""))
+    state = json.loads((run / f"checkpoint-{step}/trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == step
+
+
+class Slow(Dataset[int]):
+    """Takes its time over each sample."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(self._seconds)
+        return index
+
+
+def _iterator(seconds: float, method: str) -> Any:
+    loader: Any = DataLoader(
+        Slow(seconds), num_workers=2, worker_init_fn=LeaveSignals(), multiprocessing_context=method
+    )
+    return batches_of(loader)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_stay_at_a_signal_and_end_with_the_loader(method: str) -> None:
+    batches = _iterator(0.01, method)
+    workers = list(batches._workers)
+    # Before their first call too: they may not have come to it yet.
+    for _ in range(2):
+        for worker in workers:
+            for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+                _sent_by_another(getattr(signal, name), worker.pid)
+        next(batches)
+
+    assert all(worker.is_alive() for worker in workers)
+    del batches
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def _sent_by_another(number: int, pid: int | None) -> None:
+    subprocess.run(["kill", f"-{number}", str(pid)], check=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_does_not_come_to_an_end_is_ended_by_its_training(method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    resource_tracker.ensure_running()
+    is_ready = context.Event()
+    process = context.Process(target=_stuck, args=(is_ready,), daemon=True)
+    with started_deaf():
+        process.start()
+    _sent_by_another(signal.SIGTERM, process.pid)
+    assert is_ready.wait(30)
+    _sent_by_another(signal.SIGTERM, process.pid)
+    process.join(0.5)
+    assert process.is_alive()
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def _stuck(is_ready: Any) -> None:
+    LeaveSignals()(0)
+    is_ready.set()
+    time.sleep(600)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Processes that are started, as an audit sees them."""
+    started: list[object] = []
+    is_on = True
+
+    def hear(event: str, arguments: object) -> None:
+        if is_on and event in ("subprocess.Popen", "os.system", "os.fork", "os.posix_spawn", "os.exec"):
+            started.append((event, arguments))
+
+    sys.addaudithook(hear)
+    yield started
+    is_on = False
+
+
+def test_nothing_starts_a_process_in_a_save(tmp_path: Path, no_processes: list[object]) -> None:
+    manifest_entries.name_of_platform.cache_clear()
+    trainer = quiet_trainer(tmp_path, num_samples=12, max_steps=4, save_steps=2)
+    save, during = trainer._resumable.trainer, list[int]()
+    trainer.add_callback(_Counts(no_processes, during))
+    trainer.train()
+    assert save.state.global_step == 4
+    # None since the first step.
+    assert len(no_processes) == during[0]
+
+
+class _Counts:
+    def __new__(cls, started: list[object], found: list[int]) -> Any:
+        from transformers import TrainerCallback
+
+        class Counts(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                found.append(len(started))
+
+        return Counts()
