@@ -13,7 +13,9 @@ import torch
 from rich.console import Console
 
 from llamarec.checkpoints.storage.discovery import order_of_saves
+from llamarec.checkpoints.storage.file_set import FileSet
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.publish import Staging
 from llamarec.evaluation.comparison import Comparison
 from llamarec.ranker.options.command_line import parse
 from llamarec.ranker.training.run import train_ranker
@@ -89,3 +91,15 @@ def newest(folder: Path) -> Path:
 def tensors(path: Path) -> dict[str, str]:
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in content.items()}
+
+
+def replace_in_retriever(folder: Path, name: str, content: bytes) -> None:
+    """Publishes the retriever again with another file in it, as another training would."""
+    files = FileSet(folder / "experiments" / "lru" / "shop")
+    contents = {one: files.read(one) for one in files.entries() or {}} | {name: content}
+
+    def fill(staging: Staging) -> None:
+        for one, there in contents.items():
+            staging.write(one, there)
+
+    files.publish(fill, {})

@@ -29,7 +29,17 @@ from llamarec.ranker.trained.retrain import retrain_command
 from llamarec.ranker.training.run import train_ranker
 from llamarec.retriever.train import train_retriever
 from llamarec.vocabulary import Experiment
-from tests.ranker.shop import NUM_USERS, QUIET, SHOP_RETRIEVER, argv_of, checkpoints_of, newest, run_shop, tensors
+from tests.ranker.shop import (
+    NUM_USERS,
+    QUIET,
+    SHOP_RETRIEVER,
+    argv_of,
+    checkpoints_of,
+    newest,
+    replace_in_retriever,
+    run_shop,
+    tensors,
+)
 
 
 def plan_of(run: str, *flags: str) -> argparse.Namespace:
@@ -139,12 +149,12 @@ def test_what_is_refused_leaves_the_run_as_it_was(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_shop(folder, "--max_steps", "4")
-    description, weights = (
-        folder / "experiments" / name for name in ("llm/shop/ranker.json", "lru/shop/retriever.safetensors")
-    )
+    description = folder / "experiments" / "llm" / "shop" / "ranker.json"
     then = description.read_bytes()
     # Another retriever: what recommends has to see that the ranker's was another one.
-    weights.write_bytes(weights.read_bytes() + b" ")
+    shutil.rmtree(folder / "experiments" / "lru")
+    data, *_ = parse(argv_of(folder))
+    train_retriever(data, replace(SHOP_RETRIEVER, num_epochs=10), QUIET)
     with pytest.raises(CheckpointError, match="belongs to a different run than this command"):
         run_shop(folder, "--max_history", "3", "--resume_from_checkpoint")
     other = tmp_path / "other"
@@ -250,7 +260,9 @@ def test_other_lists_for_training_are_refused(folder: Path) -> None:
     places = lists["label_place"].to_list()
     places[len(places) // 2] += 1
     changed = lists.with_columns(pl.Series("label_place", places, dtype=pl.Int32))
-    changed.write_parquet(path, metadata={"llamarec": metadata["llamarec"]})
+    content = io.BytesIO()
+    changed.write_parquet(content, metadata={"llamarec": metadata["llamarec"]})
+    replace_in_retriever(folder, path.name, content.getvalue())
     way = r"(?s)training_lists .*as they were: python train_ret.*--hidden_size 16.*\n.*--allow_changed training_lists"
     with pytest.raises(CheckpointError, match=way):
         run_shop(folder, "--resume_from_checkpoint", "--max_steps", "6")

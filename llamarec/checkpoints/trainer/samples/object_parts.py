@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import (
     AsyncGeneratorType,
     BuiltinMethodType,
@@ -62,12 +62,8 @@ _BOUND: Final = (MethodType, BuiltinMethodType, MethodWrapperType)
 _RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType)
 # Iterators and the like, of which only the garbage collector knows what they hold.
 _OPAQUE_MODULES: Final = ("builtins", "itertools", "functools", "operator", "_operator", "_functools")
-# Their code draws from the global generators, or from objects that the walk reaches by attributes.
-_LIBRARIES: Final = frozenset(
-    {"accelerate", "datasets", "numpy", "pandas", "peft", "pyarrow", "tokenizers", "torch", "transformers"}
-    | {"apollo_torch", "bitsandbytes", "galore_torch", "huggingface_hub", "optuna", "rich", "tqdm", "trl"}
-)
-_CHECKPOINTS: Final = "llamarec.checkpoints"
+_OURS: Final = __name__.partition(".")[0]
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
 _HOOKS: Final = tuple(sorted(name for name in _OF_MODULES if name.endswith("hooks")))
 _FILLED: Final = ("_modules", *_HOOKS)
@@ -295,16 +291,28 @@ def _items_of(value: list[object] | tuple[object, ...] | deque[object]) -> list[
 
 
 def is_program(value: type | FunctionType) -> bool:
-    """Whether this is code of a program, and not of Python or of a library that is known."""
+    """Whether this is code of a program, and not of Python or of an installed library."""
     return _is_program_module(str(getattr(value, "__module__", None) or ""))
 
 
 def _is_program_module(name: str) -> bool:
-    package = name.partition(".")[0]
-    if package in _LIBRARIES or name.startswith(_CHECKPOINTS):
-        return False
+    return not _is_library(name.partition(".")[0])
 
-    return package == "__main__" or package not in sys.stdlib_module_names
+
+@functools.cache
+def _is_library(package: str) -> bool:
+    """Whether a package is of Python, is installed beside it, or is this one.
+
+    Its code draws from the global generators, or from objects that the walk reaches by attributes. What functions of
+    a library name leads to thousands of objects, none of them the program's.
+    """
+    if package in sys.stdlib_module_names and package != "__main__":
+        return True
+
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", []))
+    return package == _OURS or any(_INSTALLED & set(Path(place).parts) for place in places)
 
 
 def _names(code: CodeType) -> set[str]:
