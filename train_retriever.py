@@ -14,4 +14,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, ["python", *sys.argv]))
+    sys.exit(run_main(main, ["python", *sys.argv], trains=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -14,7 +15,7 @@ from llamarec.command import near_flags
 from llamarec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from _typeshed import DataclassInstance, SupportsWrite
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -31,6 +32,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # Argparse's own hides that nothing could be written.
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """Raises a `ConfigError` that names the nearest flag, if there is one near."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -9,22 +10,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llamarec.checkpoints.storage.os_errors import advice
+from llamarec.checkpoints.trainer.output_streams import make_lossy
 from llamarec.command import typed, with_flags
 from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, ConfigError, LlamarecError
 from llamarec.requirements import extras_with, install_line
 
 
-def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
+def run_main(function: Callable[[], int], command: Sequence[str] = (), *, trains: bool = False) -> int:
     """Runs a command and returns its exit code: `EXIT_USAGE` after an error that the user can solve.
 
     Args:
         function: The command.
         command: The words that the user typed. If the same command works with other flags, it is printed with them.
+        trains: Its work is not what it prints: it goes on where nothing can be printed any more.
     """
     for stream in (sys.stdout, sys.stderr):
         # A console that cannot show a title must not end a training run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if trains:
+        make_lossy()
 
     # Must be set before torch is loaded. By default its threads wait for each other in a busy loop after every small
     # matrix product. That is more than ten times slower as soon as another process wants a core; sleeping threads
@@ -32,29 +37,69 @@ def run_main(function: Callable[[], int], command: Sequence[str] = ()) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     try:
+        return _flushed(_code_of(function, command))
+    except SystemExit as end:
+        # After --help, for one.
+        if not end.code and _flushed(EXIT_FINISHED) != EXIT_FINISHED:
+            return EXIT_USAGE
+        raise
+
+
+def _code_of(function: Callable[[], int], command: Sequence[str]) -> int:
+    try:
         return function()
     except BrokenPipeError:
         # The reader has closed the pipe (`| head`), so nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard_output()
         return EXIT_FINISHED
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        _say("\ninterrupted")
         return EXIT_KILLED
     except LlamarecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         # The user did not type the command of a process that torchrun started.
         if command and error.retry_with and "RANK" not in os.environ:
-            print(f"  type:     {typed(with_flags(command, error.retry_with))}", file=sys.stderr)
+            _say(f"  type:     {typed(with_flags(command, error.retry_with))}")
         return EXIT_USAGE
     except OSError as error:
-        print(f"error: {os_error(error)}", file=sys.stderr)
+        _say(f"error: {os_error(error)}")
         return EXIT_USAGE
     except ModuleNotFoundError as error:
         missing = missing_package(error)
         if missing is None:
             raise
-        print(f"error: {missing}", file=sys.stderr)
+        _say(f"error: {missing}")
         return EXIT_USAGE
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once everything is written: the interpreter would do it later, and change the code to 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except (OSError, ValueError) as error:
+        _discard_output()
+        if code == EXIT_FINISHED:
+            _say(f"error: standard output cannot be written: {getattr(error, 'strerror', None) or error}")
+            return EXIT_USAGE
+
+    return code
+
+
+def _discard_output() -> None:
+    """What standard output still holds, and all that follows, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+
+
+def _say(text: str) -> None:
+    """A line on standard error, unless that is gone too."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def os_error(error: OSError) -> LlamarecError:

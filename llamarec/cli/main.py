@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] and words[0] in _TRAININGS:
         train, _ = _TRAININGS[words[0]]
-        return run_main(partial(train, words[1:]), ["llamarec", *words])
+        return run_main(partial(train, words[1:]), ["llamarec", *words], trains=True)
     return run_main(partial(_run, words))
 
 

@@ -24,7 +24,7 @@ WALKS = {"rglob", "walk"}
 # Calls of other things that have such a name, and what they are.
 OTHERS = {
     ("backup/stores.py", "self.filesystem.open"): "fsspec's, for stores that are not on this machine's disks",
-    ("saves/saver.py", "path.read_bytes"): "PEFT's model card in a folder that this process has just made",
+    ("saves/staged_files.py", "path.read_bytes"): "PEFT's model card in a folder that this process has just made",
 }
 
 

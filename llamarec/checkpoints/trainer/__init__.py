@@ -18,6 +18,8 @@ worker_signals         workers leave signals to the training
 stopping, signals      a training that ends before its time; requests to stop
 distributed            several processes on one step
 console                lines for the user
+output_streams         streams whose failures end nothing
+callback_output        bars and trackers whose failures end nothing
 
 guards                 what is needed of transformers, and which overrides of a subclass count
 samples                the order of samples, and random draws that depend on their keys alone

@@ -22,7 +22,9 @@ class Console:
     def print(self, line: str) -> None:
         """A line of the resume plan or the result, on standard output."""
         if self.is_first_process:
-            print(printable(line), flush=True)
+            # A pipe may be closed, or the log's disk full.
+            with contextlib.suppress(OSError, ValueError):
+                print(printable(line), flush=True)
 
     def warn(self, text: str) -> None:
         """A line on standard error that a progress bar does not swallow."""

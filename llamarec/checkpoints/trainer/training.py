@@ -11,6 +11,7 @@ from transformers.integrations.neftune import deactivate_neftune
 
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.trainer.callback_output import output_is_lossy
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.evaluation import Evaluation
@@ -180,7 +181,8 @@ class ResumableParts:
         )
         reads_back = self.program.options.config.read_back
         optimizers = OptimizerGuard(self.trainer, self.stateful.values, reads_back=reads_back)
-        with start.folder_held(), self.stop.watched(), optimizers.watched(), self._left_clean():
+        quiet = output_is_lossy(self.trainer.callback_handler, self.console.warn)
+        with start.folder_held(), self.stop.watched(), optimizers.watched(), quiet, self._left_clean():
             check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
             self.stateful.observe()
