@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
+import sys
 from typing import Final
 
 from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, add_experiment_root, add_verb, dataclass_from
@@ -26,6 +29,9 @@ log-in: before you open it to others with --host, put a proxy
 that has one in front of it. After Ctrl-C or SIGTERM it answers
 the waiting requests, then ends.
 """
+_BACKLOG: Final = 32
+_OTHER_FILES: Final = 256
+_SECONDS: Final = 60.0
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -73,6 +79,9 @@ def execute(arguments: argparse.Namespace) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
+            limit_concurrency=limits.max_connections,
+            # What waits here when the service stops is reset without an answer.
+            backlog=_BACKLOG,
             # Requests in progress when it stops have as much time as any other.
             timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
         )
@@ -85,12 +94,45 @@ def execute(arguments: argparse.Namespace) -> int:
         if not is_local:
             print("WARNING: there is no log-in; anyone who can reach this address can use it", flush=True)
 
+        make_room_for(limits.max_connections)
+        logging.getLogger("asyncio").addFilter(OncePerMinute())
         # On a signal uvicorn ends in order, then sends the signal again to the previous handler.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
     print("stopped", flush=True)
     return EXIT_FINISHED
+
+
+def make_room_for(num_connections: int) -> None:
+    """Raises this process's limit of open files to what so many connections need, as far as the system lets it."""
+    if sys.platform == "win32":
+        return
+
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class OncePerMinute(logging.Filter):
+    """Lets a message of a logger through once a minute: without free descriptors it would come thousands of times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        text = str(record.msg).partition("\n")[0]
+        is_due = record.created - self._last.get(text, -_SECONDS) >= _SECONDS
+        if is_due:
+            self._last[text] = record.created
+        return is_due
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,7 +160,7 @@ def listen(host: str, port: int) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         # From here on the port is taken, so a second service fails before it loads anything.
-        listening.listen(128)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(

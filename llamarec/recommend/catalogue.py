@@ -116,7 +116,7 @@ class Catalogue:
         if row < len(others) and others[USER][row] == key:
             return [int(item) for item in others[ITEM_IDS][row]]
 
-        near = _alike(key, self._data.users, _NEAR_KEY) if propose else []
+        near = _alike(key[:_MOST_CHARACTERS], self._data.users, _NEAR_KEY) if propose else []
         raise UnknownError(
             f"there is no user {key!r} in {self._data.dataset_code}{self._of_others()}",
             near,

@@ -128,12 +128,16 @@ def _add_items(app: FastAPI, recommender: Recommender) -> None:
 
 
 def _add_status(app: FastAPI, recommender: Recommender, batcher: _Batcher, metrics: Metrics) -> None:
-    @app.get("/health", response_model=Health)
-    async def health() -> dict[str, object]:
-        """The loaded run and the length of the queue."""
-        adapter = recommender.ranker.adapter
+    @app.get(
+        "/health", response_model=Health, responses={503: {"model": Health, "description": "Nothing is answered."}}
+    )
+    async def health(response: Response) -> dict[str, object]:
+        """The loaded run, the length of the queue, and whether questions are answered."""
+        adapter, trouble = recommender.ranker.adapter, batcher.trouble
+        if trouble:
+            response.status_code = 503
         return {
-            "status": "ok",
+            "status": trouble or "ok",
             "dataset_code": recommender.data.dataset_code,
             "step": adapter.step,
             "is_best": adapter.is_best,

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from typing import Final, Generic, TypeVar
 
 from llamarec.serve.limits import Limits
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+_FAILED_IN_A_ROW: Final = 10
+
 
 class QueueFullError(Exception):
     """The queue is full; a further request would time out before its turn."""
+
+
+class NotServingError(Exception):
+    """The service is stopping, or its model does not answer any more."""
+
+
+class ModelError(Exception):
+    """The model answered with another number of answers, or ended its thread; the cause has the details."""
 
 
 @dataclass
@@ -26,9 +38,44 @@ class _Waiting(Generic[Q, A]):
     question: Q
     answer: asyncio.Future[A]
 
+    def fail(self, error: Exception) -> None:
+        """Answers with an error, unless nobody waits any more."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _ModelThread:
+    """A thread that outlives whatever its work raises, and that keeps no process from ending."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._work.get()()
+
+    def do(self, function: Callable[[], A]) -> asyncio.Future[A | BaseException]:
+        """What a function returns or raises, as a result: not every exception may be one of a future."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[A | BaseException] = loop.create_future()
+
+        def work() -> None:
+            result: A | BaseException
+            try:
+                result = function()
+            except BaseException as error:
+                result = error
+            # The loop is closed where nobody waited for the end.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: None if found.done() else found.set_result(result))
+
+        self._work.put(work)
+        return found
+
 
 class Batcher(Generic[Q, A]):
-    """Collects questions into batches and answers them.
+    """Collects questions into batches and answers them; a batch that fails is asked again, question by question.
 
     Args:
         function: Answers a batch, in the order of its questions; runs in its own thread, one batch at a time.
@@ -44,35 +91,57 @@ class Batcher(Generic[Q, A]):
     ) -> None:
         self._function, self._limits, self._observed = function, limits, observed
         self._queue: asyncio.Queue[_Waiting[Q, A]] = asyncio.Queue(limits.max_queue)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._thread = _ModelThread()
         self._worker: asyncio.Task[None] | None = None
+        self._begun: float | None = None
+        self._failed_in_a_row = 0
+        self._last_error = ""
 
     @property
     def num_waiting(self) -> int:
         """Questions in the queue."""
         return self._queue.qsize()
 
+    @property
+    def trouble(self) -> str:
+        """Why questions are not answered; empty where they are."""
+        if self._worker is None or self._worker.done():
+            return "the service is not running"
+        if self._begun is not None and time.monotonic() - self._begun > 2 * self._limits.timeout_seconds:
+            return f"the model has been at one batch for {time.monotonic() - self._begun:.0f} seconds"
+        if self._failed_in_a_row >= _FAILED_IN_A_ROW:
+            return f"the last {self._failed_in_a_row} questions failed: {self._last_error}"
+
+        return ""
+
     async def start(self) -> None:
         """Starts the worker."""
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Answers the questions in the queue, then ends the worker."""
-        await self._queue.join()
-        if self._worker is not None:
+        """Answers the questions in the queue, as far as twice `timeout_seconds` suffice, then ends the worker."""
+        if self._worker is not None and not self._worker.done():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.join(), 2 * self._limits.timeout_seconds + 1)
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
-        self._thread.shutdown()
+
+        while not self._queue.empty():
+            self._queue.get_nowait().fail(NotServingError("the service has stopped"))
 
     async def ask(self, question: Q) -> A:
         """The answer to one question.
 
         Raises:
             QueueFullError: the queue is full.
+            NotServingError: the worker has ended.
             TimeoutError: there was no answer within `timeout_seconds`.
-            Exception: any error that the function raised for the batch.
+            Exception: any error that the function raised for this question alone.
         """
+        if self._worker is None or self._worker.done():
+            raise NotServingError(self.trouble)
+
         waiting = _Waiting[Q, A](question, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
@@ -84,10 +153,16 @@ class Batcher(Generic[Q, A]):
     async def _work(self) -> None:
         while True:
             batch = await self._next()
-            unanswered = [one for one in batch if not one.answer.done()]
             try:
-                if unanswered:
-                    await self._answer(unanswered)
+                await self._answer(batch)
+            except asyncio.CancelledError:
+                for one in batch:
+                    one.fail(NotServingError("the service has stopped"))
+                raise
+            except Exception as error:
+                # Whatever this has overlooked: each is answered, and the next batch has its turn.
+                for one in batch:
+                    one.fail(error)
             finally:
                 for _ in batch:
                     self._queue.task_done()
@@ -110,17 +185,48 @@ class Batcher(Generic[Q, A]):
         return batch
 
     async def _answer(self, batch: list[_Waiting[Q, A]]) -> None:
-        self._observed(len(batch))
-        questions = [one.question for one in batch]
-        try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._function, questions)
-        except Exception as error:
-            # Each caller of this batch gets the error. The worker goes on, because the next batch may succeed.
-            for one in batch:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
+        waiting = [one for one in batch if not one.answer.done()]
+        if not waiting:
             return
 
-        for one, answer in zip(batch, answers, strict=True):
+        self._observed(len(waiting))
+        error = await self._answered(waiting)
+        if error is not None and len(waiting) > 1:
+            # One of them may be the reason; the others get their answers.
+            for one in waiting:
+                if not one.answer.done() and (error := await self._answered([one])) is not None:
+                    self._fail(one, error)
+        elif error is not None:
+            self._fail(waiting[0], error)
+
+    async def _answered(self, batch: list[_Waiting[Q, A]]) -> BaseException | None:
+        """Answers a batch; returns what the model raised, and then nothing is answered."""
+        questions = [one.question for one in batch]
+        self._begun = time.monotonic()
+        try:
+            found = await self._thread.do(lambda: list(self._function(questions)))
+        finally:
+            self._begun = None
+
+        if isinstance(found, BaseException):
+            return found
+        if len(found) != len(batch):
+            return ModelError(f"{len(found)} answers to {len(batch)} questions")
+
+        self._failed_in_a_row = 0
+        for one, answer in zip(batch, found, strict=True):
             if not one.answer.done():
                 one.answer.set_result(answer)
+        return None
+
+    def _fail(self, one: _Waiting[Q, A], error: BaseException) -> None:
+        self._failed_in_a_row += 1
+        self._last_error = f"{type(error).__name__}: {error}"
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            one.fail(error)
+            return
+
+        # A future takes no StopIteration, and a SystemExit would end the service.
+        told = ModelError(self._last_error)
+        told.__cause__ = error
+        one.fail(told)

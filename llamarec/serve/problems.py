@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from llamarec.errors import LlamarecError
 from llamarec.recommend.catalogue import UnknownError
-from llamarec.serve.batching import QueueFullError
+from llamarec.serve.batching import NotServingError, QueueFullError
 from llamarec.serve.schema import Problem
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
@@ -20,7 +20,7 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": Problem, "description": "Unknown user, key or title."},
     413: {"model": Problem, "description": "The request is too large."},
     422: {"model": Problem, "description": "The request is invalid."},
-    503: {"model": Problem, "description": "Too many requests are waiting."},
+    503: {"model": Problem, "description": "Too many requests are waiting, or the service is stopping."},
     504: {"model": Problem, "description": "The answer took too long."},
 }
 """Error answers by status, for the schema."""
@@ -64,6 +64,10 @@ def add_problems(app: FastAPI) -> None:
     @app.exception_handler(QueueFullError)
     async def _full(request: Request, error: Exception) -> JSONResponse:
         return problem(503, "too many requests are waiting; try again later", headers={"Retry-After": "1"})
+
+    @app.exception_handler(NotServingError)
+    async def _stopped(request: Request, error: Exception) -> JSONResponse:
+        return problem(503, f"{error}; try again later", headers={"Retry-After": "10"})
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -56,7 +56,7 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """The state of the service."""
 
-    status: str = Field(description="ok.")
+    status: str = Field(description="ok; with status 503, why no question is answered.")
     dataset_code: str = Field(description="Data set of the run.")
     step: int = Field(description="Training step of the adapter.")
     is_best: bool = Field(description="Whether the adapter is the best on validation.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamarec.serve.batching import Batcher, QueueFullError
+from llamarec.serve.batching import Batcher, ModelError, NotServingError, QueueFullError
 from llamarec.serve.limits import Limits
 
 
@@ -94,6 +94,64 @@ def test_one_that_takes_too_long_is_given_up_and_costs_nothing_more() -> None:
 
     _run(ask())
     assert answered == [0], "whose asker was gone was not answered"
+
+
+@pytest.mark.parametrize("error", [ValueError("13"), SystemExit(3), StopIteration(), KeyboardInterrupt(), None])
+def test_one_question_fails_alone(error: BaseException | None) -> None:
+    def fussy(numbers: Sequence[int]) -> list[int]:
+        if 13 not in numbers:
+            return list(numbers)
+        if error is not None:
+            raise error
+        return [number for number in numbers if number != 13]
+
+    async def ask() -> None:
+        batcher = Batcher[int, int](fussy, Limits(max_wait_ms=20))
+        await batcher.start()
+        for _ in range(3):
+            found = await asyncio.gather(*map(batcher.ask, (11, 12, 13, 14)), return_exceptions=True)
+            assert [one for one in found if isinstance(one, int)] == [11, 12, 14]
+            assert isinstance(found[2], ValueError if isinstance(error, ValueError) else ModelError)
+        assert not batcher.trouble
+        await batcher.stop()
+
+    _run(ask())
+
+
+def test_a_model_that_only_fails_is_told() -> None:
+    def broken(numbers: Sequence[int]) -> list[int]:
+        raise RuntimeError("device lost")
+
+    async def ask() -> None:
+        batcher = Batcher[int, int](broken, Limits(max_wait_ms=0))
+        await batcher.start()
+        await asyncio.gather(*map(batcher.ask, range(12)), return_exceptions=True)
+        assert "the last 12 questions failed: RuntimeError: device lost" in batcher.trouble
+        await batcher.stop()
+        with pytest.raises(NotServingError):
+            await batcher.ask(1)
+
+    _run(ask())
+
+
+def test_a_model_that_hangs_is_told_and_does_not_keep_the_service_from_ending() -> None:
+    async def ask() -> None:
+        go_on = threading.Event()
+
+        def hang(numbers: Sequence[int]) -> list[int]:
+            go_on.wait(60)
+            return list(numbers)
+
+        batcher = Batcher[int, int](hang, Limits(max_batch=1, max_wait_ms=0, timeout_seconds=0.3))
+        await batcher.start()
+        found = await asyncio.gather(*map(batcher.ask, range(3)), return_exceptions=True)
+        assert all(isinstance(one, TimeoutError) for one in found)
+        await asyncio.sleep(0.5)
+        assert "the model has been at one batch" in batcher.trouble
+        await asyncio.wait_for(batcher.stop(), 5)
+        go_on.set()
+
+    _run(ask())
 
 
 def test_an_error_is_the_batches_and_the_next_one_is_answered() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import signal
 import socket
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from llamarec.cli.main import main
-from llamarec.cli.serve import listen
+from llamarec.cli.serve import OncePerMinute, listen, make_room_for
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
 
 
@@ -97,3 +99,22 @@ def test_addresses_and_limits_that_do_not_fit(capsys: pytest.CaptureFixture[str]
         assert said in capsys.readouterr().err
     with pytest.raises(ConfigError, match="cannot listen on this address"):
         listen("192.0.2.1", 0)
+
+
+def test_a_message_that_repeats_is_logged_once_a_minute() -> None:
+    once = OncePerMinute()
+    records = [logging.makeLogRecord({"msg": "out of descriptors\ndetails", "created": second}) for second in range(90)]
+    assert [record.created for record in records if once.filter(record)] == [0, 60]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_there_is_room_for_the_connections() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(300, hard), hard))
+        make_room_for(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(600, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
