@@ -56,6 +56,21 @@ def test_list_of_a_folder_shows_the_runs_in_it(command: Command, tmp_path: Path)
     assert "4 checked, 0 damaged" in command("verify", str(tmp_path / "runs"))
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"before_restart": 3}', None])
+def test_a_record_of_restarts_that_cannot_be_read_hides_no_run(command: Command, content: bytes | None) -> None:
+    make_run(command.checkpoints("beauty"))
+    make_plain_run(command.checkpoints("games"), (10, 20), best=10)
+    record = RunFolder(command.checkpoints("beauty")).restarted
+    if content is None:
+        record.mkdir()
+    else:
+        record.write_bytes(content)
+    output = command("list")
+    assert "beauty" in output
+    assert "games" in output
+    assert "restarted.json cannot be read" in command.error
+
+
 def test_list_verify_hashes(command: Command) -> None:
     run = make_run(command.checkpoints())
     damage(run.checkpoint(300))

@@ -61,9 +61,21 @@ class CheckpointSummary:
         return _VERIFIED.get((self.verdict.health, self.deep), "names")
 
 
-def gather(run: RunFolder, *, deep: bool) -> list[CheckpointSummary]:
-    """Summaries of all checkpoints of a run, by step."""
+def gather(run: RunFolder, *, deep: bool, with_restarts: bool = True) -> list[CheckpointSummary]:
+    """Summaries of all checkpoints of a run, by step.
+
+    Args:
+        run: The run's folder.
+        deep: Whether to hash the files.
+        with_restarts: Whether to look up which are from before a restart.
+
+    Raises:
+        CheckpointError: the record of restarts cannot be read.
+    """
     summaries = [summary_of(verdict, deep=deep) for verdict in inspect(run, deep=deep)]
+    if not with_restarts:
+        return summaries
+
     superseded = is_superseded(run, [summary.step for summary in summaries])
     return [replace(summary, is_superseded=superseded[summary.step]) for summary in summaries]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from llamarec.checkpoints.storage.discovery import best_in
@@ -13,6 +14,7 @@ from llamarec.checkpoints.storage.summary import DEFAULT_KEEP, CheckpointSummary
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
 from llamarec.cli.checkpoints.names import find_run, name_of, runs_in, runs_under
 from llamarec.cli.output import figure, print_json, print_table, print_wrapped
+from llamarec.errors import CheckpointError
 
 SUMMARY = "List checkpoints with step, epoch, loss, metric, size and age."
 _EPILOG = """\
@@ -45,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Prints a table for each run."""
     root = arguments.experiment_root
     runs = runs_in(find_run(arguments.run_name, root)) if arguments.run_name else runs_under(root)
-    gathered = [(run, gather(run, deep=arguments.verify)) for run in runs]
+    gathered = [(run, _gathered(run, deep=arguments.verify)) for run in runs]
     if arguments.json:
         how = "hashes" if arguments.verify else "names and sizes"
         print_json({"verified_by": how, "runs": [as_dict(run, facts) for run, facts in gathered]})
@@ -61,6 +63,15 @@ def execute(arguments: argparse.Namespace) -> int:
             "verified by hash" if arguments.verify else "checked by name and size only; to check hashes: --verify"
         )
     return 0
+
+
+def _gathered(run: RunFolder, *, deep: bool) -> list[CheckpointSummary]:
+    """The run's checkpoints; that its record of restarts cannot be read is said, and is in the way of no other run."""
+    try:
+        return gather(run, deep=deep)
+    except CheckpointError as error:
+        print(f"WARNING: {error}", file=sys.stderr)
+        return gather(run, deep=deep, with_restarts=False)
 
 
 def limit_of(facts: list[CheckpointSummary]) -> int:
