@@ -13,6 +13,8 @@ from llamarec.vocabulary import Experiment
 SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
+# Windows opens a device instead of a file of such a name.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"
 
 
@@ -23,6 +25,13 @@ def _canonical(encoding: str) -> str:
         return found if "\n".encode(found) == b"\n" else ""
     except (LookupError, UnicodeError, TypeError):
         return ""
+
+
+def _can_name_a_folder(name: str) -> bool:
+    """Whether a folder can have this name, on Windows too, and is one inside its parent."""
+    stem = name.partition(".")[0].lower()
+    is_usual = bool(name.strip(". ")) and name == name.strip() and not name.endswith(".") and name.isprintable()
+    return is_usual and not set(name) & set('<>:"/\\|?*') and stem not in _DEVICES
 
 
 def default_data_root() -> str:
@@ -117,6 +126,14 @@ class DataConfig:
             (
                 bool(_canonical(self.encoding)),
                 f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); save UTF-16 files as UTF-8",
+            ),
+        ]
+
+        rules += [
+            (
+                not self.is_own_table or _can_name_a_folder(self.name),
+                f"--dataset_code {self.dataset_code}: the file's name without its ending names the folders of all "
+                f"results, and {self.name!r} cannot: rename the file, to shop.csv for example",
             ),
         ]
 

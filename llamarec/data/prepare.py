@@ -162,16 +162,13 @@ def _manifest(config: DataConfig, built: Built, bad: BadLines, inputs: Inputs, f
         "num_users": built.histories.height,
         "num_items": built.items.height,
         "num_interactions": int(built.histories[ITEM_IDS].list.len().sum()),
-        "has_repeats": _has_repeats(built.histories),
+        "has_repeats": built.has_repeats,
+        "taken_before": round(built.taken_before, 6),
         "options": options_from(config),
         "inputs": inputs.described,
         "outputs": outputs,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "raw": {**built.raw, "interactions_without_title": built.untitled},
+        "raw": {**built.raw, "exact_copies": built.copies, "interactions_without_title": built.untitled},
         "bad_lines": {"count": bad.count, "listed": bad.listed},
         "versions": {"llamarec": __version__, "polars": pl.__version__},
     }
-
-
-def _has_repeats(histories: pl.DataFrame) -> bool:
-    return bool((histories[ITEM_IDS].list.n_unique() < histories[ITEM_IDS].list.len()).any())

@@ -58,7 +58,7 @@ class Manifest(TypedDict, total=False):
     """manifest.json of a prepared set; earlier versions wrote fewer keys.
 
     inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
-    and interactions of the raw files.
+    and interactions of the raw files. taken_before: share of the validation labels that their users had taken before.
     """
 
     format_version: int
@@ -67,6 +67,7 @@ class Manifest(TypedDict, total=False):
     num_items: int
     num_interactions: Required[int]
     has_repeats: Required[bool]
+    taken_before: float
     options: Required[Options]
     inputs: Required[dict[str, FileDescription]]
     outputs: Required[dict[str, FileDescription]]
@@ -138,7 +139,7 @@ class PreparedData:
         titles: By item_id; titles[0] is padding.
         items: Raw keys by item_id.
         users: Raw keys by user_id.
-        has_repeats: Whether any user has an item more than once.
+        has_repeats: Whether people come back to items, by the share of validation labels that they had taken before.
         fingerprint: Hex SHA-256 over the hashes of histories and items; candidates and adapters carry it.
         manifest: Content of manifest.json.
     """

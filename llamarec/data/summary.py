@@ -13,7 +13,7 @@ from llamarec.data.lines import BadLines
 from llamarec.data.prepared import PreparedData
 from llamarec.data.recipe import Built
 from llamarec.data.source import RawTables
-from llamarec.vocabulary import ITEM, TIMESTAMP, USER
+from llamarec.vocabulary import TIMESTAMP
 
 _MANY_BAD = 0.01  # share of the lines from which skipped ones are a warning
 
@@ -28,7 +28,8 @@ def size_line(data: PreparedData, what: str) -> str:
 
 def detail_lines(tables: RawTables, built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
     """How the raw files were understood, and what of them is not in the prepared set."""
-    yield from _times(tables, data)
+    yield from _times(tables)
+    yield from _repeats(built)
     yield from _dropped(built, data, config)
 
 
@@ -42,22 +43,26 @@ def skipped_line(bad: BadLines, num_rows: int) -> str:
     return f"{warning}{bad.count:,} malformed lines ({share:.1%}) were skipped. The first: {bad.listed[0]}"
 
 
-def _times(tables: RawTables, data: PreparedData) -> Iterator[str]:
-    """How times and repeats of a user's own table were read: a mistake here spoils everything that follows."""
+def _times(tables: RawTables) -> Iterator[str]:
+    """How times of a user's own table were read: a mistake here spoils everything that follows."""
     if not tables.times or tables.interactions.is_empty():
         return
 
     first, last = (_day(second) for second in _first_and_last(tables.interactions))
     yield f"times        read as {tables.times}: {first} to {last}"
 
-    if data.has_repeats:
-        rows = tables.interactions.height
-        repeats = rows - tables.interactions.select(USER, ITEM).unique().height
-        yield (
-            f"repeats      {repeats:,} of {rows:,} interactions repeat an earlier item of the same user, so items of "
-            "the history can be candidates again (exclude them: "
-            f"{program_of(TRAIN_RETRIEVER)} --exclude_history always)"
-        )
+
+def _repeats(built: Built) -> Iterator[str]:
+    """Whether people come back: it decides what is proposed to them."""
+    if not built.taken_before:
+        return
+
+    share = f"repeats      {built.taken_before:.1%} of the validation items were taken before by the same user"
+    flag = f"{program_of(TRAIN_RETRIEVER)} --exclude_history"
+    if built.has_repeats:
+        yield f"{share}: items of the history can be candidates again (exclude them: {flag} always)"
+    else:
+        yield f"{share}, too few: items of the history are no candidates (allow them: {flag} never)"
 
 
 def _day(second: int) -> str:
@@ -74,9 +79,11 @@ def _first_and_last(interactions: pl.DataFrame) -> tuple[int, int]:
 
 def _dropped(built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
     """What was dropped and why; nothing where all of the raw data is prepared."""
-    too_few = built.raw["interactions"] - built.untitled - data.num_interactions
+    too_few = built.raw["interactions"] - built.copies - built.untitled - data.num_interactions
     num_others = built.others.height
 
+    if built.copies:
+        yield f"dropped      {built.copies:,} exact copies of another interaction (same user, item and time)"
     if built.untitled:
         yield f"dropped      {built.untitled:,} interactions with items that have no title"
     if too_few:
@@ -86,5 +93,5 @@ def _dropped(built: Built, data: PreparedData, config: DataConfig) -> Iterator[s
     if num_others:
         yield f"             {num_others:,} users are in neither training nor test, but can get recommendations"
 
-    if built.untitled or too_few or num_others:
+    if built.copies or built.untitled or too_few or num_others:
         yield f"raw files    {', '.join(f'{count:,} {name}' for name, count in built.raw.items())}"

@@ -156,7 +156,13 @@ def test_what_is_left_out_is_said_and_kept(tmp_path: Path, capsys: pytest.Captur
     table = tmp_path / "shop.csv"
     table.write_text("\n".join(["user,item,timestamp,title", *rows]) + "\n", encoding="utf-8")
     data = prepare(DataConfig(str(table), experiment_root=str(tmp_path / "experiments")))
-    assert data.manifest["raw"] == {"users": 7, "items": 7, "interactions": 38, "interactions_without_title": 1}
+    assert data.manifest["raw"] == {
+        "users": 7,
+        "items": 7,
+        "interactions": 38,
+        "exact_copies": 0,
+        "interactions_without_title": 1,
+    }
     said = capsys.readouterr().out
     assert "1 interactions with items that have no title" in said
     assert "1 interactions of users with fewer than 5 or items with fewer than 5" in said

@@ -11,6 +11,7 @@ import pytest
 
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare, resolve_options
+from llamarec.data.prepared import load_prepared
 from llamarec.errors import ConfigError, DataError
 
 ROWS = [
@@ -244,3 +245,65 @@ def test_a_prepared_table_is_known_by_its_name_and_needs_its_files_no_more(tmp_p
     assert prepare(by_name).fingerprint == first.fingerprint
     with pytest.raises(ConfigError, match="--dataset_code shops: unknown data set"):
         prepare(replace(by_name, dataset_code="shops"))
+
+
+# ---- Names ----
+
+
+@pytest.mark.parametrize(
+    "name", [".csv", "..csv", ".tsv.gz", " .csv", "nul.csv", "COM1.old.jsonl", "a|b.csv", "a\tb.csv"]
+)
+def test_a_file_whose_name_cannot_name_a_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    prepared = prepare(_config(_csv(tmp_path / "shop.csv")))
+    with pytest.raises(ConfigError, match=r"(?s)names the folders of all results.*rename the file"):
+        prepare(_config(tmp_path / name))
+    assert load_prepared(prepared.folder).fingerprint == prepared.fingerprint
+
+
+def test_a_table_named_like_a_public_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)games is the name of a public data set.*my_games\.csv"):
+        prepare(_config(_csv(tmp_path / "games.csv")))
+
+
+# ---- People who come back ----
+
+
+def _repeating(num_users: int, num_returning: int) -> list[dict[str, str]]:
+    """Users with six items; of some, the one before the last is their second."""
+    rows = []
+    for user in range(num_users):
+        items = [1, 2, 3, 4, 2 if user < num_returning else 5, 6]
+        rows += [
+            {"user": f"u{user}", "item": f"i{item}", "time": str(1_577_836_800 + day), "title": f"Thing {item}"}
+            for day, item in enumerate(items)
+        ]
+    return rows
+
+
+def test_exact_copies_are_dropped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = prepare(_config(_csv(tmp_path / "once.csv", rows=_repeating(40, 0))))
+    capsys.readouterr()
+    rows = _repeating(40, 0)
+    twice = prepare(_config(_csv(tmp_path / "twice.csv", rows=[*rows, *rows[:3], rows[0]])))
+    said = capsys.readouterr().out
+
+    assert twice.fingerprint == once.fingerprint
+    assert not twice.has_repeats
+    assert twice.manifest["raw"]["exact_copies"] == 4
+    assert "4 exact copies of another interaction" in said
+    assert "repeats" not in said
+
+
+@pytest.mark.parametrize(("num_returning", "expected"), [(1, False), (20, True)])
+def test_whether_people_come_back_is_a_matter_of_how_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_returning: int, expected: bool
+) -> None:
+    data = prepare(_config(_csv(tmp_path / "shop.csv", rows=_repeating(100, num_returning))))
+
+    assert data.has_repeats == expected
+    assert data.manifest["taken_before"] == num_returning / 100
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{num_returning}.0% of the validation items were taken before" in said
+    assert f"--exclude_history {'always' if expected else 'never'}" in said

@@ -11,6 +11,7 @@ from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, open_bytes, read_lines
 from llamarec.data.source import RawTables
+from llamarec.data.sources import SOURCES
 from llamarec.data.times import Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
@@ -29,8 +30,19 @@ def table_files(config: DataConfig) -> dict[str, Path]:
     """The table and, where given, the table of titles, by flag.
 
     Raises:
-        ConfigError: a file does not exist.
+        ConfigError: a file does not exist, or the table has the name of a public data set.
     """
+    if config.name in SOURCES:
+        # Its results would be taken for those of the public set, and replace them.
+        raise ConfigError(
+            f"{INTERACTIONS_FLAG} {config.dataset_code}: {config.name} is the name of a public data set",
+            expected="a table with a name of its own, which names the folders of its results",
+            hint=[
+                f"rename the file, to my_{config.name}.csv for example",
+                f"the public set: {INTERACTIONS_FLAG} {config.name}",
+            ],
+        )
+
     named = {INTERACTIONS_FLAG: config.dataset_code, TITLES_FLAG: config.items_file}
     paths = {flag: Path(name) for flag, name in named.items() if name}
 
