@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from llamarec.data.config import DataConfig
+from llamarec.data.source import FRACTION
 from llamarec.errors import DataError
 from llamarec.vocabulary import (
     ITEM,
@@ -77,7 +78,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     """Histories and items, the tables of a prepared set.
 
     Args:
-        interactions: user, item, timestamp in the file's order.
+        interactions: user, item, timestamp, and FRACTION where there is one, in the file's order.
         items: item, title; an item without a row here has no title and is dropped.
         config: Core sizes and split.
 
@@ -85,7 +86,8 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         DataError: nothing is left; names the step that dropped it.
     """
     titled = clean_titles(items)
-    distinct = interactions.unique([USER, ITEM, TIMESTAMP], keep="first", maintain_order=True)
+    time = [TIMESTAMP, *(name for name in (FRACTION,) if name in interactions.columns)]
+    distinct = interactions.unique([USER, ITEM, *time], keep="first", maintain_order=True)
     with_title = distinct.join(titled.select(ITEM), on=ITEM, how="semi", maintain_order="left")
     core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
     if core.is_empty():
@@ -94,7 +96,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     numbered = _dense(core, USER, USER_ID, first=0)
     numbered = _dense(numbered, ITEM, ITEM_ID, first=1)
 
-    ordered = numbered.sort(USER_ID, TIMESTAMP, maintain_order=True)
+    ordered = numbered.sort(USER_ID, *time, maintain_order=True)
     histories = ordered.group_by(USER_ID, maintain_order=True).agg(
         pl.col(USER).first(), pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS)
     )
@@ -104,7 +106,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     return Built(
         histories=split,
         items=item_table.join(titled, on=ITEM, how="left", maintain_order="left"),
-        others=_others(with_title, histories, item_table),
+        others=_others(with_title.sort(time, maintain_order=True), histories, item_table),
         raw={
             "users": interactions[USER].n_unique(),
             "items": interactions[ITEM].n_unique(),
@@ -125,9 +127,12 @@ def _share_taken_before(histories: pl.DataFrame) -> float:
 
 
 def _others(interactions: pl.DataFrame, histories: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Users with too few interactions for training and test, who can still get recommendations."""
+    """Users with too few interactions for training and test, who can still get recommendations.
+
+    `interactions` are in the order of their times.
+    """
     theirs = interactions.join(histories.select(USER), on=USER, how="anti", maintain_order="left")
-    known = theirs.join(items, on=ITEM, how="inner", maintain_order="left").sort(TIMESTAMP, maintain_order=True)
+    known = theirs.join(items, on=ITEM, how="inner", maintain_order="left")
     return known.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS)).sort(USER)
 
 

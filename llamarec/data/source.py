@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -16,13 +16,15 @@ from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 INTERACTION_SCHEMA: Schema = {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64}
 ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
 REQUIRED = (USER, ITEM, TIMESTAMP)
+FRACTION: Final = "microseconds"
+"""Column of microseconds within the second, where a table's times are that fine."""
 
 
 class RawTables(NamedTuple):
     """Raw data in common columns.
 
-    interactions: user, item, timestamp in the file's order. items: item, title. times: the format of times in words,
-    where it was recognised.
+    interactions: user, item, timestamp (and FRACTION) in the file's order. items: item, title. times: the format of
+    times in words, where it was recognised.
     """
 
     interactions: pl.DataFrame

@@ -6,7 +6,7 @@ April, nothing is guessed either: an order of events that is wrong is seen nowhe
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -20,9 +20,12 @@ _AS_ISO: Final = (
     "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "
     '--timestamp_format ("%d/%m/%y %H:%M")'
 )
+MICROSECONDS: Final = 10**6
+"""In a second."""
 _DATE: Final = r"^\s*(?<first>\d{1,4})(?<mark>[-/.])(?<second>\d{1,2})[-/.](?<third>\d{1,4})"
 _CLOCK: Final = (
-    r"(?:[T ]+(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<seconds>\d{2})(?:[.,]\d+)?)?(?:\s*(?<half>[AaPp])[Mm])?)?"
+    r"(?:[T ]+(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<seconds>\d{2})(?:[.,](?<fraction>\d+))?)?"
+    r"(?:\s*(?<half>[AaPp])[Mm])?)?"
 )
 _ZONE: Final = r"\s*(?<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?\s*$"
 _MONTHS: Final = 12
@@ -34,16 +37,18 @@ MONTH_FIRST: Final = ("%m/%d/%Y", "month/day/year")
 class Times(NamedTuple):
     """Times of a column.
 
-    seconds: since 1970; null where a value is not a time. form: the format in words. expected: the format for an error.
+    seconds: since 1970; null where a value is not a time. fractions: microseconds within the second. form: the format
+    in words. expected: the format for an error.
     """
 
     seconds: pl.Series
+    fractions: pl.Series
     form: str
     expected: str
 
 
 def read_times(text: pl.Series, form: str, where: str) -> Times:
-    """Seconds since 1970; a time without a zone is UTC.
+    """Seconds since 1970, and microseconds, which order clicks; a time without a zone is UTC.
 
     Args:
         text: The column's values, without nulls.
@@ -62,16 +67,19 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
 
 
 def _by_form(text: pl.Series, form: str, where: str) -> Times:
-    seconds = [_strptime(one, form) for one in text.to_list()]
-    if seconds and all(one is None for one in seconds):
+    found = [_strptime(one, form) for one in text.to_list()]
+    if found and all(one is None for one in found):
         raise DataError(
             f"--timestamp_format {form}: no time of {where} has this format",
             expected="codes of Python's strptime (%Y, %m, %d, %H, %M, %S), for example %d/%m/%Y %H:%M",
             found=repr(text[0]),
         )
-    return Times(
-        pl.Series(TIMESTAMP, seconds, dtype=pl.Int64), form, f"a time in the format {form} (--timestamp_format)"
-    )
+    since = pl.Series(TIMESTAMP, found, dtype=pl.Int64)
+    return _of_microseconds(since, form, f"a time in the format {form} (--timestamp_format)")
+
+
+def _of_microseconds(since: pl.Series, form: str, expected: str) -> Times:
+    return Times(since // MICROSECONDS, since % MICROSECONDS, form, expected)
 
 
 def _strptime(text: str, form: str) -> int | None:
@@ -79,27 +87,32 @@ def _strptime(text: str, form: str) -> int | None:
         found = datetime.strptime(text.strip(), form)
     except ValueError:
         return None
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    since = (found if found.tzinfo else found.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1)
 
 
 def _of_numbers(numbers: pl.Series) -> Times:
     median = abs(float(numbers.median() or 0)) if len(numbers) else 0.0  # type: ignore[arg-type]
     per_second, unit = next((unit[1:] for unit in _UNITS if median >= unit[0]), (1, "seconds"))
-    seconds = (numbers / per_second).floor().cast(pl.Int64, strict=False)
-    return Times(seconds, f"{unit} since 1970", _AS_ISO)
+    whole = (numbers / per_second).floor()
+    fractions = ((numbers - whole * per_second) * MICROSECONDS / per_second).round().clip(0, MICROSECONDS - 1)
+    seconds = whole.cast(pl.Int64, strict=False)
+    return Times(seconds, fractions.cast(pl.Int64, strict=False), f"{unit} since 1970", _AS_ISO)
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:
     parts = text.str.extract_groups(_DATE + _CLOCK + _ZONE).struct.unnest()
     is_iso = parts["first"].str.len_chars() == 4
     if 2 * int(is_iso.sum()) >= len(text):
-        return Times(_seconds(parts, "first", "second", "third"), "ISO dates", _AS_ISO)
+        return _of_microseconds(_microseconds(parts, "first", "second", "third"), "ISO dates", _AS_ISO)
     rows = parts.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
     if rows.is_empty():
-        return Times(pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Int64), "no times", _AS_ISO)
+        none = pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Int64)
+        return Times(none, none, "no times", _AS_ISO)
     form, words = _order(rows, text, where)
     day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
-    return Times(_seconds(parts, "third", month, day), words, f"a time in the format {words}, as most others")
+    since = _microseconds(parts, "third", month, day)
+    return _of_microseconds(since, words, f"a time in the format {words}, as most others")
 
 
 def _order(rows: pl.DataFrame, text: pl.Series, where: str) -> tuple[str, str]:
@@ -129,8 +142,8 @@ def _ambiguous(text: pl.Series, where: str) -> DataError:
     )
 
 
-def _seconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
-    """Seconds from the parts of a date, whose columns are named; null where there is no such day."""
+def _microseconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
+    """Microseconds from the parts of a date, whose columns are named; null where there is no such day."""
     clock = pl.concat_str([pl.col(name).fill_null("0") for name in ("hour", "minute", "seconds")], separator=":")
     whole = pl.concat_str([pl.col(name) for name in (year, month, day)], separator="-")
     zone = pl.col("zone").str.replace("Z|UTC|GMT", "+0000").str.replace(":", "")
@@ -149,4 +162,6 @@ def _seconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
     # A two-digit year is refused.
     is_hour = half.is_null() | hour.is_between(1, 12)
     found = pl.when((pl.col(year).str.len_chars() == 4) & is_hour).then(found)
-    return parts.select((found.dt.epoch("s") - offset).alias(TIMESTAMP))[TIMESTAMP]
+    fraction = pl.col("fraction").fill_null("").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64)
+    whole_seconds = found.dt.epoch("s") - offset
+    return parts.select((whole_seconds * MICROSECONDS + fraction).alias(TIMESTAMP))[TIMESTAMP]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -307,3 +309,61 @@ def test_whether_people_come_back_is_a_matter_of_how_many(
     said = " ".join(capsys.readouterr().out.split())
     assert f"{num_returning}.0% of the validation items were taken before" in said
     assert f"--exclude_history {'always' if expected else 'never'}" in said
+
+
+# ---- Times finer than a second ----
+
+_START = datetime(2020, 1, 1, 12, tzinfo=UTC)
+
+
+def _milliseconds(click: int) -> int:
+    return 1_577_880_000_000 + 120 * click
+
+
+FINE_TIMES: dict[str, Callable[[int], object]] = {
+    "decimal seconds": lambda click: f"{_milliseconds(click) / 1000:.3f}",
+    "milliseconds": _milliseconds,
+    "microseconds": lambda click: _milliseconds(click) * 1000,
+    "nanoseconds": lambda click: _milliseconds(click) * 10**6,
+    "ISO": lambda click: (_START + timedelta(milliseconds=120 * click)).isoformat(),
+    "ISO with a comma": lambda click: (_START + timedelta(milliseconds=120 * click)).isoformat().replace(".", ","),
+    "day first": lambda click: f"{_START + timedelta(milliseconds=120 * click):31/01/2020 %H:%M:%S.%f}",
+}
+
+
+@pytest.mark.parametrize("form", [*FINE_TIMES, "a given format", "Parquet"])
+def test_clicks_within_a_second_have_their_order(tmp_path: Path, form: str) -> None:
+    """Six clicks of each user in 0.6 seconds, in a file that has them backwards."""
+    clicks = [(user, click) for user in range(6) for click in reversed(range(6))]
+    options = {"timestamp_format": "%d.%m.%Y %H:%M:%S.%f"} if form == "a given format" else {}
+    path = tmp_path / ("shop.parquet" if form == "Parquet" else "shop.tsv")
+    if form == "Parquet":
+        times: list[object] = [_START + timedelta(milliseconds=120 * click) for _, click in clicks]
+    elif options:
+        times = [f"{_START + timedelta(milliseconds=120 * click):%d.%m.%Y %H:%M:%S.%f}" for _, click in clicks]
+    else:
+        times = [FINE_TIMES[form](click) for _, click in clicks]
+    table = pl.DataFrame(
+        {
+            "user": [f"u{user}" for user, _ in clicks],
+            "item": [f"i{click}" for _, click in clicks],
+            "time": times,
+            "title": [f"Thing {click}" for _, click in clicks],
+        }
+    )
+    table.write_parquet(path) if form == "Parquet" else table.write_csv(path, separator="\t")
+
+    data = prepare(_config(path, **options))
+
+    assert [data.items[item] for item in data.sequences.whole(3)] == [f"i{click}" for click in range(6)]
+    assert data.sequences.timestamps[0] == 1_577_880_000 or form == "day first"
+
+
+def test_the_same_item_twice_in_a_second_is_no_copy(tmp_path: Path) -> None:
+    rows = [
+        {"user": f"u{user}", "item": f"i{item}", "time": f"{time:.2f}", "title": f"Thing {item}"}
+        for user in range(6)
+        for item in range(6)
+        for time in (1_577_836_800 + item, 1_577_836_800.5 + item)
+    ]
+    assert prepare(_config(_csv(tmp_path / "shop.csv", rows=rows))).num_interactions == 72

@@ -10,9 +10,9 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, open_bytes, read_lines
-from llamarec.data.source import RawTables
+from llamarec.data.source import FRACTION, RawTables
 from llamarec.data.sources import SOURCES
-from llamarec.data.times import Times, read_times
+from llamarec.data.times import MICROSECONDS, Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -79,8 +79,9 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
     rows = _read(main, with_titles, config, bad)
 
     # A row whose time cannot be read still gives the title of its item.
-    times = _seconds(rows, main, config, bad)
-    interactions = rows.select(USER, ITEM, times.seconds.alias(TIMESTAMP)).drop_nulls(TIMESTAMP)
+    times = _times(rows, main, config, bad)
+    time = (times.seconds.alias(TIMESTAMP), times.fractions.alias(FRACTION))
+    interactions = rows.select(USER, ITEM, *time).drop_nulls(TIMESTAMP)
     items = rows.select(ITEM, TITLE) if not second else _read(second, {ITEM: config.item_column, **title}, config, bad)
     return RawTables(interactions, items, times.form)
 
@@ -129,7 +130,10 @@ def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...],
 
 def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
     if rows.schema[name].is_temporal():
-        return pl.col(name).cast(pl.Datetime("us")).dt.epoch("s").cast(pl.String)
+        # Decimal seconds, which no unit can be mistaken for.
+        microseconds = pl.col(name).cast(pl.Datetime("us")).dt.epoch("us")
+        fraction = (microseconds % MICROSECONDS).cast(pl.String).str.pad_start(6, "0")
+        return pl.concat_str((microseconds // MICROSECONDS).cast(pl.String), pl.lit("."), fraction)
     return pl.col(name).cast(pl.String)
 
 
@@ -162,7 +166,7 @@ def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) 
     return found
 
 
-def _seconds(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
+def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
     """Times of the rows; null where a row has none, which is then a malformed line."""
     text = rows[TIMESTAMP]
     times = read_times(text, config.timestamp_format, str(path))
