@@ -100,8 +100,8 @@ def test_an_override_of_trl_that_does_more_is_refused() -> None:
 
 def test_the_numbers_that_trl_writes_itself_are_in_our_checkpoint() -> None:
     """GRPO's adaptive entropy: two plain attributes, which are saved as a subclass's attributes are."""
-    from llamarec.checkpoints.trainer.state.trainer_attributes import _names_set_by
+    from llamarec.checkpoints.trainer.state.trainer_attributes import names_set_by
 
-    assert not {"entropy_coef", "_last_world_entropy", "_step", "_metrics", "_total_train_tokens"} & _names_set_by(
+    assert not {"entropy_coef", "_last_world_entropy", "_step", "_metrics", "_total_train_tokens"} & names_set_by(
         Trainer
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,14 @@ class At(TrainerCallback):
     """
 
     def __init__(self, step: int, event: str = "on_step_end", action: Any = None) -> None:
-        self._step, self._done = step, False
+        # A flag would be part of the training's state.
+        self._step, self._done = step, threading.Event()
         self._action = action or kill_self()
         setattr(self, event, self._act)
 
     def _act(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self._step and not self._done:
-            self._done = True
+        if state.global_step == self._step and not self._done.is_set():
+            self._done.set()
             self._action()
 
 

@@ -279,12 +279,33 @@ def test_state_that_nobody_passed_and_training_changes_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model()
-    trainer = make_trainer(tmp_path, model=model, callbacks=(Ema(model),), **SHORT)
-    trainer.reference = make_model()
+    average = AveragedModel(model)
+    average.avg_fn = None
+    counts = At(2, "on_step_end", lambda: average.update_parameters(model))
+    trainer = make_trainer(tmp_path, model=model, callbacks=(counts,), **SHORT)
+    trainer.average, trainer.reference = average, make_model()
     trainer.train()
     said = capsys.readouterr()
     (line,) = [line for line in (said.out + said.err).splitlines() if "no checkpoint holds" in line]
-    assert "training changes Ema," in line
+    assert "training changes trainer.average," in line
+
+
+def test_plain_attributes_of_one_that_nobody_passed_are_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(folder: Path) -> tuple[Any, Ema]:
+        model = make_model()
+        ema = Ema(model)
+        return make_trainer(folder, model=model, callbacks=(ema,), **SHORT), ema
+
+    whole, expected = make(tmp_path / "whole")
+    whole.train()
+    stopped(make(tmp_path / "run")[0], 3)
+    resumed, ema = make(tmp_path / "run")
+    resumed.train("latest")
+    assert digest(ema.state_dict()) == digest(expected.state_dict())
+    said = capsys.readouterr()
+    assert "no checkpoint holds" not in said.out + said.err
 
 
 def _of_each_rank(folder: Path, resume: Any, counts: bool) -> Any:

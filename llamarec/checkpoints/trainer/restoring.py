@@ -154,6 +154,7 @@ class Restorer:
 
     def restore_last(self) -> None:
         """After every callback of the start has run: sums, requests that were open, states, random ones."""
+        self._stateful.held.watch.observe()
         trainer, resume, progress = self._trainer, self._run.resume, self._run.progress
         if resume is None:
             return

@@ -80,7 +80,8 @@ class Step:
 
         while True:
             losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
-            failed, again = distributed.any_process(args, bool(failure), self._random.begin_again())
+            arrived = [self._random.begin_again(), self._stateful.held.begin_again()]
+            failed, again = distributed.any_process(args, bool(failure), any(arrived))
             if not (failed or again):
                 break
 

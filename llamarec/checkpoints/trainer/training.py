@@ -237,7 +237,7 @@ class ResumableParts:
         trainer, requests = self.trainer, SaveRequests()
         boundary = StepBoundary(trainer, run, stateful=self.stateful, random=self.random, requests=requests)
         callback_files = CallbackFiles(run.folder, self.console.warn)
-        unsaved = UnsavedState(trainer, self.stateful.values(), self.console)
+        unsaved = UnsavedState(trainer, self.stateful, self.console)
         structure = ModelStructure(trainer, self.console)
         saver = CheckpointSaver(
             trainer,

@@ -11,6 +11,11 @@ optimizer_state     a checkpoint into optimizer, schedule and gradient scaler
 stateful            objects with a state that the program passes by name
 trainer_attributes  sums and counters that a subclass of the Trainer keeps
 trained_parameters  which parameters a callback has opened or frozen
+held_attributes     the same of modules, losses, metrics, helpers and callbacks
+attribute_watch     which of them training has changed
+attribute_marks     one of them before training; large tensors held instead of copied
+held_objects        the objects that hold them, and how
+held_roots          where these are looked for
 plain_state         copies of their states, of plain values only
 plain_containers    containers of Python and numpy as plain values, and back
 unsaved             such objects that it does not pass, and that training changes

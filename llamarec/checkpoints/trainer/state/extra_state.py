@@ -17,8 +17,8 @@ from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
 _OF_OPTIMIZER: Final = "optimizer."
+# Of older checkpoints: what AdaLoRA remembers of each weight's importance.
 _OF_ALLOCATOR: Final = "rank_allocator."
-# What AdaLoRA remembers of each weight's importance.
 _IN_ADAPTED: Final = "base_model.model."
 _IMPORTANCE: Final = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
@@ -66,9 +66,6 @@ class ExtraState:
         for name, buffer in model.named_buffers():
             if self._first_buffers.get(name) != digest_of(buffer):
                 yield name, buffer
-
-        for kind, remembered in _importance(model).items():
-            yield from ((f"{_OF_ALLOCATOR}{kind}.{name}", value) for name, value in remembered.items())
 
     # ---- Back ----
 

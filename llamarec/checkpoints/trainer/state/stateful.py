@@ -15,6 +15,7 @@ from llamarec.checkpoints.storage.layout import STATEFUL, STATEFUL_PATTERN, stat
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.state.differences import difference
+from llamarec.checkpoints.trainer.state.held_attributes import HeldAttributes
 from llamarec.checkpoints.trainer.state.plain_state import State, copy_of, digest_of, on_cpu, on_devices_of
 from llamarec.checkpoints.trainer.state.trained_parameters import TrainedParameters
 from llamarec.checkpoints.trainer.state.trainer_attributes import TrainerAttributes
@@ -38,6 +39,8 @@ States = dict[str, State]
 
 ATTRIBUTES: Final = "attributes of the Trainer"
 """The name of their state in the file."""
+HELD: Final = "attributes of held objects"
+"""Likewise, of modules, losses, metrics, helpers and callbacks."""
 
 PARAMETERS: Final = "parameters that are trained"
 """The name of their state in the file."""
@@ -54,8 +57,11 @@ class StatefulObjects:
         console: For what is lost.
         allow_partial: Continue without a state that a checkpoint lacks, or that nobody takes.
 
-    The file has two states of the mixin's own too, where training changes them: attributes of a subclass of the
-    Trainer, and which parameters are trained.
+    The file has states of the mixin's own too, where training changes them: attributes of a subclass of the Trainer,
+    which parameters are trained, and attributes of the objects around it.
+
+    Attributes:
+        held: The last of these.
 
     Raises:
         ConfigError: one of them does not follow the protocol.
@@ -70,6 +76,7 @@ class StatefulObjects:
             ATTRIBUTES: TrainerAttributes(trainer),
             PARAMETERS: TrainedParameters(trainer),
         }
+        self.held = HeldAttributes(trainer, self._objects.values(), console, allow_partial=allow_partial)
         rules = [(_is_name(name), f"{name!r}: a name") for name in objects]
         rules += [
             (isinstance(one, Stateful), f"{name} is a {type(one).__name__}: state_dict() and load_state_dict()")
@@ -102,7 +109,21 @@ class StatefulObjects:
         """
         own = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._own.items()}
         states = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._objects.items()}
-        return states | {name: state for name, state in own.items() if state}
+        states |= {name: state for name, state in own.items() if state}
+        return self._with_held(states, full=False)
+
+    def completed(self, states: States) -> States:
+        """The same before a save: what has changed in any tensor around the Trainer is in it too.
+
+        Args:
+            states: Of the boundary at which all is still as it was.
+        """
+        return self._with_held(states, full=True)
+
+    def _with_held(self, states: States, *, full: bool) -> States:
+        held = self.held.copied(full=full)
+        rest = {name: state for name, state in states.items() if name != HELD}
+        return {**rest, HELD: held} if held else rest
 
     def put_back(self, states: States) -> None:
         """Gives every object a state of `copied`.
@@ -113,7 +134,9 @@ class StatefulObjects:
         for name in self._own.keys() - states.keys():
             self._load(name, {})
         for name, state in states.items():
-            self._load(name, state)
+            if name != HELD:
+                self._load(name, state)
+        self.held.put_back(states.get(HELD, {}))
 
     def prove(self, states: States) -> None:
         """Once: each object takes the state that it has just given, and gives the same again.
@@ -125,7 +148,8 @@ class StatefulObjects:
             return
 
         for name, state in states.items():
-            self._load_proven(name, state)
+            if name != HELD:
+                self._load_proven(name, state)
         self._is_proven = True
 
     def _load_proven(self, name: str, state: State) -> None:
@@ -163,7 +187,8 @@ class StatefulObjects:
         if not any(distributed.from_all_processes(self._trainer.args, bool(self._objects or states))):
             return {}
 
-        args, own = self._trainer.args, on_cpu(states)
+        held = {HELD: self.held.for_file(states[HELD])} if HELD in states else {}
+        args, own = self._trainer.args, on_cpu({**states, **held})
         if len(set(distributed.from_all_processes(args, digest_of(own) if args.world_size > 1 else ""))) == 1:
             return {STATEFUL: own}
 
@@ -176,7 +201,7 @@ class StatefulObjects:
             CheckpointError: one is on one side only.
         """
         saved, passed = self._saved(folder), set(self._objects)
-        for name in self._own:
+        for name in (*self._own, HELD):
             saved.pop(name, None)
         lacking, left = sorted(passed - saved.keys()), sorted(saved.keys() - passed)
         if self._allow_partial or not (lacking or left):
@@ -205,6 +230,7 @@ class StatefulObjects:
         saved = self._saved(folder)
         for name in self._own:
             self._load(name, saved.pop(name, {}))
+        self.held.restore(saved.pop(HELD, {}), folder)
         for name in self._objects:
             if name in saved:
                 self._load_proven(name, saved[name])
@@ -253,7 +279,7 @@ def _ranks(folder: Path) -> Iterator[int]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name not in (ATTRIBUTES, PARAMETERS)
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name not in (ATTRIBUTES, PARAMETERS, HELD)
 
 
 def _title(name: str) -> str:

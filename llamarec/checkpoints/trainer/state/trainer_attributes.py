@@ -58,7 +58,7 @@ class TrainerAttributes:
             attributes[name] = decoded(value, attributes.get(name))
 
     def _values(self) -> Iterator[tuple[str, Plain]]:
-        own = _names_set_by(Trainer)
+        own = names_set_by(Trainer)
         for name, value in list(vars(self._trainer).items()):
             if name in own or name in _OF_LIBRARIES:
                 continue
@@ -70,7 +70,7 @@ class TrainerAttributes:
 
 
 @functools.cache
-def _names_set_by(cls: type) -> frozenset[str]:
+def names_set_by(cls: type) -> frozenset[str]:
     """Names of attributes that the methods of a class and of its bases set, on whatever object."""
     members = (member for one in cls.__mro__ for member in vars(one).values())
     functions = (getattr(member, "__func__", getattr(member, "fget", None) or member) for member in members)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.samples.object_walk import ObjectWalk
 from llamarec.checkpoints.trainer.state.plain_state import digest_of
+from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.tensors import some_values
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 
@@ -38,12 +38,12 @@ class UnsavedState:
 
     Args:
         trainer: The live Trainer.
-        passed: Those that are.
+        stateful: Those that are, and the attributes that are saved by themselves.
         console: Where they are named.
     """
 
-    def __init__(self, trainer: LiveTrainer, passed: Iterable[object], console: Console) -> None:
-        self._trainer, self._passed, self._console = trainer, list(passed), console
+    def __init__(self, trainer: LiveTrainer, stateful: StatefulObjects, console: Console) -> None:
+        self._trainer, self._stateful, self._console = trainer, stateful, console
         self._before: dict[int, tuple[object, str]] = {}
 
     def observe(self) -> None:
@@ -55,7 +55,9 @@ class UnsavedState:
         """Names those that have changed since, once."""
         before, self._before = self._before, {}
         changed = [
-            path for path, one in self._found().items() if id(one) in before and before[id(one)][1] != _digest(one)
+            path
+            for path, one in self._found().items()
+            if id(one) in before and before[id(one)][1] != _digest(one) and not self._stateful.held.watch.covers(one)
         ]
         if changed:
             self._console.warn(
@@ -65,7 +67,7 @@ class UnsavedState:
 
     def _found(self) -> dict[str, object]:
         trainer, model = self._trainer, unwrapped(self._trainer)
-        saved = {id(one) for one in (*model.modules(), *self._passed)}
+        saved = {id(one) for one in (*model.modules(), *self._stateful.values())}
         roots: dict[str, object] = {
             f"trainer.{name}": value
             for name, value in vars(trainer).items()
