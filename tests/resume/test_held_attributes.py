@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import functools
 import signal
+import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable
@@ -16,18 +19,20 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
 
-from llamarec.checkpoints import CheckpointConfig, ResumableTrainer
+from llamarec.checkpoints import CheckpointConfig, Interrupted, ResumableTrainer
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.layout import STATEFUL
+from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.signals import StopRequests
 from llamarec.checkpoints.trainer.state import attribute_marks
 from llamarec.checkpoints.trainer.state.stateful import HELD
 from llamarec.errors import CheckpointError
 from tests.resume import forks, peft_methods
 from tests.resume.processes import limit_memory
 from tests.resume.runs import At, kill_self, quiet_trainer, stopped
-from tests.resume.training import make_model, state_of
+from tests.resume.training import make_model, make_trainer, state_of
 
 STEPS: Final = 8
 SHORT: Final[dict[str, Any]] = {"noisy": False, "num_samples": 24, "max_steps": STEPS, "save_steps": 100}
@@ -272,40 +277,40 @@ def test_what_belongs_to_one_step_does_not_swell_a_checkpoint(
     assert "mlp.large is large and belongs to the graph of one step: no checkpoint holds it" in said.out + said.err
 
 
-def test_large_values_are_named_and_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(attribute_marks, "LARGE_BYTES", 4)
-    KEEPERS["loss"](tmp_path / "whole").train()
+class Means(Loss):
+    """In a tensor, which is replaced or changed in place."""
 
-    class Means(Loss):
-        """In a tensor that is replaced."""
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.values, self._in_place = torch.ones(8), in_place
 
-        def __init__(self, *, in_place: bool) -> None:
-            super().__init__()
-            self.values, self._in_place = torch.ones(8), in_place
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().__call__(*args, **kwargs)
+        if self._in_place:
+            self.values += 1
+        else:
+            self.values = self.values + 1
+        return loss / self.values.mean()
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().__call__(*args, **kwargs)
-            if self._in_place:
-                self.values += 1
-            else:
-                self.values = self.values + 1
-            return loss / self.values.mean()
 
-    make = _with_loss(lambda: Means(in_place=False))
+@pytest.mark.parametrize("in_place", [True, False])
+def test_large_tensors(in_place: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribute_marks, "_LARGE_BYTES", 4)
+    make = _with_loss(lambda: Means(in_place=in_place))
     make(tmp_path / "a").train()
     stopped(make(tmp_path / "b"), 3, event="on_substep_end")
     make(tmp_path / "b").train("latest")
     assert _end(tmp_path / "a") == _end(tmp_path / "b")
-    said = capsys.readouterr()
-    assert "compute_loss_func.values changes in training: every checkpoint holds its" in said.out + said.err
 
-    in_place = _with_loss(lambda: Means(in_place=True))(tmp_path / "c", save_steps=2)
-    in_place.add_callback(At(3, "on_substep_end"))
-    with pytest.raises(CheckpointError, match=r"compute_loss_func\.values was changed in place"):
-        in_place.train()
-    assert not (tmp_path / "c/checkpoint-3").exists()
+
+def test_a_large_tensor_that_changes_in_place_in_a_first_step_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attribute_marks, "_LARGE_BYTES", 4)
+    trainer = _with_loss(lambda: Means(in_place=True))(tmp_path, save_steps=2)
+    trainer.add_callback(At(0, "on_substep_end"))
+    with pytest.raises(CheckpointError, match=r"compute_loss_func\.values was changed in place for the first time"):
+        trainer.train()
 
 
 class Needs(nn.Module):
@@ -381,6 +386,146 @@ def test_a_flag_is_not_restored_before_the_hooks_that_it_stands_for(event: str, 
 
     make(tmp_path / "whole").train()
     stopped(make(tmp_path / "run"), 3, event=event)
+    make(tmp_path / "run").train("latest")
+    assert _end(tmp_path / "run") == _end(tmp_path / "whole")
+
+
+# ---- Callbacks ----
+
+
+class Late(TrainerCallback):
+    """Makes its counter in a validation."""
+
+    def __init__(self) -> None:
+        self.counter: Any = None
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """See there."""
+        self.counter = self.counter or Loss()
+        self.counter.mean += 1
+
+
+def _evaluated(folder: Path, *callbacks: Any, **changes: Any) -> Any:
+    settings = {**SHORT, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False, **changes}
+    trainer = make_trainer(folder, callbacks=callbacks, **settings)
+    trainer.remove_callback(EarlyStoppingCallback)
+    return trainer
+
+
+def test_what_a_validation_makes_is_waited_for_and_carried_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(_evaluated(tmp_path, Late()), 4)
+    stopped(_evaluated(tmp_path, Late()), 5, "latest")
+    saved = load_pickled(tmp_path / "checkpoint-5" / STATEFUL)[HELD]["values"]
+    assert saved["Late[0].counter"] == {"mean": 2.0}
+
+    late = Late()
+    _evaluated(tmp_path, late).train("latest")
+    assert late.counter.mean >= 2
+    said = capsys.readouterr()
+    assert "Late[0].counter was made after the resume" in said.out + said.err
+
+
+def test_what_a_callback_never_makes_again_is_no_error(tmp_path: Path) -> None:
+    stopped(_evaluated(tmp_path, Late()), 4)
+    _evaluated(tmp_path, Late(), eval_strategy="no").train("latest")
+    assert (tmp_path / f"checkpoint-{STEPS}").is_dir()
+
+
+class Everyday(TrainerCallback):
+    """Keeps what callbacks keep: clocks, logs, a file, a thread, the Trainer and its tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file, self.thread = folder, None, None
+        self.trainer: Any = None
+        self.started = self.lap = time.time()
+        self.times: list[float] = []
+        self.logs: list[dict[str, Any]] = []
+        self.counts: dict[tuple[int, str], int] = {}
+        self.best: Any = None
+        self.lock = threading.Lock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See there."""
+        if self.file is None:
+            self.file = (self.folder / f"log-{time.time_ns()}.txt").open("w")  # type: ignore[assignment]
+        self.thread = threading.Thread(target=print)  # type: ignore[assignment]
+        self.lap = time.time()
+        self.times.append(self.lap)
+        self.logs.append({"step": state.global_step, "at": datetime.datetime.now(datetime.UTC)})
+        self.counts[state.global_step, "step"] = 1
+        self.best = Path(f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """See there."""
+        if self.file is not None:
+            self.file.close()
+
+
+def _everyday(folder: Path, **changes: Any) -> tuple[Any, Everyday]:
+    own = Everyday(folder)
+    trainer = _evaluated(folder, ProgressCallback(), own, metric_for_best_model="loss", **changes)
+    trainer.add_callback(EarlyStoppingCallback(9))
+    own.trainer = trainer
+    return trainer, own
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_everyday_callbacks_are_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "whole").mkdir()
+    stopped(_everyday(tmp_path / "run")[0], 5)
+    trainer, own = _everyday(tmp_path / "run")
+    lap = own.lap
+    trainer.train("latest")
+    whole, expected = _everyday(tmp_path / "whole")
+    whole.train()
+    assert _end(tmp_path / "run") == _end(tmp_path / "whole")
+    assert [row["step"] for row in own.logs] == [row["step"] for row in expected.logs] == list(range(1, STEPS + 1))
+    assert own.counts == expected.counts
+    assert own.best == expected.best
+    assert len(own.times) == STEPS
+    assert own.lap > lap
+
+
+def test_objects_of_this_project_are_left_to_it(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, **SHORT)
+    trainer.requests, trainer.console = StopRequests(), Console()
+    trainer.add_callback(At(1, "on_step_end", lambda: vars(trainer.requests).update(extra=3)))
+    trainer.add_callback(At(1, "on_step_end", lambda: vars(trainer).update(console=Console(is_first_process=False))))
+    trainer.add_callback(At(2))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert not (tmp_path / "checkpoint-2" / STATEFUL).exists()
+
+
+def test_too_many_items_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = quiet_trainer(tmp_path, **SHORT)
+    trainer.compute_loss_func = loss = Loss()
+    loss.table = [[number] for number in range(30_000)]  # type: ignore[attr-defined]
+    trainer.add_callback(At(1, "on_step_end", lambda: loss.table.append([0])))  # type: ignore[attr-defined]
+    stopped(trainer, 3)
+    said = capsys.readouterr()
+    assert "compute_loss_func.table has too many items for a copy at each step" in said.out + said.err
+
+
+@pytest.mark.parametrize("in_callback", [True, False])
+def test_settings_of_modules_that_a_callback_moves(in_callback: bool, tmp_path: Path) -> None:
+    class Warms(TrainerCallback):
+        """Moves a rate of dropout, which keeps no count of its own."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+            for module in objects["model"].modules():
+                if isinstance(module, nn.Dropout) and state.global_step == 1:
+                    module.p = 0.3
+
+    def make(folder: Path) -> Any:
+        model = make_model(dropout=0.1)
+        return quiet_trainer(folder, model=model, callbacks=(Warms(),), **SHORT)
+
+    make(tmp_path / "whole").train()
+    stopped(make(tmp_path / "run"), 3, event="on_step_end" if in_callback else "on_substep_end")
     make(tmp_path / "run").train("latest")
     assert _end(tmp_path / "run") == _end(tmp_path / "whole")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+import datetime
+import enum
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ import torch
 
 from llamarec.checkpoints import ResumableTrainer
 from llamarec.checkpoints.resume.safe_load import load_pickled
-from llamarec.checkpoints.trainer.state.plain_containers import NotPlainError, decoded, encoded
+from llamarec.checkpoints.trainer.state.plain_containers import decoded, encoded
+from llamarec.checkpoints.trainer.state.plain_objects import NotPlainError
 from tests.resume.runs import At, quiet_trainer, stopped
 from tests.resume.training import state_of
 
@@ -106,6 +110,28 @@ def test_a_plain_subclass_has_no_file_of_them(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-8/stateful.pt").exists()
 
 
+class Kind(enum.Enum):
+    """Of a setting."""
+
+    ONE = 1
+    OTHER = 2
+
+
+class Pair(NamedTuple):
+    """Of anything."""
+
+    first: int
+    second: list[int]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Replaced as a whole."""
+
+    rate: float
+    parts: tuple[Any, ...]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -116,6 +142,17 @@ def test_a_plain_subclass_has_no_file_of_them(tmp_path: Path) -> None:
         frozenset({"b"}),
         np.float32(1.5),
         np.arange(4).reshape(2, 2),
+        {(1, "a"): [2], None: 3},
+        Counter({(1, 2): 3}),
+        Kind.OTHER,
+        Setting(rate=0.5, parts=(Kind.OTHER, Pair(1, [2]))),
+        Path("a/b"),
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+        datetime.timedelta(days=1, microseconds=2),
+        complex(1, 2),
+        torch.float16,
+        torch.device("cpu"),
+        torch.Size([1, 2]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -138,6 +175,6 @@ def test_live_containers_keep_their_identity() -> None:
 def test_other_objects_and_circles_are_not_plain() -> None:
     circle: list[Any] = []
     circle.append(circle)
-    for value in (object(), circle, [torch.nn.Parameter(torch.ones(1))], list(range(100_000)), {(1, 2): 3}):
+    for value in (object(), circle, [torch.nn.Parameter(torch.ones(1))], list(range(1_000_000)), {object(): 3}):
         with pytest.raises(NotPlainError):
             encoded(value)

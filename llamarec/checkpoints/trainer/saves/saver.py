@@ -292,7 +292,8 @@ class CheckpointSaver:
     def _stateful_states(self) -> dict[str, object]:
         """By file, those of every process; at the first save, that they can be taken back is proven."""
         last = self._boundary.last
-        states = self._stateful.completed(last.stateful if last is not None else self._stateful.copied())
+        states = last.stateful if last is not None else self._stateful.copied()
+        self._stateful.complete(states)
         if self._config.read_back:
             self._stateful.prove(states)
 

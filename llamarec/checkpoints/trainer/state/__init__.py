@@ -13,11 +13,13 @@ trainer_attributes  sums and counters that a subclass of the Trainer keeps
 trained_parameters  which parameters a callback has opened or frozen
 held_attributes     the same of modules, losses, metrics, helpers and callbacks
 attribute_watch     which of them training has changed
-attribute_marks     one of them before training; large tensors held instead of copied
+attribute_marks     one of them before training
 held_objects        the objects that hold them, and how
 held_roots          where these are looked for
+quiet_holders       those of them in which nothing is replaced, looked at in one go
 plain_state         copies of their states, of plain values only
 plain_containers    containers of Python and numpy as plain values, and back
+plain_objects       objects that stand for one value, likewise
 unsaved             such objects that it does not pass, and that training changes
 differences         where two states differ
 tensors             their bytes: copied, compared, sampled

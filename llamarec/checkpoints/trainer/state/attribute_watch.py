@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import nn
 
-from llamarec.checkpoints.trainer.state.attribute_marks import Mark, tensors_in
-from llamarec.checkpoints.trainer.state.held_objects import HOOKS, Holder, Label, holders_in, is_entered
-from llamarec.checkpoints.trainer.state.held_roots import may_be_roots, not_entered, roots_of
-from llamarec.checkpoints.trainer.state.plain_containers import NotPlainError, is_plain
+from llamarec.checkpoints.trainer.state.attribute_marks import Mark, Opaque, QuietMarks, tensors_in
+from llamarec.checkpoints.trainer.state.held_objects import HOOKS, Holder, Label, is_entered
+from llamarec.checkpoints.trainer.state.held_roots import HeldObjects, model_hooks
+from llamarec.checkpoints.trainer.state.plain_containers import is_plain
+from llamarec.checkpoints.trainer.state.plain_objects import NotPlainError
+from llamarec.checkpoints.trainer.state.quiet_holders import QuietHolders
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 
 Labels: TypeAlias = dict[str, dict[Label, None]]
 """By path of the object, in the order of their first change."""
 
 
-@dataclass(frozen=True)
-class Opaque:
-    """A value that is not plain, as it was."""
-
-    live: object
-
-
 class AttributeWatch:
     """Compares with the values of before the first step.
 
-    A boundary compares identities, and the content of what may change in place; a full look compares some values of
-    every tensor too.
+    A boundary compares identities, and the content of what may change in place. A full look walks through all objects
+    again, and compares some values of every tensor too.
 
     Args:
         trainer: The live Trainer.
         passed: Objects that are not looked at.
 
     Attributes:
+        objects: Where the attributes are.
         first: By path and label, what was there.
         moving: Plain values that have changed once.
         made: What is no plain value and has changed.
@@ -43,47 +38,41 @@ class AttributeWatch:
     """
 
     def __init__(self, trainer: LiveTrainer, passed: Iterable[object]) -> None:
-        self._trainer, self._passed = trainer, list(passed)
-        self._holders: dict[str, Holder] = {}
-        self._ids: dict[str, tuple[int, ...]] = {}
+        self._trainer = trainer
+        self.objects = HeldObjects(trainer, passed)
+        self._quiet = QuietHolders([])
         self._in_place: list[tuple[str, Label, Mark]] = []
-        self._paths: dict[int, str] = {}
-        # What was there first keeps its id.
-        self._owners: list[object] = []
-        self._root_ids: tuple[int, ...] = ()
+        self._quiet_marks = QuietMarks([])
         self._model: nn.Module | None = None
+        self._first_hooks: list[int] = []
         self.first: dict[str, dict[Label, Mark | Opaque]] = {}
         self.moving: Labels = {}
         self.made: Labels = {}
         self.hooks_made = False
-        self._first_hooks: list[int] = []
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the first values are known."""
-        return bool(self._owners)
 
     def holder(self, path: str) -> Holder | None:
         """The object of a path, if there is one now."""
-        return self._holders.get(path)
+        return self.objects.holders.get(path)
 
     def observe(self) -> None:
         """Before the first step; once for each model."""
-        if self._model is unwrapped(self._trainer):
-            self._walk()
+        model = unwrapped(self._trainer)
+        self.objects.look()
+        self._quiet = QuietHolders(self.objects.holders.values())
+        if self._model is model:
             return
 
-        self._model = unwrapped(self._trainer)
-        self._paths, self._owners, self._in_place, self.first = {}, [], [], {}
-        self._first_hooks = self._num_hooks()
-        self._walk()
-        for path, holder in self._holders.items():
-            self._paths.setdefault(id(holder.owner), path.partition(":")[0])
-            self._owners.append(holder.owner)
-            self.first[path] = {label: _mark(value) for label, value in holder.parts().items()}
-            for label, mark in self.first[path].items():
-                if isinstance(mark, Mark) and mark.may_change_in_place:
-                    self._in_place.append((path, label, mark))
+        self._model, self._first_hooks, self._in_place = model, model_hooks(model, HOOKS), []
+        self.moving, self.made, self.hooks_made = {}, {}, False
+        self.objects.keep_paths()
+        self.first = {
+            path: {label: _mark(value) for label, value in holder.parts().items()}
+            for path, holder in self.objects.holders.items()
+        }
+        for path, marks in self.first.items():
+            found = ((label, mark) for label, mark in marks.items() if isinstance(mark, Mark))
+            self._in_place += [(path, label, mark) for label, mark in found if mark.may_change_in_place]
+        self._quiet_marks = QuietMarks(mark for _, _, mark in self._in_place)
 
     def scan(self, *, full: bool) -> None:
         """Takes note of what has changed.
@@ -91,24 +80,25 @@ class AttributeWatch:
         Args:
             full: Before a save, by content too.
         """
-        if not self.is_on:
+        if self._model is None:
             return
 
-        self.hooks_made = self.hooks_made or (full and self.has_new_hooks())
-        walks = full or self._root_ids != self._ids_of_roots()
-        for path, holder in self._holders.items():
-            ids = tuple(map(id, holder.values()))
-            if full or ids != self._ids[path]:
-                self._ids[path] = ids
-                walks = self._compare(path, holder, full=full) or walks
+        come_in = self.objects.new_roots()
+        if full:
+            self.hooks_made = self.hooks_made or self.has_new_hooks()
+            self.objects.look()
+            self._quiet = QuietHolders(self.objects.holders.values())
 
-        self._compare_in_place()
-        if walks:
-            before = {path: id(holder.owner) for path, holder in self._holders.items()}
-            self._walk()
-            for path, holder in self._holders.items():
-                if before.get(path) != id(holder.owner):
-                    self._compare(path, holder, full=full)
+        for holder in list(self.objects.holders.values() if full else self._quiet.restless()):
+            if self.holder(holder.path) is holder:
+                come_in += self._compare(holder, full=full)
+        self._compare_in_place(full=full)
+
+        while come_in:
+            holders = self.objects.enter(*come_in.pop())
+            self._quiet.add(holders)
+            for holder in holders:
+                come_in += self._compare(holder, full=full)
 
     def note_moving(self, path: str, labels: Iterable[Label]) -> None:
         """These are part of every state from now on."""
@@ -123,59 +113,47 @@ class AttributeWatch:
 
     def has_new_hooks(self) -> bool:
         """Whether modules of the model have other hooks than before the first step."""
-        return self._first_hooks != self._num_hooks()
-
-    def _num_hooks(self) -> list[int]:
-        modules = self._model.modules() if self._model is not None else ()
-        return [sum(len(vars(module)[kind] or ()) for kind in HOOKS) for module in modules]
+        return self._model is not None and self._first_hooks != model_hooks(self._model, HOOKS)
 
     def covers(self, one: object) -> bool:
         """Whether everything that an object holds is looked at."""
         if isinstance(one, nn.Module) and any(True for _ in one.parameters()):
             return False
 
-        holders = [holder for holder in self._holders.values() if holder.owner is one]
+        holders = [holder for holder in self.objects.holders.values() if holder.owner is one]
         return bool(holders) and all(is_plain(value) for holder in holders for value in holder.parts().values())
 
     # ---- One look ----
 
-    def _walk(self) -> None:
-        skipped = [*not_entered(self._trainer), *self._passed]
-        model = unwrapped(self._trainer)
-        found = holders_in(roots_of(self._trainer), skipped=skipped, paths=self._paths, model=model)
-        self._holders = {holder.path: holder for holder in reversed(found)}
-        self._ids = {path: tuple(map(id, holder.values())) for path, holder in self._holders.items()}
-        self._root_ids = self._ids_of_roots()
-
-    def _ids_of_roots(self) -> tuple[int, ...]:
-        return tuple(id(one) for one in may_be_roots(self._trainer))
-
-    def _compare(self, path: str, holder: Holder, *, full: bool) -> bool:
-        """Whether an object has come in that may hold something."""
-        first, moving, parts = self.first.get(path, {}), self.moving.get(path, {}), holder.parts()
-        comes_in = False
+    def _compare(self, holder: Holder, *, full: bool) -> list[tuple[str, object]]:
+        """What has come in that may hold something, by path."""
+        path, parts = holder.path, holder.parts()
+        first, moving = self.first.get(path, {}), self.moving.get(path, {})
+        come_in: list[tuple[str, object]] = []
         for label, value in parts.items():
-            before = first.get(label)
-            if label in moving or not _is_other(before, value, full=full):
+            if label in moving or not _is_other(first.get(label), value, full=full):
                 continue
 
             if is_plain(value) and not self._is_weight(value):
                 self.note_moving(path, [label])
             else:
                 self.made.setdefault(path, {})[label] = None
-                comes_in = comes_in or is_entered(value)
+                come_in.append((path + holder.form.format(label), value))
 
         self.note_moving(path, [label for label in first.keys() - parts.keys() if isinstance(first[label], Mark)])
-        return comes_in
+        return [(at, value) for at, value in come_in if is_entered(value)]
 
-    def _compare_in_place(self) -> None:
-        changed = {number for number, (_, _, mark) in enumerate(self._in_place) if mark.differs(mark.live, full=False)}
-        for number in changed:
-            path, label, mark = self._in_place[number]
-            if not self._is_weight(mark.live):
+    def _compare_in_place(self, *, full: bool) -> None:
+        if not full and self._quiet_marks.are_same():
+            return
+
+        left = []
+        for path, label, mark in self._in_place:
+            if not mark.differs(mark.live, full=full):
+                left.append((path, label, mark))
+            elif not self._is_weight(mark.live):
                 self.note_moving(path, [label])
-        if changed:
-            self._in_place = [one for number, one in enumerate(self._in_place) if number not in changed]
+        self._in_place, self._quiet_marks = left, QuietMarks(mark for _, _, mark in left)
 
     def _is_weight(self, value: object) -> bool:
         """Whether this is another view of the model's weights, which are saved as such."""
@@ -192,11 +170,11 @@ def _mark(value: object) -> Mark | Opaque:
     try:
         return Mark.of(value)
     except NotPlainError:
-        return Opaque(value)
+        return Opaque.of(value)
 
 
 def _is_other(before: Mark | Opaque | None, value: object, *, full: bool = False) -> bool:
     if isinstance(before, Mark):
         return before.differs(value, full=full)
 
-    return before is None or before.live is not value
+    return before is None or before.differs(value)

@@ -39,7 +39,7 @@ def difference(a: object, b: object) -> str | None:
         return None if type(a) is type(b) and (a == b or a != a) else ""
 
     for key, one, other in pairs:
-        if (path := difference(one, other)) is not None:
+        if one is not other and (path := difference(one, other)) is not None:
             return f"[{key!r}]{path}"
     return None
 

@@ -110,20 +110,18 @@ class StatefulObjects:
         own = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._own.items()}
         states = {name: copy_of(one.state_dict(), _title(name)) for name, one in self._objects.items()}
         states |= {name: state for name, state in own.items() if state}
-        return self._with_held(states, full=False)
+        if held := self.held.copied():
+            states[HELD] = held
+        return states
 
-    def completed(self, states: States) -> States:
-        """The same before a save: what has changed in any tensor around the Trainer is in it too.
+    def complete(self, states: States) -> None:
+        """Before a save: what has changed in any object and any tensor around the Trainer is in its states too.
 
         Args:
             states: Of the boundary at which all is still as it was.
         """
-        return self._with_held(states, full=True)
-
-    def _with_held(self, states: States, *, full: bool) -> States:
-        held = self.held.copied(full=full)
-        rest = {name: state for name, state in states.items() if name != HELD}
-        return {**rest, HELD: held} if held else rest
+        if held := self.held.copied(full=True):
+            states[HELD] = held
 
     def put_back(self, states: States) -> None:
         """Gives every object a state of `copied`.
@@ -187,8 +185,7 @@ class StatefulObjects:
         if not any(distributed.from_all_processes(self._trainer.args, bool(self._objects or states))):
             return {}
 
-        held = {HELD: self.held.for_file(states[HELD])} if HELD in states else {}
-        args, own = self._trainer.args, on_cpu({**states, **held})
+        args, own = self._trainer.args, on_cpu(states)
         if len(set(distributed.from_all_processes(args, digest_of(own) if args.world_size > 1 else ""))) == 1:
             return {STATEFUL: own}
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from transformers import Trainer
 
 from llamarec.checkpoints.trainer.state.differences import difference
-from llamarec.checkpoints.trainer.state.plain_containers import NotPlainError, Plain, decoded, encoded
+from llamarec.checkpoints.trainer.state.plain_containers import Plain, decoded, encoded
+from llamarec.checkpoints.trainer.state.plain_objects import NotPlainError
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 
 # Set on the Trainer by its library, outside its class: of a search, a logger, a wrapped model.
