@@ -1,19 +1,21 @@
-"""Text files read in blocks by polars; an error names file, line number and reason.
+"""Text files read in blocks, record by record; an error names file, line number and reason.
 
-Blocks keep memory independent of the file's size, and gzip needs no special case. Polars parses a block at once. Only
-a block that fails, or misses a value, is parsed line by line.
+Blocks keep memory independent of the file's size, and gzip needs no special case. A record of a CSV file may have line
+breaks in quotes (RFC 4180). There is one reader for each format; only blocks of CSV without any quote, in which a
+record is a line and a field ends at a separator, are given to polars.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
+import msgspec
 import polars as pl
 
 from llamarec.errors import DataError
@@ -24,7 +26,8 @@ _MAX_LISTED = 20
 
 Schema = dict[str, type[pl.DataType]]
 Row = dict[str, object]
-Parse = Callable[[str], Row]
+Parse = Callable[["Lines"], Row | None]
+"""One record from the lines; None for a blank line. Raises ValueError with the reason."""
 
 
 @dataclass
@@ -65,21 +68,77 @@ class BadLines:
 
 @dataclass(frozen=True)
 class LineFormat:
-    """How a line becomes a row.
+    """How lines become rows.
 
     Attributes:
         schema: The columns to read.
         required: Columns that every row needs; a row without one is malformed.
-        read_block: Parses a block with polars; may raise, or leave nulls.
-        parse_line: Parses one line; raises ValueError with the reason.
-        encoding: Encoding of the file. Both functions receive UTF-8.
+        parse: One record from the next lines.
+        read_block: Parses whole lines at once where that cannot give another result; None where it could.
+        encoding: Encoding of the file. `read_block` receives UTF-8.
     """
 
     schema: Schema
     required: tuple[str, ...]
-    read_block: Callable[[bytes], pl.DataFrame]
-    parse_line: Parse
+    parse: Parse
+    read_block: Callable[[bytes], pl.DataFrame | None] = lambda _: None
     encoding: str = "utf-8"
+
+
+class Lines(Iterator[str]):
+    """The lines of a block, and those after it that its last record needs.
+
+    Args:
+        block: Bytes of whole lines.
+        more: Gives the lines after them.
+        first: Number of the first line.
+        encoding: Of the file.
+
+    Attributes:
+        number: Of the line where the current record began.
+        taken: Lines of the current record so far.
+    """
+
+    def __init__(self, block: bytes, more: Callable[[], bytes], first: int, encoding: str) -> None:
+        self._waiting, self._more, self._encoding = deque(block.splitlines(keepends=True)), more, encoding
+        self._next = first
+        self._end = first + len(self._waiting)
+        self.number, self.taken = first, list[bytes]()
+
+    @property
+    def has_records(self) -> bool:
+        """Whether a record begins in the block after the current one."""
+        return bool(self._waiting) and self._next < self._end
+
+    @property
+    def next_number(self) -> int:
+        """Number of the line after the last one that was taken."""
+        return self._next
+
+    def begin(self) -> None:
+        """A record begins."""
+        self.number, self.taken = self._next, []
+
+    def give_back(self) -> list[bytes]:
+        """The current record is its first line alone; the others are read again, as records of their own."""
+        self._waiting.extendleft(reversed(self.taken[1:]))
+        self._next = self.number + 1
+        self.taken = self.taken[:1]
+        return self.taken
+
+    @property
+    def unread(self) -> bytes:
+        """Lines that were taken from behind the block and given back."""
+        return b"".join(self._waiting)
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else self._more()
+        if not line:
+            raise StopIteration
+
+        self.taken.append(line)
+        self._next += 1
+        return line.decode(self._encoding)
 
 
 def read_lines(
@@ -106,47 +165,83 @@ def read_lines(
     """
     schema: Schema = form.schema | ({LINE: pl.Int64} if numbered else {})
     frames = [pl.DataFrame(schema=schema)]
-    for first_line, raw in _blocks(path, skip_lines):
-        block = raw if form.encoding == "utf-8" else _recoded(path, raw, form.encoding)
-        frame = _read_block(path, first_line, block, form, bad).select(*schema)
-        frames.append(frame if keep is None else frame.filter(keep))
+    for frame in _frames(path, form, bad, skip_lines):
+        numbered_frame = frame.select(*schema)
+        frames.append(numbered_frame if keep is None else numbered_frame.filter(keep))
 
     return pl.concat(frames)
 
 
-def _read_block(path: Path, first_line: int, block: bytes, form: LineFormat, bad: BadLines) -> pl.DataFrame:
+def _frames(path: Path, form: LineFormat, bad: BadLines, skip_lines: int) -> Iterator[pl.DataFrame]:
     try:
-        frame = form.read_block(block).select(pl.col(name).cast(kind) for name, kind in form.schema.items())
-        lines = block.count(b"\n") + (not block.endswith(b"\n"))
-        missing = pl.any_horizontal(pl.col(name).is_null() for name in form.required)
-        if frame.height == lines and not frame.select(missing.any()).item():
-            return frame.with_columns((pl.int_range(pl.len()) + first_line).alias(LINE))
+        with open_bytes(path) as file:
+            for _ in range(skip_lines):
+                file.readline()
+
+            number, rest = skip_lines + 1, b""
+            while block := rest + file.read(BLOCK_BYTES):
+                block += file.readline()
+                rest = b""
+                frame = _at_once(path, number, block, form)
+                if frame is not None:
+                    number += frame.height
+                else:
+                    lines = Lines(block, file.readline, number, form.encoding)
+                    frame = _one_by_one(path, lines, form, bad)
+                    number, rest = lines.next_number, lines.unread
+                yield frame
+    except (OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read", found=str(error), hint="the file may be incomplete: fetch it again"
+        ) from error
+
+
+def _at_once(path: Path, first_line: int, block: bytes, form: LineFormat) -> pl.DataFrame | None:
+    """The rows of a block, if it has a row in every line, without a doubt; else None."""
+    text = block.replace(b"\r\n", b"\n")
+    if form.encoding != "utf-8":
+        text = _recoded(path, text, form.encoding)
+    try:
+        frame = form.read_block(text)
+        if frame is None:
+            return None
+        frame = frame.select(pl.col(name).cast(kind) for name, kind in form.schema.items())
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
-        pass
-    return _line_by_line(path, first_line, block, form, bad)
+        return None
+
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    missing = pl.any_horizontal(pl.lit(False), *(pl.col(name).is_null() for name in form.required))
+    if frame.height != lines or frame.select(missing).to_series().any():
+        return None
+    return frame.with_columns((pl.int_range(pl.len()) + first_line).alias(LINE))
 
 
-def _line_by_line(path: Path, first_line: int, block: bytes, form: LineFormat, bad: BadLines) -> pl.DataFrame:
-    rows = []
-    for number, raw in enumerate(block.splitlines(), start=first_line):
-        if not raw.strip():
-            continue
-
+def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines) -> pl.DataFrame:
+    columns: dict[str, list[object]] = {name: [] for name in (*form.schema, LINE)}
+    while lines.has_records:
+        lines.begin()
         try:
-            row = form.parse_line(raw.decode("utf-8"))
+            row = form.parse(lines)
+            if row is None:
+                continue
+
             missing = [name for name in form.required if row.get(name) in (None, "")]
             if missing:
                 raise ValueError(f"no value for {' and '.join(missing)}")
-
-            rows.append({name: row.get(name) for name in form.schema} | {LINE: number})
         except UnicodeDecodeError as error:
+            lines.give_back()
             if bad.mode == "stop":
-                raise _not_utf_8(path, number, error) from error
-            bad.add(path, number, f"not UTF-8: {error}", "")
+                raise _not_decoded(path, lines.number, error, form.encoding) from error
+            bad.add(path, lines.number, f"not {form.encoding}: {error}", "")
         except ValueError as error:
-            bad.add(path, number, str(error), raw.decode("utf-8", errors="replace"))
+            shown = b"".join(lines.give_back()).decode(form.encoding, errors="replace").rstrip("\r\n")
+            bad.add(path, lines.number, str(error), shown)
+        else:
+            for name in form.schema:
+                columns[name].append(row.get(name))
+            columns[LINE].append(lines.number)
 
-    return pl.DataFrame(rows, schema={**form.schema, LINE: pl.Int64})
+    return pl.DataFrame(columns, schema={**form.schema, LINE: pl.Int64})
 
 
 def _recoded(path: Path, raw: bytes, encoding: str) -> bytes:
@@ -160,29 +255,65 @@ def _recoded(path: Path, raw: bytes, encoding: str) -> bytes:
         ) from error
 
 
-def _not_utf_8(path: Path, number: int, error: UnicodeDecodeError) -> DataError:
+def _not_decoded(path: Path, number: int, error: UnicodeDecodeError, encoding: str) -> DataError:
     """Does not advise --on_bad_line skip: every line with an umlaut would go, and nobody would see why."""
-    shown = error.object.decode("cp1252", errors="replace")
+    shown = error.object.decode("cp1252", errors="replace").rstrip("\r\n")
+    name = "UTF-8" if encoding == "utf-8" else encoding
     return DataError(
-        f"{path}, line {number}: its text is not UTF-8",
+        f"{path}, line {number}: its text is not {name}",
         found=f"byte 0x{error.object[error.start]:02x}; as cp1252 the line reads {shown[:120]!r}",
         hint="for your own table: --encoding cp1252 (or its true encoding), or save the file as UTF-8",
     )
 
 
+# ---- JSON lines ----
+
+
 def jsonl_format(schema: Schema, required: tuple[str, ...], *, encoding: str = "utf-8") -> LineFormat:
-    """Format of one JSON object per line; other fields are ignored."""
+    """Format of one JSON object per line; other fields are ignored. Numbers keep the spelling that they have."""
+    numbered = {f"field_{number}": name for number, name in enumerate(schema)}
+    record = msgspec.defstruct(
+        "Record",
+        [(field_name, msgspec.Raw, msgspec.field(default=_NULL, name=name)) for field_name, name in numbered.items()],
+    )
+    decoder = msgspec.json.Decoder(record)
 
-    def parse(line: str) -> Row:
+    def parse(lines: Lines) -> Row | None:
+        line = next(lines)
+        if not line.strip():
+            return None
+
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not a JSON object ({error.msg} at column {error.colno})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"expected a JSON object, found a {type(row).__name__}")
-        return {name: _cast(name, row.get(name), kind) for name, kind in schema.items()}
+            found = decoder.decode(line)
+        except msgspec.ValidationError:
+            raise ValueError(f"expected a JSON object, found {_kind_of(line.lstrip())}") from None
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"not a JSON object ({error})") from None
+        return {
+            name: _cast(name, _text_of(name, bytes(getattr(found, field_name))), schema[name])
+            for field_name, name in numbered.items()
+        }
 
-    return LineFormat(schema, required, lambda block: pl.read_ndjson(block, schema=schema), parse, encoding)
+    return LineFormat(schema, required, parse, encoding=encoding)
+
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+def _text_of(name: str, raw: bytes) -> str | None:
+    """A value of JSON as text; a number or a truth value as it is spelled."""
+    if raw[:1] == b'"':
+        return msgspec.json.decode(raw, type=str)
+    if raw[:1] in (b"[", b"{"):
+        raise ValueError(f"{name} is {_kind_of(raw.decode())}")
+    return None if raw == b"null" else raw.decode()
+
+
+def _kind_of(text: str) -> str:
+    return {"[": "a list", "{": "an object", '"': "a text", "n": "null"}.get(text[:1], "a number or a truth value")
+
+
+# ---- Delimited fields ----
 
 
 def csv_format(
@@ -194,27 +325,49 @@ def csv_format(
     quote: bool = True,
     encoding: str = "utf-8",
 ) -> LineFormat:
-    """Format of delimited fields, one record per line; `columns` names all of them, `schema` those to read."""
-    quote_char = '"' if quote else None
+    """Format of delimited fields, a record per line or, in quotes, over several.
 
-    def read(block: bytes) -> pl.DataFrame:
+    Args:
+        columns: Names of all fields.
+        schema: Columns to read, by name.
+        required: Columns that every row needs.
+        separator: Between fields.
+        quote: Whether a field may be in double quotes; otherwise these are part of its text.
+        encoding: Of the file.
+    """
+    num_separators = len(columns) - 1
+
+    def read(block: bytes) -> pl.DataFrame | None:
+        num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        has_more = (quote and b'"' in block) or b"\r" in block
+        if has_more or block.count(separator.encode()) != num_lines * num_separators:
+            return None
+
         return pl.read_csv(
-            block,
-            has_header=False,
-            separator=separator,
-            quote_char=quote_char,
-            schema=dict.fromkeys(columns, pl.String),
-        ).select(pl.col(name).cast(kind) for name, kind in schema.items())
+            block, has_header=False, separator=separator, quote_char=None, schema=dict.fromkeys(columns, pl.String)
+        )
 
-    def parse(line: str) -> Row:
-        fields = next(csv.reader([line], delimiter=separator), []) if quote else line.split(separator)
+    def parse(lines: Lines) -> Row | None:
+        fields = _quoted_fields(lines, separator) if quote else next(lines).rstrip("\r\n").split(separator)
+        if not fields or (fields == [""] and num_separators):
+            return None
         if len(fields) != len(columns):
             raise ValueError(f"expected {len(columns)} fields separated by {separator!r}, found {len(fields)}")
 
         row = dict(zip(columns, fields, strict=True))
         return {name: _cast(name, row[name], kind) for name, kind in schema.items()}
 
-    return LineFormat(schema, required, read, parse, encoding)
+    return LineFormat(schema, required, parse, read, encoding)
+
+
+def _quoted_fields(lines: Lines, separator: str) -> list[str]:
+    try:
+        fields = next(csv.reader(lines, delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        is_open = len(lines.taken) > 1 or "end of data" in str(error)
+        reason = "a quote is opened here, and what follows is no closed field" if is_open else str(error)
+        raise ValueError(f"{reason}") from None
+    return [] if all(not field.strip() for field in fields) and len(fields) <= 1 else fields
 
 
 def _cast(name: str, value: object, kind: type[pl.DataType]) -> str | int | float | None:
@@ -229,25 +382,6 @@ def _cast(name: str, value: object, kind: type[pl.DataType]) -> str | int | floa
     except ValueError:
         pass
     raise ValueError(f"{name} is not a number: {value!r}")
-
-
-def _blocks(path: Path, skip_lines: int) -> Iterator[tuple[int, bytes]]:
-    """Pairs (number of the first line, bytes of whole lines) until the end of the file."""
-    try:
-        with open_bytes(path) as file:
-            for _ in range(skip_lines):
-                file.readline()
-
-            number = skip_lines + 1
-            while block := file.read(BLOCK_BYTES):
-                block += file.readline()
-                block = block.replace(b"\r\n", b"\n")
-                yield number, block
-                number += block.count(b"\n")
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"{path}: cannot be read", found=str(error), hint="the file may be incomplete: fetch it again"
-        ) from error
 
 
 def open_bytes(path: Path) -> IO[bytes]:

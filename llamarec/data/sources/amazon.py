@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import polars as pl
-
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, LineFormat, Row, csv_format, read_lines
+from llamarec.data.lines import BadLines, LineFormat, Lines, Row, csv_format, read_lines
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -37,8 +35,12 @@ def _read(ratings: str, meta: str, paths: Mapping[str, Path], bad: BadLines) -> 
     return RawTables(interactions, read_lines(paths[meta], _META, bad))
 
 
-def _parse_meta(line: str) -> Row:
+def _parse_meta(lines: Lines) -> Row | None:
     """Asin and title from a Python literal, which is parsed and never evaluated, or from JSON."""
+    line = next(lines)
+    if not line.strip():
+        return None
+
     try:
         row = ast.literal_eval(line)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -52,11 +54,7 @@ def _parse_meta(line: str) -> Row:
     return {ITEM: row.get("asin"), TITLE: title if isinstance(title, str) else None}
 
 
-def _only_line_by_line(_: bytes) -> pl.DataFrame:
-    raise pl.exceptions.ComputeError("Python literals are read line by line")
-
-
-_META = LineFormat(ITEM_SCHEMA, (ITEM,), _only_line_by_line, _parse_meta)
+_META = LineFormat(ITEM_SCHEMA, (ITEM,), _parse_meta)
 
 BEAUTY = _source("beauty", "Beauty")
 GAMES = _source("games", "Video_Games")
