@@ -10,12 +10,13 @@ import pytest
 import torch
 from accelerate.state import GradientState
 from torch.utils.data import DataLoader, Dataset
+from transformers import TrainerCallback
 
 from llamarec.checkpoints import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.errors import ConfigError
 from tests.resume.runs import quiet_trainer, stopped
-from tests.resume.training import LENGTH, VOCABULARY, Words, make_trainer, outcome
+from tests.resume.training import LENGTH, VOCABULARY, Words, make_trainer, outcome, state_of
 
 
 class _Augmented(Dataset[dict[str, torch.Tensor]]):
@@ -109,3 +110,28 @@ def test_generators_of_other_trainings_of_the_process_are_not_this_ones(tmp_path
 
     states = load_pickled(tmp_path / "checkpoint-2/rng_state.pth")
     assert [path for path in states["held"] if "gradient_state" in path or "dataloader" in path] == []
+
+
+class _Spawns(TrainerCallback):
+    """Has a generator make another at each step, and draws from that."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(3)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """See there."""
+        (child,) = self.rng.spawn(1)
+        for parameter in objects["model"].parameters():
+            if parameter.grad is not None:
+                parameter.grad *= child.random()
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_substep_end"])
+def test_generators_that_one_makes_go_on_where_they_were(event: str, tmp_path: Path) -> None:
+    def make(folder: Path) -> Any:
+        return quiet_trainer(folder, noisy=False, num_samples=24, max_steps=6, save_steps=100, callbacks=(_Spawns(),))
+
+    make(tmp_path / "whole").train()
+    stopped(make(tmp_path / "run"), 3, event=event)
+    make(tmp_path / "run").train("latest")
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")

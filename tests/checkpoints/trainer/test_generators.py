@@ -14,7 +14,13 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from llamarec.checkpoints.resume.position import Geometry, Position
-from llamarec.checkpoints.trainer.samples.generator_kinds import is_generator
+from llamarec.checkpoints.trainer.samples.generator_kinds import (
+    is_generator,
+    seed,
+    set_state,
+    state_of,
+    state_restorer,
+)
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.repeatable import check_repeatable
 from llamarec.checkpoints.trainer.samples.sampling import KeyedCollator, KeyedDataset, SliceSampler
@@ -327,3 +333,33 @@ def test_an_order_that_is_drawn_from_a_global_generator_is_refused() -> None:
 def test_what_can_be_repeated_is_taken() -> None:
     _check(torch.nn.Dropout, collate=lambda samples: {"x": torch.rand(2), "y": [None, "a", {1}, float("nan")]})
     _check(_Late())
+
+
+def _spawned(one: np.random.Generator) -> list[float]:
+    return [child.random() for child in one.spawn(2)]
+
+
+def test_the_generators_that_one_makes_are_part_of_its_state() -> None:
+    one, other = np.random.default_rng([1, 2]), np.random.default_rng()
+    one.spawn(3)
+    other.spawn(9)
+    saved, restore = state_of(one), state_restorer(one)
+    expected = _spawned(one)
+
+    set_state(other, saved)
+    assert _spawned(other) == expected
+    restore()
+    assert _spawned(one) == expected
+
+    seed(one, [1])
+    expected = _spawned(one)
+    seed(one, [1])
+    assert _spawned(one) == expected
+
+
+def test_a_state_of_an_older_checkpoint_leaves_them() -> None:
+    one = np.random.default_rng(1)
+    saved = {name: value for name, value in state_of(one).items() if name != "seeds"}
+    one.spawn(3)
+    set_state(one, saved)
+    assert one.bit_generator.seed_seq.n_children_spawned == 3  # type: ignore[attr-defined]

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 
 PlainState: TypeAlias = dict[str, Any]
-"""`kind`, and `state` of numbers, texts, containers and tensors."""
+"""`kind`, and `state` of numbers, texts, containers and tensors; `seeds`, what numpy's makes others from."""
+
+Seeds: TypeAlias = dict[str, Any]
+"""Arguments of `numpy.random.SeedSequence`."""
+
+# numpy's default.
+_POOL_SIZE: Final = 4
 
 _KINDS: Final = (
     torch.Generator,
@@ -63,8 +69,8 @@ def state_restorer(one: object) -> Callable[[], object]:
     """A function that gives a generator the state that it has now."""
     bits = _bits(one)
     if bits is not None:
-        before = bits.state
-        return lambda: setattr(bits, "state", before)
+        before, seeds = bits.state, _seeds_of(bits)
+        return lambda: _set_bits(bits, before, seeds)
     if isinstance(one, np.random.RandomState):
         legacy, state = one, one.get_state(legacy=False)
         return lambda: legacy.set_state(state)
@@ -90,14 +96,16 @@ def state_of(one: object) -> PlainState:
     else:
         state = cast(random.Random, one).getstate()
 
-    return {"kind": kind_of(one), "state": _plain(state)}
+    seeds = _seeds_of(bits) if bits is not None else None
+    return {"kind": kind_of(one), "state": _plain(state), **({"seeds": seeds} if seeds is not None else {})}
 
 
 def set_state(one: object, saved: PlainState) -> None:
     """Gives a generator a state of `state_of`."""
     bits, state = _bits(one), saved["state"]
     if bits is not None:
-        bits.state = state
+        # Older checkpoints have no seeds.
+        _set_bits(bits, state, saved.get("seeds"))
     elif isinstance(one, np.random.RandomState | torch.Generator):
         one.set_state(state)
     else:
@@ -109,7 +117,7 @@ def seed(one: object, key: list[int]) -> None:
     sequence = np.random.SeedSequence(key)
     bits = _bits(one)
     if bits is not None:
-        bits.state = type(bits)(sequence).state
+        _set_bits(bits, type(bits)(sequence).state, _described(sequence))
     elif isinstance(one, np.random.RandomState):
         kind = type(one._bit_generator)
         one.set_state(np.random.RandomState(kind(sequence)).get_state(legacy=False))
@@ -126,6 +134,33 @@ def _bits(one: object) -> np.random.BitGenerator | None:
     if isinstance(one, np.random.Generator):
         return one.bit_generator
     return one if isinstance(one, np.random.BitGenerator) else None
+
+
+def _seeds_of(bits: np.random.BitGenerator) -> Seeds | None:
+    """What `spawn()` makes other generators from; None where these are of a program's own kind."""
+    sequence = getattr(bits, "seed_seq", None)
+    # A larger pool is nobody's, and a file must not ask for memory.
+    if type(sequence) is not np.random.SeedSequence or sequence.pool_size != _POOL_SIZE:
+        return None
+
+    return _described(sequence)
+
+
+def _described(sequence: np.random.SeedSequence) -> Seeds:
+    entropy = sequence.entropy
+    return {
+        "entropy": entropy if isinstance(entropy, int | None) else [int(part) for part in entropy],
+        "spawn_key": [int(part) for part in sequence.spawn_key],
+        "n_children_spawned": int(sequence.n_children_spawned),
+    }
+
+
+def _set_bits(bits: np.random.BitGenerator, state: object, seeds: Seeds | None) -> None:
+    bits.state = cast(Any, state)
+    there: Any = getattr(bits, "seed_seq", None)
+    if seeds is not None and _seeds_of(bits) not in (None, seeds):
+        # In place: the program may hold it. numpy has no other way to count back.
+        there.__setstate_cython__(np.random.SeedSequence(**seeds).__reduce__()[2])
 
 
 def _plain(value: object) -> object:
