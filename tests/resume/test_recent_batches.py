@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
+from llamarec.checkpoints import ResumableTrainer
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.trainer.samples.recent_batches import digest_of
 from llamarec.errors import CheckpointError, ConfigError
-from tests.resume.runs import quiet_trainer, stopped
-from tests.resume.training import VOCABULARY, Words
+from tests.resume.runs import QUIET, quiet_trainer, stopped
+from tests.resume.training import VOCABULARY, Seen, Words, make_args, make_model, state_of
 
 
 class _Counting(Dataset[dict[str, torch.Tensor]]):
@@ -71,6 +73,75 @@ def test_another_collator_is_refused_on_resume(tmp_path: Path) -> None:
     trainer.data_collator = lambda samples: {**collate(samples), "attention_mask": torch.ones(len(samples), 8)}
     with pytest.raises(CheckpointError, match="--allow_changed data"):
         trainer.train("latest")
+
+
+class _Curriculum(Dataset[dict[str, torch.Tensor]]):
+    """Its samples go by an attribute that a callback moves at each step."""
+
+    def __init__(self) -> None:
+        self.words, self.level = Words(24, noisy=False), 0
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = self.words[index]
+        sample["input_ids"][: self.level] = 1
+        return sample
+
+    def set_epoch(self, epoch: int) -> None:
+        """See there."""
+        self.level = min(epoch, 5)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See there."""
+        return {"level": self.level}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See there."""
+        self.level = state["level"]
+
+
+class _Moves(TrainerCallback):
+    """Tells the data which step it is."""
+
+    def __init__(self, dataset: _Curriculum) -> None:
+        self._dataset = dataset
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See there."""
+        self._dataset.set_epoch(state.global_step)
+
+
+def _moved(folder: Path, **changes: Any) -> Any:
+    dataset, settings = _Curriculum(), {**QUIET, "max_steps": 6, "save_steps": 2, **changes}
+    passed: dict[str, Any] = {"stateful": {"data": dataset}} if settings.pop("passed", True) else {}
+    trainer = ResumableTrainer(
+        model=make_model(dropout=0.0),
+        args=make_args(folder, **settings),
+        train_dataset=dataset,
+        data_collator=Seen(),
+        **passed,
+    )
+    trainer.add_callback(_Moves(dataset))
+    return trainer
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_substep_end"])
+def test_data_that_a_callback_moves_on_are_restored(event: str, tmp_path: Path) -> None:
+    _moved(tmp_path / "whole").train()
+    stopped(_moved(tmp_path / "run"), 3, event=event)
+    _moved(tmp_path / "run").train("latest")
+    assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+
+
+def test_data_that_a_callback_moves_on_are_to_be_passed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'stateful=\{"data": dataset\}'):
+        _moved(tmp_path / "saved", passed=False).train()
+
+    stopped(_moved(tmp_path / "resumed", passed=False, save_steps=100), 3)
+    with pytest.raises(CheckpointError, match=r'stateful=\{"data": dataset\}'):
+        _moved(tmp_path / "resumed", passed=False, save_steps=100).train("latest")
 
 
 def test_another_batch_size_is_not_another_micro_batch(tmp_path: Path) -> None:

@@ -43,12 +43,14 @@ class SeenBatch:
         start: Its first position in the epoch's order.
         stop: The one behind its last.
         digest: Of its values.
+        state: Digest of the states that the data went by; empty where they go by none.
     """
 
     epoch: int
     start: int
     stop: int
     digest: str
+    state: str = ""
 
 
 @dataclass(kw_only=True)

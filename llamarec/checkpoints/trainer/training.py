@@ -22,6 +22,7 @@ from llamarec.checkpoints.trainer.loop import StepLoop
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
+from llamarec.checkpoints.trainer.samples.data_states import DataStates
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.recent_batches import RecentBatches
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
@@ -268,7 +269,13 @@ class ResumableParts:
             restorer=restorer,
             unsaved=unsaved,
             structure=structure,
-            recent=RecentBatches(run, self.data.drawn_again, self.program.options.config, self.console.warn),
+            recent=RecentBatches(
+                run,
+                self.data.drawn_again,
+                self.program.options.config,
+                self.console.warn,
+                DataStates(trainer, self.program.options.stateful),
+            ),
             stopping=stopping,
             stop=self.stop,
         )

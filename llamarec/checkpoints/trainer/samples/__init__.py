@@ -9,5 +9,6 @@ random_states    generators that a training draws from, global or held, with the
 sampler_order    orders that a sampler of the program gives
 sampling         data sets, collators and samplers by key
 recent_batches   digests of the micro-batches trained on last, drawn again at a save and after a resume
+data_states      passed objects that the data go by, at the time of a draw
 repeatable       data that give two answers to one question, refused before the first step
 """

@@ -16,7 +16,9 @@ import torch
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import SETS_ORDER
 from llamarec.checkpoints.trainer.run_state import RunState, SeenBatch
+from llamarec.checkpoints.trainer.samples.data_states import DataStates, digest_of_states
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.state.plain_state import State
 from llamarec.checkpoints.trainer.state.tensors import bytes_of
 from llamarec.errors import CheckpointError, ConfigError
 
@@ -26,6 +28,11 @@ _SECONDS: Final = 5.0
 # Of a larger tensor, values at equal distances.
 _VALUES: Final = 2**18
 _DIGITS: Final = 16
+
+_ADVICE: Final = [
+    "if a callback moves the data on (set_epoch), give them state_dict() and load_state_dict(), and pass them:",
+    'stateful={"data": dataset}',
+]
 
 Redraw = Callable[[SeenBatch], Batch]
 
@@ -38,10 +45,19 @@ class RecentBatches:
         redraw: Draws a micro-batch once more in this process.
         config: Whether data are checked, and the differences that a resume allows.
         warn: Shows a line to the user.
+        states: Passed objects that the data go by. A micro-batch is drawn again with what they were at its draw.
     """
 
-    def __init__(self, run: RunState, redraw: Redraw, config: CheckpointConfig, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: RunState,
+        redraw: Redraw,
+        config: CheckpointConfig,
+        warn: Callable[[str], None],
+        states: DataStates,
+    ) -> None:
         self._run, self._redraw, self._warn, self._is_on = run, redraw, warn, config.check_data
+        self._states, self._drawn_with = states, dict[str, State]()
         self._is_due = config.check_data and not _data_may_differ(run, config.changes_allowed)
         self._is_proven = self._has_warned = False
 
@@ -57,7 +73,14 @@ class RecentBatches:
         """
         if self._is_on and pieces:
             piece, batch = pieces[-1]
-            seen = SeenBatch(epoch=epoch, start=piece.start, stop=piece.stop, digest=digest_of(batch))
+            self._drawn_with = self._states.copied()
+            seen = SeenBatch(
+                epoch=epoch,
+                start=piece.start,
+                stop=piece.stop,
+                digest=digest_of(batch),
+                state=digest_of_states(self._drawn_with),
+            )
             self._run.note_batches((*self._run.recent, seen)[-_KEPT:])
 
         return [(batch, len(piece)) for piece, batch in pieces]
@@ -73,7 +96,7 @@ class RecentBatches:
 
         last = self._run.recent[-1]
         try:
-            digest = digest_of(self._redraw(last))
+            digest = digest_of(self._drawn_as_then(last))
         except (OSError, MemoryError) as error:
             # Not the data's fault, nor the checkpoint's; the next save draws again.
             self._warn(f"WARNING: {_named(last)} could not be drawn again at this save: {error}")
@@ -93,10 +116,24 @@ class RecentBatches:
             problem,
             expected="samples and batches that are a function of the seed, the epoch and the index",
             hint=[
+                *_ADVICE,
                 "keep counters, caches and generators that draw now and then out of the data set and the collator",
                 "or train without this promise: --no_check_data",
             ],
         )
+
+    def _drawn_as_then(self, last: SeenBatch) -> Batch:
+        """The micro-batch once more, from data whose states are those of its first draw."""
+        now = self._states.copied()
+        if digest_of_states(self._drawn_with) != last.state:
+            # Of an earlier process.
+            return self._redraw(last)
+
+        self._states.put_back(self._drawn_with)
+        try:
+            return self._redraw(last)
+        finally:
+            self._states.put_back(now)
 
     def check_after_resume(self, epoch: int) -> None:
         """Draws the micro-batches before the checkpoint again, once, before the first step.
@@ -108,8 +145,11 @@ class RecentBatches:
             CheckpointError: one of this epoch is another one than in training.
         """
         is_due, self._is_due = self._is_due, False
-        end = time.monotonic() + _SECONDS
+        end, state = time.monotonic() + _SECONDS, digest_of_states(self._states.copied())
         for seen in reversed(self._run.recent if is_due else ()):
+            # Drawn before a callback moved the data on: its state then is in no checkpoint.
+            if seen.state != state:
+                continue
             if digest_of(self._redraw(seen)) != seen.digest:
                 self._refuse_or_warn(seen, epoch)
                 return
@@ -126,7 +166,7 @@ class RecentBatches:
             problem,
             expected="the data set, the collator and the order of the samples as they were",
             found="another content, or a state that they keep beside their index",
-            hint=["restore the data as they were", "or continue with these: --allow_changed data"],
+            hint=["restore the data as they were", *_ADVICE, "or continue with these: --allow_changed data"],
         )
 
 
