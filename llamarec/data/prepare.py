@@ -86,7 +86,7 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
     with console.status(f"preparing {config.name}"):
         tables = _read(config, paths, bad)
         built = build(tables.interactions, tables.items, config)
-        _write(config, built, paths, bad, protected)
+        _write(config, built, paths, bad, protected, tables.columns)
     prepared = load_prepared(folder)
 
     lines = [size_line(prepared, "is prepared"), *detail_lines(tables, built, prepared, config)]
@@ -135,7 +135,12 @@ def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path]
 
 
 def _write(
-    config: DataConfig, built: Built, paths: Mapping[str, Path], bad: BadLines, protected: Manifest | None
+    config: DataConfig,
+    built: Built,
+    paths: Mapping[str, Path],
+    bad: BadLines,
+    protected: Manifest | None,
+    columns: Mapping[str, str],
 ) -> None:
     """Writes a new folder, the manifest last, and puts it in place, unless it differs from a `protected` set."""
     inputs = hash_inputs(paths, config.experiment.data)
@@ -147,7 +152,7 @@ def _write(
             table.write_parquet(staging / name, compression="zstd", statistics=False)
 
         manifest = _manifest(config, built, bad, inputs, staging)
-        write_json(staging / MANIFEST, {**manifest})
+        write_json(staging / MANIFEST, {**manifest, "columns": dict(columns)})
         check_same_data(config, manifest, protected)
 
 

@@ -59,6 +59,7 @@ class Manifest(TypedDict, total=False):
 
     inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
     and interactions of the raw files. taken_before: share of the validation labels that their users had taken before.
+    columns: a user's table's own names, by this package's.
     """
 
     format_version: int
@@ -74,6 +75,7 @@ class Manifest(TypedDict, total=False):
     fingerprint: Required[str]
     raw: dict[str, int]
     bad_lines: SkippedLines
+    columns: dict[str, str]
     versions: dict[str, str]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -24,12 +25,13 @@ class RawTables(NamedTuple):
     """Raw data in common columns.
 
     interactions: user, item, timestamp (and FRACTION) in the file's order. items: item, title. times: the format of
-    times in words, where it was recognised.
+    times in words, where it was recognised. columns: a table's own names, by this package's.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
     times: str = ""
+    columns: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

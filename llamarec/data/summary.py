@@ -28,6 +28,7 @@ def size_line(data: PreparedData, what: str) -> str:
 
 def detail_lines(tables: RawTables, built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
     """How the raw files were understood, and what of them is not in the prepared set."""
+    yield from _columns(tables)
     yield from _times(tables)
     yield from _repeats(built)
     yield from _dropped(built, data, config)
@@ -41,6 +42,12 @@ def skipped_line(bad: BadLines, num_rows: int) -> str:
     share = bad.count / (bad.count + num_rows)
     warning = "WARNING: " if share > _MANY_BAD else ""
     return f"{warning}{bad.count:,} malformed lines ({share:.1%}) were skipped. The first: {bad.listed[0]}"
+
+
+def _columns(tables: RawTables) -> Iterator[str]:
+    """Which columns were taken: a wrong one is seen nowhere later."""
+    if tables.columns:
+        yield "columns      " + ", ".join(f"{name}={column}" for name, column in tables.columns.items())
 
 
 def _times(tables: RawTables) -> Iterator[str]:

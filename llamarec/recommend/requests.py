@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
-from llamarec.data.sources.table import KNOWN_NAMES, SEPARATORS
+from llamarec.data.sources.columns import is_known
+from llamarec.data.sources.header import SEPARATORS
 from llamarec.errors import DataError
 from llamarec.vocabulary import USER
 
@@ -112,7 +113,7 @@ def _from_table(path: Path, user_column: str) -> list[_Line]:
         table = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
 
     # The same names are recognised in a table of interactions.
-    recognised = [name for name in table.columns if name.lower() in KNOWN_NAMES[USER]]
+    recognised = [name for name in table.columns if is_known(USER, name)]
     wanted = [user_column, *recognised] if user_column else recognised
     column = next((name for name in wanted if name in table.columns), None)
     if column is None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
-from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, open_bytes, read_lines
+from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.source import FRACTION, RawTables
 from llamarec.data.sources import SOURCES
+from llamarec.data.sources.columns import check_titles, find_columns, shared_key
+from llamarec.data.sources.header import json_fields, read_header, unique_names
 from llamarec.data.times import MICROSECONDS, Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
-# Column names that other tools and data sets use, best first.
-KNOWN_NAMES = {
-    USER: ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "session_id", "visitorid"),
-    ITEM: ("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),
-    TIMESTAMP: ("timestamp", "time", "datetime", "date", "unixreviewtime", "created_at", "ts", "event_time"),
-    TITLE: ("title", "name", "item_title", "movie_title", "product_title", "item_name"),
-}
-SEPARATORS = (",", "\t", ";", "|")
+# What exports write for "no value"; no key or title.
+_NO_VALUE = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 
 
 def table_files(config: DataConfig) -> dict[str, Path]:
@@ -75,57 +73,114 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
 
     chosen = {USER: config.user_column, ITEM: config.item_column, TIMESTAMP: config.timestamp_column}
     title = {TITLE: config.title_column}
-    with_titles = chosen if second else {**chosen, **title}
-    rows = _read(main, with_titles, config, bad)
+    columns = _columns_of(main, second, chosen, title, config)
+    rows = _read(main, columns[main], config, bad)
 
     # A row whose time cannot be read still gives the title of its item.
     times = _times(rows, main, config, bad)
     time = (times.seconds.alias(TIMESTAMP), times.fractions.alias(FRACTION))
     interactions = rows.select(USER, ITEM, *time).drop_nulls(TIMESTAMP)
-    items = rows.select(ITEM, TITLE) if not second else _read(second, {ITEM: config.item_column, **title}, config, bad)
-    return RawTables(interactions, items, times.form)
+    items = _read(second, columns[second], config, bad) if second else rows
+    items = items.select(ITEM, TITLE)
+    with_titles = second or main
+    if not config.title_column:
+        check_titles(items, f"{with_titles}, column {columns[with_titles][TITLE]!r}", "--title_column")
+
+    named = {**columns[main], TITLE: columns[with_titles][TITLE]}
+    return RawTables(interactions, items, times.form, named)
 
 
-def _read(path: Path, chosen: dict[str, str], config: DataConfig, bad: BadLines) -> pl.DataFrame:
-    """The chosen columns under this package's names, all as text."""
+def _columns_of(
+    main: Path, second: Path | None, chosen: dict[str, str], title: dict[str, str], config: DataConfig
+) -> dict[Path, dict[str, str]]:
+    """The columns of each table by the package's names.
+
+    Raises:
+        ConfigError: a column is not found, or several could be it.
+    """
+    names = _names(main, config.encoding)
+    if second is None:
+        return {main: find_columns(main, names, {**chosen, **title})}
+
+    names_of_second = _names(second, config.encoding)
+    shared = shared_key(names, names_of_second)
+    return {
+        main: find_columns(main, names, chosen, shared),
+        second: find_columns(second, names_of_second, {ITEM: config.item_column, **title}, shared),
+    }
+
+
+def _kind(path: Path) -> str:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    required = tuple(name for name in chosen if name != TITLE)
-    if kind == "parquet":
-        return _read_parquet(path, chosen, required, bad)
+    return "jsonl" if kind in ("jsonl", "json", "ndjson") else kind
 
-    if kind in ("jsonl", "json", "ndjson"):
-        found = _find_columns(path, _json_fields(path, config.encoding), chosen)
-        schema: Schema = dict.fromkeys(found.values(), pl.String)
-        form = jsonl_format(schema, tuple(found[name] for name in required), encoding=config.encoding)
-        rows = read_lines(path, form, bad, numbered=True)
+
+def _names(path: Path, encoding: str) -> tuple[str, ...]:
+    """The names of a table's columns.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if _kind(path) == "parquet":
+        with _reading_parquet(path):
+            return tuple(pl.scan_parquet(path, glob=False).collect_schema())
+
+    return json_fields(path, encoding) if _kind(path) == "jsonl" else read_header(path, encoding).columns
+
+
+def _read(path: Path, found: dict[str, str], config: DataConfig, bad: BadLines) -> pl.DataFrame:
+    """The columns under this package's names, all as text; rows without a key are malformed."""
+    required = tuple(name for name in found if name != TITLE)
+    if _kind(path) == "parquet":
+        rows, unit = _read_parquet(path, found), "row"
     else:
-        first_line = _first_line(path, config.encoding)
-        separator = max(SEPARATORS, key=first_line.count)
-        columns = tuple(name.strip().strip('"') for name in first_line.split(separator))
-        found = _find_columns(path, columns, chosen)
-        schema = dict.fromkeys(found.values(), pl.String)
-        needed = tuple(found[name] for name in required)
-        form = csv_format(columns, schema, needed, separator=separator, encoding=config.encoding)
-        rows = read_lines(path, form, bad, skip_lines=1, numbered=True)
+        rows, unit = _read_text(path, found, required, config, bad), "line"
 
-    return rows.rename({column: name for name, column in found.items()})
-
-
-def _read_parquet(path: Path, chosen: dict[str, str], required: tuple[str, ...], bad: BadLines) -> pl.DataFrame:
-    try:
-        found = _find_columns(path, tuple(pl.scan_parquet(path, glob=False).collect_schema()), chosen)
-        rows = pl.read_parquet(path, columns=list(found.values()), glob=False)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
-    rows = rows.rename({column: name for name, column in found.items()})
-    rows = rows.with_columns(_as_text(rows, name) for name in rows.columns)
-    rows = rows.with_row_index(LINE, offset=1)
+    keys = [name for name in required if name != TIMESTAMP]
+    rows = rows.with_columns(_value(name) for name in (*keys, TITLE) if name in rows.columns)
     for name in required:
         for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
-            bad.add(path, row, f"no value for {found[name]}", "", unit="row")
+            bad.add(path, row, f"no value for {found[name]}", "", unit=unit)
         rows = rows.drop_nulls(name)
 
     return rows
+
+
+def _value(name: str) -> pl.Expr:
+    """A key or a title; null where an export wrote that there is none."""
+    text = pl.col(name)
+    return pl.when((text.str.strip_chars() != "") & ~text.is_in(_NO_VALUE)).then(text).alias(name)
+
+
+def _read_text(
+    path: Path, found: dict[str, str], required: tuple[str, ...], config: DataConfig, bad: BadLines
+) -> pl.DataFrame:
+    schema: Schema = dict.fromkeys(found.values(), pl.String)
+    needed = tuple(found[name] for name in required)
+    if _kind(path) == "jsonl":
+        form, num_skipped = jsonl_format(schema, needed, encoding=config.encoding), 0
+    else:
+        header = read_header(path, config.encoding)
+        names, num_skipped = unique_names(header.columns), header.num_lines
+        form = csv_format(names, schema, needed, separator=header.separator, encoding=config.encoding)
+
+    rows = read_lines(path, form, bad, skip_lines=num_skipped, numbered=True)
+    return rows.rename({column: name for name, column in found.items()})
+
+
+@contextlib.contextmanager
+def _reading_parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
+
+
+def _read_parquet(path: Path, found: dict[str, str]) -> pl.DataFrame:
+    with _reading_parquet(path):
+        rows = pl.read_parquet(path, columns=list(found.values()), glob=False)
+    rows = rows.rename({column: name for name, column in found.items()})
+    return rows.with_columns(_as_text(rows, name) for name in rows.columns).with_row_index(LINE, offset=1)
 
 
 def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
@@ -137,35 +192,6 @@ def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
     return pl.col(name).cast(pl.String)
 
 
-def _find_columns(path: Path, columns: tuple[str, ...], chosen: dict[str, str]) -> dict[str, str]:
-    lower = {column.lower(): column for column in columns}
-    found, problems = {}, []
-
-    for name, given in chosen.items():
-        candidates = [lower[known] for known in KNOWN_NAMES[name] if known in lower]
-        if given in columns:
-            found[name] = given
-        elif given or not candidates:
-            near = difflib.get_close_matches(given or name, columns, n=1, cutoff=0.4)
-            asked = f"no column {given!r}" if given else f"no column looks like the {name}"
-            way = f"--{name}_column {near[0] if near else 'NAME'}"
-            if name == TITLE and not given:
-                way = "--title_column NAME, or titles in a second table: --items_file FILE"
-            problems.append(f"{asked}: {way}")
-        else:
-            found[name] = candidates[0]
-
-    taken: dict[str, str] = {}
-    for name, column in found.items():
-        if column in taken:
-            problems.append(f"{column!r} is already the {taken[column]} column: --{name}_column NAME")
-        taken.setdefault(column, name)
-
-    if problems:
-        raise ConfigError(f"{path}: " + "\n    ".join(problems), found=f"the columns {', '.join(columns)}")
-    return found
-
-
 def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
     """Times of the rows; null where a row has none, which is then a malformed line."""
     text = rows[TIMESTAMP]
@@ -174,23 +200,3 @@ def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) ->
     for row in times.seconds.is_null().arg_true().to_list():
         bad.add(path, rows[LINE][row], "not a time", text[row], expected=times.expected, unit=unit)
     return times
-
-
-def _first_line(path: Path, encoding: str) -> str:
-    with open_bytes(path) as file:
-        line = file.readline().decode(encoding, errors="replace").rstrip("\r\n")
-    if not line:
-        raise DataError(f"{path}: the file is empty", expected="a first line with the column names")
-    return line
-
-
-def _json_fields(path: Path, encoding: str) -> tuple[str, ...]:
-    import json
-
-    try:
-        row = json.loads(_first_line(path, encoding))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line 1: not a JSON object ({error.msg})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line 1: expected a JSON object, found a {type(row).__name__}")
-    return tuple(row)
