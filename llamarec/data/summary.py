@@ -13,6 +13,7 @@ from llamarec.data.lines import BadLines
 from llamarec.data.prepared import PreparedData
 from llamarec.data.recipe import Built
 from llamarec.data.source import RawTables
+from llamarec.data.times import ORDER_NUMBERS
 from llamarec.vocabulary import TIMESTAMP
 
 _MANY_BAD = 0.01  # share of the lines from which skipped ones are a warning
@@ -55,8 +56,11 @@ def _times(tables: RawTables) -> Iterator[str]:
     if not tables.times or tables.interactions.is_empty():
         return
 
-    first, last = (_day(second) for second in _first_and_last(tables.interactions))
-    yield f"times        read as {tables.times}: {first} to {last}"
+    first, last = _first_and_last(tables.interactions)
+    if tables.times == ORDER_NUMBERS:
+        yield f"times        read as {ORDER_NUMBERS}, no times: {first:,} to {last:,}"
+    else:
+        yield f"times        read as {tables.times}: {_day(first)} to {_day(last)}"
 
 
 def _repeats(built: Built) -> Iterator[str]:

@@ -14,8 +14,25 @@ import polars as pl
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
-# Smallest number of each unit: 1e11 as seconds is the year 5138, as milliseconds 1973.
-_UNITS: Final = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
+# Smallest number of each unit: 1e8 as seconds is the year 1973, 1e11 as seconds 5138, as milliseconds 1973.
+_UNITS: Final = (
+    *((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds")),
+    (1e8, 1, "seconds"),
+)
+_SINCE_1970: Final = _UNITS[-1][0]
+# From this share of such numbers on, the others are no order numbers but stand for "unknown".
+_SOME: Final = 0.01
+# What is outside stands for "unknown": 0, -1, the year 9999.
+_PLAUSIBLE: Final = (0 + 365 * 86_400, 130 * 365 * 86_400 + 32 * 86_400)
+"""Seconds of 1971-01-01 and 2100-01-01."""
+# Ten years, in seconds.
+_NEAR: Final = 10 * 365 * 86_400
+_DIGITS: Final = {14: "%Y%m%d%H%M%S", 12: "%Y%m%d%H%M", 8: "%Y%m%d"}
+"""Calendar forms of digits alone, by their number."""
+# Days of a spreadsheet: 1970 is 25,569, 2100 is 73,051.
+_SERIALS: Final = (25_569, 73_051)
+_DAY: Final = 86_400
+ORDER_NUMBERS: Final = "order numbers"
 _AS_ISO: Final = (
     "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "
     '--timestamp_format ("%d/%m/%y %H:%M")'
@@ -59,11 +76,13 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
         DataError: day and month cannot be told apart; names the flag that tells them apart.
     """
     if form:
-        return _by_form(text, form, where)
+        return _without_unknown(_by_form(text, form, where))
 
     numbers = text.cast(pl.Float64, strict=False)
     numbers = numbers.set(~numbers.is_finite(), None)
-    return _of_numbers(numbers) if 2 * numbers.null_count() <= len(text) else _of_dates(text, where)
+    if 2 * numbers.null_count() > len(text):
+        return _without_unknown(_of_dates(text, where))
+    return _of_digits(text) or _of_numbers(numbers)
 
 
 def _by_form(text: pl.Series, form: str, where: str) -> Times:
@@ -91,13 +110,86 @@ def _strptime(text: str, form: str) -> int | None:
     return since // timedelta(microseconds=1)
 
 
+def _of_digits(text: pl.Series) -> Times | None:
+    """Dates without any mark, such as 20190531 or 20190531120000, if most values are plausible ones; else None."""
+    digits = text.str.strip_chars().str.replace(r"\.0+$", "")
+    for length, form in _DIGITS.items():
+        # Strptime needs a mark between hour and minute.
+        padded = digits.str.pad_end(14, "0").str.replace(r"^(\d{8})(\d\d)(\d\d)(\d\d)$", "$1 $2:$3:$4")
+        found = padded.set(digits.str.len_chars() != length, None).str.to_datetime("%Y%m%d %H:%M:%S", strict=False)
+        seconds = _plausible(found.dt.epoch("s"))
+        if len(text) and 2 * seconds.null_count() < len(text):
+            words = form.replace("%", "")
+            return Times(
+                seconds, seconds * 0, f"dates of the form {words}", f"a date of the form {words}, as most others"
+            )
+    return None
+
+
 def _of_numbers(numbers: pl.Series) -> Times:
-    median = abs(float(numbers.median() or 0)) if len(numbers) else 0.0  # type: ignore[arg-type]
-    per_second, unit = next((unit[1:] for unit in _UNITS if median >= unit[0]), (1, "seconds"))
-    whole = (numbers / per_second).floor()
-    fractions = ((numbers - whole * per_second) * MICROSECONDS / per_second).round().clip(0, MICROSECONDS - 1)
-    seconds = whole.cast(pl.Int64, strict=False)
-    return Times(seconds, fractions.cast(pl.Int64, strict=False), f"{unit} since 1970", _AS_ISO)
+    """Times since 1970, the unit decided for every value; days of a spreadsheet; or plain order numbers."""
+    since_1970 = int((numbers.abs() >= _SINCE_1970).sum())
+    if not since_1970 or since_1970 < _SOME * len(numbers):
+        return _of_order_numbers(numbers)
+
+    unit = pl.select(_unit_of(pl.lit(numbers.abs()))).to_series()
+    whole = (numbers / unit).floor()
+    fractions = ((numbers - whole * unit) * MICROSECONDS / unit).round().clip(0, MICROSECONDS - 1)
+    seconds = _near_most(_plausible(whole.cast(pl.Int64, strict=False)), unit)
+
+    used = unit.filter(seconds.is_not_null())
+    counts = {name: int((used == per).sum()) for _, per, name in reversed(_UNITS)}
+    names = [name for name, count in counts.items() if count]
+    form = f"{' and '.join(names) or 'seconds'} since 1970"
+    if len(names) > 1:
+        form += " (" + ", ".join(f"{counts[name]:,} in {name}" for name in names) + ")"
+    return Times(seconds, fractions.cast(pl.Int64, strict=False), form, f"{form}, from 1971 to 2099, as most others")
+
+
+def _unit_of(size: pl.Expr) -> pl.Expr:
+    """How many of a number's unit are in a second."""
+    unit = pl.lit(1)
+    for least, per_second, _ in reversed(_UNITS):
+        unit = pl.when(size >= least).then(per_second).otherwise(unit)
+    return unit
+
+
+def _of_order_numbers(numbers: pl.Series) -> Times:
+    """Small numbers: they order interactions, whatever they count."""
+    is_serial = numbers.is_between(*_SERIALS)
+    if bool(is_serial.all()) and bool((numbers % 1 != 0).any()):
+        microseconds = ((numbers - _SERIALS[0]) * _DAY * MICROSECONDS).round().cast(pl.Int64)
+        return _of_microseconds(microseconds, "days of a spreadsheet", _AS_ISO)
+
+    whole = numbers.floor()
+    fractions = ((numbers - whole) * MICROSECONDS).round().clip(0, MICROSECONDS - 1)
+    return Times(whole.cast(pl.Int64, strict=False), fractions.cast(pl.Int64, strict=False), ORDER_NUMBERS, _AS_ISO)
+
+
+def _plausible(seconds: pl.Series) -> pl.Series:
+    return seconds.set(~seconds.is_between(*_PLAUSIBLE).fill_null(False), None)
+
+
+def _near_most(seconds: pl.Series, unit: pl.Series) -> pl.Series:
+    """Times in another unit than most are theirs only if they lie near them: 9999-12-31 is no 1978 in milliseconds."""
+    is_usual = unit == unit.filter(seconds.is_not_null()).mode().min()
+    usual = seconds.filter(is_usual & seconds.is_not_null())
+    if usual.is_empty():
+        return seconds
+
+    first, last = int(usual.min()) - _NEAR, int(usual.max()) + _NEAR  # type: ignore[arg-type]
+    return seconds.set(~is_usual & ~seconds.is_between(first, last).fill_null(False), None)
+
+
+def _without_unknown(times: Times) -> Times:
+    """Dates that repeat far from most others stand for "unknown": 1900-01-01, 9999-12-31."""
+    seconds = times.seconds
+    median = seconds.median()
+    if median is None or not _PLAUSIBLE[0] <= float(median) <= _PLAUSIBLE[1]:  # type: ignore[arg-type]
+        return times
+
+    repeats = ~seconds.is_between(*_PLAUSIBLE).fill_null(True) & seconds.is_duplicated()
+    return times._replace(seconds=seconds.set(repeats, None))
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:

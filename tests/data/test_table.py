@@ -188,12 +188,21 @@ def test_a_parquet_row_without_a_user_is_named_or_skipped(tmp_path: Path) -> Non
     assert prepare(_config(path, on_bad_line="skip")).num_interactions == len(ROWS)
 
 
-def test_times_beyond_the_calendar_do_not_keep_a_table_from_being_prepared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [{**row, "date": str(1559300000 + n)} for n, row in enumerate(ROWS)]
-    prepare(_config(_csv(tmp_path / "shop.csv", rows=[*rows, {**ROWS[0], "date": "99999999999999"}])))
-    assert "to 99,999,999,999,999 s since 1970" in capsys.readouterr().out
+@pytest.mark.parametrize("unknown", ["0", "-1", "99999999999999", "253402214400", "1970-01-01", "9999-12-31"])
+def test_times_that_stand_for_unknown_are_named_with_their_count(tmp_path: Path, unknown: str) -> None:
+    is_date = "-" in unknown[1:]
+    rows = [{**row, "date": row["date"] if is_date else str(1_559_300_000 + n)} for n, row in enumerate(ROWS)]
+    path = _csv(tmp_path / "shop.csv", rows=[*rows, *({**ROWS[0], "date": unknown} for _ in range(3))])
+
+    with pytest.raises(DataError, match=rf"(?s)line 38: not a time, and 2 others have the same.*'{unknown}'"):
+        prepare(_config(path))
+    assert prepare(_config(path, on_bad_line="skip")).num_interactions == len(ROWS)
+
+
+def test_order_numbers_are_said_to_be_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "date": str(n)} for n, row in enumerate(ROWS)]
+    prepare(_config(_csv(tmp_path / "shop.csv", rows=rows)))
+    assert "times        read as order numbers, no times: 0 to 35" in capsys.readouterr().out
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ def _read(*texts: str, form: str = "") -> tuple[list[str | None], str]:
         ("1559300000", "2019-05-31 10:53:20"),
         ("1559300000.9", "2019-05-31 10:53:20"),
         ("1559300000123", "2019-05-31 10:53:20"),
+        ("1559300000123456", "2019-05-31 10:53:20"),
+        ("20190531", "2019-05-31 00:00:00"),
+        ("201905311053", "2019-05-31 10:53:00"),
+        ("20190531105320", "2019-05-31 10:53:20"),
+        ("20190531105320.0", "2019-05-31 10:53:20"),
+        ("43616.5", "2019-05-31 12:00:00"),
         ("2019-05-31", "2019-05-31 00:00:00"),
         ("2019/5/31 9:05", "2019-05-31 09:05:00"),
         ("2019-05-31T12:00:00Z", "2019-05-31 12:00:00"),
@@ -107,3 +113,21 @@ def test_a_form_in_which_nothing_is_is_refused() -> None:
 
 def test_a_zone_in_a_given_form_counts() -> None:
     assert _read("03/04/2020 10:00 +0200", form="%d/%m/%Y %H:%M %z")[0] == ["2020-04-03 08:00:00"]
+
+
+def test_each_number_has_its_unit() -> None:
+    found, form = _read("1559300000", "1559300001000", "1559300002000000", "1559300003")
+    assert [one and one[-8:] for one in found] == ["10:53:20", "10:53:21", "10:53:22", "10:53:23"]
+    assert form == (
+        "seconds and milliseconds and microseconds since 1970 (2 in seconds, 1 in milliseconds, 1 in microseconds)"
+    )
+
+
+def test_digits_that_are_no_dates_are_order_numbers() -> None:
+    found = read_times(pl.Series(["20191331", "20190231", "99999999"]), "", "shop.csv")
+    assert found.form == "order numbers"
+    assert found.seconds.to_list() == [20_191_331, 20_190_231, 99_999_999]
+
+
+def test_one_old_date_is_a_date() -> None:
+    assert _read("2019-05-31", "2019-06-01", "1965-03-01")[0][2] == "1965-03-01 00:00:00"

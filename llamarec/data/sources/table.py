@@ -197,6 +197,10 @@ def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) ->
     text = rows[TIMESTAMP]
     times = read_times(text, config.timestamp_format, str(path))
     unit = "row" if path.suffix.lower() == ".parquet" else "line"
+    unknown = text.filter(times.seconds.is_null())
+    alike = dict(unknown.value_counts().iter_rows())
     for row in times.seconds.is_null().arg_true().to_list():
-        bad.add(path, rows[LINE][row], "not a time", text[row], expected=times.expected, unit=unit)
+        others = alike[text[row]] - 1
+        reason = "not a time" + (f", and {others:,} others have the same" if others else "")
+        bad.add(path, rows[LINE][row], reason, text[row], expected=times.expected, unit=unit)
     return times
