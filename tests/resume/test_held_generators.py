@@ -135,3 +135,19 @@ def test_generators_that_one_makes_go_on_where_they_were(event: str, tmp_path: P
     stopped(make(tmp_path / "run"), 3, event=event)
     make(tmp_path / "run").train("latest")
     assert state_of(tmp_path / "run/checkpoint-6") == state_of(tmp_path / "whole/checkpoint-6")
+
+
+class _Crowded(_Augmented):
+    """Holds more objects than a search enters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [[object() for _ in range(200)] for _ in range(40)]
+
+
+def test_the_end_of_the_search_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _trainer(tmp_path / "a").train()
+    assert "are not looked for" not in capsys.readouterr().err
+
+    _trainer(tmp_path / "b", dataset=_Crowded()).train()
+    assert capsys.readouterr().err.count("and beyond are not looked for: too many objects") == 1

@@ -145,6 +145,15 @@ class TrainData:
             collator_name=f"data_collator ({_name_of(trainer.data_collator)})",
         )
 
+    def not_looked_at(self) -> list[str]:
+        """Paths in the data set and the collator at which the search for generators ended."""
+        dataset, collator = self._keyed()
+        found = {
+            "train_dataset": dataset.generators.not_looked_at(),
+            "data_collator": collator.generators.not_looked_at(),
+        }
+        return [path if path[:1] == "@" else name + path for name, paths in found.items() for path in paths]
+
     def drawn_again(self, seen: SeenBatch) -> Batch:
         """A micro-batch, drawn once more in this process."""
         dataset, collator = self._keyed()

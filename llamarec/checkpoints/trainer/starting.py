@@ -110,6 +110,7 @@ class Start:
         lineage = self._lineage(resume)
         if self._program.options.config.check_data:
             distributed.in_first_process(args, self._data.check)
+            self._say_what_is_not_looked_at()
         distributed.in_first_process(args, partial(self._check_space, resume))
 
         # From here on nothing refuses any more.
@@ -136,6 +137,13 @@ class Start:
             progress=progress,
             recent=_recent_in(resume) if resume is not None else (),
         )
+
+    def _say_what_is_not_looked_at(self) -> None:
+        if paths := self._data.not_looked_at():
+            self._console.warn(
+                f"note: generators at {', '.join(paths[:3])} and beyond are not looked for: too many objects. "
+                "A resume repeats what they draw only if it goes by the seed, the epoch and the index"
+            )
 
     # ---- The decision ----
 
