@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.entries import kind_of
@@ -43,16 +46,27 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """An empty neighbour to fill, which takes the folder's place in the end, or goes without a trace where that fails.
 
     A kill leaves the old folder or the new one, at worst the old one under a name of ours beside it, from which the
-    next call puts it back.
+    next call puts it back. A second process that replaces the same folder waits until the first has finished.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written, or its file system has no locks; names the folder.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Names that nobody gives a folder of his own: what is found under them is deleted or put back.
+    with naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        yield from _replacing_folder(target)
+
+
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    # Names that nobody gives a folder of his own: what is found under them is deleted or put back. The lock is held,
+    # so that its process is dead.
     staging, old = (target.with_name(f".{target.name}.llamarec-{part}") for part in ("new", "old"))
     if kind_of(old) == "folder" and kind_of(target) == "nothing":
         old.rename(target)
     for left in (staging, old):
         durable.remove(left)
     staging.mkdir()
+
     try:
         with naming(target):
             yield staging
@@ -69,8 +83,29 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             durable.remove(staging)
         raise
+
     with contextlib.suppress(OSError):
         durable.remove(old)
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """One process at a time; the system releases the lock of one that is killed."""
+    lock = FileLock(target.with_name(f".{target.name}.llamarec-lock"))
+    with naming(target):
+        try:
+            lock.acquire()
+        except NotImplementedError as error:
+            # filelock's word for a file system without locks.
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(target)) from error
+
+    try:
+        yield
+    finally:
+        # While it is held: who waits for it takes another one. On Windows it stays where another process has it open.
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

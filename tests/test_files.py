@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -80,5 +84,91 @@ def test_a_folder_that_a_kill_left_under_its_other_name_is_put_back(tmp_path: Pa
     (tmp_path / ".a.llamarec-new").mkdir()
     with pytest.raises(KeyError), replacing_folder(target):
         raise KeyError
+    assert _content(target) == {"a.txt": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# Fills a folder with one file under another text each time, slowly, and says when it has begun.
+_REPLACE = """
+import sys, time
+from pathlib import Path
+from llamarec.files import replacing_folder
+
+target, text, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+for _ in range(int(sys.argv[4])):
+    with replacing_folder(target) as staging:
+        (staging / "a.txt").write_text(text)
+        print("filling", flush=True)
+        time.sleep(seconds)
+        (staging / "b.txt").write_text(text)
+"""
+# Dies at the given rename of a folder, as by a kill.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from llamarec.files import replacing_folder
+
+rename, left = Path.rename, [int(sys.argv[2])]
+
+def killed(self, to):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    left[0] -= 1
+    return rename(self, to)
+
+Path.rename = killed
+with replacing_folder(Path(sys.argv[1])) as staging:
+    (staging / "a.txt").write_text("second")
+"""
+
+
+def _start(program: str, *words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_replace_a_folder_one_after_the_other(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    programs = [_start(_REPLACE, target, text, 0.02, 15) for text in ("one", "two")]
+    for program in programs:
+        _, err = program.communicate(timeout=60)
+        assert (program.returncode, err) == (0, "")
+    assert _content(target) in ({"a.txt": text, "b.txt": text} for text in ("one", "two"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    first = _start(_REPLACE, target, "one", 600, 1)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "filling\n"
+    second = _start(_REPLACE, target, "two", 0, 1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(timeout=1)
+
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+
+    _, err = second.communicate(timeout=60)
+    assert (second.returncode, err) == (0, "")
+    assert _content(target) == {"a.txt": "two", "b.txt": "two"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_the_renames_loses_nothing(renames: int, tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    with replacing_folder(target) as staging:
+        (staging / "a.txt").write_text("first")
+    killed = _start(_KILLED, target, renames)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert target.exists() == (renames == 0)
+
+    with pytest.raises(KeyError), replacing_folder(target):
+        raise KeyError
+
     assert _content(target) == {"a.txt": "first"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -1,6 +1,7 @@
 """Saves: what is saved and when, and how it comes to the disk while training continues.
 
 saver             a step's state copied at a boundary
+state_files       states beside the weights, by file
 snapshots         a checkpoint in memory
 writer            written, verified and published in the background; retention, backup
 best              the best model in the run's folder, and what is owed of it

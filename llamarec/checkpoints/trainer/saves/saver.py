@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save_file
-from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.config import CheckpointConfig
-from llamarec.checkpoints.resume.random_state_file import as_stored
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.layout import (
     EXTRA_STATE,
     LIVE_PREFIX,
-    OPTIMIZER,
-    RNG,
-    SCALER,
-    SCHEDULER,
-    STATE_NAME,
     TRAINER_STATE,
     TRAINING_ARGS,
-    rng_of,
 )
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
@@ -35,19 +26,16 @@ from llamarec.checkpoints.trainer.divergence import check_weights
 from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
-from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
-from llamarec.checkpoints.trainer.saves.json_values import check_state, for_log
 from llamarec.checkpoints.trainer.saves.manifest_entries import environment_of, metrics_of, name_of_platform
 from llamarec.checkpoints.trainer.saves.read_back import Content, ReadBack
 from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
 from llamarec.checkpoints.trainer.saves.staged_files import clear, copy_into, move_into, remove_empty_card
+from llamarec.checkpoints.trainer.saves.state_files import StateFiles
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState
 from llamarec.checkpoints.trainer.state.model_files import weights_files
-from llamarec.checkpoints.trainer.state.optimizer_names import optimizer_names
 from llamarec.checkpoints.trainer.state.snapshot import (
-    copied,
     copies_in,
     digests_in,
     model_state,
@@ -121,12 +109,13 @@ class CheckpointSaver:
         program: Program,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
-        self._trainer, self._run, self._boundary, self._requests = trainer, run, boundary, requests
+        self._trainer, self._run, self._requests = trainer, run, requests
         self._writer, self._program, self._hyperparameters = writer, program, hyperparameters
         self._callback_files = callback_files
         self._extra, self._read_back = extra, read_back
-        self._stateful, self._unsaved, self._structure = stateful, unsaved, structure
+        self._unsaved, self._structure = unsaved, structure
         self._config: CheckpointConfig = program.options.config
+        self._states = StateFiles(trainer, run, boundary=boundary, stateful=stateful, proves=self._config.read_back)
         self._sequence = run.lineage.next_sequence
         self._last_save_time = time.monotonic()
         name_of_platform()
@@ -159,7 +148,7 @@ class CheckpointSaver:
         self._last_save_time = time.monotonic()
 
         self._trainer.store_flos()
-        of_processes = {**self._stateful_states(), **self._random_states()}
+        of_processes = self._states.of_processes()
         if not self._trainer.args.should_save:
             self.last_saved_step = step
             return
@@ -213,8 +202,8 @@ class CheckpointSaver:
         model = unwrapped(trainer)
         weights = model_state(model) if from_copy else None
         extra = self._extra.copied()
-        state = self._state_content()
-        objects = {**self._optimizer_states(), **parts.of_processes}
+        state = self._states.trainer_state()
+        objects = {**self._states.of_optimizer(), **parts.of_processes}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
         self._callback_files.collect(trainer.state.global_step, from_callbacks)
@@ -275,68 +264,6 @@ class CheckpointSaver:
     def _can_copy(self) -> bool:
         """Whether weights can be written from a copy: not where a subclass writes those of the live model."""
         return not any(map(self._program.overrides, ("save_model", "_save")))
-
-    def _optimizer_states(self) -> dict[str, object]:
-        """By file, what the optimizer's steps go by."""
-        trainer = self._trainer
-        states: dict[str, object] = {
-            OPTIMIZER: copied(trainer.optimizer.state_dict()),
-            SCHEDULER: copied(trainer.lr_scheduler.state_dict()),
-        }
-        scaler = getattr(trainer.accelerator, "scaler", None)
-        if scaler is not None:
-            states[SCALER] = scaler.state_dict()
-
-        return states
-
-    def _stateful_states(self) -> dict[str, object]:
-        """By file, those of every process; at the first save, that they can be taken back is proven."""
-        last = self._boundary.last
-        states = last.stateful if last is not None else self._stateful.copied()
-        self._stateful.complete(states)
-        if self._config.read_back:
-            self._stateful.prove(states)
-
-        return self._stateful.files(states)
-
-    def _random_states(self) -> dict[str, object]:
-        """By file, those of every process."""
-        args, last = self._trainer.args, self._boundary.last
-        own = last.rng if last is not None else rng.capture()
-        if args.world_size == 1:
-            return {RNG: as_stored(own)}
-
-        states = distributed.from_all_processes(args, own)
-        return {rng_of(rank): as_stored(state) for rank, state in enumerate(states)}
-
-    def _state_content(self) -> bytes:
-        """trainer_state.json, with the callbacks' states and ours."""
-        trainer, run = self._trainer, self._run
-        states: dict[str, object] = {}
-        for callback in [*trainer.callback_handler.callbacks, trainer.control]:
-            if isinstance(callback, ExportableState):
-                # Several callbacks of one class are a list; made here, since the Trainer's grows with every save.
-                name, found = type(callback).__name__, callback.state()
-                check_state(found, f"state() of the callback {name}:")
-                before = states.get(name)
-                states[name] = found if before is None else [*(before if isinstance(before, list) else [before]), found]
-
-        run.record_totals(
-            trainer.state.global_step,
-            float(trainer._tr_loss),
-            trainer._total_loss_scalar,
-            trainer._globalstep_last_logged,
-        )
-        states[STATE_NAME] = {
-            "args": {},
-            "attributes": run.progress.as_dict(),
-            "optimizer": optimizer_names(trainer),
-            "micro_batches": [asdict(seen) for seen in run.recent],
-        }
-
-        content: dict[str, object] = {name: for_log(value) for name, value in asdict(trainer.state).items()}
-        content["stateful_callbacks"] = states
-        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
     def _manifest(self, reason: str) -> Manifest:
         trainer, run, sequence = self._trainer, self._run, self._sequence
