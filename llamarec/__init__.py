@@ -3,7 +3,7 @@
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
 requirements                 what must be installed, and what to type for it
-vocabulary, errors, command, hardware, files, assets   what every stage shares
+vocabulary, errors, command, hardware, files, assets, texts   what every stage shares
 checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model

@@ -13,6 +13,7 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.source import FRACTION
 from llamarec.errors import DataError
+from llamarec.texts import normal
 from llamarec.vocabulary import (
     ITEM,
     ITEM_ID,
@@ -59,8 +60,8 @@ class Built(NamedTuple):
 
 
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """One title per item (the first), entities resolved, white space single, untitled items dropped."""
-    titles = [" ".join(html.unescape(title).split()) if title else "" for title in items[TITLE].to_list()]
+    """One title per item (the first), entities resolved, white space single, in NFC; untitled items dropped."""
+    titles = [normal(html.unescape(title)) if title else "" for title in items[TITLE].to_list()]
     cleaned = items.select(ITEM).with_columns(pl.Series(TITLE, titles, dtype=pl.String))
     return cleaned.filter(pl.col(TITLE) != "").unique(ITEM, keep="first", maintain_order=True)
 

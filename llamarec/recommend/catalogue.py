@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,9 +11,9 @@ from rapidfuzz import fuzz, process
 
 from llamarec.data.prepared import OTHERS, PreparedData
 from llamarec.errors import ConfigError
+from llamarec.texts import normal, words_of
 from llamarec.vocabulary import ITEM_IDS, USER
 
-_WORD = re.compile(r"\w+")
 _MOST_COMPARED = 200
 _MOST_CHARACTERS, _MOST_WORDS = 120, 8
 _NEAR = 0.4
@@ -87,7 +86,7 @@ class Catalogue:
 
     def search(self, text: str, limit: int = 20) -> list[int]:
         """Items whose titles contain all words of a text; the last word may be unfinished. Most taken first."""
-        words = _WORD.findall(plain(text))
+        words = words_of(plain(text))
         if not words:
             return []
         *whole, start = words
@@ -148,14 +147,14 @@ class Catalogue:
         """Items by word of their titles."""
         words: dict[str, list[int]] = {}
         for item, title in enumerate(self._data.titles):
-            for word in dict.fromkeys(_WORD.findall(plain(title))):
+            for word in dict.fromkeys(words_of(plain(title))):
                 words.setdefault(word, []).append(item)
         return words
 
     def _with_words_of(self, text: str) -> list[int]:
         """Items whose titles share the rarest words with a text, or have similar words."""
         shared: Counter[int] = Counter()
-        for word in list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]:
+        for word in list(dict.fromkeys(words_of(text)))[:_MOST_WORDS]:
             alike = [word] if word in self._words else _alike(word, list(self._words), _NEAR_WORD)
             for one in alike:
                 items = self._words[one]
@@ -164,8 +163,8 @@ class Catalogue:
 
 
 def plain(text: str) -> str:
-    """A title in lower case, with single spaces."""
-    return " ".join(text.split()).casefold()
+    """A title in lower case, with single spaces, its accents in one spelling."""
+    return normal(text.casefold())
 
 
 def _alike(text: str, others: Sequence[str], least: float) -> list[str]:
@@ -175,7 +174,7 @@ def _alike(text: str, others: Sequence[str], least: float) -> list[str]:
 
 def _similarity(wanted: str, title: str) -> float:
     """Similarity from 0 to 1: half for shared words, half for letters in the same order."""
-    words, there = set(_WORD.findall(wanted)), set(_WORD.findall(title))
+    words, there = set(words_of(wanted)), set(words_of(title))
     whole = fuzz.ratio(wanted, title) / 100
     # People often type the start of a long title.
     start = fuzz.ratio(wanted, title[: len(wanted)]) / 100

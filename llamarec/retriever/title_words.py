@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_WORD: Final = re.compile(r"\w+")
+from llamarec.texts import words_of
+
 _DECAY: Final = 0.8
 _REMEMBERED: Final = 20  # items; by then an item counts 1%
 _BEND: Final = 3.0  # similarity to two items counts less than twice as much (chosen on validation, decision 9)
@@ -26,7 +26,7 @@ def tf_idf(titles: Sequence[str], *, min_titles: int = 1, max_share: float = 1.0
         min_titles: Words in fewer titles are left out.
         max_share: Words in a larger share of the titles are left out.
     """
-    words_by_item = [sorted(set(_WORD.findall(title.casefold()))) for title in titles]
+    words_by_item = [sorted(set(words_of(title.casefold()))) for title in titles]
     counts = Counter(word for words in words_by_item for word in words)
     kept = [word for word, count in counts.items() if min_titles <= count <= max(2, max_share * len(titles))]
     index = {word: number for number, word in enumerate(kept)}

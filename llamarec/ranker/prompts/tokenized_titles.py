@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llamarec.files import write_bytes
 
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
 _DIGEST_BYTES: Final = 32
 
 
@@ -78,9 +78,11 @@ def tokenised(
 def cut_titles(tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], max_title_tokens: int) -> list[str]:
     """Titles of at most `max_title_tokens` tokens each, as text.
 
-    They are cut as text, not as ids, so that any other program tokenises the prompt's text to the same ids.
+    They are cut as text, not as ids, so that any other program tokenises the prompt's text to the same ids. For the
+    same reason a title that spells a control token (`</s>`) has a space put into it.
     """
-    cut = [" ".join(title.split()) for title in titles]
+    control = _control_tokens(tokenizer)
+    cut = [_spelled(" ".join(title.split()), control) for title in titles]
     lengths = [len(ids) for ids in batch_ids(tokenizer, [f" {title}" for title in cut])]
     too_long = [i for i, length in enumerate(lengths) if length > max_title_tokens]
 
@@ -92,6 +94,19 @@ def cut_titles(tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], max_ti
             keep -= 1
 
     return cut
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    # A tokenizer written in Python may have neither.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {*(token.content for token in added if token.special), *getattr(tokenizer, "all_special_tokens", [])}
+    return sorted(token for token in map(str, special) if len(token) > 1)
+
+
+def _spelled(title: str, control: Sequence[str]) -> str:
+    for token in control:
+        title = title.replace(token, f"{token[0]} {token[1:]}")
+    return title
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

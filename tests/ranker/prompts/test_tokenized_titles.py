@@ -14,7 +14,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.ranker.prompts import tokenized_titles as module
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.template import PromptTemplate
-from llamarec.ranker.prompts.tokenized_titles import Titles, tokenised
+from llamarec.ranker.prompts.tokenized_titles import Titles, cut_titles, tokenised
 
 TITLES = ["", "Heat", "Amélie 日本語", "A long title of many words " * 5]
 FRAME = ("(A) ", "\n")
@@ -109,3 +109,15 @@ def test_a_tokenizer_that_cannot_say_what_it_is_is_used_itself(tokenizer: Any, t
         )
     assert made == [4] * 4
     assert not list(tmp_path.iterdir())
+
+
+def test_a_title_that_spells_a_control_token_is_text(tokenizer: Any) -> None:
+    """For any other program that reads the prompt's text, too."""
+    control = [str(token) for token in tokenizer.all_special_tokens]
+    titles = [f"Before {token} after" for token in control]
+
+    for text in cut_titles(tokenizer, titles, 50):
+        assert not set(tokenizer(text, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
+        assert text.startswith("Before ")
+        assert text.endswith(" after")
+    assert control
