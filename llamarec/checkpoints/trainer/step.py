@@ -12,6 +12,7 @@ from llamarec.checkpoints.trainer import distributed, out_of_memory
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.divergence import check_step
+from llamarec.checkpoints.trainer.guards.system_randomness import SystemRandomness
 from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
@@ -37,7 +38,7 @@ class Step:
         random: Put back likewise.
         data: Counts what the loss is the mean of.
         stop: Ends the step.
-        console: For what did not fit.
+        console: For what did not fit, and for draws that no resume repeats.
         last_good: Path of the newest checkpoint, for messages.
     """
 
@@ -57,6 +58,7 @@ class Step:
         self._trainer, self._run, self._boundary, self._data = trainer, run, boundary, data
         self._stateful, self._random = stateful, random
         self._stop, self._console, self._last_good = stop, console, last_good
+        self._system = SystemRandomness(console.warn)
 
     # ---- Gradients ----
 
@@ -133,7 +135,8 @@ class Step:
 
         # A mean over samples, however they are cut: the Trainer divides the loss of a micro-batch by this.
         trainer.current_gradient_accumulation_steps = divisor
-        loss = trainer.training_step(model, batch, num_items)
+        with self._system.watched():
+            loss = trainer.training_step(model, batch, num_items)
         trainer.control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
         return loss
 

@@ -6,4 +6,5 @@ moved_models  callbacks of libraries that move a model beside the trained one
 structure     what the model is made of, at the first step and at each save
 optimizers    one optimizer moves the model, and its state can be read back: known at its first step
 versions      what differs between versions of the libraries
+system_randomness  random bytes of the operating system in a training step
 """

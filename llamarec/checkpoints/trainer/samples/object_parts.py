@@ -211,7 +211,7 @@ def _named_globals(function: FunctionType, names: list[str], imports: bool) -> l
     seen: set[int] = set()
     while modules:
         one = modules.pop()
-        if id(one) in seen or not _is_program_module(one.__name__):
+        if id(one) in seen or not is_program_module(one.__name__):
             continue
 
         seen.add(id(one))
@@ -292,10 +292,10 @@ def _items_of(value: list[object] | tuple[object, ...] | deque[object]) -> list[
 
 def is_program(value: type | FunctionType) -> bool:
     """Whether this is code of a program, and not of Python or of an installed library."""
-    return _is_program_module(str(getattr(value, "__module__", None) or ""))
+    return is_program_module(str(getattr(value, "__module__", None) or ""))
 
 
-def _is_program_module(name: str) -> bool:
+def is_program_module(name: str) -> bool:
     return not _is_library(name.partition(".")[0])
 
 
