@@ -299,10 +299,12 @@ class BatchJob:
 
 
 def check_output(output: Path) -> None:
-    """Checks the ending of an output file, before anything is loaded.
+    """Checks the name of an output file, before anything is loaded.
 
     Raises:
-        ConfigError: files with this ending cannot be written.
+        ConfigError: files with this ending cannot be written, or it is a folder.
     """
     if output.suffix not in ENDINGS:
         raise ConfigError(f"--output {output}: the file name must end in {' or '.join(ENDINGS)}")
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: this is a folder", expected="a file, new or to be replaced")
