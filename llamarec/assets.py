@@ -10,6 +10,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -113,6 +114,7 @@ def fetch(download: Download, target: Path) -> None:
             return
 
         _download(download.url, part)
+        part.with_name(part.name + ".version").unlink(missing_ok=True)
         if download.sha256 and (found := sha256_of(part)) != download.sha256:
             part.unlink()
             raise AssetError(f"{download.url}: wrong SHA-256", expected=download.sha256, found=found)
@@ -126,12 +128,17 @@ def fetch(download: Download, target: Path) -> None:
 def _download(url: str, part: Path) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    version_file = part.with_name(part.name + ".version")
+    version = version_file.read_text(encoding="utf-8") if version_file.is_file() else ""
+    # Without its version, what is here could be the beginning of another file.
+    have = part.stat().st_size if part.is_file() and version else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
 
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
             resumed = answer.status == 206
+            if not resumed:
+                version_file.write_text(_version_of(answer.headers), encoding="utf-8")
             rest = answer.headers.get("Content-Length")
             total = int(rest) + (have if resumed else 0) if rest else None
 
@@ -150,11 +157,17 @@ def _download(url: str, part: Path) -> None:
                 hint="run the same command again: the download resumes",
             )
     except urllib.error.HTTPError as error:
-        # 416: an earlier attempt fetched all of it.
+        # 416: an earlier attempt fetched all of this version.
         if error.code != 416 or not have:
             raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
     except OSError as error:
         raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
+
+
+def _version_of(headers: Mapping[str, str]) -> str:
+    """What an answer says of its file's version; empty where no later answer could be compared with it."""
+    tag = headers.get("ETag") or ""
+    return headers.get("Last-Modified") or "" if tag.startswith("W/") or not tag else tag
 
 
 def _fetch_wheel(asset: WheelAsset, folder: Path, target: Path) -> Path:

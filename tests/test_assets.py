@@ -27,10 +27,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     files = {"/file": CONTENT, "/set.zip": ARCHIVE.getvalue()}  # noqa: RUF012
     ranges: list[str | None] = []  # noqa: RUF012
     break_off_after = 0
+    version: str | None = '"1"'
 
     def do_GET(self) -> None:
         content = self.files.get(self.path)
-        wanted = self.headers.get("Range")
+        is_same = self.headers.get("If-Range") in (None, self.version)
+        wanted = self.headers.get("Range") if is_same else None
         self.ranges.append(wanted)
         if content is None:
             self.send_error(404)
@@ -41,6 +43,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        if self.version:
+            self.send_header("ETag", self.version)
         self.end_headers()
         end = start + self.break_off_after if self.break_off_after else None
         self.wfile.write(content[start:end])
@@ -51,7 +55,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    _Handler.ranges, _Handler.break_off_after = [], 0
+    _Handler.ranges, _Handler.break_off_after, _Handler.version = [], 0, '"1"'
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -75,6 +79,19 @@ def test_what_broke_off_is_gone_on_with(address: str, tmp_path: Path) -> None:
     fetch(Download(f"{address}/file"), tmp_path / "file")
     assert _Handler.ranges[-1] == f"bytes={got}-"
     assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("now", ['"2"', None], ids=["another", "unknown"])
+def test_two_versions_of_a_file_are_not_glued_together(address: str, tmp_path: Path, now: str | None) -> None:
+    _Handler.break_off_after, _Handler.version = 1_000_000, '"1"' if now else None
+    with pytest.raises(AssetError):
+        fetch(Download(f"{address}/file"), tmp_path / "file")
+    _Handler.break_off_after, _Handler.version = 0, now
+    fetch(Download(f"{address}/file"), tmp_path / "file")
+
+    assert _Handler.ranges[-1] is None
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["file"]
 
 
 def test_a_part_that_is_whole_already_is_taken(address: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from llamarec.data.lines import BadLines, LineFormat, Lines, Row, csv_format, re
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
-_ADDRESS = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+_ADDRESS = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 
 
 def _source(code: str, category: str) -> Source:

@@ -14,6 +14,8 @@ from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawF
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
 _ADDRESS = "https://files.grouplens.org/datasets/movielens/"
+# Has not changed since 1998; "latest small" may.
+_SHA256_OF_100K = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 _RATING = (USER, ITEM, "rating", TIMESTAMP)
 _U_ITEM = (ITEM, TITLE, *(f"field_{i}" for i in range(2, 24)))
 _WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
@@ -53,14 +55,14 @@ def _read_latest_small(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
     )
 
 
-def _packed(archive: str, names: tuple[str, ...]) -> tuple[RawFile, ...]:
-    folder = archive.removesuffix(".zip")
-    return tuple(RawFile(name, (), Download(_ADDRESS + archive, member=f"{folder}/{name}")) for name in names)
+def _packed(archive: str, names: tuple[str, ...], sha256: str = "") -> tuple[RawFile, ...]:
+    folder, address = archive.removesuffix(".zip"), _ADDRESS + archive
+    return tuple(RawFile(name, (), Download(address, member=f"{folder}/{name}", sha256=sha256)) for name in names)
 
 
 ML_100K = Source(
     code="ml-100k",
-    files=_packed("ml-100k.zip", ("u.data", "u.item")),
+    files=_packed("ml-100k.zip", ("u.data", "u.item"), _SHA256_OF_100K),
     read=_read_100k,
     homepage="https://grouplens.org/datasets/movielens/100k/",
     fallback=_from_wheel,
