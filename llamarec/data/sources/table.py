@@ -169,27 +169,53 @@ def _read_text(
 
 
 @contextlib.contextmanager
-def _reading_parquet(path: Path) -> Iterator[None]:
+def _reading_parquet(path: Path, problem: str = "cannot be read as Parquet") -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: cannot be read as Parquet", found=str(error)) from error
+        raise DataError(f"{path}: {problem}", found=str(error)) from error
 
 
 def _read_parquet(path: Path, found: dict[str, str]) -> pl.DataFrame:
     with _reading_parquet(path):
         rows = pl.read_parquet(path, columns=list(found.values()), glob=False)
-    rows = rows.rename({column: name for name, column in found.items()})
-    return rows.with_columns(_as_text(rows, name) for name in rows.columns).with_row_index(LINE, offset=1)
+    rows = rows.rename({column: name for name, column in found.items()}).with_row_index(LINE, offset=1)
+
+    # A row for each user, with lists of items and times.
+    if lists := [name for name in found if isinstance(rows.schema[name], pl.List | pl.Array)]:
+        with _reading_parquet(
+            path, f"the lists of a row in {', '.join(found[name] for name in lists)} differ in length"
+        ):
+            rows = rows.explode(lists)
+    return rows.with_columns(_as_text(rows, name, f"{path}, column {found[name]!r}") for name in found)
 
 
-def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
-    if rows.schema[name].is_temporal():
+def _as_text(rows: pl.DataFrame, name: str, where: str) -> pl.Series:
+    """A column as text.
+
+    Raises:
+        DataError: its type holds neither keys nor times nor titles.
+    """
+    column, kind = rows[name], rows.schema[name]
+    if isinstance(kind, pl.Datetime | pl.Date):
         # Decimal seconds, which no unit can be mistaken for.
-        microseconds = pl.col(name).cast(pl.Datetime("us")).dt.epoch("us")
+        microseconds = column.cast(pl.Datetime("us")).dt.epoch("us")
         fraction = (microseconds % MICROSECONDS).cast(pl.String).str.pad_start(6, "0")
-        return pl.concat_str((microseconds // MICROSECONDS).cast(pl.String), pl.lit("."), fraction)
-    return pl.col(name).cast(pl.String)
+        return ((microseconds // MICROSECONDS).cast(pl.String) + "." + fraction).alias(name)
+
+    is_text = kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null, pl.Binary)
+    problem = f"its type is {kind}"
+    if is_text or kind.is_numeric():
+        try:
+            return column.cast(pl.String)
+        except pl.exceptions.PolarsError:
+            problem = "bytes that are no text in UTF-8"
+    raise DataError(
+        f"{where} cannot be the {name}",
+        expected="a date with its time of day, or a number" if name == TIMESTAMP else "text or a number",
+        found=problem,
+        hint=f"--{name}_column NAME, or write the table with this column as text",
+    )
 
 
 def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
