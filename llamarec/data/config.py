@@ -12,7 +12,7 @@ from llamarec.vocabulary import Experiment
 
 SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
+TABLE_ENDINGS = (".csv", ".tsv", ".inter", ".jsonl", ".json", ".ndjson", ".parquet")
 # Windows opens a device instead of a file of such a name.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"

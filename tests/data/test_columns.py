@@ -71,6 +71,22 @@ def test_headers(tmp_path: Path, header: str, cells: str, before: str, ends: str
     assert [column.lower() for column in columns.values()] == ["user", "item", "time", "title"]
 
 
+def test_atomic_files_of_recbole(tmp_path: Path) -> None:
+    path = tmp_path / "shop.inter"
+    rows = "".join(f"u{user}\ti{item}\t5\t{1_577_836_800 + item}\n" for user, item in ROWS)
+    path.write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows, encoding="utf-8")
+    items = tmp_path / "shop.item"
+    titles = "".join(f"i{item}\tThing {item}\ta b\n" for item in range(NUM_ITEMS))
+    items.write_text("item_id:token\ttitle:token_seq\tgenre:token_seq\n" + titles, encoding="utf-8")
+
+    assert _prepare(path, items_file=str(items)) == {
+        "user": "user_id",
+        "item": "item_id",
+        "timestamp": "timestamp",
+        "title": "title",
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

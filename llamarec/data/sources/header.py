@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ _RECORDS: Final = 1_000
 _MAX_LINES: Final = 100
 # The first line of a CSV that Excel wrote for another country's Excel.
 _EXCEL: Final = "sep="
+# RecBole's atomic files (.inter, .item) name a column's type after it.
+_ATOMIC: Final = re.compile(r":(?:token|float)(?:_seq)?$")
 
 
 class Header(NamedTuple):
@@ -61,7 +64,7 @@ def read_header(path: Path, encoding: str) -> Header:
 
     separator = separator or max(SEPARATORS, key=_outside_quotes(lines[skipped]).count)
     reader = csv.reader(iter(lines[skipped:]), delimiter=separator)
-    columns = tuple(name.strip() for name in next(reader))
+    columns = tuple(_ATOMIC.sub("", name.strip()) for name in next(reader))
     return Header(columns, separator, skipped + reader.line_num)
 
 
