@@ -27,4 +27,10 @@ def main(argv: Sequence[str]) -> int:
     metrics = parsed.experiment.ranker_metrics
     console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
     console.print(f"report       {report_of(parsed)}", soft_wrap=True)
+    if result.lost_best_step is not None:
+        console.print(
+            f"WARNING: the best adapter (step {result.lost_best_step:,}) was lost before this process resumed; "
+            "tested was the best, or last, since then",
+            soft_wrap=True,
+        )
     return EXIT_SAVE_FAILED if result.last_save_failed else EXIT_FINISHED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamarec.cli.main import main
+from llamarec.data.prepared import load_prepared
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE, ConfigError
+from llamarec.export.card import model_card
 from llamarec.export.export import _untie_if_adapted, export_run
 from llamarec.ranker.prompts.template import PromptTemplate
+from llamarec.ranker.trained.loading import read_trained
 from llamarec.recommend.recommender import Recommender
+from llamarec.report.run import RunFacts
 from llamarec.vocabulary import Experiment
+from tests.report.test_report import CONTROLS, HOSTILE
 from tests.tiny_llama import tiny_llama
 
 
@@ -231,3 +237,25 @@ def test_a_run_that_was_not_tested_says_so(experiment: Experiment, tmp_path: Pat
     (copy / "llm" / "shop" / "metrics.json").unlink()
     export_run(Experiment(copy, "shop"), tmp_path / "a")
     assert "has not been tested" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, HOSTILE], ids=lambda value: ascii(value)[:20])
+def test_hyperparameters_from_elsewhere_are_one_cell_of_the_card(
+    experiment: Experiment, run: RunFacts, value: object
+) -> None:
+    data = load_prepared(experiment.data)
+    trained = read_trained(experiment, data)
+    assert run.manifest is not None
+    options = {**run.manifest.hyperparameters, "learning_rate": "KNOWN", "lora_target_modules": value}
+    changed = replace(run, manifest=replace(run.manifest, hyperparameters=options))
+
+    card = model_card(changed, trained, data, merged=False, base_model="a/b")
+
+    card.encode("utf-8")
+    assert not CONTROLS.search(card)
+    lines = card.splitlines()
+    (line,) = (line for line in lines if line.startswith("| `lora_target_modules` | "))
+    assert line.endswith(" |")
+    assert lines[lines.index("| `learning_rate` | KNOWN |") - 1] == "|---|---|"
+    inner = line.removeprefix("| `lora_target_modules` | ").removesuffix(" |")
+    assert not [mark for mark in ("|", "<", "](", "`") if mark in inner]

@@ -24,6 +24,7 @@ from llamarec.report.compare_page import write_comparison
 from llamarec.report.run import RunFacts, read_run
 from llamarec.vocabulary import Experiment
 from tests.report.conftest import QUIET, argv
+from tests.report.test_report import CONTROLS, HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,22 @@ def test_what_cannot_be_compared_is_refused(experiment: Experiment, second: Expe
     nobody = other.test.with_columns(user=pl.Series([f"x{number}" for number in np.arange(len(other.test))]))
     with pytest.raises(ArtifactError, match="no user in common"):
         compare_runs({"a": one, "b": replace(other, test=nobody)})
+
+
+def test_hyperparameters_from_elsewhere_are_text_on_a_terminal(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = _read(experiment)
+    assert one.manifest is not None
+    plain = replace(one.manifest, hyperparameters={f"x{number}": "plain" for number in range(len(HOSTILE))})
+    hostile = replace(plain, hyperparameters={f"x{number}": value for number, value in enumerate(HOSTILE)})
+    runs = {"a": replace(one, manifest=plain), "b": replace(one, manifest=hostile)}
+    found = compare_runs(runs)
+    _print(found)
+    said = capsys.readouterr().out
+    assert "x0" in said
+    assert not CONTROLS.search(said)
+    write_comparison(found, runs, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not CONTROLS.search(page)
+    assert not [text for text in ("<script>alert", "<img src=x", "</table><h1>", "<!-- -->") if text in page]

@@ -199,6 +199,37 @@ def test_the_command_has_what_a_finished_run_was_tested_with_since(run: RunFacts
     assert "--max_test_users" not in render(replace(run, metrics={**run.metrics, "config": config, "step": 8}))
 
 
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# As a manifest from elsewhere may have them: tags, lines, what a terminal obeys, Markdown.
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</td></table><h1>",
+    "a\n# b\r\n- c",
+    "\x1b[2J\x1b]0;title\x07\x9b",
+    "\u202etxt\u2028next\ud800",
+    "[x](javascript:alert(1)) ![y](http://z)",
+    "| a \\| b | `c` ``",
+    "&lt;script&gt; <!-- -->",
+]
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, HOSTILE, {HOSTILE[0]: HOSTILE[4]}], ids=lambda value: ascii(value)[:20])
+def test_hyperparameters_from_elsewhere_are_text(run: RunFacts, page: str, value: object) -> None:
+    assert run.manifest is not None
+    for name in ("learning_rate", str(value)):
+        options = {**run.manifest.hyperparameters, name: value}
+        manifest = replace(run.manifest, hyperparameters=options, given={**run.manifest.given, name: value})
+        text = render(replace(run, manifest=manifest))
+        text.encode("utf-8")
+        assert not CONTROLS.search(text)
+        found, before = _Page(text), _Page(page)
+        assert (found.open, found.addresses, found.ids) == (before.open, before.addresses, before.ids)
+        assert text.count("<script") == page.count("<script")
+        assert text.count("<img") == page.count("<img")
+
+
 def test_secrets_are_not_shown(run: RunFacts) -> None:
     assert run.manifest is not None
     options = {**run.manifest.hyperparameters, "hub_token": "hf_secret"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage import durable
 from llamarec.checkpoints.storage.best_model import read_best
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.saves import best, saver, writer
@@ -234,3 +236,51 @@ def test_a_read_error_of_the_data_at_a_save_does_not_end_training(
     assert "could not be drawn again at this save" in capsys.readouterr().err
     assert not trainer.last_save_failed
     assert outcome(tmp_path) == uninterrupted
+
+
+def _remove_best(folder: Path) -> None:
+    shutil.rmtree(folder / f"checkpoint-{BEST}")
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix in (".json", ".safetensors"):
+            path.unlink()
+
+
+def test_a_resume_without_the_best_model_says_so_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class StopsBefore(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == LAST - 1:
+                control.should_save = control.should_training_stop = True
+
+    first = _trainer(tmp_path)
+    first.add_callback(StopsBefore())
+    first.train()
+    _remove_best(tmp_path)
+    capsys.readouterr()
+
+    trainer = _trainer(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+
+    last = capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert last.startswith(f"WARNING: the best model (step {BEST}) was not there when this process resumed; ")
+    assert last.endswith(f"step {LAST} is the best since then")
+    assert trainer.lost_best_step == BEST
+
+
+def test_a_best_model_that_goes_while_training_is_told(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path)
+    load = trainer._resumable.weights.load_best
+
+    def load_after(run: RunFolder) -> bool:
+        _remove_best(tmp_path)
+        return bool(load(run))
+
+    trainer._resumable.weights.load_best = load_after
+    trainer.train()
+    assert trainer.last_save_failed
+
+
+@pytest.mark.parametrize("in_background", [True, False], ids=["background", "foreground"])
+def test_no_checkpoint_has_the_empty_card_of_peft(in_background: bool, tmp_path: Path) -> None:
+    _trainer(tmp_path, in_background=in_background).train()
+    assert list(tmp_path.rglob("adapter_config.json"))
+    assert not list(tmp_path.rglob("README.md"))

@@ -31,6 +31,9 @@ class Restorer:
         stateful: The objects that the program passed.
         random: Its random states.
         console: For a best model that is not found.
+
+    Attributes:
+        lost_best: Step of a best model that the checkpoint knows, and that was not there; None where it was.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Restorer:
     ) -> None:
         self._trainer, self._run, self._console = trainer, run, console
         self._stateful, self._random = stateful, random
+        self.lost_best: int | None = None
 
     def training_values(self, dataloader: DataLoader[Batch]) -> tuple[int, int, int, int, int, int, int]:
         """How long training is, counted in samples from where it continues.
@@ -146,9 +150,21 @@ class Restorer:
                 f"note: the best model so far (step {step:,}, {state.best_metric:.4g}) is neither in "
                 f"checkpoint-{step} nor in the run's folder; the best is chosen from the validations from here on"
             )
+            self.lost_best = step
             state.best_metric = state.best_global_step = None
 
         state.best_model_checkpoint = str(folder) if folder is not None else None
+
+    def announce_lost_best(self) -> None:
+        """At the end: the first lines of a long training are forgotten by then."""
+        if self.lost_best is None:
+            return
+
+        best = self._trainer.state.best_global_step
+        instead = "the last one is used" if best is None else f"step {best:,} is the best since then"
+        self._console.warn(
+            f"WARNING: the best model (step {self.lost_best:,}) was not there when this process resumed; {instead}"
+        )
 
     # ---- Last ----
 

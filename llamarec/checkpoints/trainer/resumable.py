@@ -164,6 +164,12 @@ class ResumableMixin(_Trainer):
         return writer is not None and bool(writer.last_error)
 
     @property
+    def lost_best_step(self) -> int | None:
+        """Step of a best model that was not there when this process resumed; None where it was."""
+        last = self._resumable.last
+        return last.restorer.lost_best if last is not None else None
+
+    @property
     def seconds_blocked_by_saves(self) -> float:
         """Time that training waited for an earlier save to be written."""
         writer = self._resumable.writer
@@ -317,6 +323,7 @@ class ResumableMixin(_Trainer):
             self._load_best_model()
         output: TrainOutput = super()._finalize_training(trial, num_train_samples, start_time)
         self.state.best_model_checkpoint = best
+        training.restorer.announce_lost_best()
         return output
 
     # ---- Hooks of the Trainer: saving ----
@@ -349,7 +356,9 @@ class ResumableMixin(_Trainer):
             below(output_dir, state_dict)
 
     def _load_best_model(self) -> None:
-        self._resumable.weights.load_best(self._resumable.training.run.folder)
+        training = self._resumable.training
+        if not self._resumable.weights.load_best(training.run.folder):
+            training.writer.best.miss(self.state.best_global_step)
 
 
 class ResumableTrainer(ResumableMixin, Trainer):

@@ -52,10 +52,12 @@ class RankerResult:
     Attributes:
         outcome: Metrics on the test users.
         last_save_failed: Whether the last checkpoint could not be written.
+        lost_best_step: Step of a best adapter that was not there at the resume; None where it was.
     """
 
     outcome: Outcome
     last_save_failed: bool
+    lost_best_step: int | None
 
 
 def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
@@ -86,7 +88,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     if parsed.training.process_index == 0:
         write_test(experiment.test, answers, data)
         write_metrics(ranker, data, outcome)
-    return RankerResult(outcome, ranker.trainer.last_save_failed)
+    return RankerResult(outcome, ranker.trainer.last_save_failed, ranker.trainer.lost_best_step)
 
 
 def _check_can_start(parsed: Parsed, data: PreparedData) -> None:

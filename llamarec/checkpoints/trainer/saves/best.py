@@ -59,6 +59,10 @@ class BestModel:
         self.error = f"the best model (step {step}) is lost: its save failed, and {why}"
         self._warn(f"WARNING: {self.error}. Training continues; a better one takes its place.")
 
+    def miss(self, step: int | None) -> None:
+        """The best model of this step is gone at the end of training."""
+        self.error = self.error or f"the best model (step {step}) is gone"
+
     def is_owed(self, step: int) -> bool:
         """Whether the best model of this step waits for a later save."""
         return self._owed is not None and self._owed.manifest.step == step

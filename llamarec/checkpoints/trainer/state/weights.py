@@ -37,18 +37,19 @@ class Weights:
     def __init__(self, trainer: LiveTrainer, config: CheckpointConfig, console: Console, extra: ExtraState) -> None:
         self._trainer, self._config, self._console, self._extra = trainer, config, console, extra
 
-    def load_best(self, run: RunFolder) -> None:
-        """Loads the best model of this line of training, verified."""
+    def load_best(self, run: RunFolder) -> bool:
+        """Loads the best model of this line of training, verified; False where it is gone."""
         step = self._trainer.state.best_global_step
         if step is None:
-            return
+            return True
 
         folder = folder_of_best(run, step)
         if folder is None:
             self._console.warn(f"WARNING: the best model (step {step:,}) is gone; the last one is used")
-            return
+            return False
 
         self.load(folder)
+        return True
 
     def load(self, folder: Path) -> None:
         """Loads the weights of a checkpoint (or of the best model) into the live model, every adapter under its name.
