@@ -5,6 +5,7 @@
     test            the tests
     bench           speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture         checkpoints, killed and damaged at every point; a table
+    torture-syscalls   the same below Python, and for every command that writes; Linux only
     matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
     fuzz            odd content in every kind of file of a checkpoint; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
@@ -65,6 +66,11 @@ def torture(arguments: Sequence[str]) -> None:
     _run("-W", "ignore", "-m", "tests.resume.torture", *arguments)
 
 
+def torture_syscalls(arguments: Sequence[str]) -> None:
+    """Linux on x86_64; elsewhere it says why it is skipped. `--every 20` takes a minute or two."""
+    _run("-W", "ignore", "-m", "tests.resume.torture.syscalls", *arguments)
+
+
 def matrix(arguments: Sequence[str]) -> None:
     """Some half an hour on two cores; --store writes docs/matrix.md."""
     _run("-W", "ignore", "-m", "tests.resume.matrix", *arguments)
@@ -123,6 +129,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "test": test,
     "bench": bench,
     "torture": torture,
+    "torture-syscalls": torture_syscalls,
     "fuzz": fuzz,
     "matrix": matrix,
     "compat": compat,

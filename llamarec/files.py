@@ -24,8 +24,12 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A neighbour to write to, which takes the file's place in the end, or goes without a trace where that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A neighbour to write to, which takes the file's place in the end, or goes without a trace where that fails.
+
+    When this ends, the file is on the medium.
+    """
+    with naming(path):
+        durable.make_folders(path.parent)
     # A name of one's own: another process may write the same file.
     staging = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -35,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with naming(path), staging.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(staging, path)
+        with naming(path):
+            durable.fsync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             durable.remove(staging)
@@ -45,14 +51,15 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """An empty neighbour to fill, which takes the folder's place in the end, or goes without a trace where that fails.
 
-    A kill leaves the old folder or the new one, at worst the old one under a name of ours beside it, from which the
-    next call puts it back. A second process that replaces the same folder waits until the first has finished.
+    A kill or a power loss leaves the old folder or the new one, at worst the old one under a name of ours beside it,
+    from which the next call puts it back. A second process that replaces the same folder waits until the first has
+    finished.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, or its file system has no locks; names the folder.
     """
     with naming(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(target.parent)
     with _locked(target):
         yield from _replacing_folder(target)
 
@@ -70,6 +77,8 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
     try:
         with naming(target):
             yield staging
+            # Before the rename, and before the old one goes: a disk may keep a name and lose the content.
+            durable.sync_tree(staging)
         # Renamed away, not deleted: where something in it is open (Windows), it stays whole.
         if kind_of(target) != "nothing":
             target.rename(old)
@@ -79,6 +88,7 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
+        durable.fsync_folder(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             durable.remove(staging)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypedDict
 import polars as pl
 from filelock import FileLock, Timeout
 
-from llamarec.checkpoints.storage import json_shapes
+from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.errors import ConfigError, LlamarecError, LockedError
@@ -287,6 +287,8 @@ class BatchJob:
             self._partial.unlink()
         else:
             os.replace(self._partial, self._output)
+            # Before the note goes by which the next call knows what these are.
+            durable.fsync_folder(self._output.parent)
         with contextlib.suppress(OSError):
             self._made_of.unlink()
 

@@ -63,7 +63,10 @@ class Child:
 
     def wait(self) -> Ending:
         """Until it has ended."""
-        _, status = os.waitpid(self.pid, 0)
+        return self.ending(os.waitpid(self.pid, 0)[1])
+
+    def ending(self, status: int) -> Ending:
+        """Of a child that has been waited for; the status is as `waitpid` gives it."""
         result = self.folder / "result.json"
         return Ending(
             os.waitstatus_to_exitcode(status),

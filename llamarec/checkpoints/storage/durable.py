@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from llamarec.checkpoints.storage.entries import EntryError, described, kind_of, open_regular, require_regular
+from llamarec.checkpoints.storage.entries import (
+    EntryError,
+    described,
+    entries_below,
+    kind_of,
+    open_regular,
+    require_regular,
+)
 
 Observer = Callable[[str, Path], None]
 """Called with (effect, path); effect is make, write, torn, fsync, rename, unlink or remove."""
@@ -183,6 +190,24 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Puts a folder that somebody else filled on the medium: every file, then every folder from below."""
+    folders = [path]
+    for entry in entries_below(path):
+        kind = kind_of(entry)
+        if kind == "folder":
+            folders.append(entry)
+        elif kind == "file":
+            announce("fsync", entry)
+            # Windows syncs only what is open for writing.
+            # A file that its owner may not read is linked from elsewhere, and is there already.
+            with contextlib.suppress(PermissionError), entry.open("r+b" if os.name == "nt" else "rb") as file:
+                os.fsync(file.fileno())
+
+    for folder in sorted(folders, reverse=True):
+        fsync_folder(folder)
 
 
 def make_folders(path: Path) -> None:

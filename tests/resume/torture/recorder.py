@@ -77,9 +77,7 @@ class Recorder:
         def fsync(fd: Any) -> None:
             self.look("os.fsync")
             before(fd)
-            node = self._nodes.get(os.fstat(fd).st_ino)
-            if node is not None:
-                self.changes.append(Change("sync", node))
+            self.synced(os.fstat(fd).st_ino)
 
         os.fsync = fsync
         try:
@@ -88,6 +86,31 @@ class Recorder:
             self.look("end")
         finally:
             os.fsync = before
+
+    def synced(self, inode: int) -> None:
+        """Notes that a file or a folder was synced, if it is one of these."""
+        node = self._nodes.get(inode)
+        if node is not None:
+            self.changes.append(Change("sync", node))
+
+    def unsynced(self) -> list[str]:
+        """Paths whose content or entry a power loss could take by now."""
+        last = {(change.kind, change.node): number for number, change in enumerate(self.changes)}
+        named = {(change.place, change.node): number for number, change in enumerate(self.changes)}
+
+        left = []
+        for (folder, name), node in self._entries.items():
+            has_entry = last.get(("sync", folder), -1) > named[(folder, name), node]
+            has_content = last.get(("sync", node), -1) >= last.get(("write", node), -1)
+            if not has_entry or not has_content:
+                left.append(self._path(folder, name))
+        return sorted(left)
+
+    def _path(self, folder: int, name: str) -> str:
+        if folder == ROOT:
+            return name
+        above, own = next(place for place, node in self._entries.items() if node == folder)
+        return f"{self._path(above, own)}/{name}"
 
     def over(self, number: int) -> None:
         """Notes that a save is over: from now on it must survive."""
