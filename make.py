@@ -7,7 +7,7 @@
     torture         checkpoints, killed and damaged at every point; a table
     torture-syscalls   the same below Python, and for every command that writes; Linux only
     matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
-    fuzz            odd content in every kind of file of a checkpoint; two minutes (--seconds N --seed N)
+    fuzz            odd content in checkpoints, tables, runs and exports; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict

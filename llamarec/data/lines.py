@@ -24,6 +24,9 @@ BLOCK_BYTES = 32 * 2**20
 LINE = "line number"  # the space keeps it apart from a file's own columns
 _MAX_LISTED = 20
 
+POLARS_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises at a damaged file; a panic of its Rust code is no `Exception`."""
+
 Schema = dict[str, type[pl.DataType]]
 Row = dict[str, object]
 Parse = Callable[["Lines"], Row | None]
@@ -206,7 +209,7 @@ def _at_once(path: Path, first_line: int, block: bytes, form: LineFormat) -> pl.
         if frame is None:
             return None
         frame = frame.select(pl.col(name).cast(kind) for name, kind in form.schema.items())
-    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+    except (*POLARS_ERRORS, UnicodeDecodeError):
         return None
 
     lines = text.count(b"\n") + (not text.endswith(b"\n"))

@@ -15,6 +15,7 @@ from llamarec.checkpoints.storage import json_shapes
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.data.config import DataConfig
+from llamarec.data.lines import POLARS_ERRORS
 from llamarec.errors import ArtifactError, Lines
 from llamarec.vocabulary import (
     ITEM,
@@ -211,7 +212,14 @@ def load_prepared(folder: Path) -> PreparedData:
                 hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
             )
 
-    histories, items = (pl.read_parquet(folder / name, glob=False) for name in (HISTORIES, ITEMS))
+    try:
+        histories, items = (pl.read_parquet(folder / name, glob=False) for name in (HISTORIES, ITEMS))
+    except POLARS_ERRORS as error:
+        raise ArtifactError(
+            f"{folder}: cannot be read as Parquet",
+            found=str(error),
+            hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
+        ) from error
     return PreparedData(
         dataset_code=manifest["dataset_code"],
         folder=folder,

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from llamarec.data.lines import POLARS_ERRORS
 from llamarec.data.sources.columns import is_known
 from llamarec.data.sources.header import SEPARATORS
 from llamarec.errors import DataError
@@ -52,7 +53,7 @@ def read_requests(path: Path, user_column: str = "") -> list[Request]:
 
     try:
         requests = _distinct(path, _read(path, user_column))
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+    except (OSError, UnicodeDecodeError, *POLARS_ERRORS) as error:
         raise DataError(f"--users {path}: cannot be read", expected=_EXPECTED, found=str(error)) from error
 
     if not requests:

@@ -90,7 +90,11 @@ def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
 
     # Among few users one may be several of these.
     unique = {row: why for why, row in reversed(chosen.items())}
-    return [_example(why, covered.row(row, named=True), data) for row, why in reversed(unique.items())]
+    try:
+        return [_example(why, covered.row(row, named=True), data) for row, why in reversed(unique.items())]
+    except (IndexError, KeyError, TypeError, ValueError):
+        # The file has no hash. Lists that do not fit one another, or the data, are not shown.
+        return []
 
 
 def _example(why: str, row: dict[str, object], data: PreparedData) -> Example:

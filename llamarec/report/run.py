@@ -14,6 +14,7 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import is_locked
 from llamarec.checkpoints.storage.manifest import Manifest, Session
 from llamarec.checkpoints.storage.summary import CheckpointSummary, gather, latest_and_best, newest, trainer_state
+from llamarec.data.lines import POLARS_ERRORS
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
@@ -148,7 +149,7 @@ def _since_restart(folder: RunFolder) -> tuple[Session, ...]:
 def _test(path: Path) -> pl.DataFrame | None:
     try:
         return pl.read_parquet(path, glob=False) if path.is_file() else None
-    except (pl.exceptions.PolarsError, OSError):
+    except (*POLARS_ERRORS, OSError):
         return None
 
 

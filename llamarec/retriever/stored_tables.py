@@ -11,9 +11,10 @@ from typing import Final
 
 import polars as pl
 
+from llamarec.data.lines import POLARS_ERRORS
 from llamarec.errors import ArtifactError
 
-UNREADABLE: Final = (pl.exceptions.PolarsError, OSError, KeyError, ValueError)
+UNREADABLE: Final = (*POLARS_ERRORS, OSError, KeyError, ValueError)
 """Errors that reading a damaged or foreign file raises."""
 
 _METADATA_KEY: Final = "llamarec"

@@ -16,6 +16,7 @@ from pathlib import Path
 from llamarec.checkpoints.storage.layout import RunFolder
 from tests.checkpoints.factory import make_run
 from tests.fuzz.checks import check
+from tests.fuzz.inputs import run_input_case
 from tests.fuzz.mutations import MUTATIONS
 
 CHANGED = 300
@@ -47,7 +48,9 @@ def _work(cases: Connection) -> None:
         seed = cases.recv()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
-                cases.send(("good", run_case(seed, Path(folder))))
+                # Every other case is about something else than a checkpoint.
+                run = run_case if seed % 2 else run_input_case
+                cases.send(("good", run(seed, Path(folder))))
             except BaseException as error:
                 cases.send(("bad", "".join(traceback.format_exception(error))))
 

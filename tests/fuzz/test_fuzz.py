@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fuzz.cases import CHANGED, fuzz, run_case
 from tests.fuzz.checks import BrokenPromiseError, check
+from tests.fuzz.inputs import change_parquet_table, change_table, run_input_case
 from tests.fuzz.mutations import MUTATIONS, Mutation, change_json
 
 # Deep folders; control characters; weights that are a list.
@@ -48,3 +50,36 @@ def test_a_broken_promise_is_found(tmp_path: Path) -> None:
     damage(run.checkpoint(100))
     with pytest.raises(BrokenPromiseError, match="another one is not good"):
         check(run, CHANGED, change_json, commands=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", [1008])
+def test_what_was_found_once_between_the_stages(seed: int, tmp_path: Path) -> None:
+    """A test table whose lists differ in length ended the report."""
+    run_input_case(seed, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [change_table, change_parquet_table])
+def test_odd_tables_are_read_or_refused(case: Any, tmp_path: Path) -> None:
+    for seed in range(4):
+        (tmp_path / str(seed)).mkdir()
+        case(random.Random(seed), tmp_path / str(seed))
+
+
+def test_a_panic_of_polars_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no `Exception`, and would pass every `except` but its own."""
+    import polars as pl
+
+    from llamarec.errors import DataError
+    from llamarec.recommend.requests import read_requests
+
+    def panic(*_: Any, **__: Any) -> Any:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    path = tmp_path / "users.parquet"
+    path.write_bytes(b"PAR1")
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(DataError, match="index out of bounds"):
+        read_requests(path)

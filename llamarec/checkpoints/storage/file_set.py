@@ -122,6 +122,8 @@ class FileSet:
                 if not matches(staging.path / name, entry):
                     raise CheckpointError(f"{self.folder / name} {NOT_AS_WRITTEN}")
             files = {name: asdict(entry) for name, entry in sorted(staging.files.items())}
+            # A power loss may keep an entry and lose an earlier one: with the manifest, all files are there.
+            durable.fsync_folder(staging.path)
             staging.finish(MANIFEST, sealed({**about, "files": files}))
             durable.fsync_folder(self.folder)
         self._move()

@@ -11,7 +11,7 @@ import polars as pl
 
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
-from llamarec.data.lines import LINE, BadLines, Schema, csv_format, jsonl_format, read_lines
+from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.source import FRACTION, RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.sources.columns import check_titles, find_columns, shared_key
@@ -172,7 +172,7 @@ def _read_text(
 def _reading_parquet(path: Path, problem: str = "cannot be read as Parquet") -> Iterator[None]:
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         raise DataError(f"{path}: {problem}", found=str(error)) from error
 
 
@@ -208,7 +208,7 @@ def _as_text(rows: pl.DataFrame, name: str, where: str) -> pl.Series:
     if is_text or kind.is_numeric():
         try:
             return column.cast(pl.String)
-        except pl.exceptions.PolarsError:
+        except POLARS_ERRORS:
             problem = "bytes that are no text in UTF-8"
     raise DataError(
         f"{where} cannot be the {name}",

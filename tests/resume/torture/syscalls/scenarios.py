@@ -221,7 +221,8 @@ def export(folder: str) -> None:
     _llamarec("export", f"{folder}/experiments/llm/shop", "--to", f"{folder}/out/model", "--overwrite")
 
 
-def _with_export(folder: str) -> None:
+def with_export(folder: str) -> None:
+    """A retriever, a ranker, an export of it beside a file of the user's own, and files of users."""
     _with_ranker(folder)
     named = ("--base_model", "another")
     _ended(lambda: _llamarec("export", f"{folder}/experiments/llm/shop", "--to", f"{folder}/out/model", *named))
@@ -378,11 +379,11 @@ SCENARIOS: Final = (
         warms_up=False,
         every=4,
     ),
-    Scenario("export", "export over an earlier one", _with_export, export, "out", _exported, read_nothing, power=True),
+    Scenario("export", "export over an earlier one", with_export, export, "out", _exported, read_nothing, power=True),
     Scenario(
         "recommend",
         "recommend --output, JSON lines",
-        _with_export,
+        with_export,
         recommend,
         "out",
         _output,
@@ -394,7 +395,7 @@ SCENARIOS: Final = (
     Scenario(
         "recommend-parquet",
         "the same as Parquet",
-        _with_export,
+        with_export,
         recommend_parquet,
         "out",
         _output,
