@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llamarec.checkpoints.storage import durable
+from llamarec.checkpoints.storage.file_set import FileSet
 from llamarec.files import replacing_folder, write_bytes, write_json, write_text
 
 
@@ -172,3 +175,38 @@ def test_a_kill_between_the_renames_loses_nothing(renames: int, tmp_path: Path) 
 
     assert _content(target) == {"a.txt": "first"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def _effects_of(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    effects: list[tuple[str, str]] = []
+    monkeypatch.setattr(durable, "observer", lambda effect, path: effects.append((effect, path.name)))
+    action()
+    return effects
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
+def test_a_folder_is_on_the_medium_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+
+    def replace() -> None:
+        with replacing_folder(tmp_path / "model") as staging:
+            (staging / "sub").mkdir()
+            (staging / "sub/weights").write_text("1")
+
+    effects = _effects_of(replace, monkeypatch)
+    synced = [name for effect, name in effects if effect == "fsync"]
+    assert synced == ["weights", "sub", ".model.llamarec-new", tmp_path.name]
+    assert effects.index(("fsync", tmp_path.name)) < effects.index(("remove", ".model.llamarec-old"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
+def test_files_are_on_the_medium_before_the_manifest_that_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss may keep the manifest's entry in the folder and lose an older one."""
+    files = FileSet(tmp_path / "set")
+    effects = _effects_of(lambda: files.publish(lambda staging: staging.write("lists", b"1"), {}), monkeypatch)
+    made = effects.index(("make", "manifest.json"))
+    assert effects.index(("fsync", "lists")) < effects.index(("fsync", ".publishing")) < made

@@ -22,7 +22,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind for module in (kills, power, disk, damage, trainings) for kind in module.KINDS
 }
 _SHOWN = 8
-_WIDTH = 26
+_WIDTH = 28
 
 
 def main(arguments: Sequence[str]) -> int:
