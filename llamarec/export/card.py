@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def model_card(
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, object]:
     return {
-        "overall": _rows(metrics["overall"]),
-        "subset": _rows(metrics["subset"]),
+        "overall": _rows(metrics.get("overall")),
+        "subset": _rows(metrics.get("subset")),
         "users": f"{metrics['num_users']:,}",
         "covered": f"{metrics['num_covered']:,}",
         "letters": bool(metrics["fusion"]["letters"]),
@@ -121,8 +121,8 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _rows(stored: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [Row(**row) for row in stored]
+def _rows(content: object) -> list[list[str]]:
+    rows = stored(content, list[Row], METRICS_FILE)
     return [
         [
             row.metric,
