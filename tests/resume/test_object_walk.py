@@ -27,8 +27,12 @@ class Noise:
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
-    [("project", {".held", "@{name}.OWN"}), ("lib/python3/site-packages", {".held"})],
-    ids=["program", "installed"],
+    [
+        ("project", {".held", "@{name}.OWN"}),
+        ("lib/python3/site-packages", {".held"}),
+        ("packages_of_a_target", {".held"}),
+    ],
+    ids=["program", "installed", "pip install --target"],
 )
 def test_globals_are_looked_at_in_a_program_and_objects_everywhere(
     folder: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -36,6 +40,8 @@ def test_globals_are_looked_at_in_a_program_and_objects_everywhere(
     name = f"noise_of_{Path(folder).name.replace('-', '_')}"
     place = tmp_path / folder
     place.mkdir(parents=True)
+    if folder == "packages_of_a_target":
+        (place / "noise-1.0.dist-info").mkdir()
     (place / f"{name}.py").write_text(CODE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(place))
     noise: Callable[[], float] = importlib.import_module(name).Noise()

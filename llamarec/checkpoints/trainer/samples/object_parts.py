@@ -309,10 +309,19 @@ def _is_library(package: str) -> bool:
     if package in sys.stdlib_module_names and package != "__main__":
         return True
 
+    if package == _OURS:
+        return True
+
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None)
-    places = [file] if file else list(getattr(module, "__path__", []))
-    return package == _OURS or any(_INSTALLED & set(Path(place).parts) for place in places)
+    places = [Path(file)] if file else [Path(path, "__init__.py") for path in getattr(module, "__path__", [])]
+    return any(map(_is_installed, places))
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether an installer put a package there: into an environment's folder, or into one that it was told."""
+    folder = file.parent.parent if file.name == "__init__.py" else file.parent
+    return bool(_INSTALLED & set(file.parts)) or next(folder.glob("*.dist-info"), None) is not None
 
 
 def _names(code: CodeType) -> set[str]:
