@@ -160,7 +160,10 @@ def _set_bits(bits: np.random.BitGenerator, state: object, seeds: Seeds | None) 
     there: Any = getattr(bits, "seed_seq", None)
     if seeds is not None and _seeds_of(bits) not in (None, seeds):
         # In place: the program may hold it. numpy has no other way to count back.
-        there.__setstate_cython__(np.random.SeedSequence(**seeds).__reduce__()[2])
+        content = np.random.SeedSequence(**seeds).__reduce__()
+        # Before numpy 2 the unpickled object has no state of its own, and the method another name.
+        set_content = getattr(there, "__setstate_cython__", None) or there.__setstate__
+        set_content(content[2] if len(content) > 2 else content[1][2])
 
 
 def _plain(value: object) -> object:
