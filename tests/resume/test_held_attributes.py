@@ -489,6 +489,42 @@ def test_everyday_callbacks_are_not_refused(tmp_path: Path) -> None:
     assert own.lap > lap
 
 
+class Collects(TrainerCallback):
+    """Puts things that are no plain values where plain ones are, at the step that is given."""
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+        self.list: list[object] = [1]
+        self.deque: deque[object] = deque([1], maxlen=3)
+        self.dict: dict[str, object] = {"first": torch.ones(2)}
+        self.set: set[object] = {1}
+        self.nested: dict[str, list[object]] = {"inner": []}
+        self.one: object = 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See there."""
+        thing = self.thing if state.global_step % 2 else state.global_step
+        self.list.append(thing)
+        self.deque.append(thing)
+        self.dict["last"] = thing
+        self.set.add(thing)
+        self.nested["inner"].append(thing)
+        self.one = thing
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ValueError("no"), threading.Lock, lambda: (number for number in range(3)), object, lambda: print],
+    ids=["exception", "lock", "generator function", "object", "function"],
+)
+def test_what_is_not_plain_may_come_into_what_was(make: Callable[[], object], tmp_path: Path) -> None:
+    stopped(_evaluated(tmp_path / "run", Collects(make())), 5)
+    _evaluated(tmp_path / "run", Collects(make())).train("latest")
+    _evaluated(tmp_path / "whole", Collects(make())).train()
+
+    assert _end(tmp_path / "run") == _end(tmp_path / "whole")
+
+
 def test_objects_of_this_project_are_left_to_it(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, **SHORT)
     trainer.requests, trainer.console = StopRequests(), Console()

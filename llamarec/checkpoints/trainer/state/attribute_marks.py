@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import sys
 from collections.abc import Iterable, Sized
@@ -159,9 +160,10 @@ class QuietMarks:
 
 
 def tensors_in(value: object) -> list[Tensor]:
-    """The live tensors of a plain value."""
+    """The live tensors of a plain value; of another, those before what is not plain."""
     found: list[Tensor | Array] = []
-    encoded(value, leaf=found.append, max_items=sys.maxsize, max_bytes=sys.maxsize)
+    with contextlib.suppress(NotPlainError):
+        encoded(value, leaf=found.append, max_items=sys.maxsize, max_bytes=sys.maxsize)
     return [one for one in found if isinstance(one, Tensor)]
 
 
