@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -11,11 +12,16 @@ import os
 import signal
 import socket
 import sys
-from typing import Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, add_experiment_root, add_verb, dataclass_from
 from llamarec.errors import EXIT_FINISHED, ConfigError
 from llamarec.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from uvicorn import Server
 
 SUMMARY = "Serve a trained run over HTTP: a web page, /recommend, /items, /health and /metrics."
 
@@ -29,9 +35,11 @@ log-in: before you open it to others with --host, put a proxy
 that has one in front of it. After Ctrl-C or SIGTERM it answers
 the waiting requests, then ends.
 """
-_BACKLOG: Final = 32
+# A queue that overflows leaves clients with half a connection, which is reset when the service stops.
+_BACKLOG: Final = 1024
 _OTHER_FILES: Final = 256
 _SECONDS: Final = 60.0
+_SETTLING_SECONDS: Final = 0.25
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -80,7 +88,6 @@ def execute(arguments: argparse.Namespace) -> int:
             access_log=False,
             server_header=False,
             limit_concurrency=limits.max_connections,
-            # What waits here when the service stops is reset without an answer.
             backlog=_BACKLOG,
             # Requests in progress when it stops have as much time as any other.
             timeout_graceful_shutdown=int(limits.timeout_seconds) + 1,
@@ -99,9 +106,23 @@ def execute(arguments: argparse.Namespace) -> int:
         # On a signal uvicorn ends in order, then sends the signal again to the previous handler.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        server.shutdown = partial(_shut_down, server, server.shutdown)  # type: ignore[method-assign]
+        server.run(sockets=[listening])
     print("stopped", flush=True)
     return EXIT_FINISHED
+
+
+async def _shut_down(server: Server, shut_down: Callable[..., Awaitable[None]], sockets: list[socket.socket]) -> None:
+    """Ends a service whose connections have all been accepted, and their requests read.
+
+    Closed at once, the system resets those that wait to be accepted, and those whose request waits to be read.
+    """
+    await asyncio.sleep(_SETTLING_SECONDS)
+    for one in server.servers:
+        one.close()
+    await asyncio.sleep(_SETTLING_SECONDS)
+    await shut_down(sockets=sockets)
 
 
 def make_room_for(num_connections: int) -> None:

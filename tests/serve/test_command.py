@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,3 +120,62 @@ def test_there_is_room_for_the_connections() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(600, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+NUM_CONNECTIONS = 250
+
+
+async def _asked(port: int, number: int, begun: list[int]) -> str:
+    """What a connection that asks one question gets: a status, or how it ended without one."""
+    body = json.dumps({"user": f"u{number % 40}", "k": 3}).encode()
+    head = (
+        f"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\nContent-Type: application/json"
+    )
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return "refused"
+
+    found = b""
+    try:
+        begun.append(number)
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        found = await reader.read()
+    except OSError:
+        return "cut" if found else "reset"
+    finally:
+        writer.close()
+
+    if not found:
+        return "closed"
+    status = re.match(rb"HTTP/1\.1 (\d+) ", found)
+    content = found.partition(b"\r\n\r\n")[2]
+    try:
+        json.loads(content)
+    except ValueError:
+        return "cut"
+    return status[1].decode() if status else "cut"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent such a signal there")
+@pytest.mark.parametrize("after", [1, NUM_CONNECTIONS // 2, NUM_CONNECTIONS])
+def test_a_stop_under_load_cuts_no_answer(service: tuple[subprocess.Popen[str], str], after: int) -> None:
+    process, address = service
+    port = int(address.rpartition(":")[2])
+
+    async def load() -> list[str]:
+        begun: list[int] = []
+        asking = [asyncio.create_task(_asked(port, number, begun)) for number in range(NUM_CONNECTIONS)]
+        while len(begun) < after:
+            await asyncio.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        return await asyncio.gather(*asking)
+
+    found = Counter(asyncio.run(load()))
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (EXIT_FINISHED, "stopped\n"), err
+    assert found.keys() <= {"200", "503", "refused", "closed"}, found
+    assert len(err) < 10_000, err[:2000]
