@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -113,11 +114,13 @@ def _change_one(draw: random.Random, content: Any) -> str:
     holder, key = draw.choice(list(_slots(content)) or [(content, "new")])
     how = draw.choice(["replace", "remove", "nest", "odd name"])
     if how == "replace":
-        holder[key] = draw.choice(ODD_VALUES)
+        holder[key] = copy.deepcopy(draw.choice(ODD_VALUES))
     elif how == "remove" and isinstance(holder, dict):
         holder.pop(key, None)
     elif how == "odd name" and isinstance(holder, dict):
-        holder[draw.choice(["", "\ud800", "\x1b]0;x\x07", "a" * 3000, "../x", "step"])] = draw.choice(ODD_VALUES)
+        holder[draw.choice(["", "\ud800", "\x1b]0;x\x07", "a" * 3000, "../x", "step"])] = copy.deepcopy(
+            draw.choice(ODD_VALUES)
+        )
     else:
         for _ in range(draw.choice([1, 50, 150])):
             holder[key] = [holder[key]] if isinstance(holder, list) or key in holder else []
