@@ -333,7 +333,7 @@ def test_with_a_flag_it_trains_the_retriever_first(folder: Path, monkeypatch: py
 def test_a_retriever_of_too_few_items_is_not_even_trained(folder: Path) -> None:
     shutil.rmtree(folder / "experiments")
     lines = (folder / "shop.csv").read_text(encoding="utf-8").splitlines()
-    few = [re.sub(r",i(\d+),", lambda item: f",i{int(item[1]) % 20},", line) for line in lines]
+    few = [re.sub(r"((?<=,i)|(?<=Film ))\d+", lambda item: str(int(item[0]) % 20), line) for line in lines]
     (folder / "shop.csv").write_text("\n".join(few) + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"--num_candidates 20: not every user") as refused:
         run_shop(folder, "--train_retriever")
