@@ -114,7 +114,7 @@ def fetch(download: Download, target: Path) -> None:
             return
 
         _download(download.url, part)
-        part.with_name(part.name + ".version").unlink(missing_ok=True)
+        _version_file(part).unlink(missing_ok=True)
         if download.sha256 and (found := sha256_of(part)) != download.sha256:
             part.unlink()
             raise AssetError(f"{download.url}: wrong SHA-256", expected=download.sha256, found=found)
@@ -128,7 +128,7 @@ def fetch(download: Download, target: Path) -> None:
 def _download(url: str, part: Path) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    version_file = part.with_name(part.name + ".version")
+    version_file = _version_file(part)
     version = version_file.read_text(encoding="utf-8") if version_file.is_file() else ""
     # Without its version, what is here could be the beginning of another file.
     have = part.stat().st_size if part.is_file() and version else 0
@@ -162,6 +162,10 @@ def _download(url: str, part: Path) -> None:
             raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
     except OSError as error:
         raise AssetError(f"{url}: cannot be fetched", found=str(error)) from error
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(part.name + ".version")
 
 
 def _version_of(headers: Mapping[str, str]) -> str:

@@ -127,9 +127,6 @@ class DataConfig:
                 bool(_canonical(self.encoding)),
                 f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); save UTF-16 files as UTF-8",
             ),
-        ]
-
-        rules += [
             (
                 not self.is_own_table or _can_name_a_folder(self.name),
                 f"--dataset_code {self.dataset_code}: the file's name without its ending names the folders of all "

@@ -369,22 +369,20 @@ def _quoted_fields(lines: Lines, separator: str) -> list[str]:
     except csv.Error as error:
         is_open = len(lines.taken) > 1 or "end of data" in str(error)
         reason = "a quote is opened here, and what follows is no closed field" if is_open else str(error)
-        raise ValueError(f"{reason}") from None
+        raise ValueError(reason) from None
     return [] if all(not field.strip() for field in fields) and len(fields) <= 1 else fields
 
 
-def _cast(name: str, value: object, kind: type[pl.DataType]) -> str | int | float | None:
-    if value is None or value == "":
+def _cast(name: str, text: str | None, kind: type[pl.DataType]) -> str | int | float | None:
+    if not text:
         return None
     if kind == pl.String:
-        return str(value)
+        return text
 
     try:
-        if isinstance(value, str | int | float):
-            return int(value) if kind == pl.Int64 else float(value)
+        return int(text) if kind == pl.Int64 else float(text)
     except ValueError:
-        pass
-    raise ValueError(f"{name} is not a number: {value!r}")
+        raise ValueError(f"{name} is not a number: {text!r}") from None
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -23,15 +23,15 @@ _SINCE_1970: Final = _UNITS[-1][0]
 # From this share of such numbers on, the others are no order numbers but stand for "unknown".
 _SOME: Final = 0.01
 # What is outside stands for "unknown": 0, -1, the year 9999.
-_PLAUSIBLE: Final = (0 + 365 * 86_400, 130 * 365 * 86_400 + 32 * 86_400)
+_DAY: Final = 86_400
+_PLAUSIBLE: Final = (365 * _DAY, (130 * 365 + 32) * _DAY)
 """Seconds of 1971-01-01 and 2100-01-01."""
 # Ten years, in seconds.
-_NEAR: Final = 10 * 365 * 86_400
+_NEAR: Final = 10 * 365 * _DAY
 _DIGITS: Final = {14: "%Y%m%d%H%M%S", 12: "%Y%m%d%H%M", 8: "%Y%m%d"}
 """Calendar forms of digits alone, by their number."""
 # Days of a spreadsheet: 1970 is 25,569, 2100 is 73,051.
 _SERIALS: Final = (25_569, 73_051)
-_DAY: Final = 86_400
 ORDER_NUMBERS: Final = "order numbers"
 _AS_ISO: Final = (
     "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "

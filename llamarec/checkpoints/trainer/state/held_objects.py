@@ -50,7 +50,7 @@ def is_entered(value: object) -> bool:
     if isinstance(value, nn.Module | MethodType | functools.partial):
         return True
     if isinstance(value, FunctionType):
-        return value.__closure__ is not None and is_program(value) and _package(value) not in _LIBRARIES
+        return value.__closure__ is not None and is_program(value)
     if type(value) in _CONTAINERS:
         return not is_plain(value)
 
@@ -58,8 +58,8 @@ def is_entered(value: object) -> bool:
     return _package(cls) in _ENTERED or isinstance(value, _CONFIGURATIONS) or (is_program(cls) and not is_plain(value))
 
 
-def _package(value: type | FunctionType) -> str:
-    return str(getattr(value, "__module__", None) or "").partition(".")[0]
+def _package(cls: type) -> str:
+    return str(getattr(cls, "__module__", None) or "").partition(".")[0]
 
 
 class Holder(ABC):
