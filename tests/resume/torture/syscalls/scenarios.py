@@ -353,6 +353,23 @@ def read_run(folder: str) -> str:
     return ""
 
 
+def _of_ranker(name: str, what: str, prepare: Job, until: str = "") -> Scenario:
+    """A training of the ranker, which takes long: one point in four."""
+    return Scenario(
+        name,
+        what,
+        prepare,
+        ranker,
+        "experiments",
+        trained,
+        read_checkpoints,
+        grows=True,
+        again_every=3,
+        until=until,
+        every=4,
+    )
+
+
 SCENARIOS: Final = (
     Scenario(
         "retriever",
@@ -405,29 +422,6 @@ SCENARIOS: Final = (
     ),
     Scenario("backup", "checkpoints backup", _two_runs, backup, "copies", _copied, read_run),
     Scenario("restore", "checkpoints restore --replace", _two_runs, restore, "new", _restored, read_run),
-    Scenario(
-        "save",
-        "train_ranker.py: saves, best model, retention",
-        _before_ranker,
-        ranker,
-        "experiments",
-        trained,
-        read_checkpoints,
-        grows=True,
-        again_every=3,
-        every=4,
-        until="checkpoint-8",
-    ),
-    Scenario(
-        "resume",
-        "train_ranker.py, resumed",
-        _half_trained,
-        ranker,
-        "experiments",
-        trained,
-        read_checkpoints,
-        grows=True,
-        again_every=3,
-        every=4,
-    ),
+    _of_ranker("save", "train_ranker.py: saves, best model, retention", _before_ranker, until="checkpoint-8"),
+    _of_ranker("resume", "train_ranker.py, resumed", _half_trained),
 )
