@@ -1,7 +1,8 @@
 """Raw files in, user histories out.
 
 config       options of the stage
-sources      the public data sets and a user's own table, one module each
+sources      the public data sets, one module each
+tables       a user's own table
 source       what a public data set consists of
 raw          raw files found, fetched, or named in an error
 lines        text files in blocks; a malformed line by file and number

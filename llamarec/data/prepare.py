@@ -32,8 +32,8 @@ from llamarec.data.recipe import Built, build
 from llamarec.data.replacement import check_same_data, check_same_options, was_trained_on
 from llamarec.data.source import RawTables
 from llamarec.data.sources import SOURCES
-from llamarec.data.sources.table import read_table, table_files
 from llamarec.data.summary import detail_lines, size_line, skipped_line
+from llamarec.data.tables.table import read_table, table_files
 from llamarec.errors import ArtifactError
 from llamarec.files import replacing_folder, write_json
 from llamarec.vocabulary import ITEM_IDS

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from llamarec.data.lines import POLARS_ERRORS
-from llamarec.data.sources.columns import is_known
-from llamarec.data.sources.header import SEPARATORS
+from llamarec.data.tables.columns import is_known
+from llamarec.data.tables.header import SEPARATORS
 from llamarec.errors import DataError
 from llamarec.vocabulary import USER
 

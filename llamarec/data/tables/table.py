@@ -14,8 +14,8 @@ from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.source import FRACTION, RawTables
 from llamarec.data.sources import SOURCES
-from llamarec.data.sources.columns import check_titles, find_columns, shared_key
-from llamarec.data.sources.header import json_fields, read_header, unique_names
+from llamarec.data.tables.columns import check_titles, find_columns, shared_key
+from llamarec.data.tables.header import json_fields, read_header, unique_names
 from llamarec.data.times import MICROSECONDS, Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
