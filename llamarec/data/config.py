@@ -12,6 +12,7 @@ from llamarec.vocabulary import Experiment
 
 SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
+UNTITLED_ITEMS = ("drop", "key")
 TABLE_ENDINGS = (".csv", ".tsv", ".inter", ".jsonl", ".json", ".ndjson", ".parquet")
 # Windows opens a device instead of a file of such a name.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
@@ -46,8 +47,8 @@ class DataConfig:
     dataset_code: str = field(
         default="",
         metadata={
-            "help": "Data set: beauty, games, yelp2020, ml-100k, ml-latest-small, or the path of your own table "
-            "(CSV, TSV, JSON lines, Parquet)."
+            "help": "Data set: beauty, games, sports, toys, yelp2020, ml-100k, ml-latest-small, or the path of your "
+            "own table (CSV, TSV, JSON lines, Parquet)."
         },
     )
     data_root: str = field(
@@ -80,6 +81,13 @@ class DataConfig:
     on_bad_line: str = field(
         default="stop",
         metadata={"help": "At a malformed line: stop, or skip it (skipped lines are counted and listed)."},
+    )
+    untitled_items: str = field(
+        default="drop",
+        metadata={
+            "help": "Items without a title: drop, or take their key as title. The title is all that the language model "
+            "sees of an item."
+        },
     )
     user_column: str = field(default="", metadata={"help": "Own table: name of the user column (default: recognised)."})
     item_column: str = field(default="", metadata={"help": "Own table: name of the item column (default: recognised)."})
@@ -115,6 +123,10 @@ class DataConfig:
                 "--temporal_validation_share and --temporal_test_share: above 0, together below 1",
             ),
             (self.on_bad_line in ON_BAD_LINE, f"--on_bad_line {self.on_bad_line!r}: one of {', '.join(ON_BAD_LINE)}"),
+            (
+                self.untitled_items in UNTITLED_ITEMS,
+                f"--untitled_items {self.untitled_items!r}: one of {', '.join(UNTITLED_ITEMS)}",
+            ),
         ]
 
         chosen = [name for name in (self.user_column, self.item_column, self.timestamp_column) if name]

@@ -174,6 +174,7 @@ def _manifest(config: DataConfig, built: Built, bad: BadLines, inputs: Inputs, f
         "outputs": outputs,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
         "raw": {**built.raw, "exact_copies": built.copies, "interactions_without_title": built.untitled},
+        "keys_as_titles": built.keys_as_titles,
         "bad_lines": {"count": bad.count, "listed": bad.listed},
         "versions": {"llamarec": __version__, "polars": pl.__version__},
     }

@@ -60,7 +60,7 @@ class Manifest(TypedDict, total=False):
 
     inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
     and interactions of the raw files. taken_before: share of the validation labels that their users had taken before.
-    columns: a user's table's own names, by this package's.
+    keys_as_titles: items whose key is their title. columns: a user's table's own names, by this package's.
     """
 
     format_version: int
@@ -75,6 +75,7 @@ class Manifest(TypedDict, total=False):
     outputs: Required[dict[str, FileDescription]]
     fingerprint: Required[str]
     raw: dict[str, int]
+    keys_as_titles: int
     bad_lines: SkippedLines
     columns: dict[str, str]
     versions: dict[str, str]

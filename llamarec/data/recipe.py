@@ -41,8 +41,9 @@ class Built(NamedTuple):
 
     histories: a row per user. items: a row per item. others: a row per dropped user, with those of the user's items
     that are not dropped. raw: users, items and interactions of the raw files. copies: interactions that were there
-    before (same user, item and time). untitled: interactions with items that have no title. taken_before: share of the
-    validation labels that their users had taken before.
+    before (same user, item and time). untitled: interactions that were dropped with an item that has no title.
+    keys_as_titles: items whose key is their title. taken_before: share of the validation labels that their users had
+    taken before.
     """
 
     histories: pl.DataFrame
@@ -51,6 +52,7 @@ class Built(NamedTuple):
     raw: dict[str, int]
     copies: int
     untitled: int
+    keys_as_titles: int
     taken_before: float
 
     @property
@@ -64,6 +66,15 @@ def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
     titles = [normal(html.unescape(title)) if title else "" for title in items[TITLE].to_list()]
     cleaned = items.select(ITEM).with_columns(pl.Series(TITLE, titles, dtype=pl.String))
     return cleaned.filter(pl.col(TITLE) != "").unique(ITEM, keep="first", maintain_order=True)
+
+
+def with_keys(titled: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+    """Titles of all items of the interactions: of those that have none, their keys."""
+    untitled = interactions.select(pl.col(ITEM).unique(maintain_order=True)).join(
+        titled, on=ITEM, how="anti", maintain_order="left"
+    )
+    keys = [normal(key) or key for key in untitled[ITEM].to_list()]
+    return pl.concat([titled, untitled.with_columns(pl.Series(TITLE, keys, dtype=pl.String))])
 
 
 def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
@@ -80,19 +91,20 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
 
     Args:
         interactions: user, item, timestamp, and FRACTION where there is one, in the file's order.
-        items: item, title; an item without a row here has no title and is dropped.
-        config: Core sizes and split.
+        items: item, title; an item without a row here has no title.
+        config: Core sizes and split, and what becomes of items without a title.
 
     Raises:
         DataError: nothing is left; names the step that dropped it.
     """
-    titled = clean_titles(items)
+    own_titles = clean_titles(items)
     time = [TIMESTAMP, *(name for name in (FRACTION,) if name in interactions.columns)]
     distinct = interactions.unique([USER, ITEM, *time], keep="first", maintain_order=True)
+    titled = with_keys(own_titles, distinct) if config.untitled_items == "key" else own_titles
     with_title = distinct.join(titled.select(ITEM), on=ITEM, how="semi", maintain_order="left")
     core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
     if core.is_empty():
-        raise _nothing_left(interactions, with_title, config)
+        raise _nothing_left(interactions, titled, with_title, config)
 
     numbered = _dense(core, USER, USER_ID, first=0)
     numbered = _dense(numbered, ITEM, ITEM_ID, first=1)
@@ -115,6 +127,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         },
         copies=interactions.height - distinct.height,
         untitled=distinct.height - with_title.height,
+        keys_as_titles=item_table.join(own_titles, on=ITEM, how="anti").height,
         taken_before=_share_taken_before(split),
     )
 
@@ -170,21 +183,36 @@ def _cuts(ordered: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
     return first, second
 
 
-def _nothing_left(interactions: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig) -> DataError:
+def _nothing_left(
+    interactions: pl.DataFrame, titled: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig
+) -> DataError:
     if interactions.is_empty():
         return DataError(f"{config.dataset_code}: the raw files have no interactions")
 
+    keys = "--untitled_items key takes keys as titles; the language model then sees nothing else of an item"
+    if titled.is_empty():
+        return DataError(
+            f"{config.dataset_code}: no item has a title",
+            expected="titles: they are what the language model sees of items",
+            found=f"{interactions[ITEM].n_unique():,} items, for example {interactions[ITEM][0]!r}",
+            hint=keys,
+        )
     if with_title.is_empty():
         return DataError(
             f"{config.dataset_code}: none of the {interactions.height:,} interactions has an item with a title",
             expected="the same item keys in interactions and titles",
             found=f"an item without a title, for example {interactions[ITEM][0]!r}",
+            hint=f"where these are the right files, {keys}",
         )
 
+    untitled = interactions.height - with_title.height
     return DataError(
         f"{config.dataset_code}: the k-core of {with_title.height:,} interactions is empty",
         expected=f"users with at least {config.min_user_interactions} interactions, items with "
         f"{config.min_item_interactions}",
         found=f"{with_title[USER].n_unique():,} users and {with_title[ITEM].n_unique():,} items",
-        hint="lower --min_user_interactions and --min_item_interactions",
+        hint=[
+            "lower --min_user_interactions and --min_item_interactions",
+            *([f"--untitled_items key keeps {untitled:,} more, of items without a title"] if untitled else []),
+        ],
     )

@@ -32,6 +32,7 @@ def detail_lines(tables: RawTables, built: Built, data: PreparedData, config: Da
     yield from _columns(tables)
     yield from _times(tables)
     yield from _repeats(built)
+    yield from _keys_as_titles(built, data)
     yield from _dropped(built, data, config)
 
 
@@ -74,6 +75,15 @@ def _repeats(built: Built) -> Iterator[str]:
         yield f"{share}: items of the history can be candidates again (exclude them: {flag} always)"
     else:
         yield f"{share}, too few: items of the history are no candidates (allow them: {flag} never)"
+
+
+def _keys_as_titles(built: Built, data: PreparedData) -> Iterator[str]:
+    """What the language model sees of items that have no title."""
+    if built.keys_as_titles:
+        yield (
+            f"titles       {built.keys_as_titles:,} of {data.num_items:,} items have none: the language model sees "
+            "their keys"
+        )
 
 
 def _day(second: int) -> str:

@@ -60,6 +60,14 @@ def write_games(folder: Path, pairs: Pairs = PAIRS) -> None:
     _write_amazon(folder, "Video_Games", pairs)
 
 
+def write_toys(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_amazon(folder, "Toys_and_Games", pairs)
+
+
+def write_sports(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_amazon(folder, "Sports_and_Outdoors", pairs)
+
+
 def _date(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d} 10:00:00"
 
@@ -80,5 +88,7 @@ WRITERS = {
     "ml-latest-small": write_ml_latest_small,
     "beauty": write_beauty,
     "games": write_games,
+    "toys": write_toys,
+    "sports": write_sports,
     "yelp2020": write_yelp2020,
 }

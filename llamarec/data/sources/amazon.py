@@ -56,5 +56,9 @@ def _parse_meta(lines: Lines) -> Row | None:
 
 _META = LineFormat(ITEM_SCHEMA, (ITEM,), _parse_meta)
 
-BEAUTY = _source("beauty", "Beauty")
-GAMES = _source("games", "Video_Games")
+AMAZON_2014 = (
+    _source("beauty", "Beauty"),
+    _source("games", "Video_Games"),
+    _source("sports", "Sports_and_Outdoors"),
+    _source("toys", "Toys_and_Games"),
+)

@@ -6,7 +6,7 @@ A guess that could be another one is refused: a wrong column is seen nowhere lat
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,9 @@ _FEW_ITEMS: Final = 10
 _MOST: Final = 0.5
 
 
-def find_columns(path: Path, columns: Sequence[str], chosen: Mapping[str, str], shared: str = "") -> dict[str, str]:
+def find_columns(
+    path: Path, columns: Sequence[str], chosen: Mapping[str, str], shared: str = "", optional: Container[str] = ()
+) -> dict[str, str]:
     """The table's names of the columns.
 
     Args:
@@ -36,6 +38,7 @@ def find_columns(path: Path, columns: Sequence[str], chosen: Mapping[str, str], 
         columns: All of its names.
         chosen: By column, the name that a flag gives; "" where it is to be recognised.
         shared: Name of the item's key where two tables share one.
+        optional: Columns that are left out where none is recognised.
 
     Raises:
         ConfigError: a column is not found, or several could be it; names the flags.
@@ -44,6 +47,8 @@ def find_columns(path: Path, columns: Sequence[str], chosen: Mapping[str, str], 
     problems: list[str] = []
     for name, given in chosen.items():
         candidates = [shared] if name == ITEM and shared and not given else _candidates(name, given, columns)
+        if not (candidates or given) and name in optional:
+            continue
         if len(candidates) == 1:
             found[name] = candidates[0]
         else:
@@ -132,5 +137,8 @@ def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence
     near = difflib.get_close_matches(given or name, named, n=1, cutoff=0.4)
     asked = f"no column {given!r}" if given else f"no column looks like the {name}"
     if name == TITLE and not given:
-        return f"{asked}: --title_column NAME, or titles in a second table: --items_file FILE"
+        return (
+            f"{asked}: --title_column NAME, or titles in a second table: --items_file FILE, or keys as titles: "
+            "--untitled_items key"
+        )
     return f"{asked}: {flag} {near[0] if near else 'NAME'}"

@@ -12,7 +12,7 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, Schema, csv_format, jsonl_format, read_lines
-from llamarec.data.source import FRACTION, RawTables
+from llamarec.data.source import FRACTION, ITEM_SCHEMA, RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.tables.columns import check_titles, find_columns, shared_key
 from llamarec.data.tables.header import json_fields, read_header, unique_names
@@ -81,8 +81,11 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
     time = (times.seconds.alias(TIMESTAMP), times.fractions.alias(FRACTION))
     interactions = rows.select(USER, ITEM, *time).drop_nulls(TIMESTAMP)
     items = _read(second, columns[second], config, bad) if second else rows
-    items = items.select(ITEM, TITLE)
     with_titles = second or main
+    if TITLE not in columns[with_titles]:
+        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), times.form, columns[main])
+
+    items = items.select(ITEM, TITLE)
     if not config.title_column:
         check_titles(items, f"{with_titles}, column {columns[with_titles][TITLE]!r}", "--title_column")
 
@@ -99,14 +102,15 @@ def _columns_of(
         ConfigError: a column is not found, or several could be it.
     """
     names = _names(main, config.encoding)
+    optional = (TITLE,) if config.untitled_items == "key" else ()
     if second is None:
-        return {main: find_columns(main, names, {**chosen, **title})}
+        return {main: find_columns(main, names, {**chosen, **title}, optional=optional)}
 
     names_of_second = _names(second, config.encoding)
     shared = shared_key(names, names_of_second)
     return {
         main: find_columns(main, names, chosen, shared),
-        second: find_columns(second, names_of_second, {ITEM: config.item_column, **title}, shared),
+        second: find_columns(second, names_of_second, {ITEM: config.item_column, **title}, shared, optional),
     }
 
 
