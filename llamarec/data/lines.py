@@ -28,24 +28,55 @@ POLARS_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises at a damaged file; a panic of its Rust code is no `Exception`."""
 
 Schema = dict[str, type[pl.DataType]]
+KEY: Final = pl.Categorical
+"""Type of a column of keys: a number in each row, and each text once."""
 Row = dict[str, object]
 Parse = Callable[["Lines"], Row | None]
 """One record from the lines; None for a blank line. Raises ValueError with the reason."""
+EachBlock = Callable[[pl.DataFrame], pl.DataFrame]
+"""What is kept of a block of rows."""
+
+
+@dataclass
+class RowLimit:
+    """How many rows of interactions are read.
+
+    Attributes:
+        max_rows: The first so many; None: all.
+        is_cut: Whether a file had more.
+    """
+
+    max_rows: int | None = None
+    is_cut: bool = False
+
+    def cut(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The first rows of a table of which one more was read."""
+        if self.max_rows is None or rows.height <= self.max_rows:
+            return rows
+        self.is_cut = True
+        return rows.head(self.max_rows)
+
+    @property
+    def to_read(self) -> int | None:
+        """One row more than what is kept, which shows that there are more; None: all."""
+        return None if self.max_rows is None else self.max_rows + 1
 
 
 @dataclass
 class BadLines:
-    """Malformed lines.
+    """Malformed lines, and where the reading of interactions ends.
 
     Attributes:
         mode: "stop" raises at the first one; "skip" counts them and lists the first few.
         count: How many were skipped.
         listed: The first few with file, number and reason.
+        limit: How many rows of interactions are read.
     """
 
     mode: str = "stop"
     count: int = 0
     listed: list[str] = field(default_factory=list)
+    limit: RowLimit = field(default_factory=RowLimit)
 
     def add(
         self, path: Path, number: int, reason: str, line: str, *, expected: str | None = None, unit: str = "line"
@@ -144,54 +175,74 @@ class Lines(Iterator[str]):
         return line.decode(self._encoding)
 
 
+def _unchanged(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows
+
+
 def read_lines(
     path: Path,
     form: LineFormat,
     bad: BadLines,
     *,
     skip_lines: int = 0,
-    keep: pl.Expr | None = None,
     numbered: bool = False,
+    each: EachBlock = _unchanged,
+    max_rows: int | None = None,
 ) -> pl.DataFrame:
-    """All rows of a text file, in its order.
+    """The rows of a text file, in its order.
 
     Args:
         path: Plain or gzip.
         form: How a line becomes a row.
         bad: What happens to malformed lines.
         skip_lines: Number of header lines.
-        keep: Condition for the rows to keep, applied per block so that other rows take no memory.
         numbered: Adds the column LINE with line numbers, from 1.
+        each: What is kept of a block of rows, applied before the next one is read: what it drops takes no memory.
+        max_rows: The first so many rows of the file, if it has more; None: all.
 
     Raises:
         DataError: the file cannot be read, or a line is malformed and `bad` stops.
     """
     schema: Schema = form.schema | ({LINE: pl.Int64} if numbered else {})
-    frames = [pl.DataFrame(schema=schema)]
-    for frame in _frames(path, form, bad, skip_lines):
-        numbered_frame = frame.select(*schema)
-        frames.append(numbered_frame if keep is None else numbered_frame.filter(keep))
-
+    frames = [each(pl.DataFrame(schema=schema))]
+    frames += (each(frame.select(*schema)) for frame in _frames(path, form, bad, skip_lines, max_rows))
     return pl.concat(frames)
 
 
-def _frames(path: Path, form: LineFormat, bad: BadLines, skip_lines: int) -> Iterator[pl.DataFrame]:
+def read_interactions(
+    path: Path, form: LineFormat, bad: BadLines, *, skip_lines: int = 0, each: EachBlock = _unchanged
+) -> pl.DataFrame:
+    """The rows of a text file of interactions: all, or the first (`BadLines.limit`). Arguments as in `read_lines`."""
+    if bad.limit.max_rows is None:
+        return read_lines(path, form, bad, skip_lines=skip_lines, each=each)
+
+    rows = read_lines(path, form, bad, skip_lines=skip_lines, max_rows=bad.limit.to_read)
+    return each(bad.limit.cut(rows))
+
+
+def _frames(
+    path: Path, form: LineFormat, bad: BadLines, skip_lines: int, max_rows: int | None
+) -> Iterator[pl.DataFrame]:
+    left = max_rows
     try:
         with open_bytes(path) as file:
             for _ in range(skip_lines):
                 file.readline()
 
             number, rest = skip_lines + 1, b""
-            while block := rest + file.read(BLOCK_BYTES):
+            while (left is None or left > 0) and (block := rest + file.read(BLOCK_BYTES)):
                 block += file.readline()
                 rest = b""
                 frame = _at_once(path, number, block, form)
                 if frame is not None:
                     number += frame.height
+                    frame = frame if left is None else frame.head(left)
                 else:
                     lines = Lines(block, file.readline, number, form.encoding)
-                    frame = _one_by_one(path, lines, form, bad)
+                    frame = _one_by_one(path, lines, form, bad, left)
                     number, rest = lines.next_number, lines.unread
+
+                left = None if left is None else left - frame.height
                 yield frame
     except (OSError, EOFError) as error:
         raise DataError(
@@ -219,9 +270,9 @@ def _at_once(path: Path, first_line: int, block: bytes, form: LineFormat) -> pl.
     return frame.with_columns((pl.int_range(pl.len()) + first_line).alias(LINE))
 
 
-def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines) -> pl.DataFrame:
+def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines, max_rows: int | None) -> pl.DataFrame:
     columns: dict[str, list[object]] = {name: [] for name in (*form.schema, LINE)}
-    while lines.has_records:
+    while lines.has_records and (max_rows is None or len(columns[LINE]) < max_rows):
         lines.begin()
         try:
             row = form.parse(lines)
@@ -376,7 +427,7 @@ def _quoted_fields(lines: Lines, separator: str) -> list[str]:
 def _cast(name: str, text: str | None, kind: type[pl.DataType]) -> str | int | float | None:
     if not text:
         return None
-    if kind == pl.String:
+    if kind in (pl.String, KEY):
         return text
 
     try:

@@ -98,6 +98,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         DataError: nothing is left; names the step that dropped it.
     """
     own_titles = clean_titles(items)
+    interactions = interactions.with_columns(pl.col(USER, ITEM).cast(pl.String))
     time = [TIMESTAMP, *(name for name in (FRACTION,) if name in interactions.columns)]
     distinct = interactions.unique([USER, ITEM, *time], keep="first", maintain_order=True)
     titled = with_keys(own_titles, distinct) if config.untitled_items == "key" else own_titles

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, Schema
+from llamarec.data.lines import KEY, BadLines, Schema
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
-INTERACTION_SCHEMA: Schema = {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64}
+INTERACTION_SCHEMA: Schema = {USER: KEY, ITEM: KEY, TIMESTAMP: pl.Int64}
 ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
 REQUIRED = (USER, ITEM, TIMESTAMP)
 FRACTION: Final = "microseconds"
@@ -24,14 +24,16 @@ FRACTION: Final = "microseconds"
 class RawTables(NamedTuple):
     """Raw data in common columns.
 
-    interactions: user, item, timestamp (and FRACTION) in the file's order. items: item, title. times: the format of
-    times in words, where it was recognised. columns: a table's own names, by this package's.
+    interactions: user, item, timestamp (and FRACTION) in the file's order; keys are coded (KEY) or text. items: item,
+    title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
+    package's. left_out: rows of interactions that the source itself left out, by reason ("with a rating below 4").
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
     times: str = ""
     columns: Mapping[str, str] = MappingProxyType({})
+    left_out: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

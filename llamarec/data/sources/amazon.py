@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, LineFormat, Lines, Row, csv_format, read_lines
+from llamarec.data.lines import BadLines, LineFormat, Lines, Row, csv_format, read_interactions, read_lines
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -31,7 +31,7 @@ def _source(code: str, category: str) -> Source:
 
 def _read(ratings: str, meta: str, paths: Mapping[str, Path], bad: BadLines) -> RawTables:
     columns = (USER, ITEM, "rating", TIMESTAMP)
-    interactions = read_lines(paths[ratings], csv_format(columns, INTERACTION_SCHEMA, REQUIRED), bad)
+    interactions = read_interactions(paths[ratings], csv_format(columns, INTERACTION_SCHEMA, REQUIRED), bad)
     return RawTables(interactions, read_lines(paths[meta], _META, bad))
 
 

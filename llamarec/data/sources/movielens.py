@@ -9,7 +9,7 @@ import polars as pl
 
 from llamarec import assets
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, Schema, csv_format, read_lines
+from llamarec.data.lines import BadLines, Schema, csv_format, read_interactions, read_lines
 from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -24,10 +24,10 @@ _WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
 def _read_100k(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
     data = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED, separator="\t", quote=False)
     if paths["u.data"].suffix == ".inter":
-        interactions = read_lines(paths["u.data"], data, bad, skip_lines=1)
+        interactions = read_interactions(paths["u.data"], data, bad, skip_lines=1)
         return RawTables(interactions, _wheel_items(paths["u.item"], bad))
     items = csv_format(_U_ITEM, ITEM_SCHEMA, (ITEM,), separator="|", quote=False, encoding="latin-1")
-    return RawTables(read_lines(paths["u.data"], data, bad), read_lines(paths["u.item"], items, bad))
+    return RawTables(read_interactions(paths["u.data"], data, bad), read_lines(paths["u.item"], items, bad))
 
 
 def _wheel_items(path: Path, bad: BadLines) -> pl.DataFrame:
@@ -50,7 +50,7 @@ def _read_latest_small(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
     ratings = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED)
     movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,))
     return RawTables(
-        read_lines(paths["ratings.csv"], ratings, bad, skip_lines=1),
+        read_interactions(paths["ratings.csv"], ratings, bad, skip_lines=1),
         read_lines(paths["movies.csv"], movies, bad, skip_lines=1),
     )
 

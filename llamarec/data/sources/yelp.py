@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llamarec.data.lines import BadLines, Schema, jsonl_format, read_lines
+from llamarec.data.lines import KEY, BadLines, Schema, jsonl_format, read_interactions, read_lines
 from llamarec.data.source import RawFile, RawTables, Source
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -19,22 +19,19 @@ _YEAR = "2019-"
 def _read(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
     review: Schema = {"user_id": pl.String, "business_id": pl.String, "date": pl.String}
     # The file has 5 GB; only three fields of one year stay in memory.
-    rows = read_lines(
-        paths[_REVIEWS],
-        jsonl_format(review, tuple(review)),
-        bad,
-        keep=pl.col("date").str.starts_with(_YEAR),
-    )
-
-    interactions = rows.select(
-        pl.col("user_id").alias(USER),
-        pl.col("business_id").alias(ITEM),
-        pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
-    )
+    interactions = read_interactions(paths[_REVIEWS], jsonl_format(review, tuple(review)), bad, each=_of_year)
 
     business: Schema = {"business_id": pl.String, "name": pl.String}
     items = read_lines(paths[_BUSINESSES], jsonl_format(business, ("business_id",)), bad)
     return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}))
+
+
+def _of_year(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("date").str.starts_with(_YEAR)).select(
+        pl.col("user_id").cast(KEY).alias(USER),
+        pl.col("business_id").cast(KEY).alias(ITEM),
+        pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
+    )
 
 
 YELP_2020 = Source(
