@@ -8,6 +8,7 @@ raw          raw files found, fetched, or named in an error
 lines        text files in blocks; a malformed line by file and number
 times        formats of times, recognised or given
 recipe       titled items, k-core, ids, order, split
+coded        interactions whose keys are numbers
 prepare      preparation, or reuse of what is prepared
 prepared     a prepared set as later stages read it
 inputs       hashes of the raw files

@@ -6,10 +6,13 @@ Every step keeps the order of the file unless it states another, so equal inputs
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from llamarec.data.coded import codes_of, dense, in_core, with_any_of, with_codes, without_copies
 from llamarec.data.config import DataConfig
 from llamarec.data.source import FRACTION
 from llamarec.errors import DataError
@@ -79,11 +82,8 @@ def with_keys(titled: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
 
 def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
     """Drops users and items with too few interactions until all have enough; repeats count."""
-    while True:
-        before = interactions.height
-        interactions = interactions.filter(pl.len().over(USER) >= min_user).filter(pl.len().over(ITEM) >= min_item)
-        if interactions.height == before:
-            return interactions
+    users, items = (codes_of(interactions[name]) for name in (USER, ITEM))
+    return interactions.filter(pl.Series(in_core(users, items, min_user, min_item)))
 
 
 def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> Built:
@@ -98,38 +98,46 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         DataError: nothing is left; names the step that dropped it.
     """
     own_titles = clean_titles(items)
-    interactions = interactions.with_columns(pl.col(USER, ITEM).cast(pl.String))
-    time = [TIMESTAMP, *(name for name in (FRACTION,) if name in interactions.columns)]
-    distinct = interactions.unique([USER, ITEM, *time], keep="first", maintain_order=True)
-    titled = with_keys(own_titles, distinct) if config.untitled_items == "key" else own_titles
-    with_title = distinct.join(titled.select(ITEM), on=ITEM, how="semi", maintain_order="left")
+    coded, users, keys = with_codes(interactions)
+    time = [TIMESTAMP, *(name for name in (FRACTION,) if name in coded.columns)]
+    distinct = without_copies(coded, [USER, ITEM, *time])
+    titled = with_keys(own_titles, keys.table) if config.untitled_items == "key" else own_titles
+    with_title = with_any_of(distinct, ITEM, keys.codes_of(titled[ITEM]))
     core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
     if core.is_empty():
         raise _nothing_left(interactions, titled, with_title, config)
 
-    numbered = _dense(core, USER, USER_ID, first=0)
-    numbered = _dense(numbered, ITEM, ITEM_ID, first=1)
-
-    ordered = numbered.sort(USER_ID, *time, maintain_order=True)
-    histories = ordered.group_by(USER_ID, maintain_order=True).agg(
-        pl.col(USER).first(), pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS)
-    )
-    split = _split(histories, ordered, config)
-    item_table = numbered.unique(ITEM_ID, maintain_order=True).sort(ITEM_ID).select(ITEM_ID, ITEM)
+    ordered, user_table, item_table = _numbered(core, time)
+    histories = _split(_histories(ordered), ordered, config)
+    items_of_set = keys.texts_of(item_table)
 
     return Built(
-        histories=split,
-        items=item_table.join(titled, on=ITEM, how="left", maintain_order="left"),
-        others=_others(with_title.sort(time, maintain_order=True), histories, item_table),
-        raw={
-            "users": interactions[USER].n_unique(),
-            "items": interactions[ITEM].n_unique(),
-            "interactions": interactions.height,
-        },
+        histories=users.texts_of(histories.with_columns(user_table)).select(USER_ID, USER, pl.exclude(USER_ID, USER)),
+        items=items_of_set.join(titled, on=ITEM, how="left", maintain_order="left"),
+        others=users.texts_of(_others(with_title, user_table, item_table, time)).sort(USER),
+        raw={"users": users.table.height, "items": keys.table.height, "interactions": interactions.height},
         copies=interactions.height - distinct.height,
         untitled=distinct.height - with_title.height,
-        keys_as_titles=item_table.join(own_titles, on=ITEM, how="anti").height,
-        taken_before=_share_taken_before(split),
+        keys_as_titles=items_of_set.join(own_titles, on=ITEM, how="anti").height,
+        taken_before=_share_taken_before(histories),
+    )
+
+
+def _numbered(core: pl.DataFrame, time: Sequence[str]) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
+    """USER_ID, ITEM_ID and time, each user's by time, ties in the file's order; users by id; items with their ids."""
+    user_ids, users = dense(codes_of(core[USER]), first=0)
+    item_ids, items = dense(codes_of(core[ITEM]), first=1)
+
+    numbered = core.select(pl.Series(USER_ID, user_ids), pl.Series(ITEM_ID, item_ids), *time)
+    item_table = pl.DataFrame({ITEM_ID: np.arange(1, len(items) + 1, dtype=np.int32), ITEM: items})
+    return numbered.sort(USER_ID, *time, maintain_order=True), pl.Series(USER, users), item_table
+
+
+def _histories(ordered: pl.DataFrame) -> pl.DataFrame:
+    return (
+        ordered.with_columns(pl.col(USER_ID).set_sorted())
+        .group_by(USER_ID, maintain_order=True)
+        .agg(pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS))
     )
 
 
@@ -141,22 +149,12 @@ def _share_taken_before(histories: pl.DataFrame) -> float:
     return float(taken.to_series().mean() or 0)  # type: ignore[arg-type]  # of booleans
 
 
-def _others(interactions: pl.DataFrame, histories: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Users with too few interactions for training and test, who can still get recommendations.
-
-    `interactions` are in the order of their times.
-    """
-    theirs = interactions.join(histories.select(USER), on=USER, how="anti", maintain_order="left")
-    known = theirs.join(items, on=ITEM, how="inner", maintain_order="left")
-    return known.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS)).sort(USER)
-
-
-def _dense(frame: pl.DataFrame, key: str, name: str, *, first: int) -> pl.DataFrame:
-    """Adds ids, counted from `first` in order of first appearance."""
-    keys = frame.select(pl.col(key).unique(maintain_order=True)).with_columns(
-        (pl.int_range(pl.len(), dtype=pl.Int32) + first).cast(pl.Int32).alias(name)
-    )
-    return frame.join(keys, on=key, how="left", maintain_order="left")
+def _others(interactions: pl.DataFrame, users: pl.Series, items: pl.DataFrame, time: Sequence[str]) -> pl.DataFrame:
+    """Users with too few interactions for training and test, who can still get recommendations."""
+    known = with_any_of(interactions, ITEM, codes_of(items[ITEM]))
+    theirs = known.filter(~pl.col(USER).is_in(users.implode()))
+    numbered = theirs.sort(time, maintain_order=True).join(items, on=ITEM, how="left", maintain_order="left")
+    return numbered.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS))
 
 
 def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -> pl.DataFrame:

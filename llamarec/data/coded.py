@@ -1,0 +1,109 @@
+"""Interactions whose keys are numbers: the steps of the recipe that would take many copies of a large table.
+
+Every step takes a few bytes for a row beyond the table itself, however many rows there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llamarec.data.lines import KEY
+from llamarec.vocabulary import ITEM, USER
+
+_ROWS_AT_ONCE: Final = 2_000_000
+"""Rows that a step works on together."""
+
+Codes = NDArray[np.uint32]
+
+
+class Keys(NamedTuple):
+    """The texts of coded keys: `code` and, under the column's name, the text; by first appearance."""
+
+    table: pl.DataFrame
+    name: str
+
+    def texts_of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The same table with the texts of its codes."""
+        codes, texts = self.table["code"].to_numpy(), self.table[self.name]
+        position = np.zeros(int(codes.max(initial=0)) + 1, np.uint32)
+        position[codes] = np.arange(len(codes), dtype=np.uint32)
+        return frame.with_columns(texts.gather(position[codes_of(frame[self.name])]))
+
+    def codes_of(self, texts: pl.Series) -> Codes:
+        """The codes of those texts that are keys here."""
+        wanted = texts.alias(self.name).to_frame()
+        return self.table.join(wanted, on=self.name, how="semi")["code"].to_numpy()
+
+
+def with_codes(interactions: pl.DataFrame) -> tuple[pl.DataFrame, Keys, Keys]:
+    """The interactions with numbers in the place of keys, and the texts of users and items."""
+    columns = [interactions[name].cast(KEY) for name in (USER, ITEM)]
+    users, items = (_keys_of(column) for column in columns)
+    return interactions.with_columns(column.to_physical() for column in columns), users, items
+
+
+def _keys_of(column: pl.Series) -> Keys:
+    distinct = column.unique(maintain_order=True)
+    return Keys(pl.DataFrame([distinct.to_physical().alias("code"), distinct.cast(pl.String)]), column.name)
+
+
+def codes_of(column: pl.Series) -> Codes:
+    """A column of keys as numbers; equal keys have equal numbers."""
+    return (column if column.dtype == pl.UInt32 else column.cast(KEY).to_physical()).to_numpy()
+
+
+def without_copies(interactions: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The interactions without exact copies of an earlier one; `columns` begin with the user."""
+    users = codes_of(interactions[columns[0]])
+    num_parts = 1 + interactions.height // _ROWS_AT_ONCE
+    is_first = np.ones(interactions.height, np.bool_)
+
+    # A copy has the same user, so that each part of the users has all of theirs.
+    for part in range(num_parts):
+        rows = np.flatnonzero(users % num_parts == part).astype(np.uint32)
+        is_first[rows] = interactions.select(columns)[rows].select(pl.struct(columns).is_first_distinct()).to_series()
+
+    return interactions if bool(is_first.all()) else interactions.filter(pl.Series(is_first))
+
+
+def with_any_of(interactions: pl.DataFrame, name: str, wanted: Codes) -> pl.DataFrame:
+    """The interactions whose key is among these."""
+    codes = codes_of(interactions[name])
+    is_wanted = np.zeros(_num_codes(codes, wanted), np.bool_)
+    is_wanted[wanted] = True
+    return interactions.filter(pl.Series(is_wanted[codes]))
+
+
+def in_core(users: Codes, items: Codes, min_user: int, min_item: int) -> NDArray[np.bool_]:
+    """Which interactions are in the k-core: all of their users and items have enough of them; repeats count."""
+    kept = np.ones(len(users), np.bool_)
+    num_kept = -1
+    while num_kept != (num_kept := int(kept.sum())):
+        for codes, least in ((users, min_user), (items, min_item)):
+            kept &= (_counts(codes, kept) >= least)[codes]
+    return kept
+
+
+def dense(codes: Codes, *, first: int) -> tuple[NDArray[np.int32], Codes]:
+    """Ids counted from `first` by first appearance, and the codes in the order of their ids."""
+    distinct = pl.Series(codes).unique(maintain_order=True).to_numpy()
+    ids = np.zeros(_num_codes(codes), np.int32)
+    ids[distinct] = np.arange(first, first + len(distinct), dtype=np.int32)
+    return ids[codes], distinct
+
+
+def _counts(codes: Codes, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    counts = np.zeros(_num_codes(codes), np.int64)
+    for start in range(0, len(codes), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        counts += np.bincount(codes[part][kept[part]], minlength=len(counts))
+    return counts
+
+
+def _num_codes(*codes: Codes) -> int:
+    return max(int(some.max(initial=0)) for some in codes) + 1
