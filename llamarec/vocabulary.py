@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypedDict
 USER: Final = "user"  # raw key, text
 ITEM: Final = "item"  # raw key, text
 TIMESTAMP: Final = "timestamp"  # seconds since 1970-01-01 UTC, Int64
+RATING: Final = "rating"  # Float64, finite
 TITLE: Final = "title"  # text, HTML entities resolved
 
 USER_ID: Final = "user_id"  # Int32, 0-based

@@ -5,6 +5,7 @@ sources      the public data sets, one module each
 tables       a user's own table
 source       what a public data set consists of
 raw          raw files found, fetched, or named in an error
+ratings      a threshold of ratings
 lines        text files in blocks; a malformed line by file and number
 times        formats of times, recognised or given
 recipe       titled items, k-core, ids, order, split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from llamarec.vocabulary import Experiment
 
 SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
+NO_THRESHOLD = "none"
 UNTITLED_ITEMS = ("drop", "key")
 TABLE_ENDINGS = (".csv", ".tsv", ".inter", ".jsonl", ".json", ".ndjson", ".parquet")
 # Windows opens a device instead of a file of such a name.
@@ -26,6 +28,17 @@ def _canonical(encoding: str) -> str:
         return found if "\n".encode(found) == b"\n" else ""
     except (LookupError, UnicodeError, TypeError):
         return ""
+
+
+def _canonical_rating(text: str) -> str:
+    """A threshold in one spelling; empty where it is no finite number."""
+    if text.strip().lower() == NO_THRESHOLD:
+        return NO_THRESHOLD
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"{number:.15g}" if math.isfinite(number) else ""
 
 
 def _can_name_a_folder(name: str) -> bool:
@@ -89,6 +102,13 @@ class DataConfig:
             "sees of an item."
         },
     )
+    min_rating: str = field(
+        default=NO_THRESHOLD,
+        metadata={
+            "help": "Interactions with a lower rating are dropped, before all else (default: none, ratings are not "
+            "read)."
+        },
+    )
     user_column: str = field(default="", metadata={"help": "Own table: name of the user column (default: recognised)."})
     item_column: str = field(default="", metadata={"help": "Own table: name of the item column (default: recognised)."})
     timestamp_column: str = field(
@@ -107,6 +127,10 @@ class DataConfig:
     )
     title_column: str = field(
         default="", metadata={"help": "Own table: name of the title column (default: recognised)."}
+    )
+    rating_column: str = field(
+        default="",
+        metadata={"help": "Own table, with --min_rating: name of the rating column (default: recognised)."},
     )
     items_file: str = field(
         default="", metadata={"help": "Own table: a second table with items and titles, where the first has no titles."}
@@ -129,8 +153,10 @@ class DataConfig:
             ),
         ]
 
+        object.__setattr__(self, "min_rating", _canonical_rating(str(given_rating := self.min_rating)))
         chosen = [name for name in (self.user_column, self.item_column, self.timestamp_column) if name]
         rules += [
+            (bool(self.min_rating), f"--min_rating {given_rating!r}: a number, or {NO_THRESHOLD}"),
             (
                 len(set(chosen)) == len(chosen),
                 "--user_column, --item_column, --timestamp_column: three different columns",
@@ -155,6 +181,11 @@ class DataConfig:
         """Whether `dataset_code` is a path to a table."""
         name = self.dataset_code.lower().removesuffix(".gz")
         return name.endswith(TABLE_ENDINGS)
+
+    @property
+    def least_rating(self) -> float | None:
+        """The lowest rating of interactions that are kept; None where ratings do not count."""
+        return None if self.min_rating == NO_THRESHOLD else float(self.min_rating)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -264,7 +265,9 @@ def _at_once(path: Path, first_line: int, block: bytes, form: LineFormat) -> pl.
         return None
 
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
-    missing = pl.any_horizontal(pl.lit(False), *(pl.col(name).is_null() for name in form.required))
+    nothing = [pl.col(name).is_null() for name in form.required]
+    no_numbers = [~pl.col(name).is_finite() for name, kind in form.schema.items() if kind == pl.Float64]
+    missing = pl.any_horizontal(pl.lit(False), *nothing, *no_numbers)
     if frame.height != lines or frame.select(missing).to_series().any():
         return None
     return frame.with_columns((pl.int_range(pl.len()) + first_line).alias(LINE))
@@ -431,8 +434,11 @@ def _cast(name: str, text: str | None, kind: type[pl.DataType]) -> str | int | f
         return text
 
     try:
-        return int(text) if kind == pl.Int64 else float(text)
-    except ValueError:
+        number = int(text) if kind == pl.Int64 else float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+    except (ValueError, OverflowError):
         raise ValueError(f"{name} is not a number: {text!r}") from None
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from rich.console import Console
 
 from llamarec import __version__
-from llamarec.data.config import DataConfig
+from llamarec.data.config import NO_THRESHOLD, DataConfig
 from llamarec.data.inputs import TITLES_FLAG, Inputs, describe, hash_inputs, known_titles_path
 from llamarec.data.lines import BadLines
 from llamarec.data.prepared import (
@@ -27,14 +27,15 @@ from llamarec.data.prepared import (
     options_of,
     read_manifest,
 )
+from llamarec.data.ratings import LeastRating
 from llamarec.data.raw import find_source, present_files, raw_files
 from llamarec.data.recipe import Built, build
 from llamarec.data.replacement import check_same_data, check_same_options, was_trained_on
-from llamarec.data.source import RawTables
+from llamarec.data.source import RawInput, RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.summary import detail_lines, size_line, skipped_line
 from llamarec.data.tables.table import read_table, table_files
-from llamarec.errors import ArtifactError
+from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import replacing_folder, write_json
 from llamarec.vocabulary import ITEM_IDS
 
@@ -83,15 +84,17 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
 
     paths = table_files(config) if config.is_own_table else raw_files(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line)
+    least = None if config.least_rating is None else LeastRating(config.least_rating)
     with console.status(f"preparing {config.name}"):
-        tables = _read(config, paths, bad)
+        tables = _read(config, paths, bad, least)
         built = build(tables.interactions, tables.items, config)
-        _write(config, built, paths, bad, protected, tables.columns)
+        _write(config, built, tables, paths, bad, protected)
     prepared = load_prepared(folder)
 
     lines = [size_line(prepared, "is prepared"), *detail_lines(tables, built, prepared, config)]
     if trained_on is not None and trained_on["fingerprint"] != prepared.fingerprint:
         lines.append("The retriever and ranker were trained on the previous data. Retrain both.")
+    lines.append(least.warning if least else "")
     lines.append(skipped_line(bad, tables.interactions.height))
 
     for line in filter(None, lines):
@@ -99,8 +102,22 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
     return prepared
 
 
-def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines) -> RawTables:
-    return read_table(config, bad) if config.is_own_table else find_source(config).read(paths, bad)
+def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines, least: LeastRating | None) -> RawTables:
+    if config.is_own_table:
+        tables = read_table(config, bad, least)
+    else:
+        source = find_source(config)
+        if least and not source.has_ratings:
+            raise ConfigError(
+                f"--min_rating {config.min_rating}: {source.code} has no ratings",
+                hint=f"leave it out, or: --min_rating {NO_THRESHOLD}",
+            )
+        tables = source.read(RawInput(paths, bad, least))
+
+    if least is None:
+        return tables
+    least.check_kept(config.dataset_code)
+    return tables._replace(left_out={**tables.left_out, **least.left_out})
 
 
 def _reuse(config: DataConfig, folder: Path) -> PreparedData | None:
@@ -137,22 +154,23 @@ def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path]
 def _write(
     config: DataConfig,
     built: Built,
+    tables: RawTables,
     paths: Mapping[str, Path],
     bad: BadLines,
     protected: Manifest | None,
-    columns: Mapping[str, str],
 ) -> None:
     """Writes a new folder, the manifest last, and puts it in place, unless it differs from a `protected` set."""
     inputs = hash_inputs(paths, config.experiment.data)
-    tables = {HISTORIES: built.histories, ITEMS: built.items, OTHERS: built.others}
+    parts = {HISTORIES: built.histories, ITEMS: built.items, OTHERS: built.others}
 
     with replacing_folder(config.experiment.data) as staging:
         inputs.remember(staging)
-        for name, table in tables.items():
+        for name, table in parts.items():
             table.write_parquet(staging / name, compression="zstd", statistics=False)
 
         manifest = _manifest(config, built, bad, inputs, staging)
-        write_json(staging / MANIFEST, {**manifest, "columns": dict(columns)})
+        read = {"columns": dict(tables.columns), "left_out": dict(tables.left_out)}
+        write_json(staging / MANIFEST, {**manifest, **read})
         check_same_data(config, manifest, protected)
 
 

@@ -60,7 +60,8 @@ class Manifest(TypedDict, total=False):
 
     inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
     and interactions of the raw files. taken_before: share of the validation labels that their users had taken before.
-    keys_as_titles: items whose key is their title. columns: a user's table's own names, by this package's.
+    left_out: interactions that were left out while they were read, by reason. keys_as_titles: items whose key is
+    their title. columns: a user's table's own names, by this package's.
     """
 
     format_version: int
@@ -75,6 +76,7 @@ class Manifest(TypedDict, total=False):
     outputs: Required[dict[str, FileDescription]]
     fingerprint: Required[str]
     raw: dict[str, int]
+    left_out: dict[str, int]
     keys_as_titles: int
     bad_lines: SkippedLines
     columns: dict[str, str]

@@ -212,6 +212,7 @@ def _nothing_left(
         found=f"{with_title[USER].n_unique():,} users and {with_title[ITEM].n_unique():,} items",
         hint=[
             "lower --min_user_interactions and --min_item_interactions",
+            *(["lower --min_rating"] if config.least_rating is not None else []),
             *([f"--untitled_items key keeps {untitled:,} more, of items without a title"] if untitled else []),
         ],
     )

@@ -12,13 +12,37 @@ import polars as pl
 
 from llamarec.assets import Download
 from llamarec.data.lines import KEY, BadLines, Schema
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.data.ratings import LeastRating
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 INTERACTION_SCHEMA: Schema = {USER: KEY, ITEM: KEY, TIMESTAMP: pl.Int64}
 ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
-REQUIRED = (USER, ITEM, TIMESTAMP)
 FRACTION: Final = "microseconds"
 """Column of microseconds within the second, where a table's times are that fine."""
+
+
+@dataclass(frozen=True)
+class RawInput:
+    """What a source reads.
+
+    Attributes:
+        paths: Its raw files by `RawFile.name`.
+        bad: What happens to malformed lines.
+        least: Threshold of ratings; None where they are not read.
+    """
+
+    paths: Mapping[str, Path]
+    bad: BadLines
+    least: LeastRating | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of interactions to read, all of them required."""
+        return INTERACTION_SCHEMA | ({RATING: pl.Float64} if self.least else {})
+
+    def each(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What is kept of a block of interactions in these columns."""
+        return self.least.keep(rows) if self.least else rows
 
 
 class RawTables(NamedTuple):
@@ -26,7 +50,7 @@ class RawTables(NamedTuple):
 
     interactions: user, item, timestamp (and FRACTION) in the file's order; keys are coded (KEY) or text. items: item,
     title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
-    package's. left_out: rows of interactions that the source itself left out, by reason ("with a rating below 4").
+    package's. left_out: interactions that were left out while they were read, by reason ("with a rating below 4").
     """
 
     interactions: pl.DataFrame
@@ -58,15 +82,17 @@ class Source:
     Attributes:
         code: Its `--dataset_code`, also its folder under the data root.
         files: The raw files.
-        read: Reads the tables from paths by `RawFile.name`.
+        read: Reads the tables.
         homepage: Page where a person finds the files.
+        has_ratings: Whether interactions have ratings.
         by_hand: Why a program cannot fetch them; empty where it can.
         fallback: Fetches other files with the same tables when the public address cannot be reached.
     """
 
     code: str
     files: tuple[RawFile, ...]
-    read: Callable[[Mapping[str, Path], BadLines], RawTables]
+    read: Callable[[RawInput], RawTables]
     homepage: str
+    has_ratings: bool = True
     by_hand: str = ""
     fallback: Callable[[], dict[str, Path]] | None = None

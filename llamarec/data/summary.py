@@ -33,7 +33,7 @@ def detail_lines(tables: RawTables, built: Built, data: PreparedData, config: Da
     yield from _times(tables)
     yield from _repeats(built)
     yield from _keys_as_titles(built, data)
-    yield from _dropped(built, data, config)
+    yield from _dropped(tables, built, data, config)
 
 
 def skipped_line(bad: BadLines, num_rows: int) -> str:
@@ -98,11 +98,13 @@ def _first_and_last(interactions: pl.DataFrame) -> tuple[int, int]:
     return int(times.min() or 0), int(times.max() or 0)  # type: ignore[arg-type]
 
 
-def _dropped(built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
+def _dropped(tables: RawTables, built: Built, data: PreparedData, config: DataConfig) -> Iterator[str]:
     """What was dropped and why; nothing where all of the raw data is prepared."""
     too_few = built.raw["interactions"] - built.copies - built.untitled - data.num_interactions
     num_others = built.others.height
 
+    for reason, count in tables.left_out.items():
+        yield f"dropped      {count:,} interactions {reason}"
     if built.copies:
         yield f"dropped      {built.copies:,} exact copies of another interaction (same user, item and time)"
     if built.untitled:
@@ -114,5 +116,6 @@ def _dropped(built: Built, data: PreparedData, config: DataConfig) -> Iterator[s
     if num_others:
         yield f"             {num_others:,} users are in neither training nor test, but can get recommendations"
 
-    if built.copies or built.untitled or too_few or num_others:
-        yield f"raw files    {', '.join(f'{count:,} {name}' for name, count in built.raw.items())}"
+    if tables.left_out or built.copies or built.untitled or too_few or num_others:
+        raw = {**built.raw, "interactions": built.raw["interactions"] + sum(tables.left_out.values())}
+        yield f"raw files    {', '.join(f'{count:,} {name}' for name, count in raw.items())}"

@@ -92,3 +92,14 @@ WRITERS = {
     "sports": write_sports,
     "yelp2020": write_yelp2020,
 }
+
+# The rating of every interaction of a sample.
+RATINGS_OF = {
+    "ml-100k": 3.0,
+    "ml-latest-small": 4.0,
+    "beauty": 5.0,
+    "games": 5.0,
+    "toys": 5.0,
+    "sports": 5.0,
+    "yelp2020": 5.0,
+}

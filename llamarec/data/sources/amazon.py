@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from llamarec.assets import Download
-from llamarec.data.lines import BadLines, LineFormat, Lines, Row, csv_format, read_interactions, read_lines
-from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.data.lines import LineFormat, Lines, Row, csv_format, read_interactions, read_lines
+from llamarec.data.source import ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _ADDRESS = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 
@@ -29,10 +27,10 @@ def _source(code: str, category: str) -> Source:
     )
 
 
-def _read(ratings: str, meta: str, paths: Mapping[str, Path], bad: BadLines) -> RawTables:
-    columns = (USER, ITEM, "rating", TIMESTAMP)
-    interactions = read_interactions(paths[ratings], csv_format(columns, INTERACTION_SCHEMA, REQUIRED), bad)
-    return RawTables(interactions, read_lines(paths[meta], _META, bad))
+def _read(ratings: str, meta: str, raw: RawInput) -> RawTables:
+    form = csv_format((USER, ITEM, RATING, TIMESTAMP), raw.schema, tuple(raw.schema))
+    interactions = read_interactions(raw.paths[ratings], form, raw.bad, each=raw.each)
+    return RawTables(interactions, read_lines(raw.paths[meta], _META, raw.bad))
 
 
 def _parse_meta(lines: Lines) -> Row | None:

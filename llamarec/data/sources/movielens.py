@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -10,24 +9,26 @@ import polars as pl
 from llamarec import assets
 from llamarec.assets import Download
 from llamarec.data.lines import BadLines, Schema, csv_format, read_interactions, read_lines
-from llamarec.data.source import INTERACTION_SCHEMA, ITEM_SCHEMA, REQUIRED, RawFile, RawTables, Source
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.data.source import ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _ADDRESS = "https://files.grouplens.org/datasets/movielens/"
 # Has not changed since 1998; "latest small" may.
 _SHA256_OF_100K = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
-_RATING = (USER, ITEM, "rating", TIMESTAMP)
+_RATING = (USER, ITEM, RATING, TIMESTAMP)
 _U_ITEM = (ITEM, TITLE, *(f"field_{i}" for i in range(2, 24)))
 _WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
 
 
-def _read_100k(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
-    data = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED, separator="\t", quote=False)
+def _read_100k(raw: RawInput) -> RawTables:
+    paths, bad = raw.paths, raw.bad
+    data = csv_format(_RATING, raw.schema, tuple(raw.schema), separator="\t", quote=False)
     if paths["u.data"].suffix == ".inter":
-        interactions = read_interactions(paths["u.data"], data, bad, skip_lines=1)
+        interactions = read_interactions(paths["u.data"], data, bad, skip_lines=1, each=raw.each)
         return RawTables(interactions, _wheel_items(paths["u.item"], bad))
     items = csv_format(_U_ITEM, ITEM_SCHEMA, (ITEM,), separator="|", quote=False, encoding="latin-1")
-    return RawTables(read_interactions(paths["u.data"], data, bad), read_lines(paths["u.item"], items, bad))
+    interactions = read_interactions(paths["u.data"], data, bad, each=raw.each)
+    return RawTables(interactions, read_lines(paths["u.item"], items, bad))
 
 
 def _wheel_items(path: Path, bad: BadLines) -> pl.DataFrame:
@@ -46,12 +47,12 @@ def _from_wheel() -> dict[str, Path]:
     }
 
 
-def _read_latest_small(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
-    ratings = csv_format(_RATING, INTERACTION_SCHEMA, REQUIRED)
+def _read_latest_small(raw: RawInput) -> RawTables:
+    ratings = csv_format(_RATING, raw.schema, tuple(raw.schema))
     movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,))
     return RawTables(
-        read_interactions(paths["ratings.csv"], ratings, bad, skip_lines=1),
-        read_lines(paths["movies.csv"], movies, bad, skip_lines=1),
+        read_interactions(raw.paths["ratings.csv"], ratings, raw.bad, skip_lines=1, each=raw.each),
+        read_lines(raw.paths["movies.csv"], movies, raw.bad, skip_lines=1),
     )
 
 

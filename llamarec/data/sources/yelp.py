@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import polars as pl
 
-from llamarec.data.lines import KEY, BadLines, Schema, jsonl_format, read_interactions, read_lines
-from llamarec.data.source import RawFile, RawTables, Source
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.data.lines import KEY, Schema, jsonl_format, read_interactions, read_lines
+from llamarec.data.source import RawFile, RawInput, RawTables, Source
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _REVIEWS = "yelp_academic_dataset_review.json"
 _BUSINESSES = "yelp_academic_dataset_business.json"
 _YEAR = "2019-"
 
 
-def _read(paths: Mapping[str, Path], bad: BadLines) -> RawTables:
+def _read(raw: RawInput) -> RawTables:
     review: Schema = {"user_id": pl.String, "business_id": pl.String, "date": pl.String}
+    if raw.least:
+        review["stars"] = pl.Float64
     # The file has 5 GB; only three fields of one year stay in memory.
-    interactions = read_interactions(paths[_REVIEWS], jsonl_format(review, tuple(review)), bad, each=_of_year)
+    interactions = read_interactions(
+        raw.paths[_REVIEWS], jsonl_format(review, tuple(review)), raw.bad, each=lambda rows: raw.each(_of_year(rows))
+    )
 
     business: Schema = {"business_id": pl.String, "name": pl.String}
-    items = read_lines(paths[_BUSINESSES], jsonl_format(business, ("business_id",)), bad)
+    items = read_lines(raw.paths[_BUSINESSES], jsonl_format(business, ("business_id",)), raw.bad)
     return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}))
 
 
@@ -31,6 +32,7 @@ def _of_year(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("user_id").cast(KEY).alias(USER),
         pl.col("business_id").cast(KEY).alias(ITEM),
         pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
+        *([pl.col("stars").alias(RATING)] if "stars" in rows.columns else []),
     )
 
 

@@ -13,12 +13,16 @@ from typing import Final
 import polars as pl
 
 from llamarec.errors import ConfigError, DataError
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _KNOWN: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     USER: (("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "visitorid"), ("session_id",)),
     ITEM: (("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),),
     TIMESTAMP: (("timestamp", "datetime", "unixreviewtime", "created_at", "ts", "event_time"), ("date", "time")),
+    RATING: (
+        ("rating", "ratings", "stars", "star_rating", "overall", "score", "review_rating", "review_score"),
+        ("user_rating", "review_overall"),
+    ),
     TITLE: (("title", "item_title", "movie_title", "product_title", "item_name"), ("name",)),
 }
 """By column, groups of names; a group counts where no name of an earlier one is there."""

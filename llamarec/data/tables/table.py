@@ -12,13 +12,14 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.inputs import INTERACTIONS_FLAG, TITLES_FLAG
 from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, Schema, csv_format, jsonl_format, read_lines
+from llamarec.data.ratings import LeastRating
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.tables.columns import check_titles, find_columns, shared_key
 from llamarec.data.tables.header import json_fields, read_header, unique_names
 from llamarec.data.times import MICROSECONDS, Times, read_times
 from llamarec.errors import ConfigError, DataError
-from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 # What exports write for "no value"; no key or title.
 _NO_VALUE = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
@@ -61,8 +62,13 @@ def _near_files(path: Path) -> list[Path]:
     return [there[name] for name in difflib.get_close_matches(path.name, there, n=1)]
 
 
-def read_table(config: DataConfig, bad: BadLines) -> RawTables:
+def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = None) -> RawTables:
     """Raw tables from the user's files.
+
+    Args:
+        config: Options.
+        bad: What happens to malformed lines.
+        least: Threshold of ratings; None where they are not read.
 
     Raises:
         ConfigError: a column is not found.
@@ -72,14 +78,20 @@ def read_table(config: DataConfig, bad: BadLines) -> RawTables:
     main, second = paths[INTERACTIONS_FLAG], paths.get(TITLES_FLAG)
 
     chosen = {USER: config.user_column, ITEM: config.item_column, TIMESTAMP: config.timestamp_column}
+    if least:
+        chosen[RATING] = config.rating_column
     title = {TITLE: config.title_column}
     columns = _columns_of(main, second, chosen, title, config)
     rows = _read(main, columns[main], config, bad)
 
+    if least:
+        rows = _with_numbers(rows, RATING, main, bad)
+
     # A row whose time cannot be read still gives the title of its item.
     times = _times(rows, main, config, bad)
     time = (times.seconds.alias(TIMESTAMP), times.fractions.alias(FRACTION))
-    interactions = rows.select(USER, ITEM, *time).drop_nulls(TIMESTAMP)
+    interactions = rows.select(USER, ITEM, *time, *([RATING] if least else [])).drop_nulls(TIMESTAMP)
+    interactions = least.keep(interactions) if least else interactions
     items = _read(second, columns[second], config, bad) if second else rows
     with_titles = second or main
     if TITLE not in columns[with_titles]:
@@ -135,16 +147,12 @@ def _names(path: Path, encoding: str) -> tuple[str, ...]:
 def _read(path: Path, found: dict[str, str], config: DataConfig, bad: BadLines) -> pl.DataFrame:
     """The columns under this package's names, all as text; rows without a key are malformed."""
     required = tuple(name for name in found if name != TITLE)
-    if _kind(path) == "parquet":
-        rows, unit = _read_parquet(path, found), "row"
-    else:
-        rows, unit = _read_text(path, found, required, config, bad), "line"
-
+    rows = _read_parquet(path, found) if _kind(path) == "parquet" else _read_text(path, found, required, config, bad)
     keys = [name for name in required if name != TIMESTAMP]
     rows = rows.with_columns(_value(name) for name in (*keys, TITLE) if name in rows.columns)
     for name in required:
         for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
-            bad.add(path, row, f"no value for {found[name]}", "", unit=unit)
+            bad.add(path, row, f"no value for {found[name]}", "", unit=_unit(path))
         rows = rows.drop_nulls(name)
 
     return rows
@@ -222,11 +230,24 @@ def _as_text(rows: pl.DataFrame, name: str, where: str) -> pl.Series:
     )
 
 
+def _with_numbers(rows: pl.DataFrame, name: str, path: Path, bad: BadLines) -> pl.DataFrame:
+    """The rows with a column as finite numbers; a row without one is malformed."""
+    number = pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
+    is_number = number.is_not_null() & number.is_finite()
+    for line, text in rows.filter(~is_number).select(LINE, name).iter_rows():
+        bad.add(path, line, f"{name} is not a number: {text!r}", text, unit=_unit(path))
+    return rows.filter(is_number).with_columns(number)
+
+
+def _unit(path: Path) -> str:
+    return "row" if _kind(path) == "parquet" else "line"
+
+
 def _times(rows: pl.DataFrame, path: Path, config: DataConfig, bad: BadLines) -> Times:
     """Times of the rows; null where a row has none, which is then a malformed line."""
     text = rows[TIMESTAMP]
     times = read_times(text, config.timestamp_format, str(path))
-    unit = "row" if path.suffix.lower() == ".parquet" else "line"
+    unit = _unit(path)
     unknown = text.filter(times.seconds.is_null())
     alike = dict(unknown.value_counts().iter_rows())
     for row in times.seconds.is_null().arg_true().to_list():
