@@ -6,7 +6,10 @@ April, nothing is guessed either: an order of events that is wrong is seen nowhe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -39,6 +42,8 @@ _AS_ISO: Final = (
 )
 MICROSECONDS: Final = 10**6
 """In a second."""
+_ROWS_AT_ONCE: Final = 250_000
+"""Values that are worked out together."""
 _DATE: Final = r"^\s*(?<first>\d{1,4})(?<mark>[-/.])(?<second>\d{1,2})[-/.](?<third>\d{1,4})"
 _CLOCK: Final = (
     r"(?:[T ]+(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<seconds>\d{2})(?:[.,](?<fraction>\d+))?)?"
@@ -78,27 +83,43 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
     if form:
         return _without_unknown(_by_form(text, form, where))
 
-    numbers = text.cast(pl.Float64, strict=False)
-    numbers = numbers.set(~numbers.is_finite(), None)
+    numbers = _in_parts(text, _finite)
     if 2 * numbers.null_count() > len(text):
+        del numbers
         return _without_unknown(_of_dates(text, where))
     return _of_digits(text) or _of_numbers(numbers)
 
 
+def _in_parts(values: pl.Series, convert: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """A function of each value, worked out for a part of them at a time: what lies between takes little memory."""
+    return pl.concat([convert(part) for part in _parts(values)])
+
+
+def _parts(values: pl.Series) -> Iterator[pl.Series]:
+    for start in range(0, max(1, len(values)), _ROWS_AT_ONCE):
+        yield values.slice(start, _ROWS_AT_ONCE)
+
+
+def _finite(text: pl.Series) -> pl.Series:
+    numbers = text.cast(pl.Float64, strict=False)
+    return numbers.set(~numbers.is_finite(), None)
+
+
 def _by_form(text: pl.Series, form: str, where: str) -> Times:
-    found = [_strptime(one, form) for one in text.to_list()]
-    if found and all(one is None for one in found):
+    found = _in_parts(
+        text, lambda part: pl.Series(TIMESTAMP, [_strptime(one, form) for one in part.to_list()], dtype=pl.Int64)
+    )
+    if len(found) and found.null_count() == len(found):
         raise DataError(
             f"--timestamp_format {form}: no time of {where} has this format",
             expected="codes of Python's strptime (%Y, %m, %d, %H, %M, %S), for example %d/%m/%Y %H:%M",
             found=repr(text[0]),
         )
-    since = pl.Series(TIMESTAMP, found, dtype=pl.Int64)
-    return _of_microseconds(since, form, f"a time in the format {form} (--timestamp_format)")
+    return _of_microseconds(found, form, f"a time in the format {form} (--timestamp_format)")
 
 
 def _of_microseconds(since: pl.Series, form: str, expected: str) -> Times:
-    return Times(since // MICROSECONDS, since % MICROSECONDS, form, expected)
+    return Times(since // MICROSECONDS, (since % MICROSECONDS).cast(pl.Int32), form, expected)
 
 
 def _strptime(text: str, form: str) -> int | None:
@@ -112,18 +133,33 @@ def _strptime(text: str, form: str) -> int | None:
 
 def _of_digits(text: pl.Series) -> Times | None:
     """Dates without any mark, such as 20190531 or 20190531120000, if most values are plausible ones; else None."""
-    digits = text.str.strip_chars().str.replace(r"\.0+$", "")
+    lengths = _in_parts(text, lambda part: _digits(part).str.len_chars())
     for length, form in _DIGITS.items():
-        # Strptime needs a mark between hour and minute.
-        padded = digits.str.pad_end(14, "0").str.replace(r"^(\d{8})(\d\d)(\d\d)(\d\d)$", "$1 $2:$3:$4")
-        found = padded.set(digits.str.len_chars() != length, None).str.to_datetime("%Y%m%d %H:%M:%S", strict=False)
-        seconds = _plausible(found.dt.epoch("s"))
-        if len(text) and 2 * seconds.null_count() < len(text):
+        if 2 * int((lengths == length).sum()) <= len(text):
+            continue
+
+        seconds = _in_parts(text, partial(_seconds_of_digits, length=length))
+        if 2 * seconds.null_count() < len(text):
             words = form.replace("%", "")
             return Times(
-                seconds, seconds * 0, f"dates of the form {words}", f"a date of the form {words}, as most others"
+                seconds,
+                (seconds * 0).cast(pl.Int32),
+                f"dates of the form {words}",
+                f"a date of the form {words}, as most others",
             )
     return None
+
+
+def _digits(text: pl.Series) -> pl.Series:
+    return text.str.strip_chars().str.replace(r"\.0+$", "")
+
+
+def _seconds_of_digits(text: pl.Series, length: int) -> pl.Series:
+    digits = _digits(text)
+    # Strptime needs a mark between hour and minute.
+    padded = digits.str.pad_end(14, "0").str.replace(r"^(\d{8})(\d\d)(\d\d)(\d\d)$", "$1 $2:$3:$4")
+    found = padded.set(digits.str.len_chars() != length, None).str.to_datetime("%Y%m%d %H:%M:%S", strict=False)
+    return _plausible(found.dt.epoch("s"))
 
 
 def _of_numbers(numbers: pl.Series) -> Times:
@@ -132,10 +168,10 @@ def _of_numbers(numbers: pl.Series) -> Times:
     if not since_1970 or since_1970 < _SOME * len(numbers):
         return _of_order_numbers(numbers)
 
-    unit = pl.select(_unit_of(pl.lit(numbers.abs()))).to_series()
-    whole = (numbers / unit).floor()
-    fractions = ((numbers - whole * unit) * MICROSECONDS / unit).round().clip(0, MICROSECONDS - 1)
-    seconds = _near_most(_plausible(whole.cast(pl.Int64, strict=False)), unit)
+    unit = _in_parts(numbers, _units)
+    whole = _in_parts(numbers, lambda part: (part / _units(part)).floor().cast(pl.Int64, strict=False))
+    fractions = _in_parts(numbers, _fractions)
+    seconds = _near_most(_plausible(whole), unit)
 
     used = unit.filter(seconds.is_not_null())
     counts = {name: int((used == per).sum()) for _, per, name in reversed(_UNITS)}
@@ -143,7 +179,17 @@ def _of_numbers(numbers: pl.Series) -> Times:
     form = f"{' and '.join(names) or 'seconds'} since 1970"
     if len(names) > 1:
         form += " (" + ", ".join(f"{counts[name]:,} in {name}" for name in names) + ")"
-    return Times(seconds, fractions.cast(pl.Int64, strict=False), form, f"{form}, from 1971 to 2099, as most others")
+    return Times(seconds, fractions, form, f"{form}, from 1971 to 2099, as most others")
+
+
+def _units(numbers: pl.Series) -> pl.Series:
+    return pl.select(_unit_of(pl.lit(numbers.abs())).cast(pl.Int32)).to_series()
+
+
+def _fractions(numbers: pl.Series) -> pl.Series:
+    unit = _units(numbers)
+    rest = numbers - (numbers / unit).floor() * unit
+    return (rest * MICROSECONDS / unit).round().clip(0, MICROSECONDS - 1).cast(pl.Int32, strict=False)
 
 
 def _unit_of(size: pl.Expr) -> pl.Expr:
@@ -172,11 +218,12 @@ def _plausible(seconds: pl.Series) -> pl.Series:
 
 def _near_most(seconds: pl.Series, unit: pl.Series) -> pl.Series:
     """Times in another unit than most are theirs only if they lie near them: 9999-12-31 is no 1978 in milliseconds."""
-    is_usual = unit == unit.filter(seconds.is_not_null()).mode().min()
-    usual = seconds.filter(is_usual & seconds.is_not_null())
-    if usual.is_empty():
+    known = seconds.is_not_null()
+    if not known.any():
         return seconds
 
+    is_usual = unit == unit.filter(known).mode().min()
+    usual = seconds.filter(is_usual & known)
     first, last = int(usual.min()) - _NEAR, int(usual.max()) + _NEAR  # type: ignore[arg-type]
     return seconds.set(~is_usual & ~seconds.is_between(first, last).fill_null(False), None)
 
@@ -193,33 +240,65 @@ def _without_unknown(times: Times) -> Times:
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:
-    parts = text.str.extract_groups(_DATE + _CLOCK + _ZONE).struct.unnest()
-    is_iso = parts["first"].str.len_chars() == 4
-    if 2 * int(is_iso.sum()) >= len(text):
-        return _of_microseconds(_microseconds(parts, "first", "second", "third"), "ISO dates", _AS_ISO)
-    rows = parts.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
-    if rows.is_empty():
-        none = pl.Series(TIMESTAMP, [None] * len(text), dtype=pl.Int64)
+    counts, iso = _DateCounts(), list[pl.Series]()
+    for part in _parts(text):
+        fields = _fields(part)
+        counts.add(fields)
+        iso.append(_microseconds(fields, "first", "second", "third"))
+
+    if 2 * counts.iso >= len(text):
+        return _of_microseconds(pl.concat(iso), "ISO dates", _AS_ISO)
+    del iso
+    if not counts.year_last:
+        none = pl.Series(TIMESTAMP, [None], dtype=pl.Int64).extend_constant(None, len(text) - 1)
         return Times(none, none, "no times", _AS_ISO)
-    form, words = _order(rows, text, where)
+
+    form, words = counts.order(text, where)
     day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
-    since = _microseconds(parts, "third", month, day)
+    since = _in_parts(text, lambda part: _microseconds(_fields(part), "third", month, day))
     return _of_microseconds(since, words, f"a time in the format {words}, as most others")
 
 
-def _order(rows: pl.DataFrame, text: pl.Series, where: str) -> tuple[str, str]:
-    """Whether the day or the month comes first, decided by the rows with a number above 12."""
-    says_day = rows.filter(pl.col("first").cast(pl.Int64) > _MONTHS).height
-    says_month = rows.filter(pl.col("second").cast(pl.Int64) > _MONTHS).height
-    # Dates with points put the day first everywhere.
-    has_points = 2 * rows.filter(pl.col("mark") == ".").height > rows.height
-    if has_points and not says_month:
-        return DAY_FIRST
-    most, least = max(says_day, says_month), min(says_day, says_month)
-    if not most or most < _CLEARLY * least:
-        raise _ambiguous(text, where)
+def _fields(text: pl.Series) -> pl.DataFrame:
+    return text.str.extract_groups(_DATE + _CLOCK + _ZONE).struct.unnest()
 
-    return DAY_FIRST if says_day > says_month else MONTH_FIRST
+
+@dataclass
+class _DateCounts:
+    """What the dates of a column look like.
+
+    Attributes:
+        iso: How many have the year first.
+        year_last: How many have it last; of these:
+        says_day, says_month: How many have a number above 12 in the first and in the second position.
+        points: How many have points.
+    """
+
+    iso: int = 0
+    year_last: int = 0
+    says_day: int = 0
+    says_month: int = 0
+    points: int = 0
+
+    def add(self, fields: pl.DataFrame) -> None:
+        """Counts further dates."""
+        self.iso += int((fields["first"].str.len_chars() == 4).sum())
+        rows = fields.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
+        self.year_last += rows.height
+        self.says_day += rows.filter(pl.col("first").cast(pl.Int64) > _MONTHS).height
+        self.says_month += rows.filter(pl.col("second").cast(pl.Int64) > _MONTHS).height
+        self.points += rows.filter(pl.col("mark") == ".").height
+
+    def order(self, text: pl.Series, where: str) -> tuple[str, str]:
+        """Whether the day or the month comes first, decided by the dates with a number above 12."""
+        # Dates with points put the day first everywhere.
+        if 2 * self.points > self.year_last and not self.says_month:
+            return DAY_FIRST
+
+        most, least = max(self.says_day, self.says_month), min(self.says_day, self.says_month)
+        if not most or most < _CLEARLY * least:
+            raise _ambiguous(text, where)
+        return DAY_FIRST if self.says_day > self.says_month else MONTH_FIRST
 
 
 def _ambiguous(text: pl.Series, where: str) -> DataError:
