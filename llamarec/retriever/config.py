@@ -137,6 +137,8 @@ _MOVIES: Final[Overrides] = {"max_length": 200, "window_stride": 100, "batch_siz
 DEFAULTS: Final[dict[str, Overrides]] = {
     "ml-100k": _MOVIES,
     "ml-latest-small": {**_MOVIES, "hidden_size": 96},
+    # Not tuned: their sequences are as long.
+    **dict.fromkeys(("ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m"), _MOVIES),
 }
 
 

@@ -21,6 +21,7 @@ REAL_COUNTS = {
     "ml-latest-small": (610, 3_650, 90_274),
     "yelp2020": (30_431, 20_033, 316_354),
     "ml-100k": (943, 1_349, 99_287),
+    "ml-1m": (6_040, 3_416, 999_611),
     "toys": (19_124, 11_758, 165_247),
 }
 # With keys as titles, as the papers that compare sequential recommenders count them.

@@ -45,6 +45,21 @@ def write_ml_latest_small(folder: Path, pairs: Pairs = PAIRS) -> None:
     (folder / "movies.csv").write_bytes(movies.encode())
 
 
+def _write_dat(folder: Path, pairs: Pairs, rating: str, encoding: str) -> None:
+    ratings = "".join(f"{u}::{i}::{rating}::{t}\n" for u, i, t in pairs)
+    movies = "".join(f"{i}::Misérables: Les {i} (1995)::Drama|Musical\n" for i in _items(pairs))
+    (folder / "ratings.dat").write_bytes(ratings.encode())
+    (folder / "movies.dat").write_bytes(movies.encode(encoding))
+
+
+def write_ml_1m(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_dat(folder, pairs, "5", "latin-1")
+
+
+def write_ml_10m(folder: Path, pairs: Pairs = PAIRS) -> None:
+    _write_dat(folder, pairs, "3.5", "utf-8")
+
+
 def _write_amazon(folder: Path, category: str, pairs: Pairs) -> None:
     ratings = "".join(f"U{u},B{i},5.0,{t}\n" for u, i, t in pairs)
     meta = "".join(f"{{'asin': 'B{i}', 'title': \"Rock &amp; Roll's {i}\"}}\n" for i in _items(pairs))
@@ -86,6 +101,11 @@ def write_yelp2020(folder: Path, pairs: Pairs = PAIRS) -> None:
 WRITERS = {
     "ml-100k": write_ml_100k,
     "ml-latest-small": write_ml_latest_small,
+    "ml-1m": write_ml_1m,
+    "ml-10m": write_ml_10m,
+    "ml-20m": write_ml_latest_small,
+    "ml-25m": write_ml_latest_small,
+    "ml-32m": write_ml_latest_small,
     "beauty": write_beauty,
     "games": write_games,
     "toys": write_toys,
@@ -96,10 +116,8 @@ WRITERS = {
 # The rating of every interaction of a sample.
 RATINGS_OF = {
     "ml-100k": 3.0,
-    "ml-latest-small": 4.0,
-    "beauty": 5.0,
-    "games": 5.0,
-    "toys": 5.0,
-    "sports": 5.0,
-    "yelp2020": 5.0,
+    "ml-1m": 5.0,
+    "ml-10m": 3.5,
+    **dict.fromkeys(("ml-20m", "ml-25m", "ml-32m", "ml-latest-small"), 4.0),
+    **dict.fromkeys(("beauty", "games", "toys", "sports", "yelp2020"), 5.0),
 }

@@ -8,6 +8,5 @@ from llamarec.data.source import Source
 from llamarec.data.sources import amazon, movielens, yelp
 
 SOURCES: Final[dict[str, Source]] = {
-    source.code: source
-    for source in (*amazon.AMAZON_2014, movielens.ML_100K, movielens.ML_LATEST_SMALL, yelp.YELP_2020)
+    source.code: source for source in (*amazon.AMAZON_2014, *movielens.MOVIELENS, yelp.YELP_2020)
 }

@@ -1,8 +1,11 @@
-"""MovieLens (Harper and Konstan 2015): the 100K of 1998, and the "latest small" that LlamaRec calls ML-100k."""
+"""MovieLens (Harper and Konstan 2015): 100K to 32M ratings, and the "latest small" that LlamaRec calls ML-100k."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -15,6 +18,7 @@ from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 _ADDRESS = "https://files.grouplens.org/datasets/movielens/"
 # Has not changed since 1998; "latest small" may.
 _SHA256_OF_100K = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+_DAT, _CSV = ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv")
 _RATING = (USER, ITEM, RATING, TIMESTAMP)
 _U_ITEM = (ITEM, TITLE, *(f"field_{i}" for i in range(2, 24)))
 _WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
@@ -47,7 +51,17 @@ def _from_wheel() -> dict[str, Path]:
     }
 
 
-def _read_latest_small(raw: RawInput) -> RawTables:
+def _read_dat(raw: RawInput, *, encoding: str) -> RawTables:
+    """Fields separated by two colons, without a header: the sets of 2003 and 2009."""
+    ratings = csv_format(_RATING, raw.schema, tuple(raw.schema), separator="::", quote=False)
+    movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,), separator="::", quote=False, encoding=encoding)
+    return RawTables(
+        read_interactions(raw.paths["ratings.dat"], ratings, raw.bad, each=raw.each),
+        read_lines(raw.paths["movies.dat"], movies, raw.bad),
+    )
+
+
+def _read_csv(raw: RawInput) -> RawTables:
     ratings = csv_format(_RATING, raw.schema, tuple(raw.schema))
     movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,))
     return RawTables(
@@ -56,9 +70,21 @@ def _read_latest_small(raw: RawInput) -> RawTables:
     )
 
 
-def _packed(archive: str, names: tuple[str, ...], sha256: str = "") -> tuple[RawFile, ...]:
-    folder, address = archive.removesuffix(".zip"), _ADDRESS + archive
-    return tuple(RawFile(name, (), Download(address, member=f"{folder}/{name}", sha256=sha256)) for name in names)
+def _packed(
+    archive: str, names: tuple[str, ...], sha256: str = "", *, md5: str = "", folder: str = ""
+) -> tuple[RawFile, ...]:
+    folder, address = folder or archive.removesuffix(".zip"), _ADDRESS + archive
+    members = {name: Download(address, f"{folder}/{name}", sha256, md5) for name in names}
+    return tuple(RawFile(name, (), download) for name, download in members.items())
+
+
+def _source(size: str, read: Callable[[RawInput], RawTables], names: tuple[str, ...], **packed: str) -> Source:
+    return Source(
+        code=f"ml-{size}",
+        files=_packed(f"ml-{size}.zip", names, **packed),
+        read=read,
+        homepage=f"https://grouplens.org/datasets/movielens/{size}/",
+    )
 
 
 ML_100K = Source(
@@ -70,7 +96,20 @@ ML_100K = Source(
 )
 ML_LATEST_SMALL = Source(
     code="ml-latest-small",
-    files=_packed("ml-latest-small.zip", ("ratings.csv", "movies.csv")),
-    read=_read_latest_small,
+    files=_packed("ml-latest-small.zip", _CSV),
+    read=_read_csv,
     homepage="https://grouplens.org/datasets/movielens/latest/",
+)
+
+# The MD5 that GroupLens publishes beside each archive, at its address and `.md5`.
+MOVIELENS: Final = (
+    ML_100K,
+    _source("1m", partial(_read_dat, encoding="latin-1"), _DAT, md5="c4d9eecfca2ab87c1945afe126590906"),
+    _source(
+        "10m", partial(_read_dat, encoding="utf-8"), _DAT, md5="ce571fd55effeba0271552578f2648bd", folder="ml-10M100K"
+    ),
+    _source("20m", _read_csv, _CSV, md5="cd245b17a1ae2cc31bb14903e1204af3"),
+    _source("25m", _read_csv, _CSV, md5="6b51fb2759a8657d3bfcbfc42b592ada"),
+    _source("32m", _read_csv, _CSV, md5="d472be332d4daa821edc399621853b57"),
+    ML_LATEST_SMALL,
 )
