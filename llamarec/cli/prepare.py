@@ -16,6 +16,11 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("prepare", help=SUMMARY, description=SUMMARY)
     add_dataclass_arguments(parser, DataConfig, title="data")
     add_prepare_again(parser)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Read the first million rows and print the summary. Nothing is written or downloaded.",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -30,9 +35,13 @@ def add_prepare_again(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Prepares the data set and prints its folder."""
-    from llamarec.data.prepare import prepare, resolve_options
+    """Prepares the data set and prints its folder and its summary."""
+    from llamarec.data.prepare import dry_run, prepare, resolve_options
 
     config = resolve_options(dataclass_from(DataConfig, arguments), given_in(arguments.argv))
+    if arguments.dry_run:
+        dry_run(config)
+        return 0
+
     prepare(config, again=arguments.prepare_again)
     return 0

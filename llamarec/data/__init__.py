@@ -10,9 +10,10 @@ lines        text files in blocks; a malformed line by file and number
 times        formats of times, recognised or given
 recipe       titled items, k-core, ids, order, split
 coded        interactions whose keys are numbers
+figures      ties, shared titles and others, by which a person checks a prepared set
 prepare      preparation, or reuse of what is prepared
 prepared     a prepared set as later stages read it
 inputs       hashes of the raw files
 replacement  protection of data that a model was trained on
-summary      what the preparation prints
+summary      figures of a prepared set in its manifest, and as text
 """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from llamarec import __version__
 from llamarec.data.config import NO_THRESHOLD, DataConfig
 from llamarec.data.inputs import TITLES_FLAG, Inputs, describe, hash_inputs, known_titles_path
-from llamarec.data.lines import BadLines
+from llamarec.data.lines import BadLines, RowLimit
 from llamarec.data.prepared import (
     FORMAT_VERSION,
     HISTORIES,
@@ -28,16 +29,17 @@ from llamarec.data.prepared import (
     read_manifest,
 )
 from llamarec.data.ratings import LeastRating
-from llamarec.data.raw import find_source, present_files, raw_files
+from llamarec.data.raw import files_here, find_source, present_files, raw_files
 from llamarec.data.recipe import Built, build
 from llamarec.data.replacement import check_same_data, check_same_options, was_trained_on
 from llamarec.data.source import RawInput, RawTables
 from llamarec.data.sources import SOURCES
-from llamarec.data.summary import detail_lines, size_line, skipped_line
+from llamarec.data.summary import Summary, size_line, summary_lines, summary_of
 from llamarec.data.tables.table import read_table, table_files
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import replacing_folder, write_json
-from llamarec.vocabulary import ITEM_IDS
+
+DRY_RUN_ROWS: Final = 1_000_000
 
 
 def resolve_options(config: DataConfig, given: Container[str]) -> DataConfig:
@@ -75,7 +77,7 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
 
     reused = _reuse(config, folder)
     if reused is not None:
-        console.print(size_line(reused, "is already prepared"), soft_wrap=True)
+        _print(console, [size_line(reused.manifest, folder, "is already prepared")])
         return reused
 
     trained_on = read_manifest(folder) if was_trained_on(config.experiment) else None
@@ -84,22 +86,59 @@ def prepare(config: DataConfig, console: Console | None = None, *, again: bool =
 
     paths = table_files(config) if config.is_own_table else raw_files(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line)
-    least = None if config.least_rating is None else LeastRating(config.least_rating)
     with console.status(f"preparing {config.name}"):
-        tables = _read(config, paths, bad, least)
-        built = build(tables.interactions, tables.items, config)
-        _write(config, built, tables, paths, bad, protected)
+        built, summary = _build(config, paths, bad)
+        _write(config, built, summary, paths, protected)
     prepared = load_prepared(folder)
 
-    lines = [size_line(prepared, "is prepared"), *detail_lines(tables, built, prepared, config)]
+    lines = [size_line(prepared.manifest, folder, "is prepared"), *summary_lines(prepared.manifest)]
     if trained_on is not None and trained_on["fingerprint"] != prepared.fingerprint:
         lines.append("The retriever and ranker were trained on the previous data. Retrain both.")
-    lines.append(least.warning if least else "")
-    lines.append(skipped_line(bad, tables.interactions.height))
-
-    for line in filter(None, lines):
-        console.print(line, soft_wrap=True)
+    _print(console, lines)
     return prepared
+
+
+def dry_run(config: DataConfig, console: Console | None = None) -> Summary:
+    """Reads the first rows and prints what `prepare` would; writes nothing, and fetches nothing.
+
+    Args:
+        config: Options.
+        console: Receives the summary.
+
+    Raises:
+        ConfigError: the data set is unknown, or a column is missing.
+        DataError: raw files are missing or malformed, or nothing is left of them.
+    """
+    console = console or Console(markup=False, emoji=False)
+    if not config.is_own_table and config.dataset_code not in SOURCES and read_manifest(config.experiment.data):
+        raise ConfigError(
+            f"--dataset_code {config.dataset_code}: this set is prepared, and its table is not named",
+            expected="the path of the table",
+            hint=f"llamarec prepare --dry_run --dataset_code path/to/{config.dataset_code}.csv",
+        )
+
+    paths = table_files(config) if config.is_own_table else files_here(find_source(config), Path(config.data_root))
+    bad = BadLines(config.on_bad_line, limit=RowLimit(DRY_RUN_ROWS))
+    with console.status(f"reading {config.name}"):
+        _, summary = _build(config, paths, bad)
+
+    what = "would be prepared"
+    if rows := summary.get("first_rows"):
+        what = f"has more rows; of the first {rows:,} alone, it would be prepared as"
+    _print(console, [size_line(summary, None, what), *summary_lines(summary), "dry run      nothing was written"])
+    return summary
+
+
+def _print(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _build(config: DataConfig, paths: Mapping[str, Path], bad: BadLines) -> tuple[Built, Summary]:
+    least = None if config.least_rating is None else LeastRating(config.least_rating)
+    tables = _read(config, paths, bad, least)
+    built = build(tables.interactions, tables.items, config)
+    return built, summary_of(tables, built, bad, config)
 
 
 def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines, least: LeastRating | None) -> RawTables:
@@ -117,7 +156,8 @@ def _read(config: DataConfig, paths: Mapping[str, Path], bad: BadLines, least: L
     if least is None:
         return tables
     least.check_kept(config.dataset_code)
-    return tables._replace(left_out={**tables.left_out, **least.left_out})
+    warnings = (*tables.warnings, *filter(None, [least.warning]))
+    return tables._replace(left_out={**tables.left_out, **least.left_out}, warnings=warnings)
 
 
 def _reuse(config: DataConfig, folder: Path) -> PreparedData | None:
@@ -152,12 +192,7 @@ def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path]
 
 
 def _write(
-    config: DataConfig,
-    built: Built,
-    tables: RawTables,
-    paths: Mapping[str, Path],
-    bad: BadLines,
-    protected: Manifest | None,
+    config: DataConfig, built: Built, summary: Summary, paths: Mapping[str, Path], protected: Manifest | None
 ) -> None:
     """Writes a new folder, the manifest last, and puts it in place, unless it differs from a `protected` set."""
     inputs = hash_inputs(paths, config.experiment.data)
@@ -168,31 +203,22 @@ def _write(
         for name, table in parts.items():
             table.write_parquet(staging / name, compression="zstd", statistics=False)
 
-        manifest = _manifest(config, built, bad, inputs, staging)
-        read = {"columns": dict(tables.columns), "left_out": dict(tables.left_out)}
-        write_json(staging / MANIFEST, {**manifest, **read})
+        manifest = _manifest(config, summary, inputs, staging)
+        write_json(staging / MANIFEST, {**manifest})
         check_same_data(config, manifest, protected)
 
 
-def _manifest(config: DataConfig, built: Built, bad: BadLines, inputs: Inputs, folder: Path) -> Manifest:
+def _manifest(config: DataConfig, summary: Summary, inputs: Inputs, folder: Path) -> Manifest:
     outputs = {name: describe(folder / name) for name in (HISTORIES, ITEMS, OTHERS)}
     # Only the files that models are trained on.
     digests = [outputs[name]["sha256"] for name in (HISTORIES, ITEMS)]
 
     return {
         "format_version": FORMAT_VERSION,
-        "dataset_code": config.name,
-        "num_users": built.histories.height,
-        "num_items": built.items.height,
-        "num_interactions": int(built.histories[ITEM_IDS].list.len().sum()),
-        "has_repeats": built.has_repeats,
-        "taken_before": round(built.taken_before, 6),
+        **summary,
         "options": options_from(config),
         "inputs": inputs.described,
         "outputs": outputs,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
-        "raw": {**built.raw, "exact_copies": built.copies, "interactions_without_title": built.untitled},
-        "keys_as_titles": built.keys_as_titles,
-        "bad_lines": {"count": bad.count, "listed": bad.listed},
         "versions": {"llamarec": __version__, "polars": pl.__version__},
     }

@@ -16,6 +16,7 @@ from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import POLARS_ERRORS
+from llamarec.data.summary import Summary
 from llamarec.errors import ArtifactError, Lines
 from llamarec.vocabulary import (
     ITEM,
@@ -48,38 +49,17 @@ class FileDescription(TypedDict):
     sha256: str
 
 
-class SkippedLines(TypedDict):
-    """Malformed lines: how many, and the first few with the reason."""
-
-    count: int
-    listed: list[str]
-
-
-class Manifest(TypedDict, total=False):
+class Manifest(Summary, total=False):
     """manifest.json of a prepared set; earlier versions wrote fewer keys.
 
-    inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`. raw: users, items
-    and interactions of the raw files. taken_before: share of the validation labels that their users had taken before.
-    left_out: interactions that were left out while they were read, by reason. keys_as_titles: items whose key is
-    their title. columns: a user's table's own names, by this package's.
+    inputs: raw files by name. outputs: tables of the set by name. fingerprint: see `PreparedData`.
     """
 
     format_version: int
-    dataset_code: Required[str]
-    num_users: int
-    num_items: int
-    num_interactions: Required[int]
-    has_repeats: Required[bool]
-    taken_before: float
     options: Required[Options]
     inputs: Required[dict[str, FileDescription]]
     outputs: Required[dict[str, FileDescription]]
     fingerprint: Required[str]
-    raw: dict[str, int]
-    left_out: dict[str, int]
-    keys_as_titles: int
-    bad_lines: SkippedLines
-    columns: dict[str, str]
     versions: dict[str, str]
 
 

@@ -44,6 +44,18 @@ def present_files(source: Source, data_root: Path) -> dict[str, Path] | None:
     return {name: path for name, path in found.items() if path} if all(found.values()) else None
 
 
+def files_here(source: Source, data_root: Path) -> dict[str, Path]:
+    """The raw files by name, without fetching any.
+
+    Raises:
+        DataError: a file is missing; names it and its folder.
+    """
+    found = present_files(source, data_root)
+    if found is None:
+        raise _missing(source, data_root, AssetError("a dry run fetches nothing"))
+    return found
+
+
 def raw_files(source: Source, data_root: Path) -> dict[str, Path]:
     """The raw files by name, fetched where they are missing.
 

@@ -14,6 +14,15 @@ import polars as pl
 
 from llamarec.data.coded import codes_of, dense, in_core, with_any_of, with_codes, without_copies
 from llamarec.data.config import DataConfig
+from llamarec.data.figures import (
+    SharedTitles,
+    Ties,
+    UnseenTestItems,
+    count_shared_titles,
+    count_ties,
+    count_unseen_test_items,
+    share_taken_before,
+)
 from llamarec.data.source import FRACTION
 from llamarec.errors import DataError
 from llamarec.texts import normal
@@ -46,7 +55,7 @@ class Built(NamedTuple):
     that are not dropped. raw: users, items and interactions of the raw files. copies: interactions that were there
     before (same user, item and time). untitled: interactions that were dropped with an item that has no title.
     keys_as_titles: items whose key is their title. taken_before: share of the validation labels that their users had
-    taken before.
+    taken before. The others: see `figures`.
     """
 
     histories: pl.DataFrame
@@ -57,6 +66,9 @@ class Built(NamedTuple):
     untitled: int
     keys_as_titles: int
     taken_before: float
+    ties: Ties
+    shared_titles: SharedTitles
+    unseen_test_items: UnseenTestItems
 
     @property
     def has_repeats(self) -> bool:
@@ -110,16 +122,20 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     ordered, user_table, item_table = _numbered(core, time)
     histories = _split(_histories(ordered), ordered, config)
     items_of_set = keys.texts_of(item_table)
+    named = items_of_set.join(titled, on=ITEM, how="left", maintain_order="left")
 
     return Built(
         histories=users.texts_of(histories.with_columns(user_table)).select(USER_ID, USER, pl.exclude(USER_ID, USER)),
-        items=items_of_set.join(titled, on=ITEM, how="left", maintain_order="left"),
+        items=named,
         others=users.texts_of(_others(with_title, user_table, item_table, time)).sort(USER),
         raw={"users": users.table.height, "items": keys.table.height, "interactions": interactions.height},
         copies=interactions.height - distinct.height,
         untitled=distinct.height - with_title.height,
         keys_as_titles=items_of_set.join(own_titles, on=ITEM, how="anti").height,
-        taken_before=_share_taken_before(histories),
+        taken_before=share_taken_before(histories),
+        ties=count_ties(ordered, time, histories),
+        shared_titles=count_shared_titles(named),
+        unseen_test_items=count_unseen_test_items(histories, ordered),
     )
 
 
@@ -139,14 +155,6 @@ def _histories(ordered: pl.DataFrame) -> pl.DataFrame:
         .group_by(USER_ID, maintain_order=True)
         .agg(pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS))
     )
-
-
-def _share_taken_before(histories: pl.DataFrame) -> float:
-    """Share of the validation labels that are in their user's history; 0 without labels."""
-    has_label = (pl.col(TRAIN_END) > 0) & (pl.col(TRAIN_END) < pl.col(VALIDATION_END))
-    label = pl.col(ITEM_IDS).list.get(pl.col(TRAIN_END))
-    taken = histories.filter(has_label).select(pl.col(ITEM_IDS).list.head(pl.col(TRAIN_END)).list.contains(label))
-    return float(taken.to_series().mean() or 0)  # type: ignore[arg-type]  # of booleans
 
 
 def _others(interactions: pl.DataFrame, users: pl.Series, items: pl.DataFrame, time: Sequence[str]) -> pl.DataFrame:

@@ -51,6 +51,7 @@ class RawTables(NamedTuple):
     interactions: user, item, timestamp (and FRACTION) in the file's order; keys are coded (KEY) or text. items: item,
     title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
     package's. left_out: interactions that were left out while they were read, by reason ("with a rating below 4").
+    warnings: lines that a person must read.
     """
 
     interactions: pl.DataFrame
@@ -58,6 +59,7 @@ class RawTables(NamedTuple):
     times: str = ""
     columns: Mapping[str, str] = MappingProxyType({})
     left_out: Mapping[str, int] = MappingProxyType({})
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""The summary of a preparation: every figure by hand, all in the manifest; a dry run that writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llamarec.cli.main import main
+from llamarec.data.config import DataConfig
+from llamarec.data.prepare import dry_run, prepare
+from llamarec.data.prepared import read_manifest
+from llamarec.data.summary import summary_lines
+from llamarec.errors import ConfigError, DataError
+from tests.data.raw import WRITERS
+
+DAY = 86_400
+START = 1_546_300_800
+ROWS = [(f"u{user}", f"i{item}", START + DAY * item, f"Film {item}") for user in range(6) for item in range(6)]
+
+
+def _table(path: Path, rows: list[tuple[str, str, int, str]]) -> DataConfig:
+    lines = ["user,item,timestamp,title", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return DataConfig(str(path), experiment_root=str(path.parent / "experiments"))
+
+
+def _files(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def test_every_figure_of_a_small_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # u0 took i4 and i5 together: the file's order makes i5 the test item. i0 and i1 have one title. u9 has one item.
+    rows = [(user, item, time, "Film 1" if item == "i0" else title) for user, item, time, title in ROWS]
+    rows[4] = ("u0", "i4", START + DAY * 5, "Film 4")
+    table = [*rows, rows[0], ("u9", "i1", START, "Film 1"), ("u1", "i9", START + DAY * 9, "")]
+    manifest = prepare(_table(tmp_path / "shop.csv", table)).manifest
+
+    assert manifest["columns"] == {name: name for name in ("user", "item", "timestamp", "title")}
+    assert manifest["times"] == {
+        "form": "seconds since 1970",
+        "first": "2019-01-01T00:00:00Z",
+        "last": "2019-01-10T00:00:00Z",
+    }
+    assert manifest["rows"] == 39
+    assert list(manifest["left_out"].values()) == [1, 1, 1]
+    assert manifest["ties"] == {"users": 1, "labels": 1}
+    assert manifest["shared_titles"] == {"items": 2, "most_shared": "Film 1"}
+    assert manifest["taken_before"] == 0
+    assert manifest["unseen_test_items"] == {"users": 6, "unseen": 6}
+
+    said = capsys.readouterr().out
+    assert said.splitlines()[1:] == [
+        "columns      user=user, item=item, timestamp=timestamp, title=title",
+        "times        read as seconds since 1970: 2019-01-01 to 2019-01-10",
+        "raw files    7 users, 7 items, 39 interactions",
+        "dropped      1 exact copies of another interaction (same user, item and time)",
+        "dropped      1 interactions with items that have no title",
+        "dropped      1 interactions of users with fewer than 5 or items with fewer than 5 (--min_user_interactions, "
+        "--min_item_interactions)",
+        "             1 users are in neither training nor test, but can get recommendations",
+        "ties         1 of 6 users have interactions at the same time, which keep the order of the file; it decided "
+        "the validation or test item of 1",
+        "titles       2 of 6 items share theirs with another item, such as 'Film 1'",
+        "labels       no validation item was taken before by the same user",
+        "test items   6 of 6 are in nobody's training part: a retriever cannot learn them",
+    ]
+
+
+def test_the_lines_are_made_from_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    prepare(config)
+    manifest = read_manifest(config.experiment.data)
+    assert manifest is not None
+    assert capsys.readouterr().out.splitlines()[1:] == list(summary_lines(manifest))
+
+
+_TABLES = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.sampled_from(["A", "B", "C", ""])),
+    min_size=8,
+    max_size=40,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(rows=_TABLES)
+def test_what_is_left_out_and_what_is_prepared_add_up_to_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int, str]]
+) -> None:
+    """Ties, shared titles and new test items are counted once more, as one would first."""
+    table = [(f"u{user}", f"i{item}", START + time, title) for user, item, time, title in rows]
+    path = tmp_path_factory.mktemp("sums") / "shop.csv"
+    config = _table(path, table)
+    config = DataConfig(
+        config.dataset_code,
+        experiment_root=config.experiment_root,
+        min_user_interactions=2,
+        min_item_interactions=1,
+        title_column="title",
+    )
+    try:
+        data = prepare(config)
+    except DataError:
+        return
+
+    manifest, sequences = data.manifest, data.sequences
+    assert manifest["rows"] == len(table) == sum(manifest["left_out"].values()) + data.num_interactions
+
+    trained = {int(item) for user in range(data.num_users) for item in sequences.train(user)}
+    labels = [sequences.label(user, "test") for user in range(data.num_users) if sequences.label(user, "test")]
+    assert manifest["unseen_test_items"] == {
+        "users": len(labels),
+        "unseen": sum(label not in trained for label in labels),
+    }
+    times = [sequences.timestamps[a:b].tolist() for a, b in zip(sequences.offsets, sequences.offsets[1:], strict=False)]
+    assert manifest["ties"]["users"] == sum(len(set(one)) < len(one) for one in times)
+    assert manifest["ties"]["labels"] == sum(
+        any(one.count(one[position]) > 1 for position in (len(one) - 2, len(one) - 1)) for one in times if len(one) > 2
+    )
+    titles = data.titles[1:]
+    assert manifest["shared_titles"]["items"] == sum(titles.count(title) > 1 for title in titles)
+
+
+def test_a_set_of_an_earlier_version_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    path = prepare(config).folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    for name in ("times", "rows", "left_out", "num_others", "ties", "shared_titles", "unseen_test_items", "warnings"):
+        del manifest[name]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    capsys.readouterr()
+    assert prepare(config).num_users == 6
+    assert "is already prepared" in capsys.readouterr().out
+
+
+# ---- A dry run ----
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "prepared"])
+def test_a_dry_run_says_the_same_and_writes_nothing(
+    before: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    if before:
+        prepare(config)
+    files = _files(tmp_path)
+    capsys.readouterr()
+
+    words = ["prepare", "--dry_run", "--dataset_code", config.dataset_code, "--experiment_root", config.experiment_root]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert _files(tmp_path) == files
+    assert said[0] == "shop would be prepared: 6 users, 6 items, 36 interactions"
+    assert said[-1] == "dry run      nothing was written"
+    prepare(config, again=True)
+    if not before:
+        assert capsys.readouterr().out.splitlines()[1:] == said[1:-1]
+
+
+@pytest.mark.parametrize("code", sorted(WRITERS))
+def test_a_dry_run_of_a_public_set(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw" / code).mkdir(parents=True)
+    WRITERS[code](tmp_path / "raw" / code)
+    files = _files(tmp_path)
+    config = DataConfig(code, str(tmp_path / "raw"), str(tmp_path / "experiments"))
+    dry_run(config)
+    said = capsys.readouterr().out.splitlines()
+    assert _files(tmp_path) == files
+    prepare(config)
+    assert capsys.readouterr().out.splitlines()[1:] == said[1:-1]
+
+
+def test_a_dry_run_fetches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)raw files are missing.*dry run fetches nothing"):
+        dry_run(DataConfig("ml-100k", str(tmp_path / "raw"), str(tmp_path / "experiments")))
+    assert not _files(tmp_path)
+
+
+def test_a_dry_run_needs_the_table(tmp_path: Path) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    prepare(config)
+    with pytest.raises(ConfigError, match=r"--dry_run --dataset_code path/to/shop\.csv"):
+        dry_run(DataConfig("shop", experiment_root=config.experiment_root))
