@@ -24,7 +24,7 @@ def _read(raw: RawInput) -> RawTables:
 
     business: Schema = {"business_id": pl.String, "name": pl.String}
     items = read_lines(raw.paths[_BUSINESSES], jsonl_format(business, ("business_id",)), raw.bad)
-    return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}))
+    return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}), "ISO dates")
 
 
 def _of_year(rows: pl.DataFrame) -> pl.DataFrame:
