@@ -8,6 +8,7 @@ raw          raw files found, fetched, or named in an error
 ratings      a threshold of ratings
 lines        text files in blocks; a malformed line by file and number
 times        formats of times, recognised or given
+markup       remains of web pages in titles
 recipe       titled items, k-core, ids, order, split
 coded        interactions whose keys are numbers
 figures      ties, shared titles and others, by which a person checks a prepared set

@@ -60,8 +60,9 @@ class DataConfig:
     dataset_code: str = field(
         default="",
         metadata={
-            "help": "Data set: beauty, games, sports, toys, yelp2020, ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, "
-            "ml-latest-small, or the path of your own table (CSV, TSV, JSON lines, Parquet)."
+            "help": "Data set: beauty, games, sports, toys, amazon2018-CATEGORY, amazon2023-CATEGORY, yelp2020, "
+            "ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small, or the path of your own "
+            "table (CSV, TSV, JSON lines, Parquet)."
         },
     )
     data_root: str = field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from llamarec.assets import Download, fetch
@@ -21,9 +22,13 @@ def find_source(config: DataConfig) -> Source:
     if config.dataset_code in SOURCES:
         return SOURCES[config.dataset_code]
 
+    if siblings := _siblings(config.dataset_code):
+        raise _unknown_category(config.dataset_code, siblings)
+
     prepared = sorted(path.parent.name for path in Path(config.experiment_root).glob("data/*/manifest.json"))
-    names = [*SOURCES, *(name for name in prepared if name not in SOURCES)]
-    near = difflib.get_close_matches(config.dataset_code, names, n=1)
+    families = list(dict.fromkeys(source.family or source.code for source in SOURCES.values()))
+    others = [name for name in prepared if name not in SOURCES]
+    near = difflib.get_close_matches(config.dataset_code, [*SOURCES, *others], n=1)
 
     problem = f"--dataset_code {config.dataset_code}: unknown data set"
     if config.dataset_code.lower().endswith((".xlsx", ".xls", ".ods")):
@@ -33,8 +38,29 @@ def find_source(config: DataConfig) -> Source:
 
     raise ConfigError(
         problem if config.dataset_code else "--dataset_code is missing",
-        expected=f"one of {', '.join(names)}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
+        expected=f"one of {', '.join([*families, *others])}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
         hint=f"--dataset_code {near[0]}" if near else None,
+    )
+
+
+def _siblings(code: str) -> list[Source]:
+    """Data sets whose codes begin as this one does: amazon2018-..."""
+    prefix = f"{code.partition('-')[0].lower()}-"
+    return [source for source in SOURCES.values() if source.family and source.code.startswith(prefix)]
+
+
+def _unknown_category(code: str, siblings: Sequence[Source]) -> ConfigError:
+    prefix, _, category = code.partition("-")
+    categories = {source.code.partition("-")[2].lower(): source.code for source in siblings}
+    near = difflib.get_close_matches(category.lower(), categories, n=1)
+    near = near or [name for name in categories if category and category.lower() in name][:1]
+
+    names = ", ".join(source.code.partition("-")[2] for source in siblings)
+    problem = f"{prefix.lower()} has no such category" if category else "which category?"
+    return ConfigError(
+        f"--dataset_code {code}: {problem}",
+        expected=f"{prefix.lower()}- and one of {names}",
+        hint=f"--dataset_code {categories[near[0]]}" if near else None,
     )
 
 

@@ -23,6 +23,7 @@ from llamarec.data.figures import (
     count_unseen_test_items,
     share_taken_before,
 )
+from llamarec.data.markup import without_markup
 from llamarec.data.source import FRACTION
 from llamarec.errors import DataError
 from llamarec.texts import normal
@@ -39,6 +40,7 @@ from llamarec.vocabulary import (
     VALIDATION_END,
 )
 
+_HAD_MARKUP: Final = "had markup"
 REPEATS_FROM: Final = 0.02
 """Share of validation labels taken before, from which items of the history are candidates.
 
@@ -54,8 +56,8 @@ class Built(NamedTuple):
     histories: a row per user. items: a row per item. others: a row per dropped user, with those of the user's items
     that are not dropped. raw: users, items and interactions of the raw files. copies: interactions that were there
     before (same user, item and time). untitled: interactions that were dropped with an item that has no title.
-    keys_as_titles: items whose key is their title. taken_before: share of the validation labels that their users had
-    taken before. The others: see `figures`.
+    cleaned_titles: items from whose titles markup was removed. keys_as_titles: items whose key is their title.
+    taken_before: share of the validation labels that their users had taken before. The others: see `figures`.
     """
 
     histories: pl.DataFrame
@@ -64,6 +66,7 @@ class Built(NamedTuple):
     raw: dict[str, int]
     copies: int
     untitled: int
+    cleaned_titles: int
     keys_as_titles: int
     taken_before: float
     ties: Ties
@@ -77,9 +80,16 @@ class Built(NamedTuple):
 
 
 def clean_titles(items: pl.DataFrame) -> pl.DataFrame:
-    """One title per item (the first), entities resolved, white space single, in NFC; untitled items dropped."""
-    titles = [normal(html.unescape(title)) if title else "" for title in items[TITLE].to_list()]
-    cleaned = items.select(ITEM).with_columns(pl.Series(TITLE, titles, dtype=pl.String))
+    """One title per item (the first): text without markup, white space single, in NFC; untitled items dropped.
+
+    The column _HAD_MARKUP says of which titles a part was removed.
+    """
+    texts = [html.unescape(title) if title else "" for title in items[TITLE].to_list()]
+    bare = [without_markup(text) for text in texts]
+    had_markup = [one != text for one, text in zip(bare, texts, strict=True)]
+
+    titles = pl.Series(TITLE, [normal(text) for text in bare], dtype=pl.String)
+    cleaned = items.select(ITEM, titles, pl.Series(_HAD_MARKUP, had_markup, dtype=pl.Boolean))
     return cleaned.filter(pl.col(TITLE) != "").unique(ITEM, keep="first", maintain_order=True)
 
 
@@ -109,7 +119,8 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     Raises:
         DataError: nothing is left; names the step that dropped it.
     """
-    own_titles = clean_titles(items)
+    cleaned = clean_titles(items)
+    own_titles, had_markup = cleaned.select(ITEM, TITLE), cleaned.filter(_HAD_MARKUP)
     coded, users, keys = with_codes(interactions)
     time = [TIMESTAMP, *(name for name in (FRACTION,) if name in coded.columns)]
     distinct = without_copies(coded, [USER, ITEM, *time])
@@ -131,6 +142,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
         raw={"users": users.table.height, "items": keys.table.height, "interactions": interactions.height},
         copies=interactions.height - distinct.height,
         untitled=distinct.height - with_title.height,
+        cleaned_titles=items_of_set.join(had_markup, on=ITEM, how="semi").height,
         keys_as_titles=items_of_set.join(own_titles, on=ITEM, how="anti").height,
         taken_before=share_taken_before(histories),
         ties=count_ties(ordered, time, histories),

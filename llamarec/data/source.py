@@ -87,6 +87,7 @@ class Source:
         read: Reads the tables.
         homepage: Page where a person finds the files.
         has_ratings: Whether interactions have ratings.
+        family: What stands for its code and others of its kind: "amazon2018-CATEGORY".
         by_hand: Why a program cannot fetch them; empty where it can.
         fallback: Fetches other files with the same tables when the public address cannot be reached.
     """
@@ -96,5 +97,6 @@ class Source:
     read: Callable[[RawInput], RawTables]
     homepage: str
     has_ratings: bool = True
+    family: str = ""
     by_hand: str = ""
     fallback: Callable[[], dict[str, Path]] | None = None

@@ -47,8 +47,9 @@ class Summary(TypedDict, total=False):
     by this package's. rows: interactions that were read, those below the threshold of ratings among them. raw: users,
     items and interactions of the raw files without these, and what of them is no interaction of its own. left_out:
     interactions that were read and are not in the set, by reason; with `num_interactions` they add up to `rows`.
-    num_others: users in neither training nor test, who can get recommendations. keys_as_titles: items whose key is
-    their title. taken_before: share of the validation labels that their users had taken before.
+    num_others: users in neither training nor test, who can get recommendations. cleaned_titles: items from whose titles
+    markup was removed. keys_as_titles: items whose key is their title. taken_before: share of the validation labels
+    that their users had taken before.
     """
 
     dataset_code: Required[str]
@@ -63,6 +64,7 @@ class Summary(TypedDict, total=False):
     left_out: dict[str, int]
     num_others: int
     bad_lines: SkippedLines
+    cleaned_titles: int
     keys_as_titles: int
     ties: Ties
     shared_titles: SharedTitles
@@ -87,6 +89,7 @@ def summary_of(tables: RawTables, built: Built, bad: BadLines, config: DataConfi
         "left_out": _left_out(tables, built, num_interactions, config),
         "num_others": built.others.height,
         "bad_lines": {"count": bad.count, "listed": bad.listed},
+        "cleaned_titles": built.cleaned_titles,
         "keys_as_titles": built.keys_as_titles,
         "ties": built.ties,
         "shared_titles": built.shared_titles,
@@ -190,6 +193,8 @@ def _titles(summary: Summary) -> Iterator[str]:
     else:
         yield "titles       every item has another one"
 
+    if count := summary["cleaned_titles"]:
+        yield f"titles       {count:,} of {num_items:,} items had HTML or scripts in theirs, which were removed"
     if count := summary["keys_as_titles"]:
         yield f"titles       {count:,} of {num_items:,} items have none: the language model sees their keys"
 

@@ -30,6 +30,7 @@ MAPPED = [
     "llamarec.checkpoints.trainer.state",
     "llamarec.cli.checkpoints",
     "llamarec.data",
+    "llamarec.data.sources",
     "llamarec.data.tables",
     "llamarec.evaluation",
     "llamarec.planning",

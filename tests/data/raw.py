@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,6 +83,57 @@ def write_sports(folder: Path, pairs: Pairs = PAIRS) -> None:
     _write_amazon(folder, "Sports_and_Outdoors", pairs)
 
 
+def _write_lines(path: Path, rows: Iterable[object]) -> None:
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def write_amazon_2018(folder: Path, pairs: Pairs = PAIRS) -> None:
+    reviews = (
+        {
+            "overall": 5.0,
+            "verified": True,
+            "reviewTime": "10 17, 2015",
+            "reviewerID": f"A{u}",
+            "asin": f"B{i}",
+            "style": {"Platform:": " PC"},
+            "reviewText": "fine\nreally",
+            "unixReviewTime": t,
+        }
+        for u, i, t in pairs
+    )
+    _write_lines(folder / "Video_Games_5.json.gz", reviews)
+    metadata = [
+        {"category": ["Video Games"], "title": f"<span id='title'>Rock &amp; Roll {i}</span>", "asin": f"B{i}"}
+        for i in _items(pairs)
+    ]
+    script = {"title": "var aPageStart = (new Date()).getTime();\nvar ue_t0=ue_t0||+new Date();", "asin": "B999"}
+    _write_lines(folder / "meta_Video_Games.json.gz", [*metadata, script])
+
+
+def write_amazon_2023(folder: Path, pairs: Pairs = PAIRS) -> None:
+    reviews = (
+        {
+            "rating": 5.0,
+            "title": "Title of the review",
+            "text": "fine",
+            "images": [],
+            "asin": f"B{i}-variant-{u}",
+            "parent_asin": f"B{i}",
+            "user_id": f"A{u}",
+            "timestamp": t * 1_000 + 289,
+            "helpful_vote": 0,
+            "verified_purchase": True,
+        }
+        for u, i, t in pairs
+    )
+    _write_lines(folder / "All_Beauty.jsonl.gz", reviews)
+    metadata = (
+        {"main_category": "All Beauty", "title": f"Rock &amp; Roll {i}", "price": None, "parent_asin": f"B{i}"}
+        for i in _items(pairs)
+    )
+    _write_lines(folder / "meta_All_Beauty.jsonl.gz", metadata)
+
+
 def _date(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d} 10:00:00"
 
@@ -98,6 +149,7 @@ def write_yelp2020(folder: Path, pairs: Pairs = PAIRS) -> None:
     (folder / "yelp_academic_dataset_business.json").write_text(places, encoding="utf-8")
 
 
+# By code; of a family, one category.
 WRITERS = {
     "ml-100k": write_ml_100k,
     "ml-latest-small": write_ml_latest_small,
@@ -110,6 +162,8 @@ WRITERS = {
     "games": write_games,
     "toys": write_toys,
     "sports": write_sports,
+    "amazon2018-Video_Games": write_amazon_2018,
+    "amazon2023-All_Beauty": write_amazon_2023,
     "yelp2020": write_yelp2020,
 }
 
@@ -119,5 +173,7 @@ RATINGS_OF = {
     "ml-1m": 5.0,
     "ml-10m": 3.5,
     **dict.fromkeys(("ml-20m", "ml-25m", "ml-32m", "ml-latest-small"), 4.0),
-    **dict.fromkeys(("beauty", "games", "toys", "sports", "yelp2020"), 5.0),
+    **dict.fromkeys(
+        ("amazon2018-Video_Games", "amazon2023-All_Beauty", "beauty", "games", "toys", "sports", "yelp2020"), 5.0
+    ),
 }

@@ -104,7 +104,7 @@ def test_a_copy_with_a_lower_rating_does_not_hide_the_higher_one(tmp_path: Path)
     assert (data.num_interactions, data.manifest["raw"]["exact_copies"]) == (42, 0)
 
 
-@pytest.mark.parametrize("code", sorted(code for code, source in SOURCES.items() if source.has_ratings))
+@pytest.mark.parametrize("code", sorted(code for code in WRITERS if SOURCES[code].has_ratings))
 def test_every_source_with_ratings_takes_a_threshold(tmp_path: Path, code: str) -> None:
     folder = tmp_path / code
     folder.mkdir()

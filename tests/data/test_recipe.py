@@ -83,7 +83,7 @@ def test_a_temporal_split_cuts_all_users_at_the_same_times() -> None:
 
 def test_titles_have_entities_resolved_and_single_spaces() -> None:
     items = pl.DataFrame({"item": ["a", "b", "a"], "title": [" Tom &amp;  Jerry\n", None, "second"]})
-    assert clean_titles(items).rows() == [("a", "Tom & Jerry")]
+    assert clean_titles(items).select("item", "title").rows() == [("a", "Tom & Jerry")]
 
 
 def test_what_was_left_out_is_counted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from functools import partial
 
 from llamarec.assets import Download
@@ -30,29 +31,40 @@ def _source(code: str, category: str) -> Source:
 def _read(ratings: str, meta: str, raw: RawInput) -> RawTables:
     form = csv_format((USER, ITEM, RATING, TIMESTAMP), raw.schema, tuple(raw.schema))
     interactions = read_interactions(raw.paths[ratings], form, raw.bad, each=raw.each)
-    return RawTables(interactions, read_lines(raw.paths[meta], _META, raw.bad))
+    return RawTables(interactions, read_lines(raw.paths[meta], metadata_format("asin"), raw.bad))
 
 
-def _parse_meta(lines: Lines) -> Row | None:
-    """Asin and title from a Python literal, which is parsed and never evaluated, or from JSON."""
+def metadata_format(key: str) -> LineFormat:
+    """Format of metadata: a line for each item, with its `key` and perhaps a title."""
+    return LineFormat(ITEM_SCHEMA, (ITEM,), partial(_parse_metadata, key))
+
+
+def _parse_metadata(key: str, lines: Lines) -> Row | None:
+    """Key and title from JSON or from a Python literal, which is parsed and never evaluated."""
     line = next(lines)
     if not line.strip():
         return None
 
     try:
-        row = ast.literal_eval(line)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise ValueError("neither a Python literal nor JSON") from None
+        row = json.loads(line)
+    except ValueError:
+        row = _literal(line)
     if not isinstance(row, dict):
         raise ValueError(f"expected a dictionary, found a {type(row).__name__}")
-    title = row.get("title")
-    return {ITEM: row.get("asin"), TITLE: title if isinstance(title, str) else None}
+
+    item, title = row.get(key), row.get("title")
+    if item is not None and not isinstance(item, str):
+        raise ValueError(f"{key} is no text: {item!r}")
+    return {ITEM: item, TITLE: title if isinstance(title, str) else None}
 
 
-_META = LineFormat(ITEM_SCHEMA, (ITEM,), _parse_meta)
+def _literal(line: str) -> object:
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            return ast.literal_eval(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError("neither JSON nor a Python literal") from None
+
 
 AMAZON_2014 = (
     _source("beauty", "Beauty"),
