@@ -6,6 +6,7 @@ tables       a user's own table
 source       what a public data set consists of
 raw          raw files found, fetched, or named in an error
 ratings      a threshold of ratings
+containers   compressed files and files in archives, opened by path
 lines        text files in blocks; a malformed line by file and number
 times        formats of times, recognised or given
 markup       remains of web pages in titles

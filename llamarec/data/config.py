@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llamarec.data.tables.endings import can_name_a_folder, data_set_name, is_a_table
 from llamarec.errors import check_all
 from llamarec.vocabulary import Experiment
 
@@ -15,17 +17,32 @@ SPLIT_METHODS = ("leave_one_out", "temporal")
 ON_BAD_LINE = ("stop", "skip")
 NO_THRESHOLD = "none"
 UNTITLED_ITEMS = ("drop", "key")
-TABLE_ENDINGS = (".csv", ".tsv", ".inter", ".jsonl", ".json", ".ndjson", ".parquet")
-# Windows opens a device instead of a file of such a name.
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 DATA_ROOT_VARIABLE = "LLAMAREC_DATA_ROOT"
+IGNORED = "_"
+"""Name of a column to ignore, in --columns."""
+_SEPARATORS = {
+    "tab": "tab",
+    "\\t": "tab",
+    "\t": "tab",
+    "space": "space",
+    " ": "space",
+    "comma": ",",
+    "semicolon": ";",
+    "pipe": "|",
+    "colons": "::",
+}
+"""By what a person may type, the one value of the option."""
+_LONGEST_SEPARATOR = 4
 
 
 def _canonical(encoding: str) -> str:
-    """Python's name of an encoding; empty where it is unknown or encodes a newline as anything but one byte."""
+    """Python's name of an encoding; empty where it is unknown or encodes a newline as anything but one byte.
+
+    UTF-16 is known by its mark.
+    """
     try:
         found = codecs.lookup(encoding).name
-        return found if "\n".encode(found) == b"\n" else ""
+        return found if found == "utf-16" or "\n".encode(found) == b"\n" else ""
     except (LookupError, UnicodeError, TypeError):
         return ""
 
@@ -41,11 +58,9 @@ def _canonical_rating(text: str) -> str:
     return f"{number:.15g}" if math.isfinite(number) else ""
 
 
-def _can_name_a_folder(name: str) -> bool:
-    """Whether a folder can have this name, on Windows too, and is one inside its parent."""
-    stem = name.partition(".")[0].lower()
-    is_usual = bool(name.strip(". ")) and name == name.strip() and not name.endswith(".") and name.isprintable()
-    return is_usual and not set(name) & set('<>:"/\\|?*') and stem not in _DEVICES
+def names_of_columns(columns: str) -> tuple[str, ...]:
+    """The names that --columns gives, in their order; none without it."""
+    return tuple(name.strip() for name in columns.split(",")) if columns else ()
 
 
 def default_data_root() -> str:
@@ -62,7 +77,7 @@ class DataConfig:
         metadata={
             "help": "Data set: beauty, games, sports, toys, amazon2018-CATEGORY, amazon2023-CATEGORY, yelp2020, "
             "ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small, or the path of your own "
-            "table (CSV, TSV, JSON lines, Parquet)."
+            "table (CSV, JSON, Parquet, Excel; packed, or a folder of parts)."
         },
     )
     data_root: str = field(
@@ -113,7 +128,8 @@ class DataConfig:
     user_column: str = field(default="", metadata={"help": "Own table: name of the user column (default: recognised)."})
     item_column: str = field(default="", metadata={"help": "Own table: name of the item column (default: recognised)."})
     timestamp_column: str = field(
-        default="", metadata={"help": "Own table: name of the time column (default: recognised)."}
+        default="",
+        metadata={"help": "Own table: name of the time column, or DATE,CLOCK for two of them (default: recognised)."},
     )
     timestamp_format: str = field(
         default="",
@@ -122,9 +138,12 @@ class DataConfig:
             "recognised where it is unambiguous)."
         },
     )
-    encoding: str = field(
-        default="utf-8",
-        metadata={"help": "Own table: text encoding, for example cp1252 for a CSV from an older Excel."},
+    order_column: str = field(
+        default="",
+        metadata={"help": "Own table: column of numbers that orders equal times, or all where there is no time."},
+    )
+    no_timestamp: bool = field(
+        default=False, metadata={"help": "Own table: it has no times; the order of its rows counts."}
     )
     title_column: str = field(
         default="", metadata={"help": "Own table: name of the title column (default: recognised)."}
@@ -133,9 +152,31 @@ class DataConfig:
         default="",
         metadata={"help": "Own table, with --min_rating: name of the rating column (default: recognised)."},
     )
+    columns: str = field(
+        default="",
+        metadata={
+            "help": "Own table without a header line: names of all columns in their order, such as "
+            "user,item,rating,timestamp; _ for one to ignore."
+        },
+    )
+    separator: str = field(
+        default="",
+        metadata={"help": "Own table: what separates fields, as it is or as tab or space (default: recognised)."},
+    )
+    encoding: str = field(
+        default="utf-8",
+        metadata={"help": "Own table: text encoding, for example cp1252 for a CSV from an older Excel."},
+    )
     items_file: str = field(
         default="", metadata={"help": "Own table: a second table with items and titles, where the first has no titles."}
     )
+    items_item_column: str = field(
+        default="",
+        metadata={"help": "Second table: name of the item column (default: recognised)."},
+    )
+    items_columns: str = field(default="", metadata={"help": "Second table: as --columns."})
+    items_separator: str = field(default="", metadata={"help": "Second table: as --separator."})
+    items_encoding: str = field(default="", metadata={"help": "Second table: as --encoding (default: the same)."})
 
     def __post_init__(self) -> None:
         shares = self.temporal_validation_share + self.temporal_test_share
@@ -155,33 +196,60 @@ class DataConfig:
         ]
 
         object.__setattr__(self, "min_rating", _canonical_rating(str(given_rating := self.min_rating)))
-        chosen = [name for name in (self.user_column, self.item_column, self.timestamp_column) if name]
-        rules += [
-            (bool(self.min_rating), f"--min_rating {given_rating!r}: a number, or {NO_THRESHOLD}"),
-            (
-                len(set(chosen)) == len(chosen),
-                "--user_column, --item_column, --timestamp_column: three different columns",
-            ),
-            (
-                bool(_canonical(self.encoding)),
-                f"--encoding {self.encoding!r}: one that Python knows (utf-8, cp1252, ...); save UTF-16 files as UTF-8",
-            ),
-            (
-                not self.is_own_table or _can_name_a_folder(self.name),
-                f"--dataset_code {self.dataset_code}: the file's name without its ending names the folders of all "
-                f"results, and {self.name!r} cannot: rename the file, to shop.csv for example",
-            ),
-        ]
+        rules.append((bool(self.min_rating), f"--min_rating {given_rating!r}: a number, or {NO_THRESHOLD}"))
+        check_all("these data options do not fit", [*rules, *self._rules_of_tables()])
+        # UTF8 and utf-8 are the same option, and so are a tab and its name.
+        for name in ("encoding", "items_encoding"):
+            object.__setattr__(self, name, _canonical(getattr(self, name)))
+        for name in ("separator", "items_separator"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, _SEPARATORS.get(given.lower(), given))
 
-        check_all("these data options do not fit", rules)
-        # UTF8 and utf-8 are the same option.
-        object.__setattr__(self, "encoding", _canonical(self.encoding))
+    def _rules_of_tables(self) -> Iterator[tuple[bool, str]]:
+        chosen = [self.user_column, self.item_column, self.timestamp_column, self.order_column]
+        chosen = [name for name in chosen if name]
+        yield (
+            len(set(chosen)) == len(chosen),
+            "--user_column, --item_column, --timestamp_column, --order_column: different columns",
+        )
+        yield (
+            not (self.no_timestamp and (self.timestamp_column or self.timestamp_format or self.order_column)),
+            "--no_timestamp: the order of the rows counts, so leave --timestamp_column, --timestamp_format and "
+            "--order_column out",
+        )
+        yield (
+            not self.no_timestamp or self.split != "temporal",
+            "--no_timestamp: --split temporal needs times; use --split leave_one_out",
+        )
+
+        for prefix in ("", "items_"):
+            encoding, separator = getattr(self, f"{prefix}encoding"), getattr(self, f"{prefix}separator")
+            yield (
+                bool(_canonical(encoding)) or not encoding,
+                f"--{prefix}encoding {encoding!r}: one that Python knows (utf-8, cp1252, utf-16, ...)",
+            )
+            is_usual = separator.lower() in _SEPARATORS or len(separator) <= _LONGEST_SEPARATOR
+            yield (
+                is_usual and not set(separator) & set('"\r\n'),
+                f"--{prefix}separator {separator!r}: up to {_LONGEST_SEPARATOR} characters, or one of "
+                + ", ".join(name for name in _SEPARATORS if name.isalpha()),
+            )
+            names = names_of_columns(getattr(self, f"{prefix}columns"))
+            kept = [name for name in names if name != IGNORED]
+            yield (
+                not names or (all(names) and len(set(kept)) == len(kept)),
+                f"--{prefix}columns {getattr(self, f'{prefix}columns')}: names that differ, separated by commas",
+            )
+        yield (
+            not self.is_own_table or can_name_a_folder(self.name),
+            f"--dataset_code {self.dataset_code}: the file's name without its ending names the folders of all "
+            f"results, and {self.name!r} cannot: rename the file, to shop.csv for example",
+        )
 
     @property
     def is_own_table(self) -> bool:
         """Whether `dataset_code` is a path to a table."""
-        name = self.dataset_code.lower().removesuffix(".gz")
-        return name.endswith(TABLE_ENDINGS)
+        return is_a_table(self.dataset_code)
 
     @property
     def least_rating(self) -> float | None:
@@ -190,12 +258,8 @@ class DataConfig:
 
     @property
     def name(self) -> str:
-        """The data set's short name; a table's is its file name without endings."""
-        if not self.is_own_table:
-            return self.dataset_code
-        # A path typed on Windows gives the same name on every system.
-        file_name = self.dataset_code.replace("\\", "/").rpartition("/")[2]
-        return file_name.removesuffix(".gz").rpartition(".")[0]
+        """The data set's short name; a table's is that of its file or folder, without endings."""
+        return data_set_name(self.dataset_code) if self.is_own_table else self.dataset_code
 
     @property
     def experiment(self) -> Experiment:

@@ -8,10 +8,10 @@ record is a line and a field ends at a separator, are given to polars.
 from __future__ import annotations
 
 import csv
-import gzip
 import math
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -19,6 +19,7 @@ from typing import IO, Final
 import msgspec
 import polars as pl
 
+from llamarec.data.containers import open_bytes
 from llamarec.errors import DataError
 
 BLOCK_BYTES = 32 * 2**20
@@ -111,6 +112,9 @@ class LineFormat:
         parse: One record from the next lines.
         read_block: Parses whole lines at once where that cannot give another result; None where it could.
         encoding: Encoding of the file. `read_block` receives UTF-8.
+        unit: What a line is to a person: a line, or a record of a list.
+        opened: The file's lines.
+        encoding_flag: The flag that names the encoding.
     """
 
     schema: Schema
@@ -118,6 +122,9 @@ class LineFormat:
     parse: Parse
     read_block: Callable[[bytes], pl.DataFrame | None] = lambda _: None
     encoding: str = "utf-8"
+    unit: str = "line"
+    opened: Callable[[Path], IO[bytes]] = open_bytes
+    encoding_flag: str = "--encoding"
 
 
 class Lines(Iterator[str]):
@@ -173,7 +180,7 @@ class Lines(Iterator[str]):
 
         self.taken.append(line)
         self._next += 1
-        return line.decode(self._encoding)
+        return _decoded(line, self._encoding)
 
 
 def _unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -226,7 +233,7 @@ def _frames(
 ) -> Iterator[pl.DataFrame]:
     left = max_rows
     try:
-        with open_bytes(path) as file:
+        with form.opened(path) as file:
             for _ in range(skip_lines):
                 file.readline()
 
@@ -234,7 +241,7 @@ def _frames(
             while (left is None or left > 0) and (block := rest + file.read(BLOCK_BYTES)):
                 block += file.readline()
                 rest = b""
-                frame = _at_once(path, number, block, form)
+                frame = _at_once(number, block, form)
                 if frame is not None:
                     number += frame.height
                     frame = frame if left is None else frame.head(left)
@@ -251,12 +258,14 @@ def _frames(
         ) from error
 
 
-def _at_once(path: Path, first_line: int, block: bytes, form: LineFormat) -> pl.DataFrame | None:
+def _at_once(first_line: int, block: bytes, form: LineFormat) -> pl.DataFrame | None:
     """The rows of a block, if it has a row in every line, without a doubt; else None."""
     text = block.replace(b"\r\n", b"\n")
-    if form.encoding != "utf-8":
-        text = _recoded(path, text, form.encoding)
     try:
+        if form.encoding != "utf-8":
+            if has_utf_8(block, form.encoding):
+                return None
+            text = text.decode(form.encoding).encode()
         frame = form.read_block(text)
         if frame is None:
             return None
@@ -288,11 +297,11 @@ def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines, max_r
         except UnicodeDecodeError as error:
             lines.give_back()
             if bad.mode == "stop":
-                raise _not_decoded(path, lines.number, error, form.encoding) from error
-            bad.add(path, lines.number, f"not {form.encoding}: {error}", "")
+                raise _not_decoded(path, lines.number, error, form) from error
+            bad.add(path, lines.number, f"not {form.encoding}: {error}", "", unit=form.unit)
         except ValueError as error:
             shown = b"".join(lines.give_back()).decode(form.encoding, errors="replace").rstrip("\r\n")
-            bad.add(path, lines.number, str(error), shown)
+            bad.add(path, lines.number, str(error), shown, unit=form.unit)
         else:
             for name in form.schema:
                 columns[name].append(row.get(name))
@@ -301,33 +310,68 @@ def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines, max_r
     return pl.DataFrame(columns, schema={**form.schema, LINE: pl.Int64})
 
 
-def _recoded(path: Path, raw: bytes, encoding: str) -> bytes:
-    try:
-        return raw.decode(encoding).encode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: its text is not {encoding}",
-            found=f"byte 0x{error.object[error.start]:02x}, which {encoding} does not have",
-            hint="name the encoding: --encoding NAME, or save the file as UTF-8",
-        ) from error
-
-
-def _not_decoded(path: Path, number: int, error: UnicodeDecodeError, encoding: str) -> DataError:
+def _not_decoded(path: Path, number: int, error: UnicodeDecodeError, form: LineFormat) -> DataError:
     """Does not advise --on_bad_line skip: every line with an umlaut would go, and nobody would see why."""
+    name = "UTF-8" if form.encoding == "utf-8" else form.encoding
+    if error.reason == _IS_UTF_8:
+        return DataError(
+            f"{path}, {form.unit} {number}: its text is UTF-8, not {name}",
+            found=repr(error.object.decode().rstrip("\r\n")[:120]),
+            hint=f"{form.encoding_flag} utf-8; if the file has lines in both, save it anew in one encoding",
+        )
+
     shown = error.object.decode("cp1252", errors="replace").rstrip("\r\n")
-    name = "UTF-8" if encoding == "utf-8" else encoding
     return DataError(
-        f"{path}, line {number}: its text is not {name}",
+        f"{path}, {form.unit} {number}: its text is not {name}",
         found=f"byte 0x{error.object[error.start]:02x}; as cp1252 the line reads {shown[:120]!r}",
-        hint="for your own table: --encoding cp1252 (or its true encoding), or save the file as UTF-8",
+        hint=f"for your own table: {form.encoding_flag} cp1252 (or its true encoding), or save the file as UTF-8",
     )
+
+
+# Encodings of one byte whose letters lie above 0xC0: their text is hardly ever UTF-8 by chance.
+_EIGHT_BITS: Final = ("cp125", "iso8859", "latin", "koi8")
+_UTF_8_LETTER: Final = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_IS_UTF_8: Final = "UTF-8"
+
+
+def has_utf_8(raw: bytes, encoding: str) -> bool:
+    """Whether a text in an encoding of one byte has letters that are UTF-8 instead."""
+    return encoding.startswith(_EIGHT_BITS) and _UTF_8_LETTER.search(raw) is not None
+
+
+def _decoded(line: bytes, encoding: str) -> str:
+    """The text of a line.
+
+    Raises:
+        UnicodeDecodeError: it has another encoding.
+    """
+    if has_utf_8(line, encoding) and _is_utf_8(line):
+        raise UnicodeDecodeError(encoding, line, 0, 1, _IS_UTF_8)
+    return line.decode(encoding)
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 # ---- JSON lines ----
 
 
-def jsonl_format(schema: Schema, required: tuple[str, ...], *, encoding: str = "utf-8") -> LineFormat:
-    """Format of one JSON object per line; other fields are ignored. Numbers keep the spelling that they have."""
+def jsonl_format(
+    schema: Schema, required: tuple[str, ...], *, encoding: str = "utf-8", list_fields: Container[str] = ()
+) -> LineFormat:
+    """Format of one JSON object per line; other fields are ignored. Numbers keep the spelling that they have.
+
+    Args:
+        schema: Fields to read.
+        required: Fields that every object needs.
+        encoding: Of the file.
+        list_fields: Fields whose lists are given as text; a list in another one is no value.
+    """
     numbered = {f"field_{number}": name for number, name in enumerate(schema)}
     record = msgspec.defstruct(
         "Record",
@@ -347,7 +391,7 @@ def jsonl_format(schema: Schema, required: tuple[str, ...], *, encoding: str = "
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a JSON object ({error})") from None
         return {
-            name: _cast(name, _text_of(name, bytes(getattr(found, field_name))), schema[name])
+            name: _cast(name, _text_of(name, bytes(getattr(found, field_name)), name in list_fields), schema[name])
             for field_name, name in numbered.items()
         }
 
@@ -357,8 +401,10 @@ def jsonl_format(schema: Schema, required: tuple[str, ...], *, encoding: str = "
 _NULL: Final = msgspec.Raw(b"null")
 
 
-def _text_of(name: str, raw: bytes) -> str | None:
+def _text_of(name: str, raw: bytes, is_list: bool) -> str | None:
     """A value of JSON as text; a number or a truth value as it is spelled."""
+    if is_list and raw[:1] == b"[":
+        return raw.decode()
     if raw[:1] == b'"':
         return msgspec.json.decode(raw, type=str)
     if raw[:1] in (b"[", b"{"):
@@ -371,6 +417,9 @@ def _kind_of(text: str) -> str:
 
 
 # ---- Delimited fields ----
+
+# Polars takes one byte only.
+_UNIT_SEPARATOR: Final = b"\x1f"
 
 
 def csv_format(
@@ -388,20 +437,27 @@ def csv_format(
         columns: Names of all fields.
         schema: Columns to read, by name.
         required: Columns that every row needs.
-        separator: Between fields.
+        separator: Between fields; where it has several characters, no field is quoted.
         quote: Whether a field may be in double quotes; otherwise these are part of its text.
         encoding: Of the file.
     """
     num_separators = len(columns) - 1
+    is_long = len(separator) > 1
+    quote = quote and not is_long
 
     def read(block: bytes) -> pl.DataFrame | None:
+        if is_long and _UNIT_SEPARATOR in block:
+            return None
+
         num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
         has_more = (quote and b'"' in block) or b"\r" in block
         if has_more or len(separator) > 1 or block.count(separator.encode()) != num_lines * num_separators:
             return None
 
+        one_byte = block.replace(separator.encode(), _UNIT_SEPARATOR) if is_long else block
+        mark = _UNIT_SEPARATOR.decode() if is_long else separator
         return pl.read_csv(
-            block, has_header=False, separator=separator, quote_char=None, schema=dict.fromkeys(columns, pl.String)
+            one_byte, has_header=False, separator=mark, quote_char=None, schema=dict.fromkeys(columns, pl.String)
         )
 
     def parse(lines: Lines) -> Row | None:
@@ -440,13 +496,3 @@ def _cast(name: str, text: str | None, kind: type[pl.DataType]) -> str | int | f
         return number
     except (ValueError, OverflowError):
         raise ValueError(f"{name} is not a number: {text!r}") from None
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, decompressed if it is gzip, without a byte-order mark."""
-    with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    opened: IO[bytes] = gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[assignment]  # noqa: SIM115
-    if opened.read(3) != b"\xef\xbb\xbf":
-        opened.seek(0)
-    return opened

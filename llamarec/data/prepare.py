@@ -13,6 +13,7 @@ from rich.console import Console
 
 from llamarec import __version__
 from llamarec.data.config import NO_THRESHOLD, DataConfig
+from llamarec.data.containers import real_file
 from llamarec.data.inputs import TITLES_FLAG, Inputs, describe, hash_inputs, known_titles_path
 from llamarec.data.lines import BadLines, RowLimit
 from llamarec.data.prepared import (
@@ -35,7 +36,8 @@ from llamarec.data.replacement import check_same_data, check_same_options, was_t
 from llamarec.data.source import RawInput, RawTables
 from llamarec.data.sources import SOURCES
 from llamarec.data.summary import Summary, size_line, summary_lines, summary_of
-from llamarec.data.tables.table import read_table, table_files
+from llamarec.data.tables.files import table_files
+from llamarec.data.tables.table import read_table
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import replacing_folder, write_json
 
@@ -186,7 +188,7 @@ def _raw_files_here(config: DataConfig, *, is_prepared: bool) -> dict[str, Path]
         known = config.dataset_code in SOURCES or not is_prepared
         return present_files(find_source(config), Path(config.data_root)) if known else None
 
-    if is_prepared and not Path(config.dataset_code).is_file():
+    if is_prepared and real_file(Path(config.dataset_code)) is None:
         return None
     return table_files(config)
 

@@ -38,7 +38,7 @@ FORMAT_VERSION: Final = 1
 # Where files are does not change what is prepared from them.
 _PATHS: Final = ("data_root", "experiment_root", "dataset_code", "items_file")
 
-Options = dict[str, str | int | float]
+Options = dict[str, str | bool | int | float]
 """Fields of `DataConfig` that decide what is prepared."""
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llamarec.assets import Download, fetch
-from llamarec.data.config import TABLE_ENDINGS, DataConfig
+from llamarec.data.config import DataConfig
 from llamarec.data.source import RawFile, Source
 from llamarec.data.sources import SOURCES
+from llamarec.data.tables.endings import TABLE_ENDINGS
 from llamarec.errors import AssetError, ConfigError, DataError
 
 
@@ -31,15 +32,17 @@ def find_source(config: DataConfig) -> Source:
     near = difflib.get_close_matches(config.dataset_code, [*SOURCES, *others], n=1)
 
     problem = f"--dataset_code {config.dataset_code}: unknown data set"
-    if config.dataset_code.lower().endswith((".xlsx", ".xls", ".ods")):
-        problem = f"--dataset_code {config.dataset_code}: spreadsheets are not supported; save it as CSV"
-    elif Path(config.dataset_code).is_dir() and config.dataset_code:
-        problem = f"--dataset_code {config.dataset_code}: a folder; give the path of a table in it"
+    hint = f"--dataset_code {near[0]}" if near else None
+    if config.dataset_code.lower().endswith((".xls", ".xlsb", ".ods")):
+        problem = f"--dataset_code {config.dataset_code}: a spreadsheet of this kind is not read"
+        hint = "save it as .xlsx or CSV"
+    elif config.dataset_code and Path(config.dataset_code).exists():
+        hint = f"the table of this name: --dataset_code ./{config.dataset_code}"
 
     raise ConfigError(
         problem if config.dataset_code else "--dataset_code is missing",
         expected=f"one of {', '.join([*families, *others])}, or the path of a table ({', '.join(TABLE_ENDINGS)})",
-        hint=f"--dataset_code {near[0]}" if near else None,
+        hint=hint,
     )
 
 

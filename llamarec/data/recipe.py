@@ -24,7 +24,7 @@ from llamarec.data.figures import (
     share_taken_before,
 )
 from llamarec.data.markup import without_markup
-from llamarec.data.source import FRACTION
+from llamarec.data.source import FRACTION, ORDER
 from llamarec.errors import DataError
 from llamarec.texts import normal
 from llamarec.vocabulary import (
@@ -112,7 +112,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     """Histories and items, the tables of a prepared set.
 
     Args:
-        interactions: user, item, timestamp, and FRACTION where there is one, in the file's order.
+        interactions: user, item, timestamp, and FRACTION and ORDER where they are, in the file's order.
         items: item, title; an item without a row here has no title.
         config: Core sizes and split, and what becomes of items without a title.
 
@@ -122,7 +122,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     cleaned = clean_titles(items)
     own_titles, had_markup = cleaned.select(ITEM, TITLE), cleaned.filter(_HAD_MARKUP)
     coded, users, keys = with_codes(interactions)
-    time = [TIMESTAMP, *(name for name in (FRACTION,) if name in coded.columns)]
+    time = [TIMESTAMP, *(name for name in (FRACTION, ORDER) if name in coded.columns)]
     distinct = without_copies(coded, [USER, ITEM, *time])
     titled = with_keys(own_titles, keys.table) if config.untitled_items == "key" else own_titles
     with_title = with_any_of(distinct, ITEM, keys.codes_of(titled[ITEM]))

@@ -19,6 +19,10 @@ INTERACTION_SCHEMA: Schema = {USER: KEY, ITEM: KEY, TIMESTAMP: pl.Int64}
 ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
 FRACTION: Final = "microseconds"
 """Column of microseconds within the second, where a table's times are that fine."""
+ORDER: Final = "order"
+"""Column that orders interactions with equal times, where a table has one."""
+CLOCK: Final = "clock"
+"""Column of times of day, where a table has them beside its dates."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class RawInput:
 class RawTables(NamedTuple):
     """Raw data in common columns.
 
-    interactions: user, item, timestamp (and FRACTION) in the file's order; keys are coded (KEY) or text. items: item,
-    title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
+    interactions: user, item, timestamp (and FRACTION, ORDER) in the file's order; keys are coded (KEY) or text. items:
+    item, title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
     package's. left_out: interactions that were left out while they were read, by reason ("with a rating below 4").
     warnings: lines that a person must read.
     """

@@ -16,7 +16,7 @@ from llamarec.data.figures import SharedTitles, Ties, UnseenTestItems
 from llamarec.data.lines import BadLines
 from llamarec.data.recipe import Built
 from llamarec.data.source import RawTables
-from llamarec.data.times import ORDER_NUMBERS
+from llamarec.data.times import FILE_ORDER, ORDER_NUMBERS
 from llamarec.vocabulary import ITEM_IDS, TIMESTAMP
 
 _MANY_BAD = 0.01  # share of the lines from which skipped ones are a warning
@@ -104,7 +104,7 @@ def summary_of(tables: RawTables, built: Built, bad: BadLines, config: DataConfi
 def _read_times(tables: RawTables) -> ReadTimes:
     first, last = (int(tables.interactions[TIMESTAMP].min() or 0), int(tables.interactions[TIMESTAMP].max() or 0))  # type: ignore[arg-type]
     form = tables.times or _SECONDS
-    shown = str if form == ORDER_NUMBERS else _iso
+    shown = str if form in (ORDER_NUMBERS, FILE_ORDER) else _iso
     return {"form": form, "first": shown(first), "last": shown(last)}
 
 
@@ -154,6 +154,8 @@ def summary_lines(summary: Summary) -> Iterator[str]:
 
 def _times_line(times: ReadTimes) -> str:
     """How times were read: a mistake here spoils everything that follows."""
+    if times["form"] == FILE_ORDER:
+        return f"times        none (--no_timestamp): {FILE_ORDER} counts"
     if times["form"] == ORDER_NUMBERS:
         first, last = (f"{int(times[end]):,}" for end in ("first", "last"))
         return f"times        read as {ORDER_NUMBERS}, no times: {first} to {last}"

@@ -36,6 +36,7 @@ _DIGITS: Final = {14: "%Y%m%d%H%M%S", 12: "%Y%m%d%H%M", 8: "%Y%m%d"}
 # Days of a spreadsheet: 1970 is 25,569, 2100 is 73,051.
 _SERIALS: Final = (25_569, 73_051)
 ORDER_NUMBERS: Final = "order numbers"
+FILE_ORDER: Final = "the order of the rows"
 _AS_ISO: Final = (
     "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "
     '--timestamp_format ("%d/%m/%y %H:%M")'

@@ -11,7 +11,7 @@ import polars as pl
 
 from llamarec.data.lines import POLARS_ERRORS
 from llamarec.data.tables.columns import is_known
-from llamarec.data.tables.header import SEPARATORS
+from llamarec.data.tables.separators import SEPARATORS
 from llamarec.errors import DataError
 from llamarec.vocabulary import USER
 

@@ -31,8 +31,8 @@ ROOMS: Final = {
     "report": ("report",),
     "serve": ("serve",),
 }
-# Modules of the command line that have the imports of an extra, inside their functions.
-VERBS: Final = {"cli/serve.py": "serve", "cli/export.py": "ranker"}
+# Modules that have the imports of an extra, inside their functions.
+VERBS: Final = {"cli/serve.py": "serve", "cli/export.py": "ranker", "data/tables/spreadsheet.py": "excel"}
 # Loaded by transformers, not by us: quantization, model files, tokenizers, logs.
 LOADED_BY_OTHERS: Final = {"bitsandbytes", "gguf", "protobuf", "sentencepiece"}
 _NOT_AT_RUN_TIME: Final = {"_typeshed"}

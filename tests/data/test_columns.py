@@ -91,7 +91,7 @@ def test_atomic_files_of_recbole(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"user,item,time,title\r" + b"u,i,1,T\r", "end with a carriage return alone"),
-        ("user,item,time,title\n".encode("utf-16"), "UTF-16"),
+        ("user,item,time,title\n".encode("utf-16-le"), "UTF-16 without its mark"),
         (b"\n\n\n", "the file is empty"),
         (b"PK\x03\x04\0\0\0", "this is no text"),
     ],

@@ -82,5 +82,5 @@ def test_types_that_do_not_are_named(tmp_path: Path, column: str, value: object,
 
 def test_lists_of_other_lengths_are_named(tmp_path: Path) -> None:
     table = pl.DataFrame({"user": [1], "item": [["a", "b"]], "time": [[1]], "title": [["A", "B"]]})
-    with pytest.raises(DataError, match="the lists of a row in item, time, title differ in length"):
+    with pytest.raises(DataError, match="row 1: its lists differ in length: 2 in item and 1 in timestamp"):
         _prepare(table, tmp_path)

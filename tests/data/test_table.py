@@ -160,11 +160,11 @@ def test_text_that_is_not_utf_8_names_the_way(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)shop\.csv, line 2: its text is not UTF-8.*Käse i1.*--encoding cp1252"):
         prepare(_config(path))
     assert prepare(_config(path, encoding="cp1252")).titles[1] == "Käse i1"
-    for wrong in ("klingon", "utf-16", "base64"):
+    for wrong in ("klingon", "base64"):
         with pytest.raises(ConfigError, match=f"--encoding '{wrong}'"):
             _config(path, encoding=wrong)
     assert _config(path, encoding="UTF8").encoding == "utf-8"
-    with pytest.raises(DataError, match=r"its text is not ascii(?s:.*)--encoding NAME"):
+    with pytest.raises(DataError, match=r"its text is not ascii(?s:.*)--encoding cp1252"):
         prepare(_config(path, encoding="ascii"))
 
 
@@ -206,7 +206,7 @@ def test_order_numbers_are_said_to_be_such(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="three different columns"):
+    with pytest.raises(ConfigError, match="different columns"):
         _config(tmp_path / "shop.csv", user_column="a", item_column="b", timestamp_column="b")
     path = _csv(tmp_path / "shop.csv")
     with pytest.raises(ConfigError, match=r"'date' is already the item column"):

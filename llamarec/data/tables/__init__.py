@@ -1,6 +1,18 @@
 """A user's own table of interactions, in the forms in which people have one.
 
-table     the user's files as raw tables
-header    the columns that a text table names
-columns   which column is which
+table         the user's files as raw tables
+files         the files of a table: one, one in an archive, or the parts in a folder
+endings       what a file's name says
+parts         one file of a table, with its columns
+text          parts with delimited fields or JSON
+header        the columns that a text names
+separators    what separates its fields
+parquet       Parquet parts; values of any type as text
+spreadsheet   a sheet of a workbook
+rows          its rows under this package's names, block by block
+numbers       columns of numbers
+columns       which column is which
+lists         rows that hold several interactions
+order         times, a date and a clock, a column of numbers, or the order of the rows
+time_forms    what is said where times are in no known form
 """

@@ -6,12 +6,14 @@ A guess that could be another one is refused: a wrong column is seen nowhere lat
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
 
+from llamarec.data.source import CLOCK
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
@@ -26,53 +28,91 @@ _KNOWN: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     TITLE: (("title", "item_title", "movie_title", "product_title", "item_name"), ("name",)),
 }
 """By column, groups of names; a group counts where no name of an earlier one is there."""
+# What the name of a column of lists ends with: items, item_id_list, timestamp-seq.
+_OF_LISTS: Final = re.compile(r"[-_/ ]?(list_seq|list|seq|sequence|history)$|s$")
+_DATE, _TIME_OF_DAY = "date", "time"
+
+# An error fits on a screen.
+_MOST_LISTED: Final = 30
+_LONGEST_NAME: Final = 40
 
 # Checked from so many items on; a share above this is no matter of a few spellings.
 _FEW_ITEMS: Final = 10
 _MOST: Final = 0.5
 
 
-def find_columns(
-    path: Path, columns: Sequence[str], chosen: Mapping[str, str], shared: str = "", optional: Container[str] = ()
-) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is looked for in a table.
+
+    Attributes:
+        chosen: By column (USER, ITEM, ...), the name that a flag gives; "" where it is to be recognised.
+        prefix: Of the flags of this table.
+        shared: Name of the item's key where two tables share one.
+        optional: Columns that may be absent.
+    """
+
+    chosen: Mapping[str, str]
+    prefix: str = ""
+    shared: str = ""
+    optional: frozenset[str] = frozenset()
+
+
+def find_columns(where: str, columns: Sequence[str], wanted: Wanted) -> dict[str, str]:
     """The table's names of the columns.
 
     Args:
-        path: Of the table, for an error.
+        where: Path of the table, for an error.
         columns: All of its names.
-        chosen: By column, the name that a flag gives; "" where it is to be recognised.
-        shared: Name of the item's key where two tables share one.
-        optional: Columns that are left out where none is recognised.
+        wanted: What is looked for.
 
     Raises:
         ConfigError: a column is not found, or several could be it; names the flags.
     """
     found: dict[str, str] = {}
     problems: list[str] = []
-    for name, given in chosen.items():
-        candidates = [shared] if name == ITEM and shared and not given else _candidates(name, given, columns)
-        if not (candidates or given) and name in optional:
-            continue
-        if len(candidates) == 1:
+    for name, given in wanted.chosen.items():
+        shared = wanted.shared if name == ITEM and not given else ""
+        candidates = [shared] if shared else _candidates(name, given, columns)
+        date_and_clock = _date_and_clock(given, candidates, columns) if name == TIMESTAMP else None
+        if date_and_clock:
+            found[TIMESTAMP], found[CLOCK] = date_and_clock
+        elif len(candidates) == 1:
             found[name] = candidates[0]
-        else:
-            problems.append(_problem(name, given, candidates, columns))
+        elif candidates or given or name not in wanted.optional:
+            problems.append(_problem(name, given, candidates, columns, wanted.prefix))
 
     taken: dict[str, str] = {}
     for name, column in found.items():
         if column in taken:
-            problems.append(f"{column!r} is already the {taken[column]} column: --{name}_column NAME")
+            problems.append(f"{column!r} is already the {taken[column]} column: {flag_of(name, wanted.prefix)} NAME")
         taken.setdefault(column, name)
 
     if problems:
-        named = [column or "(no name)" for column in columns]
-        raise ConfigError(f"{path}: " + "\n    ".join(problems), found=f"the columns {', '.join(named)}")
+        raise ConfigError(f"{where}: " + "\n    ".join(problems), found=f"the columns {listed(columns)}")
     return found
+
+
+def flag_of(name: str, prefix: str = "") -> str:
+    """The flag that names a column; the second table has one of its own for the item."""
+    return f"--{prefix if name == ITEM else ''}{name}_column"
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Names of columns for an error, the first of many."""
+    named = [_short(column) or "(no name)" for column in columns[:_MOST_LISTED]]
+    others = len(columns) - len(named)
+    return ", ".join(named) + (f" and {others:,} more" if others else "")
 
 
 def is_known(name: str, column: str) -> bool:
     """Whether a table's column is recognised as `name` (USER, ITEM, ...)."""
-    return any(column.lower() in group for group in _KNOWN[name])
+    return any(_bare(name, column, of_lists) in group for group in _KNOWN[name] for of_lists in (False, True))
+
+
+def is_known_name(column: str) -> bool:
+    """Whether a column is recognised as any."""
+    return any(is_known(name, column) for name in _KNOWN)
 
 
 def shared_key(first: Sequence[str], second: Sequence[str]) -> str:
@@ -92,8 +132,8 @@ def check_titles(items: pl.DataFrame, where: str, flag: str) -> None:
     Raises:
         DataError: most items have several titles, or most have one and the same.
     """
-    titles = items.drop_nulls(TITLE).unique([ITEM, TITLE])
-    seen = items.group_by(ITEM).len().filter(pl.col("len") > 1).select(ITEM)
+    titles = items.drop_nulls(TITLE).unique([ITEM, TITLE]).cast(pl.String)
+    seen = items.group_by(ITEM).len().filter(pl.col("len") > 1).select(pl.col(ITEM).cast(pl.String))
     num_titles = titles.join(seen, on=ITEM, how="semi").group_by(ITEM).len()["len"]
     several = float((num_titles > 1).mean() or 0)  # type: ignore[arg-type]  # of booleans
     if len(num_titles) >= _FEW_ITEMS and several > _MOST:
@@ -124,25 +164,48 @@ def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
     if given:
         return [column for column in columns if column == given]
 
-    for group in _KNOWN[name]:
-        if there := [column for column in columns if column.lower() in group]:
-            return there
+    for of_lists in (False, True):
+        for group in _KNOWN.get(name, ()):
+            if there := [column for column in columns if _bare(name, column, of_lists) in group]:
+                return there
     return []
 
 
-def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence[str]) -> str:
-    flag = f"--{name}_column"
+def _bare(name: str, column: str, of_lists: bool) -> str:
+    return _OF_LISTS.sub("", column.lower(), count=1) if of_lists and name != USER else column.lower()
+
+
+def _date_and_clock(given: str, candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, str] | None:
+    """The columns of the date and of its time of day, where there are two of them."""
+    if given and not candidates and given.count(",") == 1:
+        date, clock = (part.strip() for part in given.split(","))
+        return (date, clock) if {date, clock} <= set(columns) and date != clock else None
+
+    by_name = {column.lower(): column for column in candidates}
+    both = len(candidates) == len(by_name) and by_name.keys() == {_DATE, _TIME_OF_DAY}
+    return (by_name[_DATE], by_name[_TIME_OF_DAY]) if both else None
+
+
+def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence[str], prefix: str) -> str:
+    flag = flag_of(name, prefix)
     if len(set(candidates)) == 1:
         return f"{len(candidates)} columns are called {candidates[0]!r}: rename all but one of them"
     if candidates:
-        return f"several columns could be the {name}: " + " or ".join(f"{flag} {one}" for one in candidates)
+        shown = [f"{flag} {_short(one)}" for one in candidates[:_MOST_LISTED]]
+        return f"several columns could be the {name}: " + " or ".join(shown)
 
     named = [column for column in columns if column]
     near = difflib.get_close_matches(given or name, named, n=1, cutoff=0.4)
-    asked = f"no column {given!r}" if given else f"no column looks like the {name}"
+    asked = f"no column {_short(given)!r}" if given else f"no column looks like the {name}"
     if name == TITLE and not given:
         return (
             f"{asked}: --title_column NAME, or titles in a second table: --items_file FILE, or keys as titles: "
             "--untitled_items key"
         )
-    return f"{asked}: {flag} {near[0] if near else 'NAME'}"
+    if name == TIMESTAMP and not given:
+        return f"{asked}: {flag} {near[0] if near else 'NAME'}, or --no_timestamp if the order of the rows counts"
+    return f"{asked}: {flag} {_short(near[0]) if near else 'NAME'}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."

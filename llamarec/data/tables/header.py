@@ -2,70 +2,143 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final
 
-from llamarec.data.lines import open_bytes
-from llamarec.errors import DataError
+from llamarec.data.config import IGNORED
+from llamarec.data.tables.columns import is_known_name
+from llamarec.data.tables.separators import records, separator_of
+from llamarec.errors import ConfigError, DataError
 
-SEPARATORS: Final = (",", "\t", ";", "|")
 # A JSON record may lack a field that others have.
 _RECORDS: Final = 1_000
 _MAX_LINES: Final = 100
 # The first line of a CSV that Excel wrote for another country's Excel.
 _EXCEL: Final = "sep="
 # RecBole's atomic files (.inter, .item) name a column's type after it.
-_ATOMIC: Final = re.compile(r":(?:token|float)(?:_seq)?$")
+_ATOMIC: Final = re.compile(r":(?:token|float)(_seq)?$")
+_VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*")
+_LARGE: Final = 8
+"""Digits of a number from which it may be a time."""
 
 
-class Header(NamedTuple):
-    """columns: names in their order, "" where there is none. num_lines: how many lines the header takes."""
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the first lines of a text table say.
+
+    Attributes:
+        columns: Names in their order, "" where there is none.
+        separator: Between fields.
+        num_lines: How many lines come before the first record.
+        listed: Columns whose values are lists, separated by blanks.
+    """
 
     columns: tuple[str, ...]
     separator: str
     num_lines: int
+    listed: frozenset[str] = frozenset()
 
 
-def read_header(path: Path, encoding: str) -> Header:
+def read_header(lines: Sequence[str], where: str, *, separator: str = "", flag: str = "--separator") -> Header:
     """The header of a CSV or TSV; blank lines before it are passed over.
+
+    Args:
+        lines: The first lines of the file.
+        where: Path of the table, for an error.
+        separator: Between fields; "": recognised.
+        flag: That names the separator.
 
     Raises:
         DataError: there is none.
     """
-    separator, skipped = "", 0
-    with open_bytes(path) as file:
-        lines = [file.readline().decode(encoding, errors="replace") for _ in range(_MAX_LINES)]
-    for line in lines:
-        is_excel = line.lower().startswith(_EXCEL) and len(line.strip()) == len(_EXCEL) + 1
-        if line.strip() and not is_excel:
-            break
+    num_skipped, said = _before(lines, where)
+    separator = separator or said or separator_of(lines[num_skipped:], where, flag=flag)
+    names, num_lines = next(records(lines[num_skipped:], separator))
 
-        separator = line.strip()[-1] if is_excel else separator
-        skipped += 1
-    if not "".join(lines[skipped:]).strip():
-        raise DataError(f"{path}: the file is empty", expected="a first line with the column names")
-    if "\0" in lines[skipped]:
-        raise DataError(
-            f"{path}: this is no text, or text in UTF-16",
-            expected="a table as text in UTF-8",
-            hint="save it as CSV in UTF-8; Parquet needs the ending .parquet",
+    found = [_ATOMIC.search(name.strip()) for name in names]
+    columns = tuple(_ATOMIC.sub("", name.strip()) for name in names)
+    listed = frozenset(name for name, atomic in zip(columns, found, strict=True) if atomic and atomic[1])
+    return Header(columns=columns, separator=separator, num_lines=num_skipped + num_lines, listed=listed)
+
+
+def given_header(
+    names: tuple[str, ...], lines: Sequence[str], where: str, *, prefix: str = "", separator: str = ""
+) -> Header:
+    """The header that --columns gives to a table without one, checked against the first record.
+
+    Args:
+        names: Of all columns.
+        lines: The first lines of the file.
+        where: Path of the table, for an error.
+        prefix: Of the table's flags.
+        separator: Between fields; "": recognised.
+
+    Raises:
+        ConfigError: the first line is a header, or has another number of columns.
+    """
+    num_skipped, said = _before(lines, where)
+    rest, flag = lines[num_skipped:], f"--{prefix}columns"
+    separator = separator or said
+    separator = separator or separator_of(rest, where, num_columns=len(names), flag=f"--{prefix}separator")
+    first, _ = next(records(rest, separator))
+
+    stripped = [_ATOMIC.sub("", field.strip()) for field in first]
+    if sum(map(is_known_name, stripped)) > 1 or stripped == list(names):
+        raise ConfigError(
+            f"{flag}: {where} has a header line",
+            expected="a table that begins with a record",
+            found=_shown(rest[0]),
+            hint=f"leave {flag} out; --{prefix}item_column NAME and others name its columns",
         )
-    if "\r" in lines[skipped].rstrip("\r\n"):
-        raise DataError(
-            f"{path}: its lines end with a carriage return alone",
-            expected=r"lines that end with \n or \r\n",
-            hint="save the file anew as CSV, or convert its line ends",
+    if len(first) != len(names):
+        raise ConfigError(
+            f"{flag}: {len(names)} names, but {where} has {len(first)} columns",
+            found=_shown(rest[0]),
+            hint=f"{flag} {suggested_columns(first)} (in the file's order; _ for a column to ignore)",
         )
 
-    separator = separator or max(SEPARATORS, key=_outside_quotes(lines[skipped]).count)
-    reader = csv.reader(iter(lines[skipped:]), delimiter=separator)
-    columns = tuple(_ATOMIC.sub("", name.strip()) for name in next(reader))
-    return Header(columns, separator, skipped + reader.line_num)
+    columns = tuple("" if name == IGNORED else name for name in names)
+    return Header(columns=columns, separator=separator, num_lines=num_skipped)
+
+
+def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix: str = "") -> None:
+    """Refuses a first line that looks like data, since its record would be lost.
+
+    Raises:
+        ConfigError: it does; says what to type.
+    """
+    if any(map(is_known_name, header.columns)) or not any(map(_VALUE.fullmatch, header.columns)):
+        return
+
+    num_skipped, _ = _before(lines, where)
+    flag = f"--{prefix}columns"
+    raise ConfigError(
+        f"{where}: its first line looks like data, not like the names of columns",
+        found=_shown(lines[num_skipped]),
+        hint=[
+            f"{flag} {suggested_columns(header.columns)} (a guess: names in the file's order, _ for one to ignore)",
+            f"if it is a header: --{prefix}item_column NAME" + ("" if prefix else " --user_column NAME ..."),
+        ],
+    )
+
+
+def suggested_columns(record: Sequence[str]) -> str:
+    """A value for --columns with as many names as a record has fields; a guess that a person must read."""
+    times = [n for n, field in enumerate(record) if _may_be_a_time(field)]
+    texts = [n for n, field in enumerate(record) if " " in field.strip() and n not in times]
+    names = dict.fromkeys(times[-1:], "timestamp") | dict.fromkeys(texts[:1], "title")
+
+    rest = [n for n in range(len(record)) if n not in names]
+    for n, name in zip(rest, ("user", "item", "rating"), strict=False):
+        names[n] = name
+    if not times and len(record) > len(names):
+        names[len(record) - 1] = "timestamp"
+    return ",".join(names.get(n, IGNORED) for n in range(len(record)))
 
 
 def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -76,34 +149,78 @@ def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def json_fields(path: Path, encoding: str) -> tuple[str, ...]:
-    """The fields of the first records of JSON lines, in the order in which they appear.
+def first_lines(opened: IO[bytes], encoding: str) -> list[str]:
+    """The first lines of a text."""
+    lines = [opened.readline().decode(encoding, errors="replace") for _ in range(_MAX_LINES)]
+    return [line for line in lines if line]
+
+
+def json_fields(path: Path, opened: Callable[[Path], IO[bytes]], encoding: str, unit: str = "line") -> dict[str, bool]:
+    """The fields of the first records of JSON lines, in the order in which they appear, and whether they are lists.
 
     Raises:
         DataError: the first record is not a JSON object.
     """
-    fields: dict[str, None] = {}
-    with open_bytes(path) as file:
+    fields: dict[str, bool] = {}
+    with opened(path) as file:
         for number, raw in zip(range(1, _RECORDS + 1), file, strict=False):
             if not raw.strip():
                 continue
 
             try:
                 row = json.loads(raw.decode(encoding, errors="replace"))
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 if fields:
                     continue
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                raise DataError(f"{path}, line {number}: not a JSON object ({reason})") from error
+                raise DataError(f"{path}, {unit} {number}: not a JSON object ({reason})") from error
             if isinstance(row, dict):
-                fields |= dict.fromkeys(row)
+                fields |= {name: fields.get(name, False) or isinstance(one, list) for name, one in row.items()}
             elif not fields:
-                raise DataError(f"{path}, line {number}: expected a JSON object, found a {type(row).__name__}")
+                raise DataError(f"{path}, {unit} {number}: expected a JSON object, found a {type(row).__name__}")
 
     if not fields:
         raise DataError(f"{path}: the file is empty", expected="a JSON object in each line")
-    return tuple(fields)
+    return fields
 
 
-def _outside_quotes(line: str) -> str:
-    return "".join(line.split('"')[::2])
+def _before(lines: Sequence[str], where: str) -> tuple[int, str]:
+    """How many lines come before the first that counts, and the separator that they say.
+
+    Raises:
+        DataError: none does, or it is no text.
+    """
+    separator = ""
+    for number, line in enumerate(lines):
+        is_excel = line.lower().startswith(_EXCEL) and len(line.rstrip("\r\n")) == len(_EXCEL) + 1
+        if line.strip() and not is_excel:
+            _check_is_text(line, where)
+            return number, separator
+        separator = line.rstrip("\r\n")[-1] if is_excel else separator
+
+    raise DataError(f"{where}: the file is empty", expected="a first line with the column names")
+
+
+def _check_is_text(line: str, where: str) -> None:
+    if "\0" in line:
+        raise DataError(
+            f"{where}: this is no text, or text in UTF-16 without its mark",
+            expected="a table as text in UTF-8",
+            hint="save it as CSV in UTF-8; other kinds need their ending (.parquet, .xlsx, .zip)",
+        )
+    if "\r" in line.rstrip("\r\n"):
+        raise DataError(
+            f"{where}: its lines end with a carriage return alone",
+            expected=r"lines that end with \n or \r\n",
+            hint="save the file anew as CSV, or convert its line ends",
+        )
+
+
+def _may_be_a_time(field: str) -> bool:
+    text = field.strip()
+    return bool(_VALUE.fullmatch(text)) and (len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text)
+
+
+def _shown(line: str) -> str:
+    text = line.rstrip("\r\n")
+    return repr(text if len(text) <= 120 else text[:117] + "...")

@@ -72,6 +72,14 @@ def codes_under(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob(f"llm/*/{DESCRIPTION}"))
 
 
+def _code_of(run: str | Path) -> str:
+    """The code of a data set, or of the user's table of which this is the path; any other path as it is."""
+    try:
+        return DataConfig(str(run)).name
+    except ConfigError:
+        return str(run)
+
+
 def find_experiment(run: str | Path, root: Path) -> Experiment:
     """The experiment that a data set code or a folder means.
 
@@ -79,8 +87,10 @@ def find_experiment(run: str | Path, root: Path) -> Experiment:
         ArtifactError: there is no such run; lists those that exist.
     """
     # The user's own table is named by its path in both trainings.
-    code = DataConfig(str(run)).name
-    for folder in (Experiment(root, code).ranker, Path(run)):
+    code = _code_of(run)
+    by_code, by_path = Experiment(root, code).ranker, Path(run)
+    # Of a path, its last folder may have the name of another run.
+    for folder in (by_path, by_code) if len(by_path.parts) > 1 else (by_code, by_path):
         found = experiment_at(folder)
         if found is not None:
             return found

@@ -1,0 +1,119 @@
+"""Rows of a table under this package's names, block by block: one for each interaction, a key in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import polars as pl
+
+from llamarec.data.lines import KEY, LINE, BadLines
+from llamarec.data.source import CLOCK, ORDER
+from llamarec.data.tables.columns import Wanted, find_columns, flag_of
+from llamarec.data.tables.lists import ListColumns, spread
+from llamarec.data.tables.parquet import as_text
+from llamarec.data.tables.parts import Part, TableOptions
+from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
+
+PART: Final = "part number"
+"""Column of numbers of the parts that rows come from."""
+# What exports write for "no value"; no key or title.
+_NO_VALUE: Final = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "#N/A")
+_NO_KEYS: Final = (TIMESTAMP, CLOCK, ORDER, RATING)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A user's table.
+
+    Attributes:
+        options: How it is read.
+        parts: Its files.
+        columns: Its own names of columns, by this package's.
+    """
+
+    options: TableOptions
+    parts: Sequence[Part]
+    columns: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        """Its path, for an error."""
+        return str(self.options.path)
+
+
+def open_table(options: TableOptions, wanted: Wanted, parts: Sequence[Part]) -> Table:
+    """The table of these parts with its columns.
+
+    Raises:
+        ConfigError: a column is not found, or several could be it.
+    """
+    columns = find_columns(str(options.path), parts[0].names, wanted)
+    if ORDER in columns and TIMESTAMP not in columns:
+        columns[TIMESTAMP] = columns.pop(ORDER)
+    return Table(options, parts, columns)
+
+
+def read_rows(table: Table, bad: BadLines, *, max_rows: int | None = None) -> pl.DataFrame:
+    """The rows, in their order: keys and titles coded (KEY), all else as text; LINE and PART.
+
+    Args:
+        table: The user's.
+        bad: What happens to rows without a key.
+        max_rows: About how many rows of the files are read; None: all.
+    """
+    frames: list[pl.DataFrame] = []
+    for number, part in enumerate(table.parts):
+        left = None if max_rows is None else max_rows - sum(frame.height for frame in frames)
+        if left is None or left > 0:
+            rows = _read_part(table, part, bad, left)
+            frames.append(rows.with_columns(pl.lit(number, dtype=pl.Int32).alias(PART)))
+    return pl.concat(frames)
+
+
+def _read_part(table: Table, part: Part, bad: BadLines, max_rows: int | None) -> pl.DataFrame:
+    found = table.columns
+    required = [column for name, column in found.items() if name != TITLE]
+    lists = ListColumns([name for name, column in found.items() if column in part.listed])
+    each = partial(_of_block, table, part, lists, bad)
+    return part.read(list(dict.fromkeys(found.values())), required, bad, each, max_rows)
+
+
+def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block: pl.DataFrame) -> pl.DataFrame:
+    found, prefix = table.columns, table.options.prefix
+    rows = block.select(LINE, *(pl.col(column).alias(name) for name, column in found.items()))
+    rows = spread(rows, lists, part.path, part.unit, bad)
+
+    where = {name: f"{part.path}, column {column!r}" for name, column in found.items()}
+    rows = rows.with_columns(as_text(rows, name, where[name], flag_of(name, prefix)) for name in found)
+    rows = _without_headers(rows, found, part, bad)
+    rows = rows.with_columns(_value(name) for name in found if name not in _NO_KEYS)
+    rows = _with_values(rows, found, part, bad)
+    return rows.with_columns(pl.col(name).cast(KEY) for name in found if name not in _NO_KEYS)
+
+
+def _with_values(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
+    for name in found:
+        if name == TITLE:
+            continue
+        for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
+            bad.add(part.path, row, f"no value for {found[name]}", "", unit=part.unit)
+        rows = rows.drop_nulls(name)
+    return rows
+
+
+def _without_headers(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
+    """Rows but those that repeat the header, as files do that were put together."""
+    keys = [name for name in (USER, ITEM, TITLE) if name in found]
+    repeats = pl.all_horizontal(pl.col(name) == found[name] for name in keys).fill_null(False)
+    for row in rows.filter(repeats)[LINE].to_list():
+        bad.add(part.path, row, "the header once more", ",".join(part.names), unit=part.unit)
+    return rows.filter(~repeats)
+
+
+def _value(name: str) -> pl.Expr:
+    """A key or a title; null where an export wrote that there is none."""
+    text = pl.col(name)
+    return pl.when((text.str.strip_chars() != "") & ~text.is_in(_NO_VALUE)).then(text).alias(name)

@@ -1,0 +1,134 @@
+"""Parts that are text: delimited fields, JSON lines, or a JSON file that is one list."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+import polars as pl
+
+from llamarec.data.containers import marked_encoding, open_bytes
+from llamarec.data.lines import BadLines, EachBlock, Schema, csv_format, jsonl_format, read_lines
+from llamarec.data.tables.header import (
+    check_is_header,
+    first_lines,
+    given_header,
+    json_fields,
+    read_header,
+    unique_names,
+)
+from llamarec.data.tables.parts import Part, TableOptions, check_has_names
+from llamarec.errors import DataError
+
+_UTF_16: Final = "utf-16"
+
+
+def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
+    """A part with delimited fields.
+
+    Args:
+        path: Of the file.
+        options: How it is to be read.
+        asked: Names of columns that flags give.
+
+    Raises:
+        ConfigError: its header is none, or its separator is not clear.
+        DataError: it is empty or no text.
+    """
+    encoding, prefix = _encoding(path, options), options.prefix
+    with open_bytes(path) as file:
+        lines = first_lines(file, encoding)
+
+    if options.columns:
+        header = given_header(options.columns, lines, str(path), prefix=prefix, separator=options.separator)
+    else:
+        header = read_header(lines, str(path), separator=options.separator, flag=f"--{prefix}separator")
+        if not set(asked) & set(header.columns):
+            check_is_header(header, lines, str(path), prefix=prefix)
+
+    def read(
+        columns: Sequence[str], required: Sequence[str], bad: BadLines, each: EachBlock, max_rows: int | None
+    ) -> pl.DataFrame:
+        schema: Schema = dict.fromkeys(columns, pl.String)
+        names = unique_names(header.columns)
+        form = csv_format(names, schema, tuple(required), separator=header.separator, encoding=encoding)
+        form = replace(form, encoding_flag=f"--{prefix}encoding")
+        return read_lines(path, form, bad, skip_lines=header.num_lines, numbered=True, each=each, max_rows=max_rows)
+
+    return Part(path=path, names=header.columns, read=read, listed=header.listed)
+
+
+def json_part(path: Path, options: TableOptions) -> Part:
+    """A part with JSON lines, or with one list of objects.
+
+    Raises:
+        ConfigError: --columns was given, which is for tables without names.
+        DataError: it has no JSON object.
+    """
+    check_has_names(path, options, "JSON")
+    encoding = _encoding(path, options)
+    with open_bytes(path) as file:
+        begins = file.read(_LOOKED_AT).lstrip()[:1]
+    opened, unit = (_as_lines, "record") if begins == b"[" else (open_bytes, "line")
+
+    fields = json_fields(path, opened, encoding, unit)
+    list_fields = [name for name, is_listed in fields.items() if is_listed]
+
+    def read(
+        columns: Sequence[str], required: Sequence[str], bad: BadLines, each: EachBlock, max_rows: int | None
+    ) -> pl.DataFrame:
+        schema: Schema = dict.fromkeys(columns, pl.String)
+        form = jsonl_format(schema, tuple(required), encoding=encoding, list_fields=list_fields)
+        form = replace(form, encoding_flag=f"--{options.prefix}encoding", opened=opened, unit=unit)
+        return read_lines(path, form, bad, numbered=True, each=each, max_rows=max_rows)
+
+    return Part(path=path, names=tuple(fields), read=read, unit=unit)
+
+
+_LOOKED_AT: Final = 4_096
+
+
+def _as_lines(path: Path) -> IO[bytes]:
+    """The objects of a JSON list as lines.
+
+    Raises:
+        DataError: it is no list of objects.
+    """
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        found = msgspec.json.decode(content, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not a JSON list of objects",
+            found=str(error) or "nested too deeply",
+            hint="an object in each line (JSON lines) is read too",
+        ) from error
+
+    # A line break in JSON is white space: one in a text is written as \n.
+    return io.BytesIO(b"\n".join(bytes(one).replace(b"\r", b" ").replace(b"\n", b" ") for one in found))
+
+
+def _encoding(path: Path, options: TableOptions) -> str:
+    """The encoding of what `open_bytes` gives: what the file's mark says, else what the flag does.
+
+    Raises:
+        DataError: both say something, and not the same.
+    """
+    marked, flag = marked_encoding(path), f"--{options.prefix}encoding"
+    if marked and options.encoding not in ("utf-8", "utf-8-sig", _UTF_16):
+        raise DataError(
+            f"{path}: it begins with the mark of UTF-8 or UTF-16",
+            expected=f"text in {options.encoding} ({flag})",
+            hint=f"{flag} utf-8",
+        )
+    if options.encoding == _UTF_16 and not marked:
+        raise DataError(
+            f"{path}: no byte-order mark, which UTF-16 begins with",
+            hint=f"leave {flag} out, or save the file as UTF-8",
+        )
+    return marked or options.encoding
