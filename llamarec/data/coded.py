@@ -5,7 +5,8 @@ Every step takes a few bytes for a row beyond the table itself, however many row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from llamarec.data.lines import KEY
 from llamarec.vocabulary import ITEM, USER
 
-_ROWS_AT_ONCE: Final = 2_000_000
+_ROWS_AT_ONCE: Final = 500_000
 """Rows that a step works on together."""
 
 Codes = NDArray[np.uint32]
@@ -27,12 +28,14 @@ class Keys(NamedTuple):
     table: pl.DataFrame
     name: str
 
-    def texts_of(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The same table with the texts of its codes."""
-        codes, texts = self.table["code"].to_numpy(), self.table[self.name]
-        position = np.zeros(int(codes.max(initial=0)) + 1, np.uint32)
-        position[codes] = np.arange(len(codes), dtype=np.uint32)
-        return frame.with_columns(texts.gather(position[codes_of(frame[self.name])]))
+    def decoded(self, codes: Codes, ids: str = "", *, first: int = 0) -> pl.DataFrame:
+        """The texts of codes; before them, where `ids` names their column, numbers from `first` on."""
+        known = self.table["code"].to_numpy()
+        position = np.zeros(_num_codes(known, codes), np.uint32)
+        position[known] = np.arange(len(known), dtype=np.uint32)
+        texts = self.table[self.name].gather(position[codes])
+        numbers = pl.Series(ids, np.arange(first, first + len(codes), dtype=np.int32))
+        return pl.DataFrame([numbers, texts] if ids else [texts])
 
     def codes_of(self, texts: pl.Series) -> Codes:
         """The codes of those texts that are keys here."""
@@ -57,8 +60,8 @@ def codes_of(column: pl.Series) -> Codes:
     return (column if column.dtype == pl.UInt32 else column.cast(KEY).to_physical()).to_numpy()
 
 
-def without_copies(interactions: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """The interactions without exact copies of an earlier one; `columns` begin with the user."""
+def first_of_copies(interactions: pl.DataFrame, columns: Sequence[str]) -> NDArray[np.bool_]:
+    """Which interactions are no exact copy of an earlier one; `columns` begin with the user."""
     users = codes_of(interactions[columns[0]])
     num_parts = 1 + interactions.height // _ROWS_AT_ONCE
     is_first = np.ones(interactions.height, np.bool_)
@@ -68,20 +71,19 @@ def without_copies(interactions: pl.DataFrame, columns: Sequence[str]) -> pl.Dat
         rows = np.flatnonzero(users % num_parts == part).astype(np.uint32)
         is_first[rows] = interactions.select(columns)[rows].select(pl.struct(columns).is_first_distinct()).to_series()
 
-    return interactions if bool(is_first.all()) else interactions.filter(pl.Series(is_first))
+    return is_first
 
 
-def with_any_of(interactions: pl.DataFrame, name: str, wanted: Codes) -> pl.DataFrame:
-    """The interactions whose key is among these."""
-    codes = codes_of(interactions[name])
+def among(codes: Codes, wanted: Codes) -> NDArray[np.bool_]:
+    """Which codes are among the wanted ones."""
     is_wanted = np.zeros(_num_codes(codes, wanted), np.bool_)
     is_wanted[wanted] = True
-    return interactions.filter(pl.Series(is_wanted[codes]))
+    return is_wanted[codes]
 
 
-def in_core(users: Codes, items: Codes, min_user: int, min_item: int) -> NDArray[np.bool_]:
-    """Which interactions are in the k-core: all of their users and items have enough of them; repeats count."""
-    kept = np.ones(len(users), np.bool_)
+def in_core(users: Codes, items: Codes, kept: NDArray[np.bool_], min_user: int, min_item: int) -> NDArray[np.bool_]:
+    """Which of the kept interactions are in their k-core: all users and items have enough of them; repeats count."""
+    kept = kept.copy()
     num_kept = -1
     while num_kept != (num_kept := int(kept.sum())):
         for codes, least in ((users, min_user), (items, min_item)):
@@ -92,9 +94,23 @@ def in_core(users: Codes, items: Codes, min_user: int, min_item: int) -> NDArray
 def dense(codes: Codes, *, first: int) -> tuple[NDArray[np.int32], Codes]:
     """Ids counted from `first` by first appearance, and the codes in the order of their ids."""
     distinct = pl.Series(codes).unique(maintain_order=True).to_numpy()
-    ids = np.zeros(_num_codes(codes), np.int32)
-    ids[distinct] = np.arange(first, first + len(distinct), dtype=np.int32)
-    return ids[codes], distinct
+    return ids_of(codes, distinct, first=first), distinct
+
+
+def ids_of(codes: Codes, known: Codes, *, first: int) -> NDArray[np.int32]:
+    """Ids of codes, all of which are among the known ones; ids are counted from `first` in the order of these."""
+    ids = np.zeros(_num_codes(codes, known), np.int32)
+    ids[known] = np.arange(first, first + len(known), dtype=np.int32)
+    return ids[codes]
+
+
+def by_users(ids: NDArray[np.int32]) -> Iterator[NDArray[np.bool_]]:
+    """Parts of the rows, each with all rows of some consecutive user ids."""
+    counts = np.bincount(ids)
+    part_of_user = np.cumsum(counts) // _ROWS_AT_ONCE
+    starts = [0, *(np.flatnonzero(np.diff(part_of_user)) + 1).tolist(), len(counts)]
+    for start, end in pairwise(starts):
+        yield (ids >= start) & (ids < end)
 
 
 def _counts(codes: Codes, kept: NDArray[np.bool_]) -> NDArray[np.int64]:

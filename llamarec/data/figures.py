@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llamarec.vocabulary import ITEM_ID, ITEM_IDS, TITLE, TRAIN_END, USER_ID, VALIDATION_END
+from llamarec.vocabulary import ITEM_IDS, TITLE, TRAIN_END, VALIDATION_END
+
+TIED: Final = "tied"
+"""Column of lists: which of a user's interactions have the time of another one."""
 
 
 class Ties(TypedDict):
@@ -36,21 +38,9 @@ class UnseenTestItems(TypedDict):
     unseen: int
 
 
-def count_ties(ordered: pl.DataFrame, time: Sequence[str], histories: pl.DataFrame) -> Ties:
-    """Ties among the interactions of a prepared set.
-
-    Args:
-        ordered: USER_ID and times, each user's by time.
-        time: Columns that order a user's interactions.
-        histories: A row per user, with the ends of the parts.
-    """
-    as_before = np.ones(max(0, ordered.height - 1), np.bool_)
-    for name in (USER_ID, *time):
-        values = ordered[name].to_numpy()
-        as_before &= values[1:] == values[:-1]
-    # The first interaction of all and the one after the last have no neighbour.
-    tied = np.concatenate([[False], as_before]) | np.concatenate([as_before, [False]])
-
+def count_ties(histories: pl.DataFrame) -> Ties:
+    """Ties among the interactions of a prepared set, of which TIED says where they are."""
+    tied = histories[TIED].explode().to_numpy()
     starts, ends = _bounds(histories)
     decided = np.zeros(len(starts), np.bool_)
     for name in (TRAIN_END, VALIDATION_END):
@@ -58,10 +48,7 @@ def count_ties(ordered: pl.DataFrame, time: Sequence[str], histories: pl.DataFra
         has_label = (label > starts) & (label < ends)
         decided[has_label] |= tied[label[has_label]]
 
-    return {
-        "users": ordered.select(pl.col(USER_ID).filter(pl.Series(tied)).n_unique()).item(),
-        "labels": int(decided.sum()),
-    }
+    return {"users": int(histories[TIED].list.any().sum()), "labels": int(decided.sum())}
 
 
 def count_shared_titles(items: pl.DataFrame) -> SharedTitles:
@@ -70,9 +57,9 @@ def count_shared_titles(items: pl.DataFrame) -> SharedTitles:
     return {"items": int(shared["count"].sum()), "most_shared": "" if shared.is_empty() else str(shared[TITLE][0])}
 
 
-def count_unseen_test_items(histories: pl.DataFrame, ordered: pl.DataFrame) -> UnseenTestItems:
+def count_unseen_test_items(histories: pl.DataFrame) -> UnseenTestItems:
     """How many users have a test item, and how many of these items nobody has in the training part."""
-    item_ids = ordered[ITEM_ID].to_numpy()
+    item_ids = histories[ITEM_IDS].explode().to_numpy()
     starts, ends = _bounds(histories)
     is_seen = np.zeros(int(item_ids.max(initial=0)) + 1, np.bool_)
 

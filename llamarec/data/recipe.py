@@ -11,10 +11,23 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from llamarec.data.coded import codes_of, dense, in_core, with_any_of, with_codes, without_copies
+from llamarec.data.coded import (
+    Codes,
+    Keys,
+    among,
+    by_users,
+    codes_of,
+    dense,
+    first_of_copies,
+    ids_of,
+    in_core,
+    with_codes,
+)
 from llamarec.data.config import DataConfig
 from llamarec.data.figures import (
+    TIED,
     SharedTitles,
     Ties,
     UnseenTestItems,
@@ -105,7 +118,8 @@ def with_keys(titled: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
 def k_core(interactions: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
     """Drops users and items with too few interactions until all have enough; repeats count."""
     users, items = (codes_of(interactions[name]) for name in (USER, ITEM))
-    return interactions.filter(pl.Series(in_core(users, items, min_user, min_item)))
+    everything = np.ones(interactions.height, np.bool_)
+    return interactions.filter(pl.Series(in_core(users, items, everything, min_user, min_item)))
 
 
 def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -> Built:
@@ -119,65 +133,117 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     Raises:
         DataError: nothing is left; names the step that dropped it.
     """
-    cleaned = clean_titles(items)
-    own_titles, had_markup = cleaned.select(ITEM, TITLE), cleaned.filter(_HAD_MARKUP)
     coded, users, keys = with_codes(interactions)
-    time = [TIMESTAMP, *(name for name in (FRACTION, ORDER) if name in coded.columns)]
-    distinct = without_copies(coded, [USER, ITEM, *time])
-    titled = with_keys(own_titles, keys.table) if config.untitled_items == "key" else own_titles
-    with_title = with_any_of(distinct, ITEM, keys.codes_of(titled[ITEM]))
-    core = k_core(with_title, config.min_user_interactions, config.min_item_interactions)
-    if core.is_empty():
-        raise _nothing_left(interactions, titled, with_title, config)
+    titles = _titles(items, keys, config)
+    rows = _rows(coded, keys.codes_of(titles.all[ITEM]), config)
+    if not rows.in_core.any():
+        raise _nothing_left(interactions, titles.all, coded.filter(pl.Series(rows.with_title)), config)
 
-    ordered, user_table, item_table = _numbered(core, time)
-    histories = _split(_histories(ordered), ordered, config)
-    items_of_set = keys.texts_of(item_table)
-    named = items_of_set.join(titled, on=ITEM, how="left", maintain_order="left")
+    user_table, item_table, numbered = _numbered(rows)
+    histories = _split(_histories(numbered, rows.time), config)
+    items_of_set = keys.decoded(item_table, ITEM_ID, first=1)
+    named = items_of_set.join(titles.all, on=ITEM, how="left", maintain_order="left")
 
     return Built(
-        histories=users.texts_of(histories.with_columns(user_table)).select(USER_ID, USER, pl.exclude(USER_ID, USER)),
+        histories=users.decoded(user_table, USER_ID, first=0).hstack(histories.drop(USER_ID, TIED)),
         items=named,
-        others=users.texts_of(_others(with_title, user_table, item_table, time)).sort(USER),
+        others=_others(rows, user_table, item_table, users),
         raw={"users": users.table.height, "items": keys.table.height, "interactions": interactions.height},
-        copies=interactions.height - distinct.height,
-        untitled=distinct.height - with_title.height,
-        cleaned_titles=items_of_set.join(had_markup, on=ITEM, how="semi").height,
-        keys_as_titles=items_of_set.join(own_titles, on=ITEM, how="anti").height,
+        copies=int((~rows.distinct).sum()),
+        untitled=int(rows.distinct.sum() - rows.with_title.sum()),
+        cleaned_titles=items_of_set.join(titles.had_markup, on=ITEM, how="semi").height,
+        keys_as_titles=items_of_set.join(titles.own, on=ITEM, how="anti").height,
         taken_before=share_taken_before(histories),
-        ties=count_ties(ordered, time, histories),
+        ties=count_ties(histories),
         shared_titles=count_shared_titles(named),
-        unseen_test_items=count_unseen_test_items(histories, ordered),
+        unseen_test_items=count_unseen_test_items(histories),
     )
 
 
-def _numbered(core: pl.DataFrame, time: Sequence[str]) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
-    """USER_ID, ITEM_ID and time, each user's by time, ties in the file's order; users by id; items with their ids."""
-    user_ids, users = dense(codes_of(core[USER]), first=0)
-    item_ids, items = dense(codes_of(core[ITEM]), first=1)
+class _Titles(NamedTuple):
+    """item, title: of items with a title of their own, and of all that count as titled. had_markup: items."""
 
-    numbered = core.select(pl.Series(USER_ID, user_ids), pl.Series(ITEM_ID, item_ids), *time)
-    item_table = pl.DataFrame({ITEM_ID: np.arange(1, len(items) + 1, dtype=np.int32), ITEM: items})
-    return numbered.sort(USER_ID, *time, maintain_order=True), pl.Series(USER, users), item_table
+    own: pl.DataFrame
+    all: pl.DataFrame
+    had_markup: pl.DataFrame
 
 
-def _histories(ordered: pl.DataFrame) -> pl.DataFrame:
-    return (
-        ordered.with_columns(pl.col(USER_ID).set_sorted())
-        .group_by(USER_ID, maintain_order=True)
-        .agg(pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS))
-    )
+def _titles(items: pl.DataFrame, keys: Keys, config: DataConfig) -> _Titles:
+    cleaned = clean_titles(items)
+    own = cleaned.select(ITEM, TITLE)
+    titled = with_keys(own, keys.table) if config.untitled_items == "key" else own
+    return _Titles(own, titled, cleaned.filter(_HAD_MARKUP).select(ITEM))
 
 
-def _others(interactions: pl.DataFrame, users: pl.Series, items: pl.DataFrame, time: Sequence[str]) -> pl.DataFrame:
-    """Users with too few interactions for training and test, who can still get recommendations."""
-    known = with_any_of(interactions, ITEM, codes_of(items[ITEM]))
-    theirs = known.filter(~pl.col(USER).is_in(users.implode()))
-    numbered = theirs.sort(time, maintain_order=True).join(items, on=ITEM, how="left", maintain_order="left")
-    return numbered.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS))
+class _Rows(NamedTuple):
+    """Interactions with coded keys, and which of them each step of the recipe keeps.
+
+    time: the columns by which a user's interactions are ordered. distinct: no copies of earlier ones; with_title: of
+    these, those of items with a title; in_core: of these, those of the k-core.
+    """
+
+    coded: pl.DataFrame
+    time: list[str]
+    distinct: NDArray[np.bool_]
+    with_title: NDArray[np.bool_]
+    in_core: NDArray[np.bool_]
+
+    def codes(self, name: str) -> Codes:
+        """The column of keys as numbers."""
+        return codes_of(self.coded[name])
 
 
-def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+def _rows(coded: pl.DataFrame, titled: Codes, config: DataConfig) -> _Rows:
+    users, items = (codes_of(coded[name]) for name in (USER, ITEM))
+    # Most tables have whole seconds.
+    finer = [name for name in (FRACTION, ORDER) if name in coded.columns and bool((coded[name] != 0).any())]
+    time = [TIMESTAMP, *finer]
+
+    distinct = first_of_copies(coded, [USER, ITEM, *time])
+    with_title = distinct & among(items, titled)
+    core = in_core(users, items, with_title, config.min_user_interactions, config.min_item_interactions)
+    return _Rows(coded, time, distinct, with_title, core)
+
+
+def _numbered(rows: _Rows) -> tuple[Codes, Codes, pl.DataFrame]:
+    """Users and items in the order of their ids; the interactions with USER_ID, ITEM_ID and times."""
+    user_ids, users = dense(rows.codes(USER)[rows.in_core], first=0)
+    item_ids, items = dense(rows.codes(ITEM)[rows.in_core], first=1)
+    times = rows.coded.select(rows.time).filter(pl.Series(rows.in_core))
+    return users, items, times.with_columns(pl.Series(USER_ID, user_ids), pl.Series(ITEM_ID, item_ids))
+
+
+def _histories(numbered: pl.DataFrame, time: Sequence[str]) -> pl.DataFrame:
+    """A row per user: item ids and times by time, ties in the file's order; TIED says which are such."""
+    as_before = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in (USER_ID, *time)).fill_null(False)
+    tied = (as_before | as_before.shift(-1, fill_value=False)).alias(TIED)
+
+    parts = []
+    for rows in by_users(numbered[USER_ID].to_numpy()):
+        ordered = numbered.filter(pl.Series(rows)).sort(USER_ID, *time, maintain_order=True)
+        by_user = ordered.with_columns(tied, pl.col(USER_ID).set_sorted()).group_by(USER_ID, maintain_order=True)
+        parts.append(by_user.agg(pl.col(ITEM_ID).alias(ITEM_IDS), pl.col(TIMESTAMP).alias(TIMESTAMPS), pl.col(TIED)))
+    return pl.concat(parts, rechunk=True)
+
+
+def _others(rows: _Rows, users: Codes, items: Codes, keys: Keys) -> pl.DataFrame:
+    """Users with too few interactions for training and test, who can still get recommendations.
+
+    Args:
+        rows: All interactions.
+        users: Codes of the users who have a history.
+        items: Codes of the items of the set, in the order of their ids.
+        keys: Texts of the users.
+    """
+    theirs = rows.with_title & among(rows.codes(ITEM), items) & ~among(rows.codes(USER), users)
+    item_ids = pl.Series(ITEM_ID, ids_of(rows.codes(ITEM)[theirs], items, first=1))
+    ordered = rows.coded.filter(pl.Series(theirs)).with_columns(item_ids).sort(rows.time, maintain_order=True)
+
+    by_user = ordered.group_by(USER, maintain_order=True).agg(pl.col(ITEM_ID).alias(ITEM_IDS))
+    return keys.decoded(by_user[USER].to_numpy()).hstack(by_user.drop(USER)).sort(USER)
+
+
+def _split(histories: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     length = pl.col(ITEM_IDS).list.len().cast(pl.Int32)
     if config.split == "leave_one_out":
         # Fewer than three items (possible with a lower core) cannot be split in three: all are for training.
@@ -187,7 +253,7 @@ def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -
             pl.when(enough).then(length - 1).otherwise(length),
         )
     else:
-        first, second = _cuts(ordered, config)
+        first, second = _cuts(histories, config)
         train, validation = (
             pl.col(TIMESTAMPS).list.eval(pl.element() < cut).list.sum().cast(pl.Int32) for cut in (first, second)
         )
@@ -195,8 +261,8 @@ def _split(histories: pl.DataFrame, ordered: pl.DataFrame, config: DataConfig) -
     return histories.with_columns(train.alias(TRAIN_END), validation.alias(VALIDATION_END))
 
 
-def _cuts(ordered: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
-    times = ordered[TIMESTAMP].sort()
+def _cuts(histories: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
+    times = histories[TIMESTAMPS].explode().sort()
     shares = (1 - config.temporal_validation_share - config.temporal_test_share, 1 - config.temporal_test_share)
     first, second = (int(times[min(int(times.len() * share), times.len() - 1)]) for share in shares)
     return first, second

@@ -99,7 +99,7 @@ def _only_sheet(reader: ExcelReader, book: Path, flag: str) -> str:
             found=_named(filled),
             hint=f"{flag} {book / filled[0]}",
         )
-    return filled[0] if filled else reader.sheet_names[0]
+    return str(filled[0] if filled else reader.sheet_names[0])
 
 
 def _check_digits(reader: ExcelReader, sheet: str, number: int, num_before: int, where: str) -> None:
@@ -109,8 +109,8 @@ def _check_digits(reader: ExcelReader, sheet: str, number: int, num_before: int,
         DataError: it has.
     """
     column = reader.load_sheet(sheet, header_row=None, skip_rows=num_before, use_columns=[number]).to_polars()
-    values = column.to_series()
-    if values.dtype.is_numeric() and float(values.abs().max() or 0) >= _EXACT:  # type: ignore[arg-type]
+    values: pl.Series = column.to_series()
+    if values.dtype.is_numeric() and bool((values.abs() >= _EXACT).any()):
         raise DataError(
             f"{where}: numbers of more than 15 digits, of which a spreadsheet keeps no more",
             expected="long keys as text",
