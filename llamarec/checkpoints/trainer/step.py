@@ -20,7 +20,7 @@ from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
 from llamarec.checkpoints.trainer.state.optimizer_state import goes_by_metrics
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
-from llamarec.checkpoints.trainer.step_boundary import StepBoundary
+from llamarec.checkpoints.trainer.step_boundary import StateFields, StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, NumItems
 
 Piece: TypeAlias = tuple[Batch, int]
@@ -79,6 +79,8 @@ class Step:
         trainer, args = self._trainer, self._trainer.args
         num_items = self._data.num_items([batch for batch, _ in pieces])
         random_states, states = self._random.capture(), self._stateful.copied()
+        # A loss may count in it, as those of trl count tokens.
+        fields = StateFields.of(trainer)
 
         while True:
             losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
@@ -95,6 +97,7 @@ class Step:
             self._random.put_back(random_states)
             self._boundary.restore_buffers()
             self._stateful.put_back(states)
+            fields.put_into(trainer)
 
         is_mean = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
         num_averaged = distributed.num_averaged(args, num_items, loss_is_mean_of_items=is_mean)

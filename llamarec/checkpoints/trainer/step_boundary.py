@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import torch
 from transformers.trainer_callback import ExportableState
@@ -30,6 +30,24 @@ _NOT_COPIED: Final = ("log_history", "stateful_callbacks")
 _BUFFERS_LIMIT_BYTES: Final = 2**24
 
 
+class StateFields(NamedTuple):
+    """The Trainer's state: its fields, without its history, and the length of that."""
+
+    fields: dict[str, object]
+    history_rows: int
+
+    @classmethod
+    def of(cls, trainer: LiveTrainer) -> Self:
+        """As they are now."""
+        fields = {name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED}
+        return cls(fields, len(trainer.state.log_history))
+
+    def put_into(self, trainer: LiveTrainer) -> None:
+        """Takes back what came since: counts of a loss, rows of the history."""
+        vars(trainer.state).update(self.fields)
+        del trainer.state.log_history[self.history_rows :]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoundaryState:
     """What a training keeps track of, copied at a boundary.
@@ -38,8 +56,7 @@ class BoundaryState:
         rng: Random states.
         rates: Options of the optimizer's groups, and the schedule.
         stateful: States of the objects that the program passed.
-        state: Fields of the Trainer's state, without its history.
-        history_rows: Length of the history.
+        state: Of the Trainer.
         requests: Flags of the Trainer's control.
         callbacks: Each callback that can be saved, and its attributes.
         totals: Sums of losses and operations.
@@ -53,8 +70,7 @@ class BoundaryState:
     rng: rng.States
     rates: Rates
     stateful: States
-    state: dict[str, object]
-    history_rows: int
+    state: StateFields
     requests: dict[str, bool]
     callbacks: list[tuple[ExportableState, dict[str, object]]]
     totals: RunningTotals
@@ -115,8 +131,7 @@ class StepBoundary:
             rng=self._random.capture(),
             rates=Rates.of(trainer),
             stateful=self._stateful.copied(),
-            state={name: value for name, value in vars(trainer.state).items() if name not in _NOT_COPIED},
-            history_rows=len(trainer.state.log_history),
+            state=StateFields.of(trainer),
             requests={name: getattr(trainer.control, name) for name in _REQUESTS},
             callbacks=[(callback, deepcopy(callback.state().get("attributes", {}))) for callback in remembered],
             totals=RunningTotals.of(trainer),
@@ -145,8 +160,7 @@ class StepBoundary:
         self.restore_buffers()
         last.rates.put_into(trainer)
         self._stateful.put_back(last.stateful)
-        vars(trainer.state).update(last.state)
-        del trainer.state.log_history[last.history_rows :]
+        last.state.put_into(trainer)
 
         for name, value in last.requests.items():
             setattr(trainer.control, name, value)
