@@ -118,6 +118,26 @@ def test_a_step_is_the_same_in_smaller_pieces(
     assert "--per_device_train_batch_size 2 --gradient_accumulation_steps 4" in said
 
 
+class CountingTrainer(ResumableTrainer):
+    """Counts samples in the Trainer's state and logs, as the Trainers of trl do in their losses."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            self.state.num_input_tokens_seen += len(inputs["input_ids"])
+            self.state.log_history.append({"count": self.state.num_input_tokens_seen, "step": self.state.global_step})
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def test_what_a_loss_counts_in_the_trainers_state_is_counted_once(tmp_path: Path) -> None:
+    split = _run(tmp_path, cls=CountingTrainer, place="backward")
+    split.train()
+
+    assert split.failed == [4]
+    assert split.state.num_input_tokens_seen == 2 * 20
+    counts = [row["count"] for row in split.state.log_history if "count" in row]
+    assert counts == list(range(2, 41, 2))
+
+
 def test_the_size_that_fits_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _run(tmp_path, place="forward")
     stopped(first, 2)

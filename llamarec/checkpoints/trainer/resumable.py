@@ -352,7 +352,8 @@ class ResumableMixin(_Trainer):
         """As `Trainer._save`, with an adapter in the wanted format unless a subclass below writes it."""
         below = super()._save
         is_own = getattr(below, "__func__", None) is not Trainer._save
-        if is_own or not self._resumable.weights.save_as_bin(output_dir, state_dict):
+        # Of this very object: a save beside training calls it of one with configurations of its own.
+        if is_own or not self._resumable.weights.save_as_bin(cast(LiveTrainer, self), output_dir, state_dict):
             below(output_dir, state_dict)
 
     def _load_best_model(self) -> None:

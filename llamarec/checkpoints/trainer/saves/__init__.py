@@ -3,6 +3,7 @@
 saver             a step's state copied at a boundary
 state_files       states beside the weights, by file
 snapshots         a checkpoint in memory
+written_model     what a thread writes a model's files from
 writer            written, verified and published in the background; retention, backup
 best              the best model in the run's folder, and what is owed of it
 read_back         a first checkpoint read back as a resume would

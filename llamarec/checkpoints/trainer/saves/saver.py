@@ -33,6 +33,7 @@ from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
 from llamarec.checkpoints.trainer.saves.staged_files import clear, copy_into, move_into, remove_empty_card
 from llamarec.checkpoints.trainer.saves.state_files import StateFiles
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.saves.written_model import trainer_of_copy
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState
 from llamarec.checkpoints.trainer.state.model_files import weights_files
 from llamarec.checkpoints.trainer.state.snapshot import (
@@ -201,6 +202,7 @@ class CheckpointSaver:
         trainer, live, from_callbacks = self._trainer, parts.live, parts.from_callbacks
         model = unwrapped(trainer)
         weights = model_state(model) if from_copy else None
+        written = trainer_of_copy(trainer) if weights is not None else trainer
         extra = self._extra.copied()
         state = self._states.trainer_state()
         objects = {**self._states.of_optimizer(), **parts.of_processes}
@@ -223,7 +225,7 @@ class CheckpointSaver:
 
         def fill(staging: Staging) -> None:
             if weights is not None:
-                trainer._save(str(staging.path), weights)
+                written._save(str(staging.path), weights)
             else:
                 move_into(live, staging.path)
             remove_empty_card(staging.path / "README.md")

@@ -106,9 +106,11 @@ class Weights:
             raise CheckpointError(f"{folder} holds no weights", expected="model.safetensors or its shards")
         refuse_other_names(model, seen, folder)
 
-    def save_as_bin(self, output_dir: str | None, state_dict: Mapping[str, Tensor] | None) -> bool:
+    def save_as_bin(
+        self, trainer: LiveTrainer, output_dir: str | None, state_dict: Mapping[str, Tensor] | None
+    ) -> bool:
         """Saves an adapter as adapter_model.bin; False where that is not asked for, and nothing was done."""
-        trainer, model = self._trainer, unwrapped(self._trainer)
+        model = unwrapped(trainer)
         if not is_adapter(model) or self._config.adapter_format == "safetensors":
             return False
 
