@@ -75,7 +75,8 @@ class DataConfig:
     dataset_code: str = field(
         default="",
         metadata={
-            "help": "Data set: beauty, games, sports, toys, amazon2018-CATEGORY, amazon2023-CATEGORY, yelp2020, "
+            "help": "Data set: beauty, games, sports, toys, amazon2018-CATEGORY, amazon2023-CATEGORY, "
+            "goodreads-GENRE, lastfm-2k, steam, yelp2020, "
             "ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small, or the path of your own "
             "table (CSV, JSON, Parquet, Excel; packed, or a folder of parts)."
         },

@@ -38,6 +38,17 @@ def test_every_data_set_has_a_sample() -> None:
     assert set(REAL_COUNTS) | set(PUBLISHED_COUNTS) <= set(SOURCES)
 
 
+@pytest.mark.parametrize("where", ["--help", "docs/data.md", "README.md"])
+def test_every_data_set_is_named(where: str) -> None:
+    text = DataConfig.__dataclass_fields__["dataset_code"].metadata["help"]
+    if where != "--help":
+        text = (Path(__file__).parents[2] / where).read_text(encoding="utf-8")
+    names = {source.family or source.code for source in SOURCES.values()}
+    # README gives an example of a family.
+    missing = {name for name in names if name not in text and f"`{name.partition('-')[0]}-" not in text}
+    assert not missing
+
+
 @pytest.fixture(params=sorted(WRITERS))
 def code(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -86,7 +97,7 @@ def test_a_malformed_line_is_named_by_file_and_number(config: DataConfig) -> Non
     lines = _content(path).splitlines(keepends=True)
     lines[3] = b"not, what | was: expected\n"
     _write(path, b"".join(lines))
-    with pytest.raises(DataError, match=rf"{path.name}, line 4: .*(expected|not a JSON object)"):
+    with pytest.raises(DataError, match=rf"{path.name}, line 4: .*(expected|not a JSON object|neither JSON)"):
         prepare(config)
     assert not config.experiment.data.exists(), "nothing half-written remains"
 

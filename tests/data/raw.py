@@ -149,6 +149,51 @@ def write_yelp2020(folder: Path, pairs: Pairs = PAIRS) -> None:
     (folder / "yelp_academic_dataset_business.json").write_text(places, encoding="utf-8")
 
 
+def write_goodreads(folder: Path, pairs: Pairs = PAIRS) -> None:
+    shelved = (
+        {
+            "user_id": f"8842281e1d1347389f2ab93d6077{u:04}",
+            "book_id": f"{i}",
+            "review_id": f"{u}-{i}",
+            "is_read": True,
+            "rating": 4,
+            "review_text_incomplete": "",
+            "date_added": f"{datetime.fromtimestamp(t, UTC):%a %b %d %H:%M:%S -0700 %Y}",
+            "date_updated": "Wed May 09 09:33:44 -0700 2017",
+            "read_at": "",
+            "started_at": "",
+        }
+        for u, i, t in pairs
+    )
+    _write_lines(folder / "goodreads_interactions_poetry.json.gz", shelved)
+    books = ({"isbn": "", "series": [], "book_id": f"{i}", "title": f"Poems & {i}"} for i in _items(pairs))
+    _write_lines(folder / "goodreads_books_poetry.json.gz", books)
+
+
+def write_lastfm(folder: Path, pairs: Pairs = PAIRS) -> None:
+    # Two tags at one moment are one interaction; of another, the time is no time.
+    tagged = "".join(f"{u}\t{i}\t{tag}\t{t}000\n" for u, i, t in pairs for tag in (13, 15))
+    bad = "1\t1\t13\t-428720400000\n"
+    artists = "".join(f'{i}\tSigur Rós "{i}"\thttp://www.last.fm/music/{i}\t\n' for i in _items(pairs))
+    header = "userID\tartistID\ttagID\ttimestamp\n"
+    (folder / "user_taggedartists-timestamps.dat").write_text(header + tagged + bad, encoding="utf-8")
+    (folder / "artists.dat").write_text("id\tname\turl\tpictureURL\n" + artists, encoding="utf-8")
+
+
+def write_steam(folder: Path, pairs: Pairs = PAIRS) -> None:
+    reviews = "".join(
+        f"{{u'username': u'O\\u2019Neil \"{u}\"', u'hours': 0.1, u'product_id': u'{i}', u'page_order': 0, "
+        f"u'date': u'{_date(t)[:10]}', u'text': u'it\\'s\\nfine', u'early_access': False, u'page': 1}}\n"
+        for u, i, t in pairs
+    )
+    games = "".join(
+        f"{{u'genres': [u'Action'], u'title': u'Hero\\'s Tale {i}', u'id': u'{i}'}}\n" for i in _items(pairs)
+    )
+    games += "{u'url': u'http://store.steampowered.com/', u'price': 19.99}\n"
+    (folder / "steam_reviews.json.gz").write_bytes(gzip.compress(reviews.encode()))
+    (folder / "steam_games.json.gz").write_bytes(gzip.compress(games.encode()))
+
+
 # By code; of a family, one category.
 WRITERS = {
     "ml-100k": write_ml_100k,
@@ -164,11 +209,15 @@ WRITERS = {
     "sports": write_sports,
     "amazon2018-Video_Games": write_amazon_2018,
     "amazon2023-All_Beauty": write_amazon_2023,
+    "goodreads-poetry": write_goodreads,
+    "lastfm-2k": write_lastfm,
+    "steam": write_steam,
     "yelp2020": write_yelp2020,
 }
 
 # The rating of every interaction of a sample.
 RATINGS_OF = {
+    "goodreads-poetry": 4.0,
     "ml-100k": 3.0,
     "ml-1m": 5.0,
     "ml-10m": 3.5,

@@ -85,3 +85,17 @@ def test_a_set_of_before_the_flag_is_taken_again(tmp_path: Path) -> None:
     prepare(config)
     assert manifest.stat().st_mtime_ns == time
     assert load_prepared(manifest.parent).titles[1] == "Cup"
+
+
+def test_retailrocket_is_a_table_without_titles(tmp_path: Path) -> None:
+    rows = [f"{1_433_221_332_117 + 1_000 * i},{257_597 + u},view,{355_908 + i}," for u in range(6) for i in range(6)]
+    header = "timestamp,visitorid,event,itemid,transactionid"
+    events = tmp_path / "events.csv"
+    events.write_text(
+        "\n".join([header, *rows, "1433221999827,257597,transaction,355908,4000"]) + "\n", encoding="utf-8"
+    )
+
+    data = prepare(_config(events, untitled_items="key"))
+    assert (data.num_users, data.num_items, data.num_interactions) == (6, 6, 37)
+    assert data.titles[1] == data.items[1] == "355908"
+    assert data.manifest["columns"] == {"user": "visitorid", "item": "itemid", "timestamp": "timestamp"}

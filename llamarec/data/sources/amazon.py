@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import warnings
 from functools import partial
 
 from llamarec.assets import Download
-from llamarec.data.lines import LineFormat, Lines, Row, csv_format, read_interactions, read_lines
-from llamarec.data.source import ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
+from llamarec.data.lines import LineFormat, csv_format, read_interactions, read_lines
+from llamarec.data.source import RawFile, RawInput, RawTables, Source
+from llamarec.data.sources.records import records_format
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _ADDRESS = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
@@ -36,34 +34,7 @@ def _read(ratings: str, meta: str, raw: RawInput) -> RawTables:
 
 def metadata_format(key: str) -> LineFormat:
     """Format of metadata: a line for each item, with its `key` and perhaps a title."""
-    return LineFormat(ITEM_SCHEMA, (ITEM,), partial(_parse_metadata, key))
-
-
-def _parse_metadata(key: str, lines: Lines) -> Row | None:
-    """Key and title from JSON or from a Python literal, which is parsed and never evaluated."""
-    line = next(lines)
-    if not line.strip():
-        return None
-
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = _literal(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a dictionary, found a {type(row).__name__}")
-
-    item, title = row.get(key), row.get("title")
-    if item is not None and not isinstance(item, str):
-        raise ValueError(f"{key} is no text: {item!r}")
-    return {ITEM: item, TITLE: title if isinstance(title, str) else None}
-
-
-def _literal(line: str) -> object:
-    try:
-        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-            return ast.literal_eval(line)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError("neither JSON nor a Python literal") from None
+    return records_format({ITEM: (key,), TITLE: ("title",)}, (ITEM,))
 
 
 AMAZON_2014 = (

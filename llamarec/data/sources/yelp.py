@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
 from llamarec.data.lines import KEY, Schema, jsonl_format, read_interactions, read_lines
 from llamarec.data.source import RawFile, RawInput, RawTables, Source
+from llamarec.data.sources.records import seconds_of
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _REVIEWS = "yelp_academic_dataset_review.json"
@@ -19,7 +22,10 @@ def _read(raw: RawInput) -> RawTables:
         review["stars"] = pl.Float64
     # The file has 5 GB; only three fields of one year stay in memory.
     interactions = read_interactions(
-        raw.paths[_REVIEWS], jsonl_format(review, tuple(review)), raw.bad, each=lambda rows: raw.each(_of_year(rows))
+        raw.paths[_REVIEWS],
+        jsonl_format(review, tuple(review)),
+        raw.bad,
+        each=lambda rows: raw.each(_of_year(rows, raw.paths[_REVIEWS])),
     )
 
     business: Schema = {"business_id": pl.String, "name": pl.String}
@@ -27,11 +33,12 @@ def _read(raw: RawInput) -> RawTables:
     return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}), "ISO dates")
 
 
-def _of_year(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("date").str.starts_with(_YEAR)).select(
+def _of_year(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
+    rows = rows.filter(pl.col("date").str.starts_with(_YEAR))
+    return rows.select(
         pl.col("user_id").cast(KEY).alias(USER),
         pl.col("business_id").cast(KEY).alias(ITEM),
-        pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s").alias(TIMESTAMP),
+        seconds_of(rows, "date", "%Y-%m-%d %H:%M:%S", path).alias(TIMESTAMP),
         *([pl.col("stars").alias(RATING)] if "stars" in rows.columns else []),
     )
 
