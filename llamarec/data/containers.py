@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import importlib
 import io
@@ -12,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Final
 
@@ -62,14 +63,14 @@ def members(path: Path) -> list[str]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+                names = [_usual(one.filename) for one in archive.infolist() if not one.is_dir()]
         else:
             with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-                names = [one.name for one in tar if one.isfile()]
+                names = [_usual(one.name) for one in tar if one.isfile()]
     except (OSError, *_DAMAGED) as error:
         raise _unreadable(path, error) from error
 
-    return [name for name in names if not is_hidden(name)]
+    return [name for name in names if not is_hidden(name) and ".." not in name.split("/")]
 
 
 def is_hidden(name: str) -> bool:
@@ -90,11 +91,11 @@ def open_binary(path: Path) -> IO[bytes]:
     name = path.relative_to(file).as_posix()
     try:
         inside = _zip_member(file, name) if zipfile.is_zipfile(file) else _tar_member(file, name)
+        return _decompressed(path, inside, file.stat().st_size)
     except KeyError:
         raise DataError(f"{file}: there is no {name} in it") from None
     except (OSError, *_DAMAGED) as error:
         raise _unreadable(file, error) from error
-    return _decompressed(path, inside, file.stat().st_size)
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -108,10 +109,23 @@ def open_bytes(path: Path) -> IO[bytes]:
     return opened
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """The text of a file as `open_bytes` gives it; damage is a DataError."""
+    try:
+        with open_bytes(path) as opened:
+            yield opened
+    except (OSError, *_DAMAGED) as error:
+        raise _unreadable(path, error) from error
+
+
 def marked_encoding(path: Path) -> str:
     """The encoding that a file's byte-order mark says, as `open_bytes` gives it; empty without one."""
-    with open_binary(path) as opened:
-        head = _head(opened, 3)
+    try:
+        with open_binary(path) as opened:
+            head = _head(opened, 3)
+    except (OSError, *_DAMAGED) as error:
+        raise _unreadable(path, error) from error
     return "utf-8" if head == _UTF_8 or head.startswith(_UTF_16) else ""
 
 
@@ -149,7 +163,7 @@ def _zstd(path: Path, opened: IO[bytes]) -> IO[bytes]:
 
 def _zip_member(file: Path, name: str) -> IO[bytes]:
     with zipfile.ZipFile(file) as archive:
-        info = archive.getinfo(name)
+        info = {_usual(one.filename): one for one in archive.infolist()}[name]
         if info.flag_bits & _ENCRYPTED:
             raise DataError(f"{file}: the archive is encrypted", hint="unpack it, and give the path of the table")
         opened = archive.open(info)
@@ -160,13 +174,18 @@ def _tar_member(file: Path, name: str) -> IO[bytes]:
     stream = _unpacked(file)
     tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # closed with the member
     for one in tar:
-        opened = tar.extractfile(one) if one.isfile() and one.name == name else None
+        opened = tar.extractfile(one) if one.isfile() and _usual(one.name) == name else None
         if opened is not None:
             return io.BufferedReader(_Guarded(file / name, opened, file.stat().st_size, [tar.close, stream.close]))
 
     tar.close()
     stream.close()
     raise KeyError(name)
+
+
+def _usual(name: str) -> str:
+    """A member's name as that of a file inside its archive: no root, no folder of its own."""
+    return PurePosixPath(name.lstrip("/")).as_posix()
 
 
 def _head(opened: IO[bytes], count: int) -> bytes:

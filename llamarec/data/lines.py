@@ -420,6 +420,7 @@ def _kind_of(text: str) -> str:
 
 # Polars takes one byte only.
 _UNIT_SEPARATOR: Final = b"\x1f"
+_MARK: Final = "\ufeff".encode()
 
 
 def csv_format(
@@ -446,7 +447,8 @@ def csv_format(
     quote = quote and not is_long
 
     def read(block: bytes) -> pl.DataFrame | None:
-        if is_long and _UNIT_SEPARATOR in block:
+        # Polars takes it for a byte-order mark.
+        if block.startswith(_MARK) or (is_long and _UNIT_SEPARATOR in block):
             return None
 
         num_lines = block.count(b"\n") + (not block.endswith(b"\n"))

@@ -37,8 +37,8 @@ from llamarec.data.figures import (
     share_taken_before,
 )
 from llamarec.data.markup import without_markup
+from llamarec.data.nothing_left import nothing_left
 from llamarec.data.source import FRACTION, ORDER
-from llamarec.errors import DataError
 from llamarec.texts import normal
 from llamarec.vocabulary import (
     ITEM,
@@ -137,7 +137,7 @@ def build(interactions: pl.DataFrame, items: pl.DataFrame, config: DataConfig) -
     titles = _titles(items, keys, config)
     rows = _rows(coded, keys.codes_of(titles.all[ITEM]), config)
     if not rows.in_core.any():
-        raise _nothing_left(interactions, titles.all, coded.filter(pl.Series(rows.with_title)), config)
+        raise nothing_left(interactions, titles.all, coded.filter(pl.Series(rows.with_title)), config)
 
     user_table, item_table, numbered = _numbered(rows)
     histories = _split(_histories(numbered, rows.time), config)
@@ -266,39 +266,3 @@ def _cuts(histories: pl.DataFrame, config: DataConfig) -> tuple[int, int]:
     shares = (1 - config.temporal_validation_share - config.temporal_test_share, 1 - config.temporal_test_share)
     first, second = (int(times[min(int(times.len() * share), times.len() - 1)]) for share in shares)
     return first, second
-
-
-def _nothing_left(
-    interactions: pl.DataFrame, titled: pl.DataFrame, with_title: pl.DataFrame, config: DataConfig
-) -> DataError:
-    if interactions.is_empty():
-        return DataError(f"{config.dataset_code}: the raw files have no interactions")
-
-    keys = "--untitled_items key takes keys as titles; the language model then sees nothing else of an item"
-    if titled.is_empty():
-        return DataError(
-            f"{config.dataset_code}: no item has a title",
-            expected="titles: they are what the language model sees of items",
-            found=f"{interactions[ITEM].n_unique():,} items, for example {interactions[ITEM][0]!r}",
-            hint=keys,
-        )
-    if with_title.is_empty():
-        return DataError(
-            f"{config.dataset_code}: none of the {interactions.height:,} interactions has an item with a title",
-            expected="the same item keys in interactions and titles",
-            found=f"an item without a title, for example {interactions[ITEM][0]!r}",
-            hint=f"where these are the right files, {keys}",
-        )
-
-    untitled = interactions.height - with_title.height
-    return DataError(
-        f"{config.dataset_code}: the k-core of {with_title.height:,} interactions is empty",
-        expected=f"users with at least {config.min_user_interactions} interactions, items with "
-        f"{config.min_item_interactions}",
-        found=f"{with_title[USER].n_unique():,} users and {with_title[ITEM].n_unique():,} items",
-        hint=[
-            "lower --min_user_interactions and --min_item_interactions",
-            *(["lower --min_rating"] if config.least_rating is not None else []),
-            *([f"--untitled_items key keeps {untitled:,} more, of items without a title"] if untitled else []),
-        ],
-    )

@@ -11,7 +11,7 @@ from typing import IO, Final
 import msgspec
 import polars as pl
 
-from llamarec.data.containers import marked_encoding, open_bytes
+from llamarec.data.containers import marked_encoding, open_bytes, reading
 from llamarec.data.lines import BadLines, EachBlock, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.tables.header import (
     check_is_header,
@@ -40,7 +40,7 @@ def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> P
         DataError: it is empty or no text.
     """
     encoding, prefix = _encoding(path, options), options.prefix
-    with open_bytes(path) as file:
+    with reading(path) as file:
         lines = first_lines(file, encoding)
 
     if options.columns:
@@ -71,7 +71,7 @@ def json_part(path: Path, options: TableOptions) -> Part:
     """
     check_has_names(path, options, "JSON")
     encoding = _encoding(path, options)
-    with open_bytes(path) as file:
+    with reading(path) as file:
         begins = file.read(_LOOKED_AT).lstrip()[:1]
     opened, unit = (_as_lines, "record") if begins == b"[" else (open_bytes, "line")
 
@@ -98,7 +98,7 @@ def _as_lines(path: Path) -> IO[bytes]:
     Raises:
         DataError: it is no list of objects.
     """
-    with open_bytes(path) as file:
+    with reading(path) as file:
         content = file.read()
     try:
         found = msgspec.json.decode(content, type=list[msgspec.Raw])
