@@ -22,7 +22,7 @@ import polars as pl
 from llamarec.data.containers import open_bytes
 from llamarec.errors import DataError
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 LINE = "line number"  # the space keeps it apart from a file's own columns
 _MAX_LISTED = 20
 

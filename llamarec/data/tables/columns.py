@@ -36,6 +36,8 @@ _DATE, _TIME_OF_DAY = "date", "time"
 _MOST_LISTED: Final = 30
 _LONGEST_NAME: Final = 40
 
+NUM_ROWS: Final = "number of rows"
+"""Column of counts of rows."""
 # Checked from so many items on; a share above this is no matter of a few spellings.
 _FEW_ITEMS: Final = 10
 _MOST: Final = 0.5
@@ -125,15 +127,15 @@ def check_titles(items: pl.DataFrame, where: str, flag: str) -> None:
     """Checks that a guessed column holds titles of items: not of reviews, nor names of customers.
 
     Args:
-        items: item, title; a row for each interaction or item.
+        items: item, title, each pair once, and in NUM_ROWS how many rows have it.
         where: Table and column, for an error.
         flag: That names the column.
 
     Raises:
         DataError: most items have several titles, or most have one and the same.
     """
-    titles = items.drop_nulls(TITLE).unique([ITEM, TITLE]).cast(pl.String)
-    seen = items.group_by(ITEM).len().filter(pl.col("len") > 1).select(pl.col(ITEM).cast(pl.String))
+    titles = items.drop_nulls(TITLE)
+    seen = items.group_by(ITEM).agg(pl.col(NUM_ROWS).sum()).filter(pl.col(NUM_ROWS) > 1).select(ITEM)
     num_titles = titles.join(seen, on=ITEM, how="semi").group_by(ITEM).len()["len"]
     several = float((num_titles > 1).mean() or 0)  # type: ignore[arg-type]  # of booleans
     if len(num_titles) >= _FEW_ITEMS and several > _MOST:

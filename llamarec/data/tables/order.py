@@ -21,7 +21,7 @@ _CODES_OF_CLOCKS: Final = ("%H", "%I", "%M", "%S", "%T", "%X", "%c", "%R")
 
 
 class Order(NamedTuple):
-    """rows: with TIMESTAMP, FRACTION, and ORDER where a column orders equal times. form: how they were read."""
+    """rows: with TIMESTAMP, FRACTION if one is not 0, and ORDER if a column orders equal times. form: of the times."""
 
     rows: pl.DataFrame
     form: str
@@ -48,13 +48,15 @@ class OrderReader:
             DataError: times are in no known form.
         """
         if self._config.no_timestamp:
-            number = pl.int_range(pl.len(), dtype=pl.Int64).alias(TIMESTAMP)
-            return Order(rows.with_columns(number, pl.lit(0, dtype=pl.Int64).alias(FRACTION)), FILE_ORDER)
+            return Order(rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(TIMESTAMP)), FILE_ORDER)
 
         if ORDER in self._columns:
             rows = rows.with_columns(self._numbers.read(rows, ORDER).alias(ORDER))
         times = self._times(rows)
-        return Order(rows.with_columns(times.seconds.alias(TIMESTAMP), times.fractions.alias(FRACTION)), times.form)
+        found = [times.seconds.alias(TIMESTAMP)]
+        if (times.fractions != 0).any():
+            found.append(times.fractions.alias(FRACTION))
+        return Order(rows.with_columns(found), times.form)
 
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)

@@ -20,7 +20,7 @@ from llamarec.vocabulary import TIMESTAMP
 
 # Larger whole numbers are not all floating numbers: keys beyond may have lost digits.
 _EXACT: Final = 2**53
-_ROWS_AT_ONCE: Final = 1_000_000
+_ROWS_AT_ONCE: Final = 250_000
 
 
 def parquet_part(path: Path, options: TableOptions) -> Part:

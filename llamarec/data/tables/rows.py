@@ -11,7 +11,7 @@ import polars as pl
 
 from llamarec.data.lines import KEY, LINE, BadLines
 from llamarec.data.source import CLOCK, ORDER
-from llamarec.data.tables.columns import Wanted, find_columns, flag_of
+from llamarec.data.tables.columns import NUM_ROWS, Wanted, find_columns, flag_of
 from llamarec.data.tables.lists import ListColumns, spread
 from llamarec.data.tables.parquet import as_text
 from llamarec.data.tables.parts import Part, TableOptions
@@ -19,6 +19,7 @@ from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 PART: Final = "part number"
 """Column of numbers of the parts that rows come from."""
+_ROWS_AT_ONCE: Final = 500_000
 # What exports write for "no value"; no key or title.
 _NO_VALUE: Final = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "#N/A")
 _NO_KEYS: Final = (TIMESTAMP, CLOCK, ORDER, RATING)
@@ -71,6 +72,23 @@ def read_rows(table: Table, bad: BadLines, *, max_rows: int | None = None) -> pl
             rows = _read_part(table, part, bad, left)
             frames.append(rows.with_columns(pl.lit(number, dtype=pl.Int32).alias(PART)))
     return pl.concat(frames)
+
+
+def distinct_titles(rows: pl.DataFrame) -> pl.DataFrame:
+    """ITEM and TITLE as text, each pair once, by first appearance; NUM_ROWS says how many rows have it."""
+    found = pl.DataFrame(schema={ITEM: KEY, TITLE: KEY, NUM_ROWS: pl.UInt32})
+    waiting, num_waiting = [found], 0
+    # A part of the rows at a time, since most pairs repeat; put together when there are as many new ones as old ones.
+    for start in range(0, rows.height, _ROWS_AT_ONCE):
+        part = rows.slice(start, _ROWS_AT_ONCE).group_by(ITEM, TITLE, maintain_order=True)
+        waiting.append(part.agg(pl.len().cast(pl.UInt32).alias(NUM_ROWS)))
+        num_waiting += waiting[-1].height
+        if num_waiting > found.height:
+            found = pl.concat(waiting).group_by(ITEM, TITLE, maintain_order=True).agg(pl.col(NUM_ROWS).sum())
+            waiting, num_waiting = [found], 0
+
+    found = pl.concat(waiting).group_by(ITEM, TITLE, maintain_order=True).agg(pl.col(NUM_ROWS).sum())
+    return found.with_columns(pl.col(ITEM, TITLE).cast(pl.String))
 
 
 def _read_part(table: Table, part: Part, bad: BadLines, max_rows: int | None) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import polars as pl
 
 from llamarec.data.config import DataConfig
@@ -13,7 +15,7 @@ from llamarec.data.tables.files import open_parts, table_files
 from llamarec.data.tables.numbers import RowNumbers
 from llamarec.data.tables.order import OrderReader
 from llamarec.data.tables.parts import options_of_tables
-from llamarec.data.tables.rows import Table, open_table, read_rows
+from llamarec.data.tables.rows import Table, distinct_titles, open_table, read_rows
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 
@@ -31,31 +33,46 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     """
     table_files(config)
     main, second = _tables(config, with_ratings=least is not None)
-    rows = bad.limit.cut(read_rows(main, bad, max_rows=bad.limit.to_read))
-
-    # A row whose time or rating cannot be read still gives the title of its item.
-    numbers = RowNumbers(main, bad)
-    ordered = OrderReader(config, numbers).read(rows)
-    interactions = ordered.rows
-    if least:
-        interactions = interactions.with_columns(numbers.read(interactions, RATING).alias(RATING))
-    columns = [name for name in (USER, ITEM, TIMESTAMP, FRACTION, ORDER, RATING) if name in interactions.columns]
-    interactions = interactions.select(columns).drop_nulls()
-    interactions = least.keep(interactions) if least else interactions
+    interactions, titles, form = _interactions(main, config, bad, least)
 
     with_titles = second or main
     if TITLE not in with_titles.columns:
-        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), ordered.form, main.columns)
+        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), form, main.columns)
 
-    items = (read_rows(second, bad) if second else rows).select(ITEM, TITLE)
+    titles = distinct_titles(read_rows(second, bad)) if second else titles
     if not config.title_column:
-        check_titles(items, f"{with_titles.where}, column {with_titles.columns[TITLE]!r}", "--title_column")
+        check_titles(titles, f"{with_titles.where}, column {with_titles.columns[TITLE]!r}", "--title_column")
     named = {**main.columns, TITLE: with_titles.columns[TITLE]}
     if second and second.columns[ITEM] != main.columns[ITEM]:
         named["items_item"] = second.columns[ITEM]
+    return RawTables(interactions, titles.select(ITEM, TITLE), form, named)
 
-    items = items.unique(maintain_order=True).cast(pl.String)
-    return RawTables(interactions, items, ordered.form, named)
+
+class _Read(NamedTuple):
+    """interactions and form: as in `RawTables`. titles: those of the same table, as `distinct_titles` gives them."""
+
+    interactions: pl.DataFrame
+    titles: pl.DataFrame
+    form: str
+
+
+def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastRating | None) -> _Read:
+    """The interactions, and what their rows say of titles; texts are gone when it returns."""
+    rows = bad.limit.cut(read_rows(table, bad, max_rows=bad.limit.to_read))
+    # A row whose time or rating cannot be read still gives the title of its item.
+    titles = distinct_titles(
+        rows if TITLE in rows.columns else rows.clear().with_columns(pl.lit(None, KEY).alias(TITLE))
+    )
+
+    numbers = RowNumbers(table, bad)
+    rows, form = OrderReader(config, numbers).read(rows)
+    if least:
+        rows = rows.with_columns(numbers.read(rows, RATING).alias(RATING))
+    rows = rows.select(name for name in (USER, ITEM, TIMESTAMP, FRACTION, ORDER, RATING) if name in rows.columns)
+    if sum(rows.null_count().row(0)):
+        rows = rows.drop_nulls()
+
+    return _Read(least.keep(rows) if least else rows, titles, form)
 
 
 def _tables(config: DataConfig, *, with_ratings: bool) -> tuple[Table, Table | None]:
