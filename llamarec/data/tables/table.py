@@ -60,9 +60,7 @@ def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastR
     """The interactions, and what their rows say of titles; texts are gone when it returns."""
     rows = bad.limit.cut(read_rows(table, bad, max_rows=bad.limit.to_read))
     # A row whose time or rating cannot be read still gives the title of its item.
-    titles = distinct_titles(
-        rows if TITLE in rows.columns else rows.clear().with_columns(pl.lit(None, KEY).alias(TITLE))
-    )
+    titles = distinct_titles(rows) if TITLE in rows.columns else pl.DataFrame(schema=ITEM_SCHEMA)
 
     numbers = RowNumbers(table, bad)
     rows, form = OrderReader(config, numbers).read(rows)
