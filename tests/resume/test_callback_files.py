@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from transformers import TrainerCallback
 
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.verification import verify
+from llamarec.checkpoints.trainer.saves.callback_files import CallbackFiles
 from llamarec.errors import ConfigError
 from tests.resume.runs import quiet_trainer
 from tests.resume.training import state_of
@@ -78,3 +81,18 @@ def test_nothing_to_train_on_is_refused(num_samples: int, match: str, tmp_path: 
     with pytest.raises(ConfigError, match=match):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_checkpoint_of_an_older_line_is_looked_at_when_nothing_deletes_it_any_more(tmp_path: Path) -> None:
+    older = tmp_path / "checkpoint-6"
+    older.mkdir()
+    (older / "rng_state.pth").write_bytes(b"of the older line")
+    files = CallbackFiles(RunFolder(tmp_path), warn=pytest.fail, settle=lambda: shutil.rmtree(older))
+
+    files.note(6)
+    older.mkdir()
+    (older / "notes.txt").write_bytes(b"of a callback")
+
+    assert files.collect(6, tmp_path / "target")
+    assert not older.exists()
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["notes.txt"]

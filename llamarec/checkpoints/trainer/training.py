@@ -237,7 +237,7 @@ class ResumableParts:
     def _assembled(self, run: RunState, writer: CheckpointWriter) -> Training:
         trainer, requests = self.trainer, SaveRequests()
         boundary = StepBoundary(trainer, run, stateful=self.stateful, random=self.random, requests=requests)
-        callback_files = CallbackFiles(run.folder, self.console.warn)
+        callback_files = CallbackFiles(run.folder, warn=self.console.warn, settle=writer.wait)
         unsaved = UnsavedState(trainer, self.stateful, self.console)
         structure = ModelStructure(trainer, self.console)
         saver = CheckpointSaver(

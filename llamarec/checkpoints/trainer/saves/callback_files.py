@@ -16,16 +16,21 @@ class CallbackFiles:
     Args:
         folder: Of the run.
         warn: Told of a file that cannot be kept.
+        settle: Waits for the save that is being written, which may delete an older line's checkpoint of the same step.
     """
 
-    def __init__(self, folder: RunFolder, warn: Callable[[str], None]) -> None:
-        self._folder, self._warn = folder, warn
+    def __init__(self, folder: RunFolder, *, warn: Callable[[str], None], settle: Callable[[], None]) -> None:
+        self._folder, self._warn, self._settle = folder, warn, settle
         self._step: int | None = None
         self._before: dict[str, tuple[int, int]] = {}
 
     def note(self, step: int) -> None:
         """Before the callbacks: a checkpoint of this step may be there already, or its half from another program."""
-        self._step, self._before = step, _listed(self._folder.checkpoint(step))
+        folder = self._folder.checkpoint(step)
+        if folder.exists():
+            self._settle()
+
+        self._step, self._before = step, _listed(folder)
 
     def collect(self, step: int, target: Path) -> bool:
         """Moves what was written since then into a folder beside the checkpoints.
