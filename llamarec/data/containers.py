@@ -154,6 +154,7 @@ def _zstd(path: Path, opened: IO[bytes]) -> IO[bytes]:
     if sys.version_info >= (3, 14):
         stream: IO[bytes] = importlib.import_module("compression.zstd").ZstdFile(opened)
         return stream
+    opened.close()
     raise DataError(
         f"{path}: this Python does not read zstd",
         expected="Python 3.14, or a file compressed as .gz, .bz2 or .xz",

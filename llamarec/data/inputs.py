@@ -102,10 +102,13 @@ def known_titles_path(folder: Path) -> str:
 
 
 def describe(path: Path) -> FileDescription:
-    """Size and SHA-256 of a file, of the archive that the path leads into, or of all files in a folder."""
+    """Size and SHA-256 of a file, or of all files in a folder; a path into an archive counts with its hash."""
     file = real_file(path) or path
     if not file.is_dir():
-        return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        whole = sha256_of(file)
+        inside = path.relative_to(file).as_posix()
+        digest = whole if path == file else hashlib.sha256(f"{whole}\0{inside}".encode()).hexdigest()
+        return {"bytes": file.stat().st_size, "sha256": digest}
 
     parts = {one.relative_to(file).as_posix(): describe(one) for one in files_of(file)}
     digests = "".join(f"{name}\0{part['sha256']}\n" for name, part in parts.items())

@@ -45,7 +45,8 @@ def sheet_part(path: Path, options: TableOptions) -> Part:
         sheet = named or _only_sheet(reader, book, options.flag)
         if sheet not in reader.sheet_names:
             raise ConfigError(f"{options.flag} {path}: no sheet {sheet!r}", found=_named(reader.sheet_names))
-        cells = reader.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="string").to_polars()
+        loaded = reader.load_sheet(sheet, header_row=None, skip_rows=0, dtypes="string")
+        cells = loaded.to_polars()
 
     filled = cells.with_row_index(LINE, offset=1).filter(~pl.all_horizontal(pl.exclude(LINE).is_null()))
     if filled.is_empty():
@@ -59,7 +60,8 @@ def sheet_part(path: Path, options: TableOptions) -> Part:
         numbers = {name: names.index(name) for name in columns}
         for name, number in numbers.items():
             with _reading(book):
-                _check_digits(reader, sheet, number, num_before, f"{path}, column {name!r}")
+                column = loaded.selected_columns[number].absolute_index
+                _check_digits(reader, sheet, column, num_before, f"{path}, column {name!r}")
 
         chosen = (pl.col(cells.columns[number]).str.replace(_CLOCK, "").alias(name) for name, number in numbers.items())
         rows = filled.slice(1).select(pl.col(LINE).cast(pl.Int64), *chosen)
@@ -102,13 +104,13 @@ def _only_sheet(reader: ExcelReader, book: Path, flag: str) -> str:
     return str(filled[0] if filled else reader.sheet_names[0])
 
 
-def _check_digits(reader: ExcelReader, sheet: str, number: int, num_before: int, where: str) -> None:
+def _check_digits(reader: ExcelReader, sheet: str, index: int, num_before: int, where: str) -> None:
     """Checks that a column of numbers has no more digits than a spreadsheet keeps.
 
     Raises:
         DataError: it has.
     """
-    column = reader.load_sheet(sheet, header_row=None, skip_rows=num_before, use_columns=[number]).to_polars()
+    column = reader.load_sheet(sheet, header_row=None, skip_rows=num_before, use_columns=[index]).to_polars()
     values: pl.Series = column.to_series()
     if values.dtype.is_numeric() and bool((values.abs() >= _EXACT).any()):
         raise DataError(
