@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,9 @@ from llamarec.vocabulary import (
     Experiment,
     Split,
 )
+
+MOST_LEFT_OUT: Final = 0.05
+"""Share of the users who may have too few items left, and are left out; of three users or more, one may always."""
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -84,13 +87,33 @@ def candidates_file(candidates: dict[Split, Candidates], data: PreparedData, mad
 
 
 def most_candidates(data: PreparedData) -> int:
-    """The number of candidates that every training prompt of the ranker can have.
+    """The number of candidates that training prompts of the ranker can have, but for those of a few users.
 
     Candidates are the label and items outside the history before it, or any items where users repeat items.
     """
-    # All items of the longest training part but the last are history.
-    taken = 0 if data.has_repeats else int(data.sequences.train_ends.max(initial=1)) - 1
-    return data.num_items - taken
+    if data.has_repeats:
+        return data.num_items
+    # All items of a training part but the last are history.
+    return but_for_a_few(data.num_items - np.maximum(data.sequences.train_ends - 1, 0))
+
+
+def but_for_a_few(numbers: NDArray[np.integer]) -> int:
+    """The largest number that all but a few users have or exceed: one who took nearly everything limits nobody else.
+
+    Args:
+        numbers: [num_users].
+    """
+    few = min(max(1, int(len(numbers) * MOST_LEFT_OUT)), (len(numbers) - 1) // 2)
+    return int(np.sort(numbers)[few])
+
+
+def num_left(data: PreparedData, split: Split, k: int) -> NDArray[np.int64]:
+    """[num_users] items outside each user's history; where there are k or more, perhaps a smaller number from k on."""
+    ends = data.sequences.train_ends if split == "validation" else data.sequences.validation_ends
+    left = data.num_items - ends.astype(np.int64)
+    for user in np.flatnonzero(left < k):
+        left[user] = data.num_items - len(np.unique(data.sequences.history(int(user), split)))
+    return left
 
 
 def load_candidates(

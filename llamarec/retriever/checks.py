@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError, DataError
-from llamarec.retriever.candidates import most_candidates
+from llamarec.retriever.candidates import but_for_a_few, most_candidates, num_left
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.vocabulary import SPLITS
 
@@ -14,7 +12,7 @@ _MORE_ITEMS = "a lower --min_item_interactions, which keeps more items"
 
 
 def check_top_k(data: PreparedData, config: RetrieverConfig, *, flag: str = "--top_k") -> None:
-    """Checks that every user has as many possible candidates as are asked for.
+    """Checks that all but a few users have as many possible candidates as are asked for.
 
     Args:
         data: Prepared data.
@@ -22,20 +20,22 @@ def check_top_k(data: PreparedData, config: RetrieverConfig, *, flag: str = "--t
         flag: The flag that gave the number.
 
     Raises:
-        ConfigError: a user has fewer.
+        ConfigError: more users have fewer.
     """
-    excluded = 0
+    wanted, most, num_fewer = config.top_k, data.num_items, data.num_users
     if config.excludes(data.has_repeats):
-        excluded = max(len(np.unique(data.sequences.history(user, "test"))) for user in range(data.num_users))
+        for split in SPLITS:
+            if len(users := data.sequences.users_with_label(split)):
+                left = num_left(data, split, wanted)[users]
+                most, num_fewer = min(most, but_for_a_few(left)), int((left < wanted).sum())
 
-    most = data.num_items - excluded
-    if config.top_k > most:
+    if wanted > most:
         # One candidate leaves nothing to rank.
         fits = most >= 2
         raise ConfigError(
-            f"{flag} {config.top_k}: not every user has so many candidates",
-            expected=f"at most {most}" if fits else f"more than {excluded + 1:,} items",
-            found=f"{data.num_items:,} items, of which the longest history excludes {excluded:,}",
+            f"{flag} {wanted}: too many users have fewer candidates",
+            expected=f"at most {most}" if fits else "more items, of which users took fewer",
+            found=f"{data.num_items:,} items; {num_fewer:,} of {data.num_users:,} users have fewer than {wanted} left",
             hint=f"{flag} {most}, or {_MORE_ITEMS}" if fits else _MORE_ITEMS,
             retry_with=(flag, str(most)) if fits else (),
         )
@@ -63,7 +63,7 @@ def check_histories(data: PreparedData) -> None:
     """Checks that training, validation and test have users, and that a ranker has wrong candidates.
 
     Raises:
-        DataError: one of them has no user, or a user has nearly every item.
+        DataError: one of them has no user, or users have nearly every item.
     """
     users: dict[str, int] = {split: len(data.sequences.users_with_label(split)) for split in SPLITS}
     users["training"] = int((data.sequences.train_ends >= 2).sum())
@@ -81,7 +81,7 @@ def check_histories(data: PreparedData) -> None:
     if most_candidates(data) < 2:
         raise DataError(
             f"{data.dataset_code}: no other item is left as a wrong candidate for a ranker",
-            expected="items outside the history of every user",
+            expected="items outside the history of all but a few users",
             found=f"{data.num_items:,} items, and a user with {int(data.sequences.train_ends.max()):,} of them",
             hint=_MORE_ITEMS,
         )

@@ -44,7 +44,7 @@ def label_ranks(
 def top_k(
     model: LRURec, data: PreparedData, split: Split, k: int, *, max_length: int, exclude: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """The k best items of every user with a label.
+    """The k best items of every user with a label, but for those who have fewer left.
 
     Returns:
         user_ids [num_rows], item_ids [num_rows, k] best first, scores [num_rows, k].
@@ -53,9 +53,10 @@ def top_k(
 
     for block in _blocks(model, data, split, max_length, exclude):
         best = block.scores_BN.topk(k, dim=1)
-        users.append(block.user_ids)
-        items.append(best.indices.numpy().astype(np.int32))
-        scores.append(best.values.numpy())
+        has_all = ~torch.isinf(best.values[:, -1])
+        users.append(block.user_ids[has_all.numpy()])
+        items.append(best.indices[has_all].numpy().astype(np.int32))
+        scores.append(best.values[has_all].numpy())
 
     return np.concatenate(users), np.concatenate(items), np.concatenate(scores)
 

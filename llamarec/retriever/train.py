@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -123,8 +124,9 @@ def _train_locked(
         check_prompt_options(experiment, data, config, trainer.state)
     trainer.fit()
 
-    report = _report(trainer, data, config)
     candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
+    report = _report(trainer, data, config, candidates)
+    _print_left_out(candidates, report, config, console)
     lists = _training_lists(trainer, data, config, experiment, console)
     _write(experiment, trainer, data, config, candidates, lists, report)
     return report
@@ -148,14 +150,34 @@ def print_report(report: RetrieverReport, console: Console) -> None:
     console.print(table)
 
 
-def _report(trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig) -> RetrieverReport:
+def _print_left_out(
+    candidates: dict[Split, Candidates], report: RetrieverReport, config: RetrieverConfig, console: Console
+) -> None:
+    """Who has no candidates: people who took nearly everything."""
+    for split, of_split in candidates.items():
+        if missing := report.num_users[split] - len(of_split.user_ids):
+            console.print(
+                f"candidates   {missing:,} of {report.num_users[split]:,} users of the {split} are left out: they took "
+                f"all but fewer than {config.top_k} items (--top_k)",
+                soft_wrap=True,
+            )
+
+
+def _report(
+    trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, candidates: dict[Split, Candidates]
+) -> RetrieverReport:
     exclude = config.excludes(data.has_repeats)
     ranks = {
         split: label_ranks(trainer.model, data, split, max_length=config.max_length, exclude=exclude)
         for split in SPLITS
     }
     num_candidates = min(config.top_k, most_candidates(data))
-    covered = {split: (found > 0) & (found <= num_candidates) for split, found in ranks.items()}
+    covered = {
+        split: (found > 0)
+        & (found <= num_candidates)
+        & np.isin(data.sequences.users_with_label(split), candidates[split].user_ids)
+        for split, found in ranks.items()
+    }
 
     return RetrieverReport(
         ranker_candidates=num_candidates,

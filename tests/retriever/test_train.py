@@ -20,7 +20,14 @@ from rich.console import Console
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
-from llamarec.retriever.candidates import candidates_file, load_candidates, most_candidates, with_labels
+from llamarec.retriever.candidates import (
+    but_for_a_few,
+    candidates_file,
+    load_candidates,
+    most_candidates,
+    num_left,
+    with_labels,
+)
 from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.fit import RetrieverTrainer
@@ -217,9 +224,22 @@ def test_every_user_must_have_enough_candidates_left(data: PreparedData) -> None
 
 def test_a_user_who_had_everything_leaves_no_candidate() -> None:
     data = make_data(num_users=30, num_items=14)
-    with pytest.raises(ConfigError, match=r"(?s)more than 14 items.*longest history excludes 13.*min_item_inter") as no:
+    with pytest.raises(ConfigError, match=r"(?s)more items.*14 items; 30 of 30 users have fewer.*min_item_inter") as no:
         check_top_k(data, CONFIG)
     assert no.value.retry_with == (), "a ranker needs two candidates"
+
+
+def test_one_user_who_had_everything_limits_nobody_else(data: PreparedData) -> None:
+    ends = data.sequences.validation_ends.copy()
+    assert but_for_a_few(np.array([70, 60, 3])) == 60
+    assert but_for_a_few(np.array([3, 70])) == 3, "one of two is not a few"
+    assert but_for_a_few(np.array([*range(100)])) == 5
+
+    greedy = data.sequences.whole(int(ends.argmax()))
+    assert len(greedy) == int(ends.max()) + 1
+    left = num_left(data, "test", 100)
+    assert left.tolist() == (data.num_items - ends).tolist()
+    assert num_left(data, "test", 5).tolist() == left.tolist()
 
 
 def test_as_many_candidates_as_the_ranker_can_draw(data: PreparedData) -> None:

@@ -67,6 +67,9 @@ class TrainingSamples(Dataset[Sample]):
     no candidates unless the data set has repeats. Later items of the user are not excluded, because that would tell the
     model what the user will take.
 
+    Attributes:
+        num_left_out: Positions without a prompt, since too few items are outside the history before them.
+
     Args:
         data: Prepared data.
         encoder: Encoder of prompts.
@@ -94,9 +97,11 @@ class TrainingSamples(Dataset[Sample]):
         # Training positions of all users are numbered through, as the rows of the retriever's lists are.
         counts = data.sequences.num_training_positions()
         self._ends = np.cumsum(counts)
-        self._rows = _chosen_rows(counts, max_prompts, latest=latest)
+        possible = _has_candidates(data, encoder.num_candidates)
+        self._rows = _chosen_rows(counts, max_prompts, possible, latest=latest)
+        self.num_left_out = int((~possible).sum())
 
-        if not len(self):
+        if not counts.any():
             raise ArtifactError(
                 f"{data.folder} has no training sample for the ranker",
                 expected="at least one user with two training items",
@@ -104,11 +109,12 @@ class TrainingSamples(Dataset[Sample]):
             )
 
         most = most_candidates(data)
-        if most < encoder.num_candidates:
+        if most < encoder.num_candidates or not len(self):
             raise ArtifactError(
                 f"{data.folder} has too few items for {encoder.num_candidates} candidates",
                 expected=f"at most {most} (--num_candidates)",
-                found=f"{data.num_items:,} items, {data.num_items - most:,} of them in the longest history",
+                found=f"{data.num_items:,} items; for {self.num_left_out:,} of {len(possible):,} training prompts too "
+                "few are left",
                 hint=f"--num_candidates {most}, or a lower --min_item_interactions, which keeps more items",
                 retry_with=("--num_candidates", str(most)),
             )
@@ -191,14 +197,34 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, _ORDER_STREAM, epoch]).permutation(num_samples)
 
 
-def _chosen_rows(counts: NDArray[np.int64], max_prompts: int, *, latest: bool) -> NDArray[np.int64]:
+def _has_candidates(data: PreparedData, num_candidates: int) -> NDArray[np.bool_]:
+    """[num_positions] whether the label and items outside the history are enough for a prompt."""
+    counts = data.sequences.num_training_positions()
+    ends = np.cumsum(counts)
+    possible = np.ones(int(counts.sum()), dtype=np.bool_)
+    if data.has_repeats:
+        return possible
+
+    for user in np.flatnonzero(data.num_items - counts < num_candidates):
+        items = data.sequences.train(int(user))
+        is_new = np.zeros(len(items), dtype=np.int64)
+        is_new[np.unique(items, return_index=True)[1]] = 1
+        # Of the history and the label, all but the label are no candidates.
+        left = data.num_items - np.cumsum(is_new)[1:] + 1
+        possible[ends[user] - counts[user] : ends[user]] = left >= num_candidates
+    return possible
+
+
+def _chosen_rows(
+    counts: NDArray[np.int64], max_prompts: int, possible: NDArray[np.bool_], *, latest: bool
+) -> NDArray[np.int64]:
     """Training positions that are trained on, in order, from the [num_users] numbers of positions."""
     total = int(counts.sum())
-    if not max_prompts or max_prompts >= total:
-        return np.arange(total)
+    if not max_prompts or max_prompts >= int(possible.sum()):
+        return np.flatnonzero(possible)
 
     drawn = np.random.default_rng([_PROMPTS_STREAM]).random(total)
     # Positions that follow in the same user's sequence.
     after = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(total)
     first = np.lexsort((drawn, after)) if latest else np.argsort(drawn, kind="stable")
-    return np.sort(first[:max_prompts])
+    return np.sort(first[possible[first]][:max_prompts])

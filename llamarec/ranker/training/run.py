@@ -139,6 +139,9 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
 
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     console.print(f"training     {len(ranker.train):,} prompts, {effective} per step")
+    if left_out := ranker.train.num_left_out:
+        text = f"{left_out:,} more are left out: fewer than {config.num_candidates} items are outside the history"
+        console.print(f"             {text} (--num_candidates)", soft_wrap=True)
     console.print(f"negatives    {_negatives_text(config, ranker.train)}", soft_wrap=True)
 
     lists = ranker.train.lists
