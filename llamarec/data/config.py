@@ -41,7 +41,7 @@ def _canonical(encoding: str) -> str:
     UTF-16 is known by its mark.
     """
     try:
-        found = codecs.lookup(encoding).name
+        found = codecs.lookup(encoding).name.removesuffix("-sig")
         return found if found == "utf-16" or "\n".encode(found) == b"\n" else ""
     except (LookupError, UnicodeError, TypeError):
         return ""

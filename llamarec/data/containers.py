@@ -110,22 +110,19 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[IO[bytes]]:
-    """The text of a file as `open_bytes` gives it; damage is a DataError."""
+def reading(path: Path, opened: Callable[[Path], IO[bytes]] = open_bytes) -> Iterator[IO[bytes]]:
+    """The text of a file, or what another function opens; damage is a DataError."""
     try:
-        with open_bytes(path) as opened:
-            yield opened
+        with opened(path) as stream:
+            yield stream
     except (OSError, *_DAMAGED) as error:
         raise _unreadable(path, error) from error
 
 
 def marked_encoding(path: Path) -> str:
     """The encoding that a file's byte-order mark says, as `open_bytes` gives it; empty without one."""
-    try:
-        with open_binary(path) as opened:
-            head = _head(opened, 3)
-    except (OSError, *_DAMAGED) as error:
-        raise _unreadable(path, error) from error
+    with reading(path, open_binary) as opened:
+        head = _head(opened, 3)
     return "utf-8" if head == _UTF_8 or head.startswith(_UTF_16) else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -17,7 +18,7 @@ from llamarec.vocabulary import ITEM, TITLE
 _LIST: Final = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 # numpy leaves out the middle of long lists.
 _CUT: Final = re.compile(r"(?:^|[\s,])\.\.\.(?:[\s,]|$)")
-_QUOTED: Final = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\""""
+_QUOTED: Final = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\")"""
 # Separated by blanks, and by commas.
 _TOKEN: Final = re.compile(rf"""\s*(?:{_QUOTED}|([^\s,'"\[\]()]+))\s*(,?)""", re.DOTALL)
 _WORDS: Final = re.compile(rf"""\s*(?:{_QUOTED}|([^,'"\[\]()]*[^\s,'"\[\]()]))\s*(,|$)""", re.DOTALL)
@@ -131,8 +132,15 @@ def _values(text: str) -> Iterator[str | None]:
         if one is None:
             raise ValueError("not a list of texts or numbers")
         position = one.end()
-        quoted = one[1] if one[1] is not None else one[2]
-        yield one[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        yield _unquoted(one[1]) if one[1] else one[2]
+
+
+def _unquoted(text: str) -> str:
+    """The text that a literal of Python stands for."""
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        raise ValueError(f"not a text in quotes: {text}") from None
 
 
 def _without_quotes(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from llamarec.data.containers import open_binary, real_file
+from llamarec.data.containers import open_binary, reading, real_file
 from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, EachBlock
 from llamarec.data.source import CLOCK
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
@@ -21,6 +21,7 @@ from llamarec.vocabulary import TIMESTAMP
 # Larger whole numbers are not all floating numbers: keys beyond may have lost digits.
 _EXACT: Final = 2**53
 _ROWS_AT_ONCE: Final = 250_000
+_MAGIC: Final = b"PAR1"
 
 
 def parquet_part(path: Path, options: TableOptions) -> Part:
@@ -39,15 +40,17 @@ def parquet_part(path: Path, options: TableOptions) -> Part:
     ) -> pl.DataFrame:
         frames, number = list[pl.DataFrame](), 0
         with _reading(path):
-            rows = pl.scan_parquet(_source(path), glob=False).select(columns)
-            num_rows = int(rows.select(pl.len()).collect().item()) if columns else 0
+            every = pl.scan_parquet(_source(path), glob=False)
+            num_rows = int(every.select(pl.len()).collect().item())
         num_rows = num_rows if max_rows is None else min(num_rows, max_rows)
         while number < num_rows or not frames:
+            end = min(number + _ROWS_AT_ONCE, num_rows)
             with _reading(path):
-                block = rows.slice(number, min(_ROWS_AT_ONCE, num_rows - number)).collect()
-            numbers = pl.int_range(number + 1, number + 1 + block.height, dtype=pl.Int64, eager=True).alias(LINE)
+                block = every.slice(number, end - number).select(columns).collect()
+            # A block may have no columns of its own: names of folders are columns too.
+            numbers = pl.int_range(number + 1, end + 1, dtype=pl.Int64, eager=True).alias(LINE)
             frames.append(each(block.with_columns(numbers)))
-            number += block.height
+            number = end
         return pl.concat(frames)
 
     types = {name: "whole number" if kind.is_integer() else str(kind) for name, kind in schema.items()}
@@ -110,9 +113,11 @@ def _without_zeros(column: pl.Series, where: str) -> pl.Series:
 
 def _source(path: Path) -> Path | io.BytesIO:
     if real_file(path) == path:
-        return path
-    with open_binary(path) as file:
-        return io.BytesIO(file.read())
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                return path
+    with reading(path, open_binary) as content:
+        return io.BytesIO(content.read())
 
 
 @contextlib.contextmanager

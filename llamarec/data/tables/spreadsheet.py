@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from llamarec.data.containers import open_binary, real_file
+from llamarec.data.containers import open_binary, reading, real_file
 from llamarec.data.lines import LINE, BadLines, EachBlock
 from llamarec.data.tables.endings import kind_of
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
@@ -88,7 +88,7 @@ def _open(book: Path) -> ExcelReader:
     with _reading(book):
         if real_file(book) == book:
             return fastexcel.read_excel(book)
-        with open_binary(book) as file:
+        with reading(book, open_binary) as file:
             return fastexcel.read_excel(file.read())
 
 

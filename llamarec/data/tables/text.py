@@ -120,7 +120,7 @@ def _encoding(path: Path, options: TableOptions) -> str:
         DataError: both say something, and not the same.
     """
     marked, flag = marked_encoding(path), f"--{options.prefix}encoding"
-    if marked and options.encoding not in ("utf-8", "utf-8-sig", _UTF_16):
+    if marked and options.encoding not in ("utf-8", _UTF_16):
         raise DataError(
             f"{path}: it begins with the mark of UTF-8 or UTF-16",
             expected=f"text in {options.encoding} ({flag})",
