@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 
 import polars as pl
 import pytest
@@ -35,6 +36,8 @@ MARKUP = {
     "Red kettle x.getTime();": "Red kettle",
     "var aPageStart = (new Date()).getTime();\n var ue_t0=ue_t0||+new Date();": "",
     "Red kettle (function(d,e){ return d })": "Red kettle",
+    "ue_csm.ue.exec(function(b,e){var t = f.getTime();})": "",
+    "Red kettle ue.exec(function(b,e){var t = f.getTime();})": "Red kettle",
     "(function(d,e){ return d })": "",
     "window.ue_ihb = (window.ue_ihb || 0) + 1;": "",
     "<script>var aPageStart = (new Date()).getTime();</script>": "",
@@ -86,6 +89,37 @@ def test_a_cleaned_text_has_no_element_that_formats_text(text: str) -> None:
 @given(st.text(alphabet=st.characters(exclude_characters="<"), max_size=40))
 def test_a_text_without_a_bracket_or_script_stays(text: str) -> None:
     assert text.startswith(without_markup(text))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a",
+        "a.",
+        " ",
+        "(",
+        "<",
+        "<a ",
+        "a(",
+        "<!--",
+        "<script>",
+        "var ",
+        "function",
+        "function ",
+        "new Date(",
+        "<span a=b ",
+    ],
+)
+def test_no_text_takes_long(part: str) -> None:
+    text = part * (100_000 // len(part))
+    begun = time.perf_counter()
+    without_markup(text)
+    assert time.perf_counter() - begun < 2
+
+
+def test_a_long_title_stays_whole() -> None:
+    title = "A long title " * 1_000
+    assert without_markup(title) == title
 
 
 def test_a_title_that_was_nothing_else_is_none() -> None:

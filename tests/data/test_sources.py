@@ -61,3 +61,20 @@ def test_a_threshold_is_refused_without_ratings(tmp_path: Path, code: str) -> No
 def test_a_genre_that_is_none_gets_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)no such category.*goodreads- and one of children.*goodreads-romance"):
         prepare(DataConfig("goodreads-romanse", experiment_root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("code", "file"),
+    [
+        ("ml-25m", "ratings.csv"),
+        ("ml-latest-small", "movies.csv"),
+        ("lastfm-2k", "user_taggedartists-timestamps.dat"),
+        ("lastfm-2k", "artists.dat"),
+    ],
+)
+def test_a_first_row_is_not_lost_as_a_header(tmp_path: Path, code: str, file: str) -> None:
+    config = _config(tmp_path, code)
+    path = tmp_path / code / file
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    with pytest.raises(DataError, match=rf"(?s){file}: it does not begin with its header.*found: +'1"):
+        prepare(config)

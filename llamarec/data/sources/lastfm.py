@@ -12,6 +12,7 @@ import polars as pl
 from llamarec.assets import Download
 from llamarec.data.lines import KEY, Schema, csv_format, read_interactions, read_lines
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
+from llamarec.data.sources.records import check_header
 from llamarec.data.times import MICROSECONDS
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
@@ -26,7 +27,8 @@ def _read(raw: RawInput) -> RawTables:
     tagged = csv_format((USER, ITEM, "tag", _MILLISECONDS), schema, tuple(schema), separator="\t", quote=False)
     artists = csv_format((ITEM, TITLE, "url", "picture"), ITEM_SCHEMA, (ITEM,), separator="\t", quote=False)
 
-    rows = read_interactions(raw.paths[_TAGGED], tagged, raw.bad, skip_lines=1)
+    header = check_header(raw.paths[_TAGGED], ("userID", "artistID", "tagID", "timestamp"), "\t")
+    rows = read_interactions(raw.paths[_TAGGED], tagged, raw.bad, skip_lines=header)
     known = rows.filter(pl.col(_MILLISECONDS) >= _FIRST)
     interactions = known.select(
         USER,
@@ -35,7 +37,8 @@ def _read(raw: RawInput) -> RawTables:
         (pl.col(_MILLISECONDS) % 1_000 * (MICROSECONDS // 1_000)).alias(FRACTION),
     )
     left_out = {"with a time before 2002": rows.height - known.height} if known.height < rows.height else {}
-    items = read_lines(raw.paths[_ARTISTS], artists, raw.bad, skip_lines=1)
+    header = check_header(raw.paths[_ARTISTS], ("id", "name", "url", "pictureURL"), "\t")
+    items = read_lines(raw.paths[_ARTISTS], artists, raw.bad, skip_lines=header)
     return RawTables(interactions, items, left_out=left_out)
 
 

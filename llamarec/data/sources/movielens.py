@@ -13,12 +13,14 @@ from llamarec import assets
 from llamarec.assets import Download
 from llamarec.data.lines import BadLines, Schema, csv_format, read_interactions, read_lines
 from llamarec.data.source import ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
+from llamarec.data.sources.records import check_header
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _ADDRESS = "https://files.grouplens.org/datasets/movielens/"
 # Has not changed since 1998; "latest small" may.
 _SHA256_OF_100K = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 _DAT, _CSV = ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv")
+_RATINGS_HEADER, _MOVIES_HEADER = ("userId", "movieId", "rating", "timestamp"), ("movieId", "title", "genres")
 _RATING = (USER, ITEM, RATING, TIMESTAMP)
 _U_ITEM = (ITEM, TITLE, *(f"field_{i}" for i in range(2, 24)))
 _WHEEL_ITEM = (ITEM, "movie_title", "release_year", "class")
@@ -62,11 +64,14 @@ def _read_dat(raw: RawInput, *, encoding: str) -> RawTables:
 
 
 def _read_csv(raw: RawInput) -> RawTables:
+    ratings_path, movies_path = raw.paths["ratings.csv"], raw.paths["movies.csv"]
     ratings = csv_format(_RATING, raw.schema, tuple(raw.schema))
     movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,))
     return RawTables(
-        read_interactions(raw.paths["ratings.csv"], ratings, raw.bad, skip_lines=1, each=raw.each),
-        read_lines(raw.paths["movies.csv"], movies, raw.bad, skip_lines=1),
+        read_interactions(
+            ratings_path, ratings, raw.bad, skip_lines=check_header(ratings_path, _RATINGS_HEADER), each=raw.each
+        ),
+        read_lines(movies_path, movies, raw.bad, skip_lines=check_header(movies_path, _MOVIES_HEADER)),
     )
 
 

@@ -8,12 +8,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
+from llamarec.data.containers import open_bytes
 from llamarec.data.lines import LineFormat, Lines, Row
 from llamarec.errors import DataError
 from llamarec.vocabulary import TITLE
+
+_LONGEST_HEADER: Final = 1_000
 
 
 def records_format(fields: Mapping[str, Sequence[str]], required: tuple[str, ...]) -> LineFormat:
@@ -55,6 +59,26 @@ def _value(record: Mapping[str, object], names: Sequence[str], column: str) -> s
     if column == TITLE:
         return None
     raise ValueError(f"{names[0]} is no text: {found!r}")
+
+
+def check_header(path: Path, names: Sequence[str], separator: str = ",") -> int:
+    """Checks the first line of a file, and returns how many lines it takes.
+
+    Args:
+        path: Of the file.
+        names: What its owner writes there.
+        separator: Between them.
+
+    Raises:
+        DataError: the file begins with something else, which would be lost with the header.
+    """
+    with open_bytes(path) as file:
+        line = file.readline(_LONGEST_HEADER).decode(errors="replace").strip()
+    if [name.strip('"') for name in line.split(separator)] != list(names):
+        raise DataError(
+            f"{path}: it does not begin with its header", expected=separator.join(names), found=repr(line[:120])
+        )
+    return 1
 
 
 def seconds_of(rows: pl.DataFrame, column: str, form: str, path: Path) -> pl.Series:
