@@ -84,3 +84,14 @@ def test_lists_of_other_lengths_are_named(tmp_path: Path) -> None:
     table = pl.DataFrame({"user": [1], "item": [["a", "b"]], "time": [[1]], "title": [["A", "B"]]})
     with pytest.raises(DataError, match="row 1: its lists differ in length: 2 in item and 1 in timestamp"):
         _prepare(table, tmp_path)
+
+
+def test_floating_keys_are_read_alike_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole ones among others are written alike wherever a block ends."""
+    table = pl.DataFrame(COLUMNS).with_columns(pl.col("user").cast(pl.Float64) / 2)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    one = _prepare(table, tmp_path / "one")
+    monkeypatch.setattr("llamarec.data.tables.parquet._ROWS_AT_ONCE", 1)
+    assert one.users == ["0", "0.5", "1", "1.5", "2", "2.5"]
+    assert _prepare(table, tmp_path / "many").fingerprint == one.fingerprint

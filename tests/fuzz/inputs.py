@@ -20,6 +20,7 @@ from llamarec.checkpoints.storage.publish import Staging
 from llamarec.cli.entry_point import run_main
 from llamarec.cli.main import main
 from tests.fuzz.checks import BrokenPromiseError
+from tests.fuzz.dialects import check_dialects
 from tests.fuzz.mutations import ODD_VALUES, _change_one
 from tests.resume.torture.syscalls.scenarios import with_export
 
@@ -151,6 +152,12 @@ def _spoiled(draw: random.Random, content: bytes) -> bytes:
     return bytes(changed)
 
 
+def write_in_dialects(draw: random.Random, folder: Path) -> str:
+    """One table in several dialects, which must give one set."""
+    check_dialects(draw, folder, num_dialects=5)
+    return "table: dialects"
+
+
 # ---- What the stages hand on ----
 
 
@@ -258,5 +265,6 @@ def change_run(draw: random.Random, folder: Path) -> str:
 
 CASES: Final[tuple[Callable[[random.Random, Path], str], ...]] = (
     *(change_table, change_table, change_parquet_table, change_parquet_table),
+    *(write_in_dialects, write_in_dialects),
     *(change_users, change_lists, change_run, change_run),
 )

@@ -98,17 +98,19 @@ def as_text(rows: pl.DataFrame, name: str, where: str, flag: str) -> pl.Series:
 
 
 def _without_zeros(column: pl.Series, where: str) -> pl.Series:
-    """Numbers with decimals as text; whole ones as such, since a missing key makes a column of keys floating."""
-    is_whole = bool((column.drop_nulls() % 1 == 0).all())
-    if not is_whole:
-        return column.cast(pl.String)
-    if column.dtype.is_float() and column.abs().max() is not None and float(column.abs().max() or 0) >= _EXACT:  # type: ignore[arg-type]
+    """Numbers with decimals as text; whole ones as such, since a missing key makes a column of keys floating.
+
+    Each value is looked at alone: blocks of one column must not differ.
+    """
+    is_whole = (column % 1 == 0).fill_null(False)
+    if column.dtype.is_float() and bool((is_whole & (column.abs() >= _EXACT)).any()):
         raise DataError(
             f"{where}: keys are floating numbers beyond 2**53, which have lost their last digits",
             expected="whole numbers or text",
             hint="write the table anew with this column as text or Int64",
         )
-    return column.cast(pl.Int128).cast(pl.String)
+    whole = column.set(~is_whole, None).cast(pl.Int128).cast(pl.String)
+    return column.cast(pl.String).zip_with(~is_whole, whole)
 
 
 def _source(path: Path) -> Path | io.BytesIO:

@@ -36,7 +36,7 @@ def separator_of(lines: Sequence[str], where: str, *, num_columns: int = 0, flag
     Raises:
         ConfigError: several could be it.
     """
-    candidates = [one for one in (_LONG, *SEPARATORS) if one in _outside_quotes(lines[0])] or [_BLANK]
+    candidates = [one for one in (_LONG, *SEPARATORS) if one in _outside_quotes(_first_record(lines))] or [_BLANK]
     shares = {one: _share_alike(lines, one, num_columns) for one in candidates}
     fitting = [one for one in candidates if shares[one] >= _MOST] or [
         one for one in candidates if shares[one] == max(shares.values())
@@ -78,6 +78,16 @@ def _share_alike(lines: Sequence[str], separator: str, num_columns: int) -> floa
 
 def _num_known(lines: Sequence[str], separator: str) -> int:
     return sum(is_known_name(name.strip()) for name in next(records(lines, separator))[0])
+
+
+def _first_record(lines: Sequence[str]) -> str:
+    """The first line, and those after it in which its quotes are closed."""
+    record = ""
+    for line in lines:
+        record += line
+        if record.count('"') % 2 == 0:
+            return record
+    return lines[0]
 
 
 def _outside_quotes(line: str) -> str:
