@@ -21,7 +21,7 @@ def test_pandas_is_among_the_writers() -> None:
         pytest.skip("pandas is not installed: its tables are not tried")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
 @given(draw=st.randoms(use_true_random=False))
 def test_every_dialect_gives_the_same_set(draw: Random, tmp_path: Path) -> None:
     """`make fuzz` tries many more."""
