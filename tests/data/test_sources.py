@@ -78,3 +78,13 @@ def test_a_first_row_is_not_lost_as_a_header(tmp_path: Path, code: str, file: st
     path.write_bytes(path.read_bytes().partition(b"\n")[2])
     with pytest.raises(DataError, match=rf"(?s){file}: it does not begin with its header.*found: +'1"):
         prepare(config)
+
+
+@pytest.mark.parametrize(("code", "file"), [("ml-100k", "u.item"), ("ml-1m", "movies.dat"), ("ml-10m", "movies.dat")])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_titles_of_movielens_are_in_either_encoding(tmp_path: Path, code: str, file: str, encoding: str) -> None:
+    config = _config(tmp_path, code)
+    path = tmp_path / code / file
+    titles = path.read_bytes().decode("latin-1" if code != "ml-10m" else "utf-8")
+    path.write_bytes(titles.encode(encoding))
+    assert "é" in prepare(config).titles[1]

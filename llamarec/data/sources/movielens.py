@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ import polars as pl
 
 from llamarec import assets
 from llamarec.assets import Download
+from llamarec.data.containers import open_bytes
 from llamarec.data.lines import BadLines, Schema, csv_format, read_interactions, read_lines
 from llamarec.data.source import ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
 from llamarec.data.sources.records import check_header
@@ -32,7 +32,8 @@ def _read_100k(raw: RawInput) -> RawTables:
     if paths["u.data"].suffix == ".inter":
         interactions = read_interactions(paths["u.data"], data, bad, skip_lines=1, each=raw.each)
         return RawTables(interactions, _wheel_items(paths["u.item"], bad))
-    items = csv_format(_U_ITEM, ITEM_SCHEMA, (ITEM,), separator="|", quote=False, encoding="latin-1")
+    encoding = _encoding_of(paths["u.item"])
+    items = csv_format(_U_ITEM, ITEM_SCHEMA, (ITEM,), separator="|", quote=False, encoding=encoding)
     interactions = read_interactions(paths["u.data"], data, bad, each=raw.each)
     return RawTables(interactions, read_lines(paths["u.item"], items, bad))
 
@@ -53,10 +54,22 @@ def _from_wheel() -> dict[str, Path]:
     }
 
 
-def _read_dat(raw: RawInput, *, encoding: str) -> RawTables:
+def _encoding_of(path: Path) -> str:
+    """The encoding of titles: the sets of 1998 and 2003 have Latin-1, and copies of them were saved anew as UTF-8."""
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
+
+
+def _read_dat(raw: RawInput) -> RawTables:
     """Fields separated by two colons, without a header: the sets of 2003 and 2009."""
     ratings = csv_format(_RATING, raw.schema, tuple(raw.schema), separator="::", quote=False)
-    movies = csv_format((ITEM, TITLE, "genres"), ITEM_SCHEMA, (ITEM,), separator="::", quote=False, encoding=encoding)
+    columns, encoding = (ITEM, TITLE, "genres"), _encoding_of(raw.paths["movies.dat"])
+    movies = csv_format(columns, ITEM_SCHEMA, (ITEM,), separator="::", quote=False, encoding=encoding)
     return RawTables(
         read_interactions(raw.paths["ratings.dat"], ratings, raw.bad, each=raw.each),
         read_lines(raw.paths["movies.dat"], movies, raw.bad),
@@ -109,10 +122,8 @@ ML_LATEST_SMALL = Source(
 # The MD5 that GroupLens publishes beside each archive, at its address and `.md5`.
 MOVIELENS: Final = (
     ML_100K,
-    _source("1m", partial(_read_dat, encoding="latin-1"), _DAT, md5="c4d9eecfca2ab87c1945afe126590906"),
-    _source(
-        "10m", partial(_read_dat, encoding="utf-8"), _DAT, md5="ce571fd55effeba0271552578f2648bd", folder="ml-10M100K"
-    ),
+    _source("1m", _read_dat, _DAT, md5="c4d9eecfca2ab87c1945afe126590906"),
+    _source("10m", _read_dat, _DAT, md5="ce571fd55effeba0271552578f2648bd", folder="ml-10M100K"),
     _source("20m", _read_csv, _CSV, md5="cd245b17a1ae2cc31bb14903e1204af3"),
     _source("25m", _read_csv, _CSV, md5="6b51fb2759a8657d3bfcbfc42b592ada"),
     _source("32m", _read_csv, _CSV, md5="d472be332d4daa821edc399621853b57"),
