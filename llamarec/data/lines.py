@@ -11,8 +11,10 @@ import csv
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
@@ -32,9 +34,12 @@ POLARS_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 Schema = dict[str, type[pl.DataType]]
 KEY: Final = pl.Categorical
 """Type of a column of keys: a number in each row, and each text once."""
-Row = dict[str, object]
+Row = dict[str, str | int | float | None]
 Parse = Callable[["Lines"], Row | None]
 """One record from the lines; None for a blank line. Raises ValueError with the reason."""
+Value = str | int | float | None
+Take = Callable[["Lines"], Iterator[Sequence[Value]]]
+"""Values of records in the order of the schema."""
 EachBlock = Callable[[pl.DataFrame], pl.DataFrame]
 """What is kept of a block of rows."""
 
@@ -110,6 +115,7 @@ class LineFormat:
         schema: The columns to read.
         required: Columns that every row needs; a row without one is malformed.
         parse: One record from the next lines.
+        take: The values of the next records, as long as `parse` would give the same for them; it stops before another.
         read_block: Parses whole lines at once where that cannot give another result; None where it could.
         encoding: Encoding of the file. `read_block` receives UTF-8.
         unit: What a line is to a person: a line, or a record of a list.
@@ -120,6 +126,7 @@ class LineFormat:
     schema: Schema
     required: tuple[str, ...]
     parse: Parse
+    take: Take = lambda _: iter(())
     read_block: Callable[[bytes], pl.DataFrame | None] = lambda _: None
     encoding: str = "utf-8"
     unit: str = "line"
@@ -160,6 +167,12 @@ class Lines(Iterator[str]):
     def begin(self) -> None:
         """A record begins."""
         self.number, self.taken = self._next, []
+
+    def put_back(self) -> None:
+        """The current record is not taken: all its lines are read again."""
+        self._waiting.extendleft(reversed(self.taken))
+        self._next = self.number
+        self.taken = []
 
     def give_back(self) -> list[bytes]:
         """The current record is its first line alone; the others are read again, as records of their own."""
@@ -283,31 +296,41 @@ def _at_once(first_line: int, block: bytes, form: LineFormat) -> pl.DataFrame | 
 
 
 def _one_by_one(path: Path, lines: Lines, form: LineFormat, bad: BadLines, max_rows: int | None) -> pl.DataFrame:
-    columns: dict[str, list[object]] = {name: [] for name in (*form.schema, LINE)}
-    while lines.has_records and (max_rows is None or len(columns[LINE]) < max_rows):
+    rows, numbers = list[Sequence[Value]](), list[int]()
+    while lines.has_records and (max_rows is None or len(rows) < max_rows):
+        for values in islice(form.take(lines), None if max_rows is None else max_rows - len(rows)):
+            rows.append(values)
+            numbers.append(lines.number)
+        if not lines.has_records:
+            break
+
         lines.begin()
-        try:
-            row = form.parse(lines)
-            if row is None:
-                continue
+        row = _parsed(path, lines, form, bad)
+        if row is not None:
+            rows.append([row.get(name) for name in form.schema])
+            numbers.append(lines.number)
 
-            missing = [name for name in form.required if row.get(name) in (None, "")]
-            if missing:
-                raise ValueError(f"no value for {' and '.join(missing)}")
-        except UnicodeDecodeError as error:
-            lines.give_back()
-            if bad.mode == "stop":
-                raise _not_decoded(path, lines.number, error, form) from error
-            bad.add(path, lines.number, f"not {form.encoding}: {error}", "", unit=form.unit)
-        except ValueError as error:
-            shown = b"".join(lines.give_back()).decode(form.encoding, errors="replace").rstrip("\r\n")
-            bad.add(path, lines.number, str(error), shown, unit=form.unit)
-        else:
-            for name in form.schema:
-                columns[name].append(row.get(name))
-            columns[LINE].append(lines.number)
+    frame = pl.DataFrame(rows, schema=form.schema, orient="row", infer_schema_length=None)
+    return frame.with_columns(pl.Series(LINE, numbers, dtype=pl.Int64))
 
-    return pl.DataFrame(columns, schema={**form.schema, LINE: pl.Int64})
+
+def _parsed(path: Path, lines: Lines, form: LineFormat, bad: BadLines) -> Row | None:
+    """The next record; None where it is blank or malformed."""
+    try:
+        row = form.parse(lines)
+        missing = [name for name in form.required if row.get(name) in (None, "")] if row is not None else []
+        if missing:
+            raise ValueError(f"no value for {' and '.join(missing)}")
+        return row
+    except UnicodeDecodeError as error:
+        lines.give_back()
+        if bad.mode == "stop":
+            raise _not_decoded(path, lines.number, error, form) from error
+        bad.add(path, lines.number, f"not {form.encoding}: {error}", "", unit=form.unit)
+    except ValueError as error:
+        shown = b"".join(lines.give_back()).decode(form.encoding, errors="replace").rstrip("\r\n")
+        bad.add(path, lines.number, str(error), shown, unit=form.unit)
+    return None
 
 
 def _not_decoded(path: Path, number: int, error: UnicodeDecodeError, form: LineFormat) -> DataError:
@@ -395,9 +418,75 @@ def jsonl_format(
             for field_name, name in numbered.items()
         }
 
-    return LineFormat(schema, required, parse, encoding=encoding)
+    take = partial(_take_objects, numbered, schema, required)
+    return LineFormat(schema, required, parse, take, encoding=encoding)
 
 
+def _take_objects(
+    numbered: Mapping[str, str], schema: Schema, required: Sequence[str], lines: Lines
+) -> Iterator[Sequence[Value]]:
+    """Objects whose fields have the kinds of the first one's: texts, or numbers as they are spelled."""
+    decoder: msgspec.json.Decoder[msgspec.Struct] | None = None
+    needed = [number for number, name in enumerate(schema) if name in required]
+    kinds = list(schema.values())
+
+    while lines.has_records:
+        lines.begin()
+        try:
+            line = next(lines)
+            decoder = decoder or _decoder_like(line, numbered)
+            fields = msgspec.structs.astuple(decoder.decode(line))
+            values = [_spelled(field, kind) for field, kind in zip(fields, kinds, strict=True)]
+        except (ValueError, msgspec.MsgspecError):
+            lines.put_back()
+            return
+        if any(values[number] is None for number in needed):
+            lines.put_back()
+            return
+        yield values
+
+
+def _decoder_like(line: str, numbered: Mapping[str, str]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """A decoder of objects whose fields are texts where this one's are.
+
+    Raises:
+        MsgspecError: it is no object.
+    """
+    first = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    texts = {name for name in numbered.values() if bytes(first.get(name, _NULL))[:1] == b'"'}
+    return _decoder(tuple((field, name, name in texts) for field, name in numbered.items()))
+
+
+@lru_cache(maxsize=64)
+def _decoder(fields: tuple[tuple[str, str, bool], ...]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """By field: its name in Python and in JSON, and whether it is a text."""
+    return msgspec.json.Decoder(
+        msgspec.defstruct(
+            "Record",
+            [
+                (field, str if is_text else msgspec.Raw, msgspec.field(default="" if is_text else _NULL, name=name))
+                for field, name, is_text in fields
+            ],
+        )
+    )
+
+
+def _spelled(field: str | msgspec.Raw, kind: type[pl.DataType]) -> Value:
+    """A value as it is spelled.
+
+    Raises:
+        ValueError: it is a text, a list or an object, or not of this kind.
+    """
+    if isinstance(field, str):
+        return field if kind in _TEXT and field else _cast("", field, kind)
+
+    text = bytes(field).decode()
+    if text[0] in '"[{':
+        raise ValueError(text)
+    return None if text == "null" else text if kind in _TEXT else _cast("", text, kind)
+
+
+_TEXT: Final = (pl.String, KEY)
 _NULL: Final = msgspec.Raw(b"null")
 
 
@@ -453,7 +542,7 @@ def csv_format(
 
         num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
         has_more = (quote and b'"' in block) or b"\r" in block
-        if has_more or len(separator) > 1 or block.count(separator.encode()) != num_lines * num_separators:
+        if has_more or block.count(separator.encode()) != num_lines * num_separators:
             return None
 
         one_byte = block.replace(separator.encode(), _UNIT_SEPARATOR) if is_long else block
@@ -472,7 +561,35 @@ def csv_format(
         row = dict(zip(columns, fields, strict=True))
         return {name: _cast(name, row[name], kind) for name, kind in schema.items()}
 
-    return LineFormat(schema, required, parse, read, encoding)
+    take = partial(_take_quoted, columns, schema, required, separator)
+    return LineFormat(schema, required, parse, take if quote else LineFormat.take, read, encoding)
+
+
+def _take_quoted(
+    columns: Sequence[str], schema: Schema, required: Sequence[str], separator: str, lines: Lines
+) -> Iterator[Sequence[Value]]:
+    """Records with as many fields as there are columns."""
+    positions = [columns.index(name) for name in schema]
+    needed = [number for number, name in enumerate(schema) if name in required]
+    casts = [(number, kind) for number, kind in enumerate(schema.values()) if kind not in _TEXT]
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+
+    while lines.has_records:
+        lines.begin()
+        try:
+            fields = next(reader)
+            if len(fields) != len(columns) or len(fields) == 1:
+                raise ValueError(fields)
+            values: list[Value] = [fields[position] or None for position in positions]
+            for number, kind in casts:
+                values[number] = _cast("", fields[positions[number]], kind)
+        except (csv.Error, ValueError):
+            lines.put_back()
+            return
+        if any(values[number] is None for number in needed):
+            lines.put_back()
+            return
+        yield values
 
 
 def _quoted_fields(lines: Lines, separator: str) -> list[str]:
@@ -488,7 +605,7 @@ def _quoted_fields(lines: Lines, separator: str) -> list[str]:
 def _cast(name: str, text: str | None, kind: type[pl.DataType]) -> str | int | float | None:
     if not text:
         return None
-    if kind in (pl.String, KEY):
+    if kind in _TEXT:
         return text
 
     try:

@@ -64,28 +64,71 @@ def test_what_csv_writes_is_read(
     assert found.equals(whole)
 
 
-@_PROPERTY
-@given(
-    rows=st.lists(
-        st.lists(st.sampled_from(["1", "x", "", " ", "nan", "é", "1.5"]), min_size=1, max_size=4), max_size=8
-    ),
-    blanks=st.booleans(),
-    block_bytes=st.integers(1, 40),
-)
-def test_both_ways_to_read_csv_agree_on_every_file(
-    tmp_path: Path, rows: list[list[str]], blanks: bool, block_bytes: int
-) -> None:
-    """The fast way takes only what the other would read alike; short, long and blank lines among it."""
-    path = tmp_path / "rows.csv"
-    path.write_text(("\n\n" if blanks else "\n").join(",".join(row) for row in rows), encoding="utf-8")
-    form = csv_format(NAMES, {"a": pl.String, "c": pl.Float64}, ("a",))
-    slow = lines.LineFormat(form.schema, form.required, form.parse)
+def _agree(path: Path, form: lines.LineFormat, block_bytes: int) -> None:
+    """The fast ways take only what the other would read alike."""
+    slow = lines.LineFormat(form.schema, form.required, form.parse, encoding=form.encoding)
     skipped, skipped_slowly = BadLines("skip"), BadLines("skip")
 
     assert _read(path, form, block_bytes, skipped).equals(
         _read(path, slow, block_bytes, skipped_slowly), null_equal=True
     )
     assert skipped == skipped_slowly
+
+
+@_PROPERTY
+@given(
+    rows=st.lists(
+        st.lists(
+            st.sampled_from(["1", "x", "", " ", "nan", "é", "1.5", '"a"', '"a,""b"', '"one\ntwo"', '"', 'a"b', '"a"b']),
+            min_size=1,
+            max_size=4,
+        ),
+        max_size=8,
+    ),
+    separator=st.sampled_from([",", "::"]),
+    ends=st.sampled_from(["\n", "\n\n", "\r\n", "\r", "\n \n"]),
+    block_bytes=st.integers(1, 40),
+    encoding=st.sampled_from(["utf-8", "cp1252"]),
+)
+def test_all_ways_to_read_csv_agree_on_every_file(
+    tmp_path: Path, rows: list[list[str]], separator: str, ends: str, block_bytes: int, encoding: str
+) -> None:
+    """Short, long, blank and broken lines among it, and bytes of another encoding."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(ends.join(separator.join(row) for row in rows).encode("cp1252" if block_bytes % 2 else "utf-8"))
+    schema: lines.Schema = {"a": pl.String, "c": pl.Float64}
+    _agree(path, csv_format(NAMES, schema, ("a",), separator=separator, encoding=encoding), block_bytes)
+
+
+_ODD_LINES = st.sampled_from(
+    [
+        *("", " ", "[]", "null", "3", '"a"', "{", '{"a": }', '{"a": [1]}', '{"a": {"b": 1}}', '{"a": "1", "a": 2}'),
+        *('{"a": 1e400}', '{"a": true, "b": null}', '{"a": "\\ud800"}', '{"a": "é"}', '{"a": "x"} {', '{"b": "nan"}'),
+    ]
+)
+
+
+@_PROPERTY
+@given(
+    rows=st.lists(
+        st.dictionaries(st.sampled_from("abz"), st.none() | st.integers() | st.floats() | st.text(max_size=5)).map(
+            json.dumps
+        )
+        | _ODD_LINES,
+        max_size=8,
+    ),
+    block_bytes=st.integers(1, 60),
+    encoding=st.sampled_from(["utf-8", "cp1252"]),
+    as_numbers=st.booleans(),
+)
+def test_both_ways_to_read_json_agree_on_every_file(
+    tmp_path: Path, rows: list[str], block_bytes: int, encoding: str, as_numbers: bool
+) -> None:
+    """Objects of one kind, of many, and lines that are none."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    schema: lines.Schema = {"a": pl.String, "b": pl.Float64 if as_numbers else pl.String}
+    _agree(path, jsonl_format(schema, ("a",), encoding=encoding, list_fields=("b",)), block_bytes)
 
 
 @pytest.mark.parametrize("blank", ["", "\n", "  \n", "\r\n"])
