@@ -55,7 +55,7 @@ class RawTables(NamedTuple):
     interactions: user, item, timestamp (and FRACTION, ORDER) in the file's order; keys are coded (KEY) or text. items:
     item, title. times: the format of times in words, where it was recognised. columns: a table's own names, by this
     package's. left_out: interactions that were left out while they were read, by reason ("with a rating below 4").
-    warnings: lines that a person must read.
+    warnings: lines that a person must read. files: a user's own files, and how they are read.
     """
 
     interactions: pl.DataFrame
@@ -64,6 +64,7 @@ class RawTables(NamedTuple):
     columns: Mapping[str, str] = MappingProxyType({})
     left_out: Mapping[str, int] = MappingProxyType({})
     warnings: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,13 @@ class ReadTimes(TypedDict):
 class Summary(TypedDict, total=False):
     """Figures of a prepared set; earlier versions wrote fewer.
 
-    first_rows: the whole set is made from so many first rows, as files have more. columns: a user's table's own names,
-    by this package's. rows: interactions that were read, those below the threshold of ratings among them. raw: users,
-    items and interactions of the raw files without these, and what of them is no interaction of its own. left_out:
-    interactions that were read and are not in the set, by reason; with `num_interactions` they add up to `rows`.
-    num_others: users in neither training nor test, who can get recommendations. cleaned_titles: items from whose titles
-    markup was removed. keys_as_titles: items whose key is their title. taken_before: share of the validation labels
-    that their users had taken before.
+    first_rows: the whole set is made from so many first rows, as files have more. files: a user's own, and how they
+    are read. columns: a user's table's own names, by this package's. rows: interactions that were read, those below the
+    threshold of ratings among them. raw: users, items and interactions of the raw files without these, and what of
+    them is no interaction of its own. left_out: interactions that were read and are not in the set, by reason; with
+    `num_interactions` they add up to `rows`. num_others: users in neither training nor test, who can get
+    recommendations. cleaned_titles: items from whose titles markup was removed. keys_as_titles: items whose key is
+    their title. taken_before: share of the validation labels that their users had taken before.
     """
 
     dataset_code: Required[str]
@@ -72,6 +72,7 @@ class Summary(TypedDict, total=False):
     taken_before: float
     unseen_test_items: UnseenTestItems
     warnings: list[str]
+    files: list[str]
 
 
 def summary_of(tables: RawTables, built: Built, bad: BadLines, config: DataConfig) -> Summary:
@@ -97,6 +98,7 @@ def summary_of(tables: RawTables, built: Built, bad: BadLines, config: DataConfi
         "taken_before": round(built.taken_before, 6),
         "unseen_test_items": built.unseen_test_items,
         "warnings": list(tables.warnings),
+        "files": list(tables.files),
     }
     return {**summary, "first_rows": bad.limit.max_rows} if bad.limit.is_cut and bad.limit.max_rows else summary
 
@@ -140,6 +142,8 @@ def size_line(summary: Summary, folder: Path | None, what: str) -> str:
 
 def summary_lines(summary: Summary) -> Iterator[str]:
     """How the raw files were understood, and what of them is not in the prepared set."""
+    for file in summary.get("files", ()):
+        yield f"table        {file}"
     if columns := summary.get("columns"):
         yield "columns      " + ", ".join(f"{name}={column}" for name, column in columns.items())
     yield _times_line(summary["times"])

@@ -275,7 +275,7 @@ SEPARATORS: Final = [
         "two separators that fit",
         {"shop.csv": b"a;b,c;d\n" + b"1;2,3;4\n" * 9},
         "shop.csv",
-        refused=r"(?s)several characters could separate its fields.*--separator , or --separator semicolon",
+        refused=r"(?s)several characters could separate its fields.*--separator comma or --separator semicolon",
     ),
     Case(
         "decimal commas",
@@ -297,7 +297,30 @@ def _spark(*halves: bytes) -> Files:
 
 
 CONTAINERS: Final = [
-    Case("zip", {"shop.zip": zipped({"folder/data.csv": _CSV, **_MAC})}, "shop.zip"),
+    Case(
+        "zip",
+        {"shop.zip": zipped({"folder/data.csv": _CSV, **_MAC})},
+        "shop.zip",
+        printed="shop.zip/folder/data.csv, separated by comma",
+    ),
+    Case(
+        "a folder of Delta Lake",
+        {"shop/part-0.parquet": parquet(ROWS), "shop/_delta_log/0.json": b"{}"},
+        "./shop",
+        refused="(?s)a table of Delta Lake, whose folder has rows that were deleted.*export",
+    ),
+    Case(
+        "a folder of Iceberg",
+        {"shop/data/a.parquet": parquet(ROWS), "shop/metadata/v1.metadata.json": b"{}"},
+        "./shop",
+        refused="a table of Iceberg",
+    ),
+    Case(
+        "a prepared set",
+        {"experiments/data/shop/manifest.json": b"{}", "experiments/data/shop/histories.parquet": parquet(ROWS)},
+        "experiments/data/shop",
+        refused="(?s)a data set that is prepared already.*--dataset_code shop",
+    ),
     Case("zip of gzip", {"shop.zip": zipped({"data.csv.gz": gzip.compress(_CSV)})}, "shop.zip"),
     Case("zip of Parquet", {"shop.zip": zipped({"data.parquet": parquet(ROWS)})}, "shop.zip"),
     Case("tar.gz", {"shop.tar.gz": tarred({"data.csv": _CSV, "README.txt": b"hello"})}, "shop.tar.gz"),
@@ -430,7 +453,12 @@ LISTS: Final = [
         {"shop.json": b"[" + _json_lines(_lists(json.dumps)).strip().replace(b"\n", b",") + b"]"},
         "shop.json",
     ),
-    Case("lists in CSV, as JSON", {"shop.csv": _csv_of_lists(json.dumps)}, "shop.csv"),
+    Case(
+        "lists in CSV, as JSON",
+        {"shop.csv": _csv_of_lists(json.dumps)},
+        "shop.csv",
+        printed="shop.csv, separated by comma, rows with lists of items",
+    ),
     Case("lists in CSV, as Python", {"shop.csv": _csv_of_lists(lambda some: repr(some))}, "shop.csv"),
     Case("lists in CSV, as numpy", {"shop.csv": _csv_of_lists(lambda some: repr(some).replace(",", ""))}, "shop.csv"),
     Case("lists in CSV, without quotes", {"shop.csv": _csv_of_lists(lambda some: f"[{', '.join(some)}]")}, "shop.csv"),

@@ -54,6 +54,7 @@ def test_every_figure_of_a_small_table(tmp_path: Path, capsys: pytest.CaptureFix
 
     said = capsys.readouterr().out
     assert said.splitlines()[1:] == [
+        "table        shop.csv, separated by comma",
         "columns      user=user, item=item, timestamp=timestamp, title=title",
         "times        read as seconds since 1970: 2019-01-01 to 2019-01-10",
         "raw files    7 users, 7 items, 39 interactions",

@@ -11,6 +11,7 @@ from typing import Final
 from llamarec.data.config import DataConfig
 from llamarec.data.containers import is_archive, is_hidden, members, real_file
 from llamarec.data.inputs import INTERACTIONS_FLAG, files_of
+from llamarec.data.prepared import HISTORIES, MANIFEST
 from llamarec.data.sources import SOURCES
 from llamarec.data.tables import endings
 from llamarec.data.tables.parquet import parquet_part
@@ -26,6 +27,8 @@ from llamarec.data.tables.text import delimited_part, json_part
 from llamarec.errors import ConfigError
 
 _MOST_LISTED: Final = 10
+# What marks the folder of a table with versions.
+_LAKES: Final = {"_delta_log": "Delta Lake", "metadata/*.metadata.json": "Iceberg", ".hoodie": "Hudi"}
 # What comes with data and is none.
 _DOCUMENTS: Final = re.compile(r"(?:read.?me|license|licence|changes|changelog)[^/]*\.txt$", re.IGNORECASE)
 
@@ -49,7 +52,14 @@ def table_files(config: DataConfig) -> dict[str, Path]:
 
     tables = options_of_tables(config)
     for table in tables:
-        if real_file(table.path) is None:
+        file = real_file(table.path)
+        if file is not None and not (file.is_file() or file.is_dir()):
+            raise ConfigError(
+                f"{table.flag} {table.path}: neither a file nor a folder",
+                expected="a table that can be read more than once",
+                hint="write it into a file",
+            )
+        if file is None:
             near = _near_files(table.path)
             kind = "interactions" if table.flag == INTERACTIONS_FLAG else "items and titles"
             raise ConfigError(
@@ -104,6 +114,7 @@ def _part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
 
 def _files_in(options: TableOptions) -> list[Path]:
     """The parts in a folder, all of one kind."""
+    _check_is_folder_of_parts(options)
     found = [file for file in files_of(options.path) if endings.kind_of(file.name) and not _is_document(file.name)]
     if not found:
         raise ConfigError(
@@ -119,6 +130,28 @@ def _files_in(options: TableOptions) -> list[Path]:
             hint=f"give the path of one: {options.flag} {found[0]}",
         )
     return found
+
+
+def _check_is_folder_of_parts(options: TableOptions) -> None:
+    """Refuses folders whose files are not all of the table, or not one.
+
+    Raises:
+        ConfigError: the folder is of Delta Lake, Iceberg or Hudi, or a prepared set.
+    """
+    folder = options.path
+    for mark, kind in _LAKES.items():
+        if any(folder.glob(mark)):
+            raise ConfigError(
+                f"{options.flag} {folder}: a table of {kind}, whose folder has rows that were deleted, too",
+                expected="a folder with the parts of one table",
+                hint="export the table as Parquet or CSV",
+            )
+    if (folder / MANIFEST).is_file() and (folder / HISTORIES).is_file():
+        raise ConfigError(
+            f"{options.flag} {folder}: a data set that is prepared already",
+            expected="the raw table, or the name of the set",
+            hint=f"{options.flag} {folder.resolve().name}",
+        )
 
 
 def _only_member(options: TableOptions) -> str:

@@ -30,11 +30,15 @@ class ListColumns:
 
     Args:
         blank_separated: Columns whose text is a list separated by blanks.
+
+    Attributes:
+        were_spread: Whether rows had lists of items.
     """
 
     def __init__(self, blank_separated: Collection[str]) -> None:
         self.blank_separated = blank_separated
         self._found: list[str] | None = None
+        self.were_spread = False
 
     def of(self, rows: pl.DataFrame) -> list[str]:
         """Those among the columns of these rows."""
@@ -73,6 +77,7 @@ def spread(rows: pl.DataFrame, columns: ListColumns, path: Path, unit: str, bad:
     lists = [name for name in rows.columns if isinstance(rows.schema[name], pl.List | pl.Array)]
     if ITEM not in lists:
         return rows
+    columns.were_spread = True
     if TITLE in rows.columns and TITLE not in lists:
         raise DataError(
             f"{path}: a row has a list of items, and one title",

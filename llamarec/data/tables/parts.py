@@ -57,6 +57,7 @@ class Part:
         unit: What a row is to a person: a line, a row, a record.
         types: By column, the kind of its values; empty for text.
         listed: Columns of text with lists that are separated by blanks.
+        form: What was recognised beside the columns, in words: "separated by ;".
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Part:
     unit: str = "line"
     types: Mapping[str, str] = field(default_factory=dict)
     listed: frozenset[str] = frozenset()
+    form: str = ""
 
 
 def options_of_tables(config: DataConfig) -> list[TableOptions]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -33,16 +33,29 @@ class Table:
         options: How it is read.
         parts: Its files.
         columns: Its own names of columns, by this package's.
+        notes: What was recognised while it was read.
     """
 
     options: TableOptions
     parts: Sequence[Part]
     columns: Mapping[str, str]
+    notes: set[str] = field(default_factory=set)
 
     @property
     def where(self) -> str:
         """Its path, for an error."""
         return str(self.options.path)
+
+    @property
+    def read_as(self) -> str:
+        """Which files are read, and how, where a person could not know."""
+        first, num_others = self.parts[0], len(self.parts) - 1
+        others = f" and {num_others:,} more parts" if num_others > 1 else " and 1 more part" if num_others else ""
+        return ", ".join(
+            filter(
+                None, [f"{first.path.relative_to(self.options.path.parent)}{others}", first.form, *sorted(self.notes)]
+            )
+        )
 
 
 def open_table(options: TableOptions, wanted: Wanted, parts: Sequence[Part]) -> Table:
@@ -103,6 +116,8 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
     found, prefix = table.columns, table.options.prefix
     rows = block.select(LINE, *(pl.col(column).alias(name) for name, column in found.items()))
     rows = spread(rows, lists, part.path, part.unit, bad)
+    if lists.were_spread:
+        table.notes.add("rows with lists of items")
 
     where = {name: f"{part.path}, column {column!r}" for name, column in found.items()}
     rows = rows.with_columns(as_text(rows, name, where[name], flag_of(name, prefix)) for name in found)

@@ -13,7 +13,7 @@ SEPARATORS: Final = (",", "\t", ";", "|")
 _LONG: Final = "::"
 """MovieLens' own files."""
 _BLANK: Final = " "
-_WORDS: Final = {"\t": "tab", _BLANK: "space", "|": "pipe", ";": "semicolon"}
+_WORDS: Final = {",": "comma", "\t": "tab", _BLANK: "space", "|": "pipe", ";": "semicolon"}
 _CHARACTERS: Final = {word: one for one, word in _WORDS.items()}
 # A malformed line among the first says nothing.
 _MOST: Final = 0.9
@@ -22,6 +22,11 @@ _MOST: Final = 0.9
 def character_of(option: str) -> str:
     """The separator that --separator means: its words are for what a shell makes hard to type."""
     return _CHARACTERS.get(option, option)
+
+
+def word_of(separator: str) -> str:
+    """A separator as a person types it."""
+    return _WORDS.get(separator, separator)
 
 
 def separator_of(lines: Sequence[str], where: str, *, num_columns: int = 0, flag: str = "--separator") -> str:
@@ -49,7 +54,7 @@ def separator_of(lines: Sequence[str], where: str, *, num_columns: int = 0, flag
             f"{where}: several characters could separate its fields",
             expected="one by which each record has as many fields as the first line",
             found=repr(lines[0].rstrip("\r\n")[:120]),
-            hint=" or ".join(f"{flag} {_WORDS.get(one, one)}" for one in best),
+            hint=" or ".join(f"{flag} {word_of(one)}" for one in best),
         )
     return best[0]
 

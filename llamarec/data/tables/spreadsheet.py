@@ -67,7 +67,7 @@ def sheet_part(path: Path, options: TableOptions) -> Part:
         rows = filled.slice(1).select(pl.col(LINE).cast(pl.Int64), *chosen)
         return each(rows if max_rows is None else rows.head(max_rows))
 
-    return Part(path=path, names=names, read=read, unit="row")
+    return Part(path=path, names=names, read=read, unit="row", form=f"sheet {sheet!r}")
 
 
 def _book_and_sheet(path: Path) -> tuple[Path, str]:

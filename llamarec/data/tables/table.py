@@ -37,7 +37,7 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
 
     with_titles = second or main
     if TITLE not in with_titles.columns:
-        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), form, main.columns)
+        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), form, main.columns, files=_files(main, second))
 
     titles = distinct_titles(read_rows(second, bad)) if second else titles
     if not config.title_column:
@@ -45,7 +45,11 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     named = {**main.columns, TITLE: with_titles.columns[TITLE]}
     if second and second.columns[ITEM] != main.columns[ITEM]:
         named["items_item"] = second.columns[ITEM]
-    return RawTables(interactions, titles.select(ITEM, TITLE), form, named)
+    return RawTables(interactions, titles.select(ITEM, TITLE), form, named, files=_files(main, second))
+
+
+def _files(*tables: Table | None) -> tuple[str, ...]:
+    return tuple(table.read_as for table in tables if table)
 
 
 class _Read(NamedTuple):

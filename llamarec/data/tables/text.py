@@ -22,6 +22,7 @@ from llamarec.data.tables.header import (
     unique_names,
 )
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
+from llamarec.data.tables.separators import word_of
 from llamarec.errors import DataError
 
 _UTF_16: Final = "utf-16"
@@ -59,7 +60,8 @@ def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> P
         form = replace(form, encoding_flag=f"--{prefix}encoding")
         return read_lines(path, form, bad, skip_lines=header.num_lines, numbered=True, each=each, max_rows=max_rows)
 
-    return Part(path=path, names=header.columns, read=read, listed=header.listed)
+    form = f"separated by {word_of(header.separator)}" + (", without a header" if options.columns else "")
+    return Part(path=path, names=header.columns, read=read, listed=header.listed, form=form)
 
 
 def json_part(path: Path, options: TableOptions) -> Part:
@@ -86,7 +88,8 @@ def json_part(path: Path, options: TableOptions) -> Part:
         form = replace(form, encoding_flag=f"--{options.prefix}encoding", opened=opened, unit=unit)
         return read_lines(path, form, bad, numbered=True, each=each, max_rows=max_rows)
 
-    return Part(path=path, names=tuple(fields), read=read, unit=unit)
+    form = "one list" if unit == "record" else ""
+    return Part(path=path, names=tuple(fields), read=read, unit=unit, form=form)
 
 
 _LOOKED_AT: Final = 4_096
