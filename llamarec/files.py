@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from filelock import FileLock
 
@@ -17,9 +20,14 @@ from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.entries import kind_of
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.os_errors import naming
-from llamarec.errors import ArtifactError
+from llamarec.errors import ArtifactError, Lines
 
 T = TypeVar("T")
+
+_REPEAT: Final = "repeat the step that writes this file, or restore the file from a copy"
+
+_NEIGHBOUR: Final = re.compile(r"\.[0-9a-f]{32}\.tmp$")
+_LEFT_SECONDS: Final = 86_400
 
 
 @contextlib.contextmanager
@@ -30,8 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with naming(path):
         durable.make_folders(path.parent)
-    # A name of one's own: another process may write the same file.
-    staging = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    staging = _neighbour(path)
     try:
         with naming(path):
             yield staging
@@ -45,6 +52,18 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             durable.remove(staging)
         raise
+
+
+def _neighbour(path: Path) -> Path:
+    """A name of one's own, as another process may write the same file; removes what a killed one has left."""
+    left = (one for one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp") if _NEIGHBOUR.search(one.name))
+    for one in left:
+        with contextlib.suppress(OSError):
+            # So long ago that nobody is writing it.
+            if time.time() - one.stat().st_mtime > _LEFT_SECONDS:
+                durable.remove(one)
+
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextlib.contextmanager
@@ -134,18 +153,19 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def read_json(path: Path, shape: type[Any] | None = None) -> dict[str, Any] | None:
+def read_json(path: Path, shape: type[Any] | None = None, *, hint: Lines = _REPEAT) -> dict[str, Any] | None:
     """The content of a JSON file.
 
     Args:
         path: The file.
         shape: A TypedDict (or dataclass) of the fields that the program reads, with their types.
+        hint: How to get it written anew.
 
     Returns:
         The object with all its fields; None where there is no file, or no JSON object in it.
 
     Raises:
-        ArtifactError: it is a JSON object, and one of these fields has another type.
+        ArtifactError: it is a JSON object, and one of these fields is missing or has another type.
     """
     try:
         content = json_shapes.read_object(path)
@@ -156,7 +176,7 @@ def read_json(path: Path, shape: type[Any] | None = None) -> dict[str, Any] | No
         try:
             json_shapes.shaped(content, shape)
         except ShapeError as error:
-            raise _misshapen(path, error) from error
+            raise _misshapen(path, error, hint) from error
     return content
 
 
@@ -177,18 +197,18 @@ def stored(content: object, shape: type[T], where: Path | str) -> T:
         raise _misshapen(where, error) from error
 
 
-def _misshapen(where: Path | str, error: ShapeError) -> ArtifactError:
+def _misshapen(where: Path | str, error: ShapeError, hint: Lines = _REPEAT) -> ArtifactError:
     return ArtifactError(
-        f"{where}: a field has another type than this program writes",
+        f"{where}: a field is missing, or has another type than this program writes",
         found=str(error),
-        hint="repeat the step that writes this file, or restore the file from a copy",
+        hint=hint,
     )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file of a cache: any number of processes may do so at once, and a power cut may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    staging = _neighbour(path)
     try:
         staging.write_bytes(content)
         os.replace(staging, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, Required, TypedDict
 
 USER: Final = "user"  # raw key, text
 ITEM: Final = "item"  # raw key, text
@@ -70,16 +70,36 @@ class RetrieverMetrics(TypedDict, total=False):
     seconds: float
 
 
-class RankerMetrics(TypedDict, total=False):
+class MetricRow(TypedDict):
+    """One metric of both stages, their difference and its interval."""
+
+    metric: str
+    retriever: float
+    ranker: float
+    difference: float
+    low: float
+    high: float
+
+
+class ComparedStages(TypedDict):
+    """Rows of a comparison over all users, and over those whose next item is among the candidates."""
+
+    overall: list[MetricRow]
+    subset: list[MetricRow]
+
+
+class RankerMetrics(ComparedStages, total=False):
     """The fields of the ranker's metrics.json that every reader needs."""
 
     run_id: str
     step: int
-    num_users: int
-    num_covered: int
-    coverage: float
-    fusion: dict[str, Any]
-    letters: dict[str, Any]
+    num_users: Required[int]
+    num_covered: Required[int]
+    coverage: Required[float]
+    fusion: Required[dict[str, Any]]
+    letters: Required[ComparedStages]
+    first_stage: ComparedStages
+    added: ComparedStages
 
 
 Split = Literal["validation", "test"]

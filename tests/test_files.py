@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,3 +212,16 @@ def test_files_are_on_the_medium_before_the_manifest_that_counts_them(
     effects = _effects_of(lambda: files.publish(lambda staging: staging.write("lists", b"1"), {}), monkeypatch)
     made = effects.index(("make", "manifest.json"))
     assert effects.index(("fsync", "lists")) < effects.index(("fsync", ".publishing")) < made
+
+
+def test_what_a_killed_process_left_beside_a_file_goes_with_the_next_write(tmp_path: Path) -> None:
+    old, fresh = (tmp_path / f"metrics.json.{uuid.uuid4().hex}.tmp" for _ in range(2))
+    theirs = tmp_path / "metrics.json.backup.tmp"
+    for path in (old, fresh, theirs):
+        path.write_bytes(b"{")
+    for path in (old, theirs):
+        os.utime(path, (0, 0))
+
+    write_json(tmp_path / "metrics.json", {})
+    # A process that writes the same file now keeps its own.
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", fresh.name, theirs.name}

@@ -148,7 +148,7 @@ class PreparedData:
         """
         if OTHERS not in self.manifest.get("outputs", {}):
             return pl.DataFrame(schema={USER: pl.String, ITEM_IDS: pl.List(pl.Int32)})
-        return pl.read_parquet(self.folder / OTHERS, glob=False)
+        return _read_table(self.folder, OTHERS)
 
     @property
     def num_users(self) -> int:
@@ -195,14 +195,7 @@ def load_prepared(folder: Path) -> PreparedData:
                 hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
             )
 
-    try:
-        histories, items = (pl.read_parquet(folder / name, glob=False) for name in (HISTORIES, ITEMS))
-    except POLARS_ERRORS as error:
-        raise ArtifactError(
-            f"{folder}: cannot be read as Parquet",
-            found=str(error),
-            hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
-        ) from error
+    histories, items = (_read_table(folder, name) for name in (HISTORIES, ITEMS))
     return PreparedData(
         dataset_code=manifest["dataset_code"],
         folder=folder,
@@ -214,6 +207,17 @@ def load_prepared(folder: Path) -> PreparedData:
         fingerprint=manifest["fingerprint"],
         manifest=manifest,
     )
+
+
+def _read_table(folder: Path, name: str) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(folder / name, glob=False)
+    except (*POLARS_ERRORS, OSError) as error:
+        raise ArtifactError(
+            f"{folder / name}: cannot be read as Parquet",
+            found=str(error),
+            hint=f"remove the folder {folder}, then: llamarec prepare --dataset_code {folder.name}",
+        ) from error
 
 
 def check_same_data(what: str, made_from: object, data: PreparedData, hint: Lines) -> None:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.os_errors import naming
+from llamarec.data.lines import POLARS_ERRORS
 from llamarec.errors import ConfigError, LlamarecError, LockedError
 from llamarec.files import read_json, replacing, write_json
 from llamarec.recommend.recommender import Recommender
@@ -157,13 +158,23 @@ class BatchJob:
 
     def _published(self) -> Done:
         """The outcome of an earlier call that was killed after it had published its file."""
-        if self._output.suffix == ".parquet":
-            failed = pl.read_parquet(self._output, columns=["error"], glob=False)["error"].count()
-        else:
-            with self._output.open(encoding="utf-8") as file:
-                failed = sum("error" in json.loads(line) for line in file)
+        try:
+            failed = self._num_failed()
+        except (*POLARS_ERRORS, ValueError) as error:
+            raise ConfigError(
+                f"--output {self._output}: the file has changed since an earlier call published it",
+                found=str(error).partition("\n")[0],
+                hint="add --restart to answer all again",
+            ) from error
         self._made_of.unlink()
         return Done(len(self._requests), len(self._requests), failed)
+
+    def _num_failed(self) -> int:
+        if self._output.suffix == ".parquet":
+            return pl.read_parquet(self._output, columns=["error"], glob=False)["error"].count()
+
+        with self._output.open(encoding="utf-8") as file:
+            return sum("error" in json.loads(line) for line in file)
 
     def _prepare(self, restart: bool) -> None:
         """Keeps the answers of an earlier call if this one can continue it, or starts a new file."""

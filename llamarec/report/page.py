@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.readable_units import duration, readable
-from llamarec.command import TRAIN_RANKER, command_of, typed
-from llamarec.errors import ArtifactError, ConfigError, printable
+from llamarec.errors import ConfigError, printable
 from llamarec.files import write_text
 from llamarec.ranker.trained.retrain import training_command
 from llamarec.report import tested, trained
@@ -37,20 +36,7 @@ def write_report(folder: RunFolder, experiment: Experiment | None, target: Path 
         ArtifactError: there is no run.
     """
     path = target or (folder.path if experiment is None else experiment.ranker) / REPORT_FILE
-    run = read_run(folder, experiment)
-
-    try:
-        text = render(run)
-    except (KeyError, TypeError, ValueError) as error:
-        if run.metrics is None:
-            raise
-        raise ArtifactError(
-            f"{experiment.ranker / 'metrics.json' if experiment else path}: written by another version of llamarec",
-            found=f"{type(error).__name__}: {error}",
-            hint=["to test again and rewrite it:", f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint"],
-        ) from error
-
-    write_page(path, text)
+    write_page(path, render(read_run(folder, experiment)))
     return path
 
 

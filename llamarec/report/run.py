@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -14,6 +14,7 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import is_locked
 from llamarec.checkpoints.storage.manifest import Manifest, Session
 from llamarec.checkpoints.storage.summary import CheckpointSummary, gather, latest_and_best, newest, trainer_state
+from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.data.lines import POLARS_ERRORS
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError
@@ -21,6 +22,11 @@ from llamarec.files import read_json
 from llamarec.report.curves import Curves, curves_of
 from llamarec.report.sessions import Interruption, interruptions, seconds_a_step
 from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription, RankerMetrics
+
+_TEST_AGAIN: Final = [
+    "to test again and rewrite it:",
+    f"{typed(command_of(TRAIN_RANKER))} ... --resume_from_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def read_run(folder: RunFolder, experiment: Experiment | None) -> RunFacts:
         curves=curves,
         interruptions=interruptions(sessions, facts, curves, seconds),
         seconds_a_step=seconds,
-        metrics=None if experiment is None else read_json(experiment.ranker_metrics, RankerMetrics),
+        metrics=None if experiment is None else read_json(experiment.ranker_metrics, RankerMetrics, hint=_TEST_AGAIN),
         ranker=ranker,
         test=None if experiment is None else _test(experiment.test),
         data=None if experiment is None else _data(experiment.data, (ranker or {}).get("data_fingerprint")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -165,6 +166,7 @@ def write_in_dialects(draw: random.Random, folder: Path) -> str:
 def _whole() -> Path:
     """A retriever, a ranker, an export and files of users, made once in a process."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         with_export(str(folder))
     return folder

@@ -91,6 +91,18 @@ def test_killed_when_it_only_had_to_tidy_up(recommender: Recommender, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_published_file_that_has_changed_is_refused(recommender: Recommender, tmp_path: Path, name: str) -> None:
+    job = BatchJob(recommender, USERS[:3], tmp_path / name, k=3)
+    job.run()
+    (tmp_path / name).write_bytes(b'{"id": "u0", \n')
+    (tmp_path / f"{name}.partial.json").write_text(json.dumps(job._identity()), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=f"(?s)--output .*{name}: the file has changed.*add --restart"):
+        BatchJob(recommender, USERS[:3], tmp_path / name, k=3).run()
+    assert BatchJob(recommender, USERS[:3], tmp_path / name, k=3).run(restart=True).num_before == 0
+
+
 def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommender: Recommender, tmp_path: Path) -> None:
     output = tmp_path / "a.jsonl"
 

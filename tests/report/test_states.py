@@ -61,7 +61,7 @@ def test_figures_of_an_earlier_end_are_not_shown_as_this_trainings(experiment: E
         assert "Finished" not in text
         assert "Trained to the end, step 12. The test is running or was interrupted" in text
     path.write_text(json.dumps({"overall": []}), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"(?s)metrics\.json: written by another version.*--resume_from_checkpoint"):
+    with pytest.raises(ArtifactError, match=r"(?s)metrics\.json: a field is missing.*--resume_from_checkpoint"):
         write_report(RunFolder(copy.checkpoints), copy)
 
 
@@ -140,6 +140,17 @@ def test_damaged_files_are_left_out(experiment: Experiment, tmp_path: Path) -> N
     text = render(read_run(RunFolder(copy.checkpoints), copy))
     assert "damaged" in text
     assert "Not tested yet" in text
+
+
+@pytest.mark.parametrize("key", ["num_users", "coverage", "fusion", "letters", "overall"])
+def test_figures_that_lack_one_are_named(experiment: Experiment, tmp_path: Path, key: str) -> None:
+    copy = Experiment(tmp_path, "shop")
+    shutil.copytree(experiment.ranker, copy.ranker)
+    figures = json.loads(copy.ranker_metrics.read_text(encoding="utf-8"))
+    copy.ranker_metrics.write_text(json.dumps({name: value for name, value in figures.items() if name != key}))
+
+    with pytest.raises(ArtifactError, match=f"(?s)metrics.json: a field .*{key}"):
+        read_run(RunFolder(copy.checkpoints), copy)
 
 
 def test_a_trainer_of_ones_own_has_its_training_shown(experiment: Experiment, tmp_path: Path) -> None:
