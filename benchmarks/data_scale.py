@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,7 @@ import polars as pl
 from benchmarks.harness.machine import describe
 
 FORMS: Final = ("csv", "parquet", "jsonl")
+_PARTS: Final = ("write", "llamarec", "pandas", "load")
 _ROWS_AT_ONCE: Final = 1_000_000
 _WORDS: Final = (
     "great",
@@ -77,10 +79,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=float, nargs="+", default=[1, 3, 10], help="Millions of interactions.")
     parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=FORMS)
-    parser.add_argument("--pandas_up_to", type=float, default=10, help="Millions of rows for the pandas script.")
+    parser.add_argument("--pandas_up_to", type=float, default=30, help="Millions of rows for the pandas script.")
     parser.add_argument("--folder", default="", help="Where the tables are written and removed.")
     parser.add_argument("--output", default="")
-    parser.add_argument("--only", default="", choices=["", "write", "pandas", "llamarec"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", choices=["", *_PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--millions", type=float, default=1, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -90,11 +92,12 @@ def _compared(folder: str, form: str, millions: float, *, with_pandas: bool) -> 
     _run("write", folder, form, millions)
     table, _ = _paths(Path(folder), form)
     ours = _run("llamarec", folder, form, millions)
-    theirs = _run("pandas", folder, form, millions) if with_pandas else None
+    theirs = _run("pandas", folder, form, millions) if with_pandas and find_spec("pandas") else None
+    loaded = _run("load", folder, form, millions)
 
     num_rows, num_bytes = millions * 1e6, table.stat().st_size
     cells = [form, f"{millions:g}", f"{num_bytes / 2**20:,.0f}", f"{ours.seconds:.1f}", f"{ours.peak:,.0f}"]
-    cells.append(f"{ours.peak * 2**20 / num_rows:,.0f}")
+    cells += [f"{ours.peak * 2**20 / num_rows:,.0f}", f"{loaded.seconds:.1f}", f"{loaded.peak:,.0f}"]
     if theirs is None:
         cells += ["", "", "", ""]
     else:
@@ -113,12 +116,14 @@ def _page(lines: list[str], options: argparse.Namespace) -> str:
             "",
             f"`python -m benchmarks.data_scale {words}`",
             "",
-            f"{describe('polars', 'pandas')}. Times in seconds, memory in MiB (peak of the process), the last two "
-            "columns pandas / llamarec. The time of `llamarec prepare` includes hashes of all files and the written "
-            "set; the pandas script writes nothing.",
+            f"{describe('polars', *(['pandas'] if find_spec('pandas') else []))}. Times in seconds, files and memory "
+            "in MiB (peak of the process), the last two columns pandas / llamarec. The time of `llamarec prepare` "
+            "includes hashes of all files and the written set; the pandas script writes nothing. The retriever: the "
+            "prepared set is read, verified and cut into windows for training; its memory includes torch.",
             "",
-            "| form | million rows | file | time | memory | bytes a row | pandas: time | memory | time x | memory x |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| form | million rows | file | time | memory | bytes a row | retriever: time | memory | pandas: time "
+            "| memory | time x | memory x |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",
         ]
@@ -134,12 +139,15 @@ def _run(what: str, folder: str, form: str, millions: float) -> Measured:
 
 
 def _one(what: str, folder: Path, form: str, millions: float) -> None:
+    if what == "load":
+        import llamarec.retriever.batches  # noqa: F401  # torch takes longer than the rest
+
     started = time.perf_counter()
     counts = list[int]()
     if what == "write":
         _write(folder, form, round(millions * 1e6))
     else:
-        counts = _with_llamarec(folder, form) if what == "llamarec" else _with_pandas(folder, form)
+        counts = {"llamarec": _with_llamarec, "pandas": _with_pandas, "load": _load}[what](folder, form)
     print(json.dumps([time.perf_counter() - started, _peak(), counts]))
 
 
@@ -255,6 +263,16 @@ def _with_llamarec(folder: Path, form: str) -> list[int]:
 
     manifest = read_manifest(folder / "experiments" / "data" / table.stem)
     return [] if manifest is None else [manifest["num_users"], manifest["num_items"], manifest["num_interactions"]]
+
+
+def _load(folder: Path, form: str) -> list[int]:
+    """What a retriever does with a prepared set before it trains."""
+    from llamarec.data.prepared import load_prepared
+    from llamarec.retriever.batches import training_windows
+    from llamarec.retriever.config import RetrieverConfig
+
+    data, config = load_prepared(folder / "experiments" / "data" / _paths(folder, form)[0].stem), RetrieverConfig()
+    return [len(training_windows(data.sequences, config.max_length, config.window_stride))]
 
 
 def _with_pandas(folder: Path, form: str) -> list[int]:

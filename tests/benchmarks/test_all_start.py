@@ -23,6 +23,7 @@ ON_DATA = ("--data_root", "{data}")
 SMALL: dict[str, tuple[str, ...]] = {
     "benchmarks.bench": ("--help",),
     "benchmarks.checkpoint_cost": ("--repeats", "1", "--num_layers", "1", "--json", "{out}"),
+    "benchmarks.data_scale": ("--rows", "0.002", "--folder", "{folder}", "--output", "{out}"),
     "benchmarks.harness.structure": ("benchmarks/harness", "--against", "benchmarks"),
     "benchmarks.ranker.quality": (
         *(*ON_DATA, "--datasets", "beauty", "--experiment_root", "{folder}", "--output", "{out}"),
