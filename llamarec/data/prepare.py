@@ -38,7 +38,7 @@ from llamarec.data.sources import SOURCES
 from llamarec.data.summary import Summary, size_line, summary_lines, summary_of
 from llamarec.data.tables.files import table_files
 from llamarec.data.tables.table import read_table
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ArtifactError, ConfigError, DataError
 from llamarec.files import replacing_folder, write_json
 
 DRY_RUN_ROWS: Final = 1_000_000
@@ -122,13 +122,27 @@ def dry_run(config: DataConfig, console: Console | None = None) -> Summary:
     paths = table_files(config) if config.is_own_table else files_here(find_source(config), Path(config.data_root))
     bad = BadLines(config.on_bad_line, limit=RowLimit(DRY_RUN_ROWS))
     with console.status(f"reading {config.name}"):
-        _, summary = _build(config, paths, bad)
+        summary = _first_rows(config, paths, bad)
 
     what = "would be prepared"
     if rows := summary.get("first_rows"):
         what = f"has more rows; of the first {rows:,} alone, it would be prepared as"
     _print(console, [size_line(summary, None, what), *summary_lines(summary), "dry run      nothing was written"])
     return summary
+
+
+def _first_rows(config: DataConfig, paths: Mapping[str, Path], bad: BadLines) -> Summary:
+    try:
+        return _build(config, paths, bad)[1]
+    except DataError as error:
+        if not bad.limit.is_cut:
+            raise
+        raise DataError(
+            f"of the first {bad.limit.max_rows:,} rows alone: {error.problem}",
+            expected=error.expected,
+            found=error.found,
+            hint=[*(error.hint or "").splitlines(), "the whole table: the same command without --dry_run"],
+        ) from error
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 INTERACTION_SCHEMA: Schema = {USER: KEY, ITEM: KEY, TIMESTAMP: pl.Int64}
 ITEM_SCHEMA: Schema = {ITEM: pl.String, TITLE: pl.String}
+SECONDS: Final = "seconds since 1970"
 FRACTION: Final = "microseconds"
 """Column of microseconds within the second, where a table's times are that fine."""
 ORDER: Final = "order"
@@ -60,7 +61,7 @@ class RawTables(NamedTuple):
 
     interactions: pl.DataFrame
     items: pl.DataFrame
-    times: str = ""
+    times: str = SECONDS
     columns: Mapping[str, str] = MappingProxyType({})
     left_out: Mapping[str, int] = MappingProxyType({})
     warnings: tuple[str, ...] = ()

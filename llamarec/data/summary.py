@@ -20,7 +20,6 @@ from llamarec.data.times import FILE_ORDER, ORDER_NUMBERS
 from llamarec.vocabulary import ITEM_IDS, TIMESTAMP
 
 _MANY_BAD = 0.01  # share of the lines from which skipped ones are a warning
-_SECONDS = "seconds since 1970"
 _SHOWN_TITLE = 60
 _COPIES = "exact copies of another interaction (same user, item and time)"
 
@@ -105,9 +104,8 @@ def summary_of(tables: RawTables, built: Built, bad: BadLines, config: DataConfi
 
 def _read_times(tables: RawTables) -> ReadTimes:
     first, last = (int(tables.interactions[TIMESTAMP].min() or 0), int(tables.interactions[TIMESTAMP].max() or 0))  # type: ignore[arg-type]
-    form = tables.times or _SECONDS
-    shown = str if form in (ORDER_NUMBERS, FILE_ORDER) else _iso
-    return {"form": form, "first": shown(first), "last": shown(last)}
+    shown = str if tables.times in (ORDER_NUMBERS, FILE_ORDER) else _iso
+    return {"form": tables.times, "first": shown(first), "last": shown(last)}
 
 
 def _left_out(tables: RawTables, built: Built, num_interactions: int, config: DataConfig) -> dict[str, int]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamarec.cli.main import main
+from llamarec.data import lines
+from llamarec.data import prepare as preparation
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import dry_run, prepare
 from llamarec.data.prepared import read_manifest
 from llamarec.data.summary import summary_lines
+from llamarec.data.tables import parquet
 from llamarec.errors import ConfigError, DataError
 from tests.data.raw import WRITERS
 
@@ -172,6 +178,67 @@ def test_a_dry_run_of_a_public_set(code: str, tmp_path: Path, capsys: pytest.Cap
     assert _files(tmp_path) == files
     prepare(config)
     assert capsys.readouterr().out.splitlines()[1:] == said[1:-1]
+
+
+@pytest.fixture
+def twenty_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "DRY_RUN_ROWS", 20)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("block", [1, 200, 2**20])
+@pytest.mark.parametrize("num_rows", [19, 20, 21, 36])
+@pytest.mark.usefixtures("twenty_rows")
+def test_a_dry_run_reads_the_first_rows(
+    ending: str, block: int, num_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is behind them."""
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", block)
+    columns = dict(zip(("user", "item", "timestamp", "title"), zip(*ROWS[:num_rows], strict=True), strict=True))
+    frame, path = pl.DataFrame(columns), tmp_path / f"shop{ending}"
+    if ending == ".parquet":
+        frame.write_parquet(path, row_group_size=7)
+    else:
+        text = frame.write_csv() if "csv" in ending else frame.write_ndjson()
+        text = f"[{','.join(text.splitlines())}]" if ending == ".json" else text
+        path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
+
+    config = DataConfig(str(path), experiment_root=str(tmp_path / "experiments"), title_column="title")
+    summary = dry_run(replace(config, min_user_interactions=1, min_item_interactions=1))
+    assert summary["rows"] == min(num_rows, 20)
+    assert summary.get("first_rows") == (20 if num_rows > 20 else None)
+
+
+@pytest.mark.usefixtures("twenty_rows")
+def test_a_dry_run_stops_before_a_line_behind_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    path = Path(config.dataset_code)
+    path.write_text(path.read_text(encoding="utf-8") + "broken\n", encoding="utf-8")
+    config = replace(config, min_user_interactions=1, min_item_interactions=1)
+    dry_run(config)
+    said = capsys.readouterr().out
+    assert "shop has more rows; of the first 20 alone, it would be prepared as: 4 users, 6 items, 20" in said
+    with pytest.raises(DataError, match="line 38"):
+        prepare(config)
+
+
+@pytest.mark.usefixtures("twenty_rows")
+def test_too_little_in_the_first_rows_is_said_of_them_alone(tmp_path: Path) -> None:
+    config = _table(tmp_path / "shop.csv", ROWS)
+    with pytest.raises(DataError, match=r"(?s)of the first 20 rows alone: .*k-core.*without --dry_run"):
+        dry_run(config)
+
+
+@pytest.mark.parametrize("code", sorted(WRITERS))
+@pytest.mark.usefixtures("twenty_rows")
+def test_a_dry_run_of_the_first_rows_of_a_public_set(code: str, tmp_path: Path) -> None:
+    (tmp_path / "raw" / code).mkdir(parents=True)
+    WRITERS[code](tmp_path / "raw" / code)
+    config = DataConfig(code, str(tmp_path / "raw"), str(tmp_path / "experiments"))
+    summary = dry_run(replace(config, min_user_interactions=1, min_item_interactions=1))
+    assert summary["first_rows"] == 20
+    assert summary["rows"] == 20
 
 
 def test_a_dry_run_fetches_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 
 from llamarec.assets import Download
 from llamarec.data.lines import KEY, Schema, jsonl_format, read_interactions, read_lines
-from llamarec.data.source import FRACTION, RawFile, RawInput, RawTables, Source
+from llamarec.data.source import FRACTION, SECONDS, RawFile, RawInput, RawTables, Source
 from llamarec.data.sources.amazon import metadata_format
 from llamarec.data.times import MICROSECONDS
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, USER
@@ -77,7 +77,8 @@ def _read(edition: _Edition, reviews: str, metadata: str, raw: RawInput) -> RawT
         raw.bad,
         each=lambda rows: raw.each(_interactions(edition, rows)),
     )
-    return RawTables(interactions, read_lines(raw.paths[metadata], metadata_format(edition.item), raw.bad))
+    items = read_lines(raw.paths[metadata], metadata_format(edition.item), raw.bad)
+    return RawTables(interactions, items, "milliseconds since 1970" if edition.units_per_second > 1 else SECONDS)
 
 
 def _interactions(edition: _Edition, rows: pl.DataFrame) -> pl.DataFrame:

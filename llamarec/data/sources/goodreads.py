@@ -50,7 +50,7 @@ def _read(interactions: str, books: str, raw: RawInput) -> RawTables:
     form = jsonl_format(shelved, tuple(shelved))
     rows = read_interactions(path, form, raw.bad, each=lambda rows: raw.each(_interactions(rows, path)))
     items = read_lines(raw.paths[books], jsonl_format(book, ("book_id",)), raw.bad)
-    return RawTables(rows, items.rename({"book_id": ITEM, "title": TITLE}))
+    return RawTables(rows, items.rename({"book_id": ITEM, "title": TITLE}), f"dates of the form {_TIME}")
 
 
 def _interactions(rows: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -39,7 +39,7 @@ def _read(raw: RawInput) -> RawTables:
     left_out = {"with a time before 2002": rows.height - known.height} if known.height < rows.height else {}
     header = check_header(raw.paths[_ARTISTS], ("id", "name", "url", "pictureURL"), "\t")
     items = read_lines(raw.paths[_ARTISTS], artists, raw.bad, skip_lines=header)
-    return RawTables(interactions, items, left_out=left_out)
+    return RawTables(interactions, items, "milliseconds since 1970", left_out=left_out)
 
 
 LASTFM_2K: Final = Source(

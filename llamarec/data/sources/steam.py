@@ -23,7 +23,7 @@ _GAME: Final = records_format({ITEM: ("id",), TITLE: ("title", "app_name")}, ())
 def _read(raw: RawInput) -> RawTables:
     path = raw.paths[_REVIEWS]
     interactions = read_interactions(path, _REVIEW, raw.bad, each=lambda rows: _interactions(rows, path))
-    return RawTables(interactions, read_lines(raw.paths[_GAMES], _GAME, raw.bad).drop_nulls(ITEM))
+    return RawTables(interactions, read_lines(raw.paths[_GAMES], _GAME, raw.bad).drop_nulls(ITEM), "ISO dates")
 
 
 def _interactions(rows: pl.DataFrame, path: Path) -> pl.DataFrame:

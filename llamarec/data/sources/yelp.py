@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -21,26 +22,43 @@ def _read(raw: RawInput) -> RawTables:
     if raw.least:
         review["stars"] = pl.Float64
     # The file has 5 GB; only three fields of one year stay in memory.
+    year = _Year(raw.paths[_REVIEWS])
     interactions = read_interactions(
         raw.paths[_REVIEWS],
         jsonl_format(review, tuple(review)),
         raw.bad,
-        each=lambda rows: raw.each(_of_year(rows, raw.paths[_REVIEWS])),
+        each=lambda rows: raw.each(year.keep(rows)),
     )
 
     business: Schema = {"business_id": pl.String, "name": pl.String}
     items = read_lines(raw.paths[_BUSINESSES], jsonl_format(business, ("business_id",)), raw.bad)
-    return RawTables(interactions, items.rename({"business_id": ITEM, "name": TITLE}), "ISO dates")
-
-
-def _of_year(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
-    rows = rows.filter(pl.col("date").str.starts_with(_YEAR))
-    return rows.select(
-        pl.col("user_id").cast(KEY).alias(USER),
-        pl.col("business_id").cast(KEY).alias(ITEM),
-        seconds_of(rows, "date", "%Y-%m-%d %H:%M:%S", path).alias(TIMESTAMP),
-        *([pl.col("stars").alias(RATING)] if "stars" in rows.columns else []),
+    return RawTables(
+        interactions, items.rename({"business_id": ITEM, "name": TITLE}), "ISO dates", left_out=year.left_out
     )
+
+
+@dataclass
+class _Year:
+    """The reviews of 2019, and how many others there were."""
+
+    path: Path
+    num_others: int = 0
+
+    def keep(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Interactions of a block of reviews."""
+        kept = rows.filter(pl.col("date").str.starts_with(_YEAR))
+        self.num_others += rows.height - kept.height
+        return kept.select(
+            pl.col("user_id").cast(KEY).alias(USER),
+            pl.col("business_id").cast(KEY).alias(ITEM),
+            seconds_of(kept, "date", "%Y-%m-%d %H:%M:%S", self.path).alias(TIMESTAMP),
+            *([pl.col("stars").alias(RATING)] if "stars" in rows.columns else []),
+        )
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """As in `RawTables`."""
+        return {"of other years than 2019": self.num_others} if self.num_others else {}
 
 
 YELP_2020 = Source(
