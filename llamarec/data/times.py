@@ -152,7 +152,8 @@ def _of_digits(text: pl.Series) -> Times | None:
 
 
 def _digits(text: pl.Series) -> pl.Series:
-    return text.str.strip_chars().str.replace(r"\.0+$", "")
+    stripped = text.str.strip_chars()
+    return stripped.str.replace(r"\.0+$", "") if stripped.str.contains(".", literal=True).any() else stripped
 
 
 def _seconds_of_digits(text: pl.Series, length: int) -> pl.Series:
@@ -169,9 +170,9 @@ def _of_numbers(numbers: pl.Series) -> Times:
     if not since_1970 or since_1970 < _SOME * len(numbers):
         return _of_order_numbers(numbers)
 
-    unit = _in_parts(numbers, _units)
-    whole = _in_parts(numbers, lambda part: (part / _units(part)).floor().cast(pl.Int64, strict=False))
-    fractions = _in_parts(numbers, _fractions)
+    read = [_since_1970(part) for part in _parts(numbers)]
+    unit, whole, fractions = (pl.concat(columns) for columns in zip(*read, strict=True))
+    del read
     seconds = _near_most(_plausible(whole), unit)
 
     used = unit.filter(seconds.is_not_null())
@@ -183,14 +184,13 @@ def _of_numbers(numbers: pl.Series) -> Times:
     return Times(seconds, fractions, form, f"{form}, from 1971 to 2099, as most others")
 
 
-def _units(numbers: pl.Series) -> pl.Series:
-    return pl.select(_unit_of(pl.lit(numbers.abs())).cast(pl.Int32)).to_series()
-
-
-def _fractions(numbers: pl.Series) -> pl.Series:
-    unit = _units(numbers)
-    rest = numbers - (numbers / unit).floor() * unit
-    return (rest * MICROSECONDS / unit).round().clip(0, MICROSECONDS - 1).cast(pl.Int32, strict=False)
+def _since_1970(numbers: pl.Series) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """The unit of each number, whole seconds, and microseconds within the second."""
+    unit = pl.select(_unit_of(pl.lit(numbers.abs())).cast(pl.Int32)).to_series()
+    whole = (numbers / unit).floor()
+    rest = numbers - whole * unit
+    fractions = (rest * MICROSECONDS / unit).round().clip(0, MICROSECONDS - 1)
+    return unit, whole.cast(pl.Int64, strict=False), fractions.cast(pl.Int32, strict=False)
 
 
 def _unit_of(size: pl.Expr) -> pl.Expr:

@@ -121,10 +121,10 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
 
     where = {name: f"{part.path}, column {column!r}" for name, column in found.items()}
     rows = rows.with_columns(as_text(rows, name, where[name], flag_of(name, prefix)) for name in found)
+    coded = [name for name in found if name not in _NO_KEYS]
+    rows = rows.with_columns(pl.col(name).cast(KEY) for name in coded)
     rows = _without_headers(rows, found, part, bad)
-    rows = rows.with_columns(_value(name) for name in found if name not in _NO_KEYS)
-    rows = _with_values(rows, found, part, bad)
-    return rows.with_columns(pl.col(name).cast(KEY) for name in found if name not in _NO_KEYS)
+    return _with_values(rows.with_columns(_values(rows[name]) for name in coded), found, part, bad)
 
 
 def _with_values(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
@@ -146,7 +146,12 @@ def _without_headers(rows: pl.DataFrame, found: Mapping[str, str], part: Part, b
     return rows.filter(~repeats)
 
 
-def _value(name: str) -> pl.Expr:
-    """A key or a title; null where an export wrote that there is none."""
-    text = pl.col(name)
-    return pl.when((text.str.strip_chars() != "") & ~text.is_in(_NO_VALUE)).then(text).alias(name)
+def _values(column: pl.Series) -> pl.Series:
+    """Keys or titles; null where an export wrote that there is none."""
+    texts = column.unique().cast(pl.String)
+    nothing = texts.filter((texts.str.strip_chars() == "") | texts.is_in(_NO_VALUE))
+    if nothing.is_empty():
+        return column
+
+    spelled = column.cast(pl.String)
+    return spelled.set(spelled.is_in(nothing.implode()), None).cast(KEY)
