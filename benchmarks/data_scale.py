@@ -48,9 +48,10 @@ _WORDS: Final = (
 
 
 class Measured(NamedTuple):
-    """Seconds, peak memory in MiB, and users, items and interactions."""
+    """Seconds on the clock and of all cores, peak memory in MiB, and users, items and interactions."""
 
     seconds: float
+    cores: float
     peak: float
     counts: list[int]
 
@@ -96,13 +97,18 @@ def _compared(folder: str, form: str, millions: float, *, with_pandas: bool) -> 
     loaded = _run("load", folder, form, millions)
 
     num_rows, num_bytes = millions * 1e6, table.stat().st_size
-    cells = [form, f"{millions:g}", f"{num_bytes / 2**20:,.0f}", f"{ours.seconds:.1f}", f"{ours.peak:,.0f}"]
-    cells += [f"{ours.peak * 2**20 / num_rows:,.0f}", f"{loaded.seconds:.1f}", f"{loaded.peak:,.0f}"]
+    cells = [form, f"{millions:g}", f"{num_bytes / 2**20:,.0f}", f"{ours.seconds:.1f}", f"{ours.cores:.1f}"]
+    cells += [
+        f"{ours.peak:,.0f}",
+        f"{ours.peak * 2**20 / num_rows:,.0f}",
+        f"{loaded.seconds:.1f}",
+        f"{loaded.peak:,.0f}",
+    ]
     if theirs is None:
-        cells += ["", "", "", ""]
+        cells += ["", "", "", "", ""]
     else:
         same = "" if theirs.counts == ours.counts else f" OTHER COUNTS {theirs.counts} {ours.counts}"
-        cells += [f"{theirs.seconds:.1f}{same}", f"{theirs.peak:,.0f}"]
+        cells += [f"{theirs.seconds:.1f}{same}", f"{theirs.cores:.1f}", f"{theirs.peak:,.0f}"]
         cells += [f"{theirs.seconds / ours.seconds:.1f}", f"{theirs.peak / ours.peak:.1f}"]
     return f"| {' | '.join(cells)} |"
 
@@ -116,14 +122,15 @@ def _page(lines: list[str], options: argparse.Namespace) -> str:
             "",
             f"`python -m benchmarks.data_scale {words}`",
             "",
-            f"{describe('polars', *(['pandas'] if find_spec('pandas') else []))}. Times in seconds, files and memory "
-            "in MiB (peak of the process), the last two columns pandas / llamarec. The time of `llamarec prepare` "
-            "includes hashes of all files and the written set; the pandas script writes nothing. The retriever: the "
-            "prepared set is read, verified and cut into windows for training; its memory includes torch.",
+            f"{describe('polars', *(['pandas'] if find_spec('pandas') else []))}. Times in seconds, on the "
+            "clock and of all cores together; files and memory in MiB (peak of the process); the last two columns are "
+            "pandas / llamarec. The time of `llamarec prepare` includes hashes of all files and the written "
+            "set; the pandas script writes nothing. The retriever: the prepared set is "
+            "read, verified and cut into windows for training; its memory includes torch.",
             "",
-            "| form | million rows | file | time | memory | bytes a row | retriever: time | memory | pandas: time "
-            "| memory | time x | memory x |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| form | million rows | file | time | of cores | memory | bytes a row | retriever: time | memory "
+            "| pandas: time | of cores | memory | time x | memory x |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",
         ]
@@ -134,8 +141,7 @@ def _run(what: str, folder: str, form: str, millions: float) -> Measured:
     command = [sys.executable, "-m", "benchmarks.data_scale", "--only", what, "--folder", folder]
     command += ["--forms", form, "--millions", str(millions)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    seconds, peak, counts = json.loads(done.stdout.splitlines()[-1])
-    return Measured(seconds, peak, counts)
+    return Measured(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def _one(what: str, folder: Path, form: str, millions: float) -> None:
@@ -148,7 +154,8 @@ def _one(what: str, folder: Path, form: str, millions: float) -> None:
         _write(folder, form, round(millions * 1e6))
     else:
         counts = {"llamarec": _with_llamarec, "pandas": _with_pandas, "load": _load}[what](folder, form)
-    print(json.dumps([time.perf_counter() - started, _peak(), counts]))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([time.perf_counter() - started, used.ru_utime + used.ru_stime, _peak(), counts]))
 
 
 def _peak() -> float:
