@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -177,10 +178,14 @@ def _problem_of_best(run: Path) -> str:
 
     if load_weights(run) is None:
         return "best model: no weights"
-    lists = [path / BEST_MANIFEST for path in (run, run / ".best") if (path / BEST_MANIFEST).is_file()]
+    lists = [json.loads((run / BEST_MANIFEST).read_bytes())]
+    # The one that is being written counts once it is whole.
+    with contextlib.suppress(OSError, ValueError):
+        lists.append(json.loads((run / ".best" / BEST_MANIFEST).read_bytes()))
+
     hashes: dict[str, set[str]] = {}
-    for path in lists:
-        for name, entry in json.loads(path.read_bytes())["files"].items():
+    for content in lists:
+        for name, entry in content["files"].items():
             hashes.setdefault(name, set()).add(entry["sha256"])
     wrong = [name for name, those in hashes.items() if _sha256(run / name) not in those]
     return f"best model: {wrong} as in no best.json" if wrong else ""

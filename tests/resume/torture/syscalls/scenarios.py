@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.resume.forks import Ending, Job
 Files = dict[str, str]
 """SHA-256 of files by path."""
 
+_ABSOLUTE: Final = re.compile(rb'(?:[A-Za-z]:)?[/\\][^"\s]*?([/\\]+experiments[/\\])')
 _EXPORTS: Final = (".model.llamarec-new", ".model.llamarec-old")
 
 
@@ -56,19 +58,19 @@ class Scenario:
     warms_up: bool = True
 
 
-def files_of(folder: Path, root: Path | None = None) -> Files:
+def files_of(folder: Path, *, with_paths: bool = True) -> Files:
     """Hashes of all files; locks hold nothing.
 
     Args:
         folder: With the files.
-        root: The scenario's folder: where it lies makes no difference to a file that names it.
+        with_paths: Whether where the scenario's folder lies makes a difference to a file that names it.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.endswith(".lock") and not path.name.startswith(".run."):
             content = path.read_bytes()
-            if root is not None:
-                content = content.replace(str(root).encode(), b"~")
+            if not with_paths:
+                content = _ABSOLUTE.sub(rb"~\1", content)
             found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
     return found
 
@@ -287,7 +289,7 @@ def _exported(folder: Path) -> Files:
     if not model.exists():
         # Beside it, under a name of ours, from which the next call puts it back.
         model = folder / "out" / _EXPORTS[1]
-    return files_of(model, folder) if model.is_dir() else {}
+    return files_of(model, with_paths=False) if model.is_dir() else {}
 
 
 def _output(folder: Path) -> Files:
@@ -296,11 +298,14 @@ def _output(folder: Path) -> Files:
 
 
 def _good_ones(folder: Path) -> Files:
-    """Of the checkpoints with a manifest that all files fit."""
+    """Of the checkpoints with a manifest that all files fit; one that is being replaced counts as in its place."""
     from llamarec.checkpoints.storage.publish import is_complete
 
-    found = sorted(path for path in folder.rglob("checkpoint-*") if path.is_dir() and is_complete(path))
-    return {f"{path.name}/{name}": digest for path in found for name, digest in files_of(path).items()}
+    found = {path.name: path for path in sorted(folder.rglob("checkpoint-*")) if path.is_dir() and is_complete(path)}
+    for path in sorted(folder.rglob(".replaced-checkpoint-*")):
+        if is_complete(path):
+            found.setdefault(path.name.removeprefix(".replaced-"), path)
+    return {f"{step}/{name}": digest for step, path in found.items() for name, digest in files_of(path).items()}
 
 
 def _copied(folder: Path) -> Files:
