@@ -507,6 +507,8 @@ def _kind_of(text: str) -> str:
 
 # ---- Delimited fields ----
 
+FieldsOf = Callable[[Lines], Iterator[list[str]]]
+"""The fields of the records of some lines."""
 # Polars takes one byte only.
 _UNIT_SEPARATOR: Final = b"\x1f"
 _MARK: Final = "\ufeff".encode()
@@ -519,6 +521,7 @@ def csv_format(
     *,
     separator: str = ",",
     quote: bool = True,
+    blank_before_quote: bool = False,
     encoding: str = "utf-8",
 ) -> LineFormat:
     """Format of delimited fields, a record per line or, in quotes, over several.
@@ -529,15 +532,19 @@ def csv_format(
         required: Columns that every row needs.
         separator: Between fields; where it has several characters, no field is quoted.
         quote: Whether a field may be in double quotes; otherwise these are part of its text.
+        blank_before_quote: Whether blanks before a field are not part of it, so that a quote may follow them.
         encoding: Of the file.
     """
     num_separators = len(columns) - 1
     is_long = len(separator) > 1
     quote = quote and not is_long
 
+    def fields_of(lines: Lines) -> Iterator[list[str]]:
+        return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=blank_before_quote)
+
     def read(block: bytes) -> pl.DataFrame | None:
         # Polars takes it for a byte-order mark.
-        if block.startswith(_MARK) or (is_long and _UNIT_SEPARATOR in block):
+        if blank_before_quote or block.startswith(_MARK) or (is_long and _UNIT_SEPARATOR in block):
             return None
 
         num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
@@ -552,7 +559,7 @@ def csv_format(
         )
 
     def parse(lines: Lines) -> Row | None:
-        fields = _quoted_fields(lines, separator) if quote else next(lines).rstrip("\r\n").split(separator)
+        fields = _quoted_fields(lines, fields_of) if quote else next(lines).rstrip("\r\n").split(separator)
         if not fields or (fields == [""] and num_separators):
             return None
         if len(fields) != len(columns):
@@ -561,18 +568,18 @@ def csv_format(
         row = dict(zip(columns, fields, strict=True))
         return {name: _cast(name, row[name], kind) for name, kind in schema.items()}
 
-    take = partial(_take_quoted, columns, schema, required, separator)
+    take = partial(_take_quoted, columns, schema, required, fields_of)
     return LineFormat(schema, required, parse, take if quote else LineFormat.take, read, encoding)
 
 
 def _take_quoted(
-    columns: Sequence[str], schema: Schema, required: Sequence[str], separator: str, lines: Lines
+    columns: Sequence[str], schema: Schema, required: Sequence[str], fields_of: FieldsOf, lines: Lines
 ) -> Iterator[Sequence[Value]]:
     """Records with as many fields as there are columns."""
     positions = [columns.index(name) for name in schema]
     needed = [number for number, name in enumerate(schema) if name in required]
     casts = [(number, kind) for number, kind in enumerate(schema.values()) if kind not in _TEXT]
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = fields_of(lines)
 
     while lines.has_records:
         lines.begin()
@@ -592,10 +599,12 @@ def _take_quoted(
         yield values
 
 
-def _quoted_fields(lines: Lines, separator: str) -> list[str]:
+def _quoted_fields(lines: Lines, fields_of: FieldsOf) -> list[str]:
     try:
-        fields = next(csv.reader(lines, delimiter=separator, strict=True), [])
+        fields = next(fields_of(lines), [])
     except csv.Error as error:
+        if any(b'\\"' in line for line in lines.taken):
+            raise ValueError('a quote in a field is written \\" here; CSV doubles it ("")') from None
         is_open = len(lines.taken) > 1 or "end of data" in str(error)
         reason = "a quote is opened here, and what follows is no closed field" if is_open else str(error)
         raise ValueError(reason) from None

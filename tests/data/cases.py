@@ -285,6 +285,79 @@ SEPARATORS: Final = [
     ),
 ]
 
+# Headers, quotes and numbers as other programs leave them.
+LEFT_BY_OTHERS: Final = [
+    Case(
+        "blanks before quotes",
+        {
+            "shop.csv": delimited(
+                with_values("title", [f'"{row["title"]}, {row["item"]}"' for row in ROWS]), separator=", "
+            )
+        },
+        "shop.csv",
+    ),
+    Case(
+        "quotes with a backslash",
+        {"shop.csv": delimited(with_values("title", [r'"a \"b\" c"'] * len(ROWS)))},
+        "shop.csv",
+        refused=r'line 2: a quote in a field is written \\" here; CSV doubles it',
+    ),
+    Case(
+        "a line before the header",
+        {"shop.csv": b"# export of shop 2.1\n" + _CSV},
+        "shop.csv",
+        refused=r"(?s)first line is neither a header nor a record.*line 2: 'user,item,timestamp,title'.*remove the 1",
+    ),
+    Case(
+        "words before the header",
+        {"shop.csv": b"Our orders\n\n" + _CSV},
+        "shop.csv",
+        refused=r"(?s)its first line is neither a header nor a record.*remove the 2 lines",
+    ),
+    Case(
+        "times that a spreadsheet rounded",
+        {"shop.csv": delimited(with_values("timestamp", ["1.58E+09"] * len(ROWS)))},
+        "shop.csv",
+        refused="(?s)'timestamp': numbers that a spreadsheet has rounded.*'1.58E.09'",
+    ),
+    Case(
+        "keys that a spreadsheet rounded",
+        {"shop.csv": delimited(with_values("item", ["9.78014E+12"] * len(ROWS)))},
+        "shop.csv",
+        refused="line 2: a key that a spreadsheet has rounded, in item",
+    ),
+    Case(
+        "a sum below",
+        {"shop.csv": _CSV + b"Total,36,,\n"},
+        "shop.csv",
+        refused="line 38: no value for timestamp",
+    ),
+    Case(
+        "keys that are not available",
+        {"shop.csv": delimited(with_values("user", ["NA"] * len(ROWS)))},
+        "shop.csv",
+        refused="line 2: no value for user",
+    ),
+    Case(
+        "a name that a shell would change",
+        {"shop.csv": delimited(header=("#user", "item", "timestamp", "title"))},
+        "shop.csv",
+        refused="no column looks like the user: --user_column '#user'",
+    ),
+    Case(
+        "names that are far from what is looked for",
+        {"shop.csv": delimited(header=("user", "price", "timestamp", "title"))},
+        "shop.csv",
+        refused="no column looks like the item: --item_column NAME",
+    ),
+    Case(
+        "sequences of numbers",
+        {"shop.txt": b"1 5 6 7 8\n2 5 6 8 9\n"},
+        "shop.txt",
+        refused="(?s)first line looks like data.*--columns user,item,rating,_,_ ",
+    ),
+]
+
 # ---- 3. Containers ----
 
 _MAC: Final = {"__MACOSX/._shop.csv": b"x", ".DS_Store": b"x"}
@@ -758,4 +831,4 @@ WORDS: Final = [
     ),
 ]
 
-CASES: Final = [*HEADERLESS, *SEPARATORS, *CONTAINERS, *LISTS, *ORDER, *TABLES, *WORDS]
+CASES: Final = [*HEADERLESS, *SEPARATORS, *LEFT_BY_OTHERS, *CONTAINERS, *LISTS, *ORDER, *TABLES, *WORDS]

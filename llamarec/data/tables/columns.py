@@ -13,14 +13,29 @@ from typing import Final
 
 import polars as pl
 
+from llamarec.command import typed
 from llamarec.data.source import CLOCK
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _KNOWN: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    USER: (("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "visitorid"), ("session_id",)),
-    ITEM: (("item", "item_id", "itemid", "iid", "movieid", "asin", "parent_asin", "product_id", "business_id", "sku"),),
-    TIMESTAMP: (("timestamp", "datetime", "unixreviewtime", "created_at", "ts", "event_time"), ("date", "time")),
+    USER: (
+        ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "customerid", "visitorid", "member_id"),
+        ("session_id", "sessionid", "session"),
+    ),
+    ITEM: (
+        (
+            *("item", "item_id", "itemid", "iid", "asin", "parent_asin", "product_id", "productid", "business_id"),
+            *("sku", "movieid", "movie_id", "book_id", "article_id", "track_id", "song_id", "game_id", "stockcode"),
+        ),
+    ),
+    TIMESTAMP: (
+        (
+            *("timestamp", "datetime", "unixreviewtime", "created_at", "ts", "event_time", "event_date", "eventdate"),
+            *("order_date", "purchase_date", "invoicedate", "t_dat", "time_stamp"),
+        ),
+        ("date", "time"),
+    ),
     RATING: (
         ("rating", "ratings", "stars", "star_rating", "overall", "score", "review_rating", "review_score"),
         ("user_rating", "review_overall"),
@@ -193,11 +208,13 @@ def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence
     if len(set(candidates)) == 1:
         return f"{len(candidates)} columns are called {candidates[0]!r}: rename all but one of them"
     if candidates:
-        shown = [f"{flag} {_short(one)}" for one in candidates[:_MOST_LISTED]]
+        shown = [typed([flag, _short(one)]) for one in candidates[:_MOST_LISTED]]
         return f"several columns could be the {name}: " + " or ".join(shown)
 
     named = [column for column in columns if column]
-    near = difflib.get_close_matches(given or name, named, n=1, cutoff=0.4)
+    # A name that is far from the column's own is a trap, once it is typed.
+    near = difflib.get_close_matches(given or name, named, n=1, cutoff=0.4 if given else 0.7)
+    flag_and_name = typed([flag, _short(near[0])]) if near else f"{flag} NAME"
     asked = f"no column {_short(given)!r}" if given else f"no column looks like the {name}"
     if name == TITLE and not given:
         return (
@@ -205,8 +222,8 @@ def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence
             "--untitled_items key"
         )
     if name == TIMESTAMP and not given:
-        return f"{asked}: {flag} {near[0] if near else 'NAME'}, or --no_timestamp if the order of the rows counts"
-    return f"{asked}: {flag} {_short(near[0]) if near else 'NAME'}"
+        return f"{asked}: {flag_and_name}, or --no_timestamp if the order of the rows counts"
+    return f"{asked}: {flag_and_name}"
 
 
 def _short(text: str) -> str:

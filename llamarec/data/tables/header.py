@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from llamarec.data.config import IGNORED
 from llamarec.data.tables.columns import is_known_name
-from llamarec.data.tables.separators import records, separator_of
+from llamarec.data.tables.separators import SEPARATORS, records, separator_of
 from llamarec.errors import ConfigError, DataError
 
 # A JSON record may lack a field that others have.
@@ -23,6 +23,7 @@ _EXCEL: Final = "sep="
 # RecBole's atomic files (.inter, .item) name a column's type after it.
 _ATOMIC: Final = re.compile(r":(?:token|float)(_seq)?$")
 _VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*")
+_CLOCK: Final = re.compile(r"\d:\d\d")
 _LARGE: Final = 8
 """Digits of a number from which it may be a time."""
 
@@ -112,11 +113,21 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
     Raises:
         ConfigError: it does; says what to type.
     """
-    if any(map(is_known_name, header.columns)) or not any(map(_VALUE.fullmatch, header.columns)):
+    num_skipped, _ = _before(lines, where)
+    if any(map(is_known_name, header.columns)):
+        return
+    if not any(map(_VALUE.fullmatch, header.columns)) and not _header_below(lines, num_skipped, header.separator):
         return
 
-    num_skipped, _ = _before(lines, where)
     flag = f"--{prefix}columns"
+    below = _header_below(lines, num_skipped, header.separator)
+    if below:
+        raise DataError(
+            f"{where}: its first line is neither a header nor a record",
+            expected="the names of columns in the first line",
+            found=[_shown(lines[num_skipped]), f"line {below + 1}: {_shown(lines[below])}"],
+            hint=f"remove the {below} lines before the header",
+        )
     raise ConfigError(
         f"{where}: its first line looks like data, not like the names of columns",
         found=_shown(lines[num_skipped]),
@@ -127,6 +138,15 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
     )
 
 
+def _header_below(lines: Sequence[str], num_skipped: int, separator: str) -> int:
+    """Index of a later line that looks like the header; 0 where none does."""
+    for number, line in enumerate(lines[num_skipped + 1 :], start=num_skipped + 1):
+        for mark in (separator, *SEPARATORS):
+            if sum(map(is_known_name, next(records([line], mark), ([], 0))[0])) > 1:
+                return number
+    return 0
+
+
 def suggested_columns(record: Sequence[str]) -> str:
     """A value for --columns with as many names as a record has fields; a guess that a person must read."""
     times = [n for n, field in enumerate(record) if _may_be_a_time(field)]
@@ -134,10 +154,7 @@ def suggested_columns(record: Sequence[str]) -> str:
     names = dict.fromkeys(times[-1:], "timestamp") | dict.fromkeys(texts[:1], "title")
 
     rest = [n for n in range(len(record)) if n not in names]
-    for n, name in zip(rest, ("user", "item", "rating"), strict=False):
-        names[n] = name
-    if not times and len(record) > len(names):
-        names[len(record) - 1] = "timestamp"
+    names |= dict(zip(rest, ("user", "item", "rating"), strict=False))
     return ",".join(names.get(n, IGNORED) for n in range(len(record)))
 
 
@@ -218,7 +235,9 @@ def _check_is_text(line: str, where: str) -> None:
 
 def _may_be_a_time(field: str) -> bool:
     text = field.strip()
-    return bool(_VALUE.fullmatch(text)) and (len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text)
+    is_number_or_date = bool(_VALUE.fullmatch(text))
+    is_long = len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text
+    return (is_number_or_date and is_long) or _CLOCK.search(text) is not None
 
 
 def _shown(line: str) -> str:

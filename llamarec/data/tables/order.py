@@ -9,7 +9,7 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.numbers import RowNumbers
-from llamarec.data.tables.time_forms import check_is_known
+from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
 from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import TIMESTAMP
@@ -61,6 +61,8 @@ class OrderReader:
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)
         form = self._config.timestamp_format
+        if not form:
+            check_not_rounded(text, where)
         if CLOCK not in self._columns:
             times = read_times(text, form, where)
         elif any(code in form for code in _CODES_OF_CLOCKS):

@@ -21,7 +21,9 @@ PART: Final = "part number"
 """Column of numbers of the parts that rows come from."""
 _ROWS_AT_ONCE: Final = 500_000
 # What exports write for "no value"; no key or title.
-_NO_VALUE: Final = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "#N/A")
+_NO_VALUE: Final = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "NA", "N/A", "n/a", "#N/A", "NaT")
+# As a spreadsheet writes long numbers: all but a few digits are lost.
+_ROUNDED: Final = r"^\d([.,]\d+)?E\+\d{2,3}$"
 _NO_KEYS: Final = (TIMESTAMP, CLOCK, ORDER, RATING)
 
 
@@ -124,6 +126,7 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
     coded = [name for name in found if name not in _NO_KEYS]
     rows = rows.with_columns(pl.col(name).cast(KEY) for name in coded)
     rows = _without_headers(rows, found, part, bad)
+    rows = _without_rounded(rows, found, part, bad)
     return _with_values(rows.with_columns(_values(rows[name]) for name in coded), found, part, bad)
 
 
@@ -155,3 +158,19 @@ def _values(column: pl.Series) -> pl.Series:
 
     spelled = column.cast(pl.String)
     return spelled.set(spelled.is_in(nothing.implode()), None).cast(KEY)
+
+
+def _without_rounded(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
+    """Rows but those whose key is 1.23E+12, as which a spreadsheet writes all that begin with 123."""
+    for name in [name for name in (USER, ITEM) if name in found]:
+        keys = rows[name].unique().cast(pl.String)
+        rounded = keys.filter(keys.str.contains(_ROUNDED))
+        if rounded.is_empty():
+            continue
+
+        is_rounded = pl.col(name).cast(pl.String).is_in(rounded.implode()).fill_null(False)
+        for row, key in rows.filter(is_rounded).select(LINE, name).iter_rows():
+            reason = f"a key that a spreadsheet has rounded, in {found[name]}"
+            bad.add(part.path, row, reason, key, expected="all digits of the key", unit=part.unit)
+        rows = rows.filter(~is_rounded)
+    return rows

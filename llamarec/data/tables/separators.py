@@ -65,12 +65,23 @@ def records(lines: Sequence[str], separator: str) -> Iterator[tuple[list[str], i
         yield from ((line.rstrip("\r\n").split(separator), number) for number, line in enumerate(lines, start=1))
         return
 
-    reader = csv.reader(iter(lines), delimiter=separator)
+    reader = csv.reader(iter(lines), delimiter=separator, skipinitialspace=separator != _BLANK)
     try:
         for fields in reader:
             yield fields, reader.line_num
     except csv.Error:
         return
+
+
+def has_blank_before_quote(lines: Sequence[str], separator: str) -> bool:
+    """Whether a quoted field follows blanks, as in `1, "a, b"`."""
+    if len(separator) > 1 or separator == _BLANK:
+        return False
+    try:
+        found = csv.reader(iter(lines), delimiter=separator)
+        return any(field.startswith(_BLANK) and field.lstrip(_BLANK)[:1] == '"' for fields in found for field in fields)
+    except csv.Error:
+        return False
 
 
 def _share_alike(lines: Sequence[str], separator: str, num_columns: int) -> float:

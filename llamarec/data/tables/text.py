@@ -22,7 +22,7 @@ from llamarec.data.tables.header import (
     unique_names,
 )
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
-from llamarec.data.tables.separators import word_of
+from llamarec.data.tables.separators import has_blank_before_quote, word_of
 from llamarec.errors import DataError
 
 _UTF_16: Final = "utf-16"
@@ -51,12 +51,19 @@ def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> P
         if not set(asked) & set(header.columns):
             check_is_header(header, lines, str(path), prefix=prefix)
 
+    blank_before_quote = has_blank_before_quote(lines, header.separator)
+
     def read(
         columns: Sequence[str], required: Sequence[str], bad: BadLines, each: EachBlock, max_rows: int | None
     ) -> pl.DataFrame:
-        schema: Schema = dict.fromkeys(columns, pl.String)
-        names = unique_names(header.columns)
-        form = csv_format(names, schema, tuple(required), separator=header.separator, encoding=encoding)
+        form = csv_format(
+            unique_names(header.columns),
+            dict.fromkeys(columns, pl.String),
+            tuple(required),
+            separator=header.separator,
+            blank_before_quote=blank_before_quote,
+            encoding=encoding,
+        )
         form = replace(form, encoding_flag=f"--{prefix}encoding")
         return read_lines(path, form, bad, skip_lines=header.num_lines, numbered=True, each=each, max_rows=max_rows)
 

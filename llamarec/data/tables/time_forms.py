@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import product
@@ -29,6 +30,10 @@ _OTHERS: Final = (
 )
 FORMS: Final = (*(date + clock for date, clock in product(_DATES, _CLOCKS)), *_OTHERS)
 _NUM_TRIED: Final = 200
+_EXPONENT: Final = re.compile(r"\d(?:[.,](\d+))?E\+?(\d+)")
+_NUM_LOOKED_AT: Final = 10_000
+_DIGITS_OF_SECONDS: Final = 8
+"""Beyond the first: of the seconds of 1973."""
 _MOST_SHOWN: Final = 3
 # Fewer values than these that repeat stand for "unknown", and the rest are times.
 _FEW: Final = 10
@@ -68,6 +73,29 @@ def check_is_known(text: pl.Series, unknown: pl.Series, expected: str, where: st
         found=shown,
         hint=" or ".join(flags) or '--timestamp_format "..." in the codes of strptime, or --timestamp_column NAME',
     )
+
+
+def check_not_rounded(text: pl.Series, where: str) -> None:
+    """Refuses times such as 1.61E+09, as which a spreadsheet writes those of several months.
+
+    Raises:
+        DataError: all have too few digits for a second.
+    """
+    found = [_EXPONENT.fullmatch(one.strip()) for one in text.head(_NUM_LOOKED_AT).to_list()]
+    if not found or not all(found):
+        return
+
+    digits = max(len(one[1] or "") for one in found if one)
+    exponent = int(found[0][2]) if found[0] else 0
+    # Of seconds, milliseconds, microseconds or nanoseconds.
+    needed = _DIGITS_OF_SECONDS + (exponent - _DIGITS_OF_SECONDS) % 3
+    if exponent >= _DIGITS_OF_SECONDS and digits < needed:
+        raise DataError(
+            f"{where}: numbers that a spreadsheet has rounded",
+            expected="times with all of their digits",
+            found=", ".join(map(repr, text.unique(maintain_order=True).head(_MOST_SHOWN).to_list())),
+            hint="export the table anew, with this column as a number without decimals",
+        )
 
 
 def _all_fit(texts: Sequence[str], form: str) -> bool:
