@@ -174,6 +174,7 @@ def _of_numbers(numbers: pl.Series) -> Times:
     unit, whole, fractions = (pl.concat(columns) for columns in zip(*read, strict=True))
     del read
     seconds = _near_most(_plausible(whole), unit)
+    del whole
 
     used = unit.filter(seconds.is_not_null())
     counts = {name: int((used == per).sum()) for _, per, name in reversed(_UNITS)}
@@ -214,19 +215,25 @@ def _of_order_numbers(numbers: pl.Series) -> Times:
 
 
 def _plausible(seconds: pl.Series) -> pl.Series:
-    return seconds.set(~seconds.is_between(*_PLAUSIBLE).fill_null(False), None)
+    return _without(seconds, ~seconds.is_between(*_PLAUSIBLE).fill_null(False))
+
+
+def _without(seconds: pl.Series, which: pl.Series) -> pl.Series:
+    """Null in the place of some values; the same column where there are none such."""
+    return seconds.set(which, None) if which.any() else seconds
 
 
 def _near_most(seconds: pl.Series, unit: pl.Series) -> pl.Series:
     """Times in another unit than most are theirs only if they lie near them: 9999-12-31 is no 1978 in milliseconds."""
     known = seconds.is_not_null()
-    if not known.any():
+    counts = {per: int(((unit == per) & known).sum()) for _, per, _ in reversed(_UNITS)}
+    if max(counts.values()) == len(seconds) - seconds.null_count():
         return seconds
 
-    is_usual = unit == unit.filter(known).mode().min()
+    is_usual = unit == max(counts, key=lambda per: counts[per])
     usual = seconds.filter(is_usual & known)
     first, last = int(usual.min()) - _NEAR, int(usual.max()) + _NEAR  # type: ignore[arg-type]
-    return seconds.set(~is_usual & ~seconds.is_between(first, last).fill_null(False), None)
+    return _without(seconds, ~is_usual & ~seconds.is_between(first, last).fill_null(False))
 
 
 def _without_unknown(times: Times) -> Times:
@@ -237,7 +244,7 @@ def _without_unknown(times: Times) -> Times:
         return times
 
     repeats = ~seconds.is_between(*_PLAUSIBLE).fill_null(True) & seconds.is_duplicated()
-    return times._replace(seconds=seconds.set(repeats, None))
+    return times._replace(seconds=_without(seconds, repeats))
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:

@@ -70,7 +70,10 @@ def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastR
     rows, form = OrderReader(config, numbers).read(rows)
     if least:
         rows = rows.with_columns(numbers.read(rows, RATING).alias(RATING))
-    rows = rows.select(name for name in (USER, ITEM, TIMESTAMP, FRACTION, ORDER, RATING) if name in rows.columns)
+    columns = [name for name in (USER, ITEM, TIMESTAMP, FRACTION, ORDER, RATING) if name in rows.columns]
+    # Texts and numbers of lines go before the rest is copied into one piece.
+    rows = pl.DataFrame([rows[name] for name in columns])
+    rows = rows.rechunk()
     if sum(rows.null_count().row(0)):
         rows = rows.drop_nulls()
 
