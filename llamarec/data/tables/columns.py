@@ -127,6 +127,12 @@ def is_known(name: str, column: str) -> bool:
     return any(_bare(name, column, of_lists) in group for group in _KNOWN[name] for of_lists in (False, True))
 
 
+def is_name_of_lists(name: str, column: str) -> bool:
+    """Whether a column is recognised by a name that says lists: items, item_seq."""
+    plain, of_lists = (any(_bare(name, column, many) in group for group in _KNOWN[name]) for many in (False, True))
+    return of_lists and not plain
+
+
 def is_known_name(column: str) -> bool:
     """Whether a column is recognised as any."""
     return any(is_known(name, column) for name in _KNOWN)

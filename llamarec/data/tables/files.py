@@ -108,7 +108,7 @@ def _part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
     raise ConfigError(
         f"{options.flag} {path}: its ending says no kind of table",
         expected=f"one of {', '.join(endings.TABLE_ENDINGS)}",
-        hint="rename it, or save a spreadsheet as .xlsx or CSV",
+        hint="rename a text, save a spreadsheet as .xlsx or CSV, write other kinds as Parquet",
     )
 
 

@@ -15,7 +15,8 @@ from llamarec.data.lines import LINE, BadLines
 from llamarec.errors import DataError
 from llamarec.vocabulary import ITEM, TITLE
 
-_LIST: Final = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
+# A list, or a tuple of several values.
+_LIST: Final = re.compile(r"\s*(?:\[(.*)\]|\((.*,.*)\))\s*", re.DOTALL)
 # numpy leaves out the middle of long lists.
 _CUT: Final = re.compile(r"(?:^|[\s,])\.\.\.(?:[\s,]|$)")
 _QUOTED: Final = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\")"""
@@ -128,7 +129,7 @@ def _values(text: str) -> Iterator[str | None]:
     except (json.JSONDecodeError, RecursionError):
         pass
 
-    inside = match[1].strip()
+    inside = (match[1] if match[1] is not None else match[2]).strip()
     if _CUT.search(inside):
         raise ValueError("a list that was cut (...): write it whole")
     token, position = _WORDS if "," in _without_quotes(inside) else _TOKEN, 0

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 import polars as pl
 
+from llamarec.command import typed
 from llamarec.data.lines import KEY, LINE, BadLines
 from llamarec.data.source import CLOCK, ORDER
-from llamarec.data.tables.columns import NUM_ROWS, Wanted, find_columns, flag_of
+from llamarec.data.tables.columns import NUM_ROWS, Wanted, find_columns, flag_of, is_name_of_lists
 from llamarec.data.tables.lists import ListColumns, spread
 from llamarec.data.tables.parquet import as_text
 from llamarec.data.tables.parts import Part, TableOptions
+from llamarec.errors import DataError
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 PART: Final = "part number"
@@ -35,12 +37,14 @@ class Table:
         options: How it is read.
         parts: Its files.
         columns: Its own names of columns, by this package's.
+        has_lists: Whether the item column is recognised by a name that says lists.
         notes: What was recognised while it was read.
     """
 
     options: TableOptions
     parts: Sequence[Part]
     columns: Mapping[str, str]
+    has_lists: bool = False
     notes: set[str] = field(default_factory=set)
 
     @property
@@ -69,7 +73,8 @@ def open_table(options: TableOptions, wanted: Wanted, parts: Sequence[Part]) -> 
     columns = find_columns(str(options.path), parts[0].names, wanted)
     if ORDER in columns and TIMESTAMP not in columns:
         columns[TIMESTAMP] = columns.pop(ORDER)
-    return Table(options, parts, columns)
+    is_guessed = not wanted.chosen.get(ITEM)
+    return Table(options, parts, columns, is_guessed and is_name_of_lists(ITEM, columns[ITEM]))
 
 
 def read_rows(table: Table, bad: BadLines, *, max_rows: int | None = None) -> pl.DataFrame:
@@ -120,6 +125,8 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
     rows = spread(rows, lists, part.path, part.unit, bad)
     if lists.were_spread:
         table.notes.add("rows with lists of items")
+    elif table.has_lists and not rows.is_empty():
+        _refuse_other_lists(table, part, rows)
 
     where = {name: f"{part.path}, column {column!r}" for name, column in found.items()}
     rows = rows.with_columns(as_text(rows, name, where[name], flag_of(name, prefix)) for name in found)
@@ -128,6 +135,16 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
     rows = _without_headers(rows, found, part, bad)
     rows = _without_rounded(rows, found, part, bad)
     return _with_values(rows.with_columns(_values(rows[name]) for name in coded), found, part, bad)
+
+
+def _refuse_other_lists(table: Table, part: Part, rows: pl.DataFrame) -> NoReturn:
+    column = table.columns[ITEM]
+    raise DataError(
+        f"{part.path}, column {column!r}: its name says lists, and its values are none",
+        expected='lists such as "[1, 2, 3]", or 1 2 3 in a column that is called NAME:token_seq',
+        found=repr(str(rows[ITEM][0])[:60]),
+        hint=f"if each value is one item: {typed([flag_of(ITEM, table.options.prefix), column])}",
+    )
 
 
 def _with_values(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
