@@ -20,16 +20,35 @@ def near_keys(ours: pl.Series, theirs: pl.Series) -> list[str]:
         ours: Keys of items of interactions, as text.
         theirs: Keys of items with titles.
     """
-    known = set(theirs.to_list())
-    lacking = [key for key in ours.head(_MOST_TRIED).to_list() if key not in known]
-    bare = {_bare(key): key for key in theirs.head(_MOST_TRIED).to_list()}
-    pairs = [(key, bare[_bare(key)]) for key in lacking if _bare(key) in bare][:_MOST_SHOWN]
-    if pairs:
-        return [f"{_shown(key)} in the interactions, {_shown(other)} among the titles" for key, other in pairs]
+    if pairs := _pairs(ours, theirs):
+        return [_line(*pair) for pair in pairs[:_MOST_SHOWN]]
+    lacking = ours.filter(~ours.is_in(theirs.implode())).head(_MOST_SHOWN).to_list()
     return [
-        "in the interactions " + ", ".join(map(_shown, lacking[:_MOST_SHOWN])),
+        "in the interactions " + ", ".join(map(_shown, lacking)),
         "among the titles " + ", ".join(map(_shown, theirs.head(_MOST_SHOWN).to_list())),
     ]
+
+
+def warning_of_near_keys(ours: pl.Series, theirs: pl.Series) -> str:
+    """Said where items have no title only because their keys are written otherwise; empty where none is near."""
+    pairs = _pairs(ours, theirs)
+    if not pairs:
+        return ""
+    return f"WARNING: {len(pairs):,} items have no title, and a key near that of a title, such as {_line(*pairs[0])}"
+
+
+def _pairs(ours: pl.Series, theirs: pl.Series) -> list[tuple[str, str]]:
+    """Keys without a title, each with that of a title which is nearly the same."""
+    known = set(theirs.to_list())
+    lacking = [key for key in ours.to_list() if key not in known][:_MOST_TRIED]
+    if not lacking:
+        return []
+    bare = {_bare(key): key for key in theirs.head(_MOST_TRIED).to_list()}
+    return [(key, bare[_bare(key)]) for key in lacking if _bare(key) in bare]
+
+
+def _line(key: str, other: str) -> str:
+    return f"{_shown(key)} in the interactions, {_shown(other)} among the titles"
 
 
 def _bare(key: str) -> str:

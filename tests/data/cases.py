@@ -826,6 +826,17 @@ WORDS: Final = [
         )
     ),
     Case(
+        "one key that differs",
+        {
+            "shop.csv": delimited(columns=_NO_TITLES),
+            "items.csv": delimited([*TITLES[:5], {"item": "I5 ", "title": "Thing 5"}], ("item", "title")),
+        },
+        "shop.csv",
+        {"items_file": "items.csv", "min_user_interactions": 4},
+        expected={user: [item for item in items if item != "i5"] for user, items in EXPECTED.items()},
+        printed="1 items have no title, and a key near that of a title, such as 'i5' in the interactions, 'I5 '",
+    ),
+    Case(
         "nothing left after the k-core",
         {"shop.csv": delimited(ROWS[:10])},
         "shop.csv",

@@ -8,6 +8,7 @@ import polars as pl
 
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
+from llamarec.data.near_keys import warning_of_near_keys
 from llamarec.data.ratings import LeastRating
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, ORDER, RawTables
 from llamarec.data.tables.columns import Wanted, check_titles, shared_key
@@ -45,7 +46,20 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     named = {**main.columns, TITLE: with_titles.columns[TITLE]}
     if second and second.columns[ITEM] != main.columns[ITEM]:
         named["items_item"] = second.columns[ITEM]
-    return RawTables(interactions, titles.select(ITEM, TITLE), form, named, files=_files(main, second))
+    near = _warning_of_near_keys(interactions, titles) if second else ""
+    return RawTables(
+        interactions,
+        titles.select(ITEM, TITLE),
+        form,
+        named,
+        warnings=tuple(filter(None, [near])),
+        files=_files(main, second),
+    )
+
+
+def _warning_of_near_keys(interactions: pl.DataFrame, titles: pl.DataFrame) -> str:
+    keys = interactions[ITEM].unique().cast(pl.String).sort()
+    return warning_of_near_keys(keys, titles.drop_nulls(TITLE)[ITEM].unique(maintain_order=True))
 
 
 def _files(*tables: Table | None) -> tuple[str, ...]:
