@@ -6,6 +6,7 @@ April, nothing is guessed either: an order of events that is wrong is seen nowhe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from llamarec.command import typed
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
@@ -31,10 +33,18 @@ _PLAUSIBLE: Final = (365 * _DAY, (130 * 365 + 32) * _DAY)
 """Seconds of 1971-01-01 and 2100-01-01."""
 # Ten years, in seconds.
 _NEAR: Final = 10 * 365 * _DAY
+_LARGEST_OFFSET: Final = 14 * 3600
+"""Of a time zone, in seconds: the start of 1970 as a clock shows it somewhere."""
 _DIGITS: Final = {14: "%Y%m%d%H%M%S", 12: "%Y%m%d%H%M", 8: "%Y%m%d"}
 """Calendar forms of digits alone, by their number."""
 # Days of a spreadsheet: 1970 is 25,569, 2100 is 73,051.
 _SERIALS: Final = (25_569, 73_051)
+# Calendar forms that begin with the day or the month, told from order numbers by what dates they would be.
+_DIGITS_YEAR_LAST: Final = ("%d%m%Y", "%m%d%Y")
+_YEARS_LAST: Final = range(1990, 2051)
+_ONLY_DIGITS: Final = re.compile(r"(?:%[YmdHMSyj])+")
+_WIDTHS: Final = {"Y": 4, "j": 3}
+"""Digits of the codes of strptime, where they are not two."""
 ORDER_NUMBERS: Final = "order numbers"
 FILE_ORDER: Final = "the order of the rows"
 _AS_ISO: Final = (
@@ -88,7 +98,39 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
     if 2 * numbers.null_count() > len(text):
         del numbers
         return _without_unknown(_of_dates(text, where))
-    return _of_digits(text) or _of_numbers(numbers)
+
+    times = _of_digits(text) or _of_numbers(numbers)
+    return times if times.form == ORDER_NUMBERS else times._replace(seconds=_without_far_ends(times.seconds))
+
+
+def check_no_dates(text: pl.Series, where: str, column: str) -> None:
+    """Refuses order numbers that are dates with the year at their end, such as 31122019.
+
+    Args:
+        text: The column's values.
+        where: Table and column, for an error.
+        column: Its name, for the flag.
+
+    Raises:
+        DataError: every value is one, in either order of day and month; names both flags.
+    """
+    few = text.head(_ROWS_AT_ONCE).unique(maintain_order=True)
+    digits = _digits(few)
+    if few.is_empty() or not digits.str.contains(r"^\d{7,8}$").all():
+        return
+
+    padded, forms = digits.str.zfill(8), list[str]()
+    for form in _DIGITS_YEAR_LAST:
+        dates = padded.str.to_date(form, strict=False)
+        if not dates.null_count() and dates.dt.year().is_between(_YEARS_LAST.start, _YEARS_LAST.stop - 1).all():
+            forms.append(form)
+    if forms:
+        flags = [f'--timestamp_format "{form}"' for form in forms]
+        raise DataError(
+            f"{where}: its numbers are dates with the year at their end, or numbers that only order the interactions",
+            found=", ".join(map(repr, few.head(3).to_list())),
+            hint=[" or ".join(flags), f"if they only order: {typed(['--order_column', column])}"],
+        )
 
 
 def _in_parts(values: pl.Series, convert: Callable[[pl.Series], pl.Series]) -> pl.Series:
@@ -103,6 +145,8 @@ def _parts(values: pl.Series) -> Iterator[pl.Series]:
 
 def _finite(text: pl.Series) -> pl.Series:
     numbers = text.cast(pl.Float64, strict=False)
+    if numbers.null_count():
+        numbers = text.str.strip_chars().cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_finite(), None)
 
 
@@ -124,8 +168,15 @@ def _of_microseconds(since: pl.Series, form: str, expected: str) -> Times:
 
 
 def _strptime(text: str, form: str) -> int | None:
+    text = text.strip()
+    if _ONLY_DIGITS.fullmatch(form):
+        # Strptime reads 1012020 as the 10th of January, but a number has lost the zero of 01012020.
+        width = sum(_WIDTHS.get(code, 2) for code in form[1::2])
+        text = text.zfill(width) if len(text) == width - 1 else text
+        if len(text) != width:
+            return None
     try:
-        found = datetime.strptime(text.strip(), form)
+        found = datetime.strptime(text, form)
     except ValueError:
         return None
     since = (found if found.tzinfo else found.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
@@ -237,14 +288,29 @@ def _near_most(seconds: pl.Series, unit: pl.Series) -> pl.Series:
 
 
 def _without_unknown(times: Times) -> Times:
-    """Dates that repeat far from most others stand for "unknown": 1900-01-01, 9999-12-31."""
+    """Dates that repeat far from most others stand for "unknown": 1900-01-01, 9999-12-31; so does the start of 1970."""
     seconds = times.seconds
     median = seconds.median()
     if median is None or not _PLAUSIBLE[0] <= float(median) <= _PLAUSIBLE[1]:  # type: ignore[arg-type]
         return times
 
-    repeats = ~seconds.is_between(*_PLAUSIBLE).fill_null(True) & seconds.is_duplicated()
-    return times._replace(seconds=_without(seconds, repeats))
+    outside = ~seconds.is_between(*_PLAUSIBLE).fill_null(True)
+    is_start = seconds.is_between(-_LARGEST_OFFSET, _LARGEST_OFFSET).fill_null(False)
+    unknown = outside & (seconds.is_duplicated() | is_start) if outside.any() else outside
+    return times._replace(seconds=_without_far_ends(_without(seconds, unknown)))
+
+
+def _without_far_ends(seconds: pl.Series) -> pl.Series:
+    """Times without a first or last one that repeats years away from all others: 2099-12-31, 2038-01-19."""
+    for end in (seconds.min(), seconds.max()):
+        others = seconds.filter(seconds != end)
+        is_end = seconds == end
+        if not len(others) or int(is_end.sum()) <= 1:
+            continue
+        nearest = others.max() if others.max() < end else others.min()  # type: ignore[operator]
+        if abs(int(end) - int(nearest)) > _NEAR:  # type: ignore[arg-type]
+            seconds = _without(seconds, is_end.fill_null(False))
+    return seconds
 
 
 def _of_dates(text: pl.Series, where: str) -> Times:
@@ -311,6 +377,7 @@ class _DateCounts:
 
 def _ambiguous(text: pl.Series, where: str) -> DataError:
     clock = " %H:%M:%S" if text.str.count_matches(":").max() == 2 else " %H:%M"
+    clock = clock.replace("%H", "%I") + " %p" if text.str.contains(r"(?i)[ap]m\s*$").any() else clock
     clock = clock if text.str.contains(":").any() else ""
     mark = text.str.extract(r"\d([-/.])", 1).drop_nulls()[0]
     forms = [form[0].replace("/", mark) + clock for form in (DAY_FIRST, MONTH_FIRST)]

@@ -14,7 +14,7 @@ from typing import Final
 import polars as pl
 
 from llamarec.command import typed
-from llamarec.data.source import CLOCK
+from llamarec.data.source import CLOCK, ORDER
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
@@ -91,6 +91,8 @@ def find_columns(where: str, columns: Sequence[str], wanted: Wanted) -> dict[str
     for name, given in wanted.chosen.items():
         shared = wanted.shared if name == ITEM and not given else ""
         candidates = [shared] if shared else _candidates(name, given, columns)
+        if name == TIMESTAMP and not given:
+            candidates = [column for column in candidates if column != wanted.chosen.get(ORDER)]
         date_and_clock = _date_and_clock(given, candidates, columns) if name == TIMESTAMP else None
         if date_and_clock:
             found[TIMESTAMP], found[CLOCK] = date_and_clock

@@ -10,13 +10,15 @@ from llamarec.data.config import DataConfig
 from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.numbers import RowNumbers
 from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
-from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, read_times
+from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, check_no_dates, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import TIMESTAMP
 
 CLOCK_FORM: Final = r"^\s*(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*$"
 _DAY: Final = 86_400
 _HOURS, _SIXTY = 24, 60
+_EXACT: Final = 2**53
+"""From here on, not every whole number is a floating one."""
 _CODES_OF_CLOCKS: Final = ("%H", "%I", "%M", "%S", "%T", "%X", "%c", "%R")
 
 
@@ -60,11 +62,16 @@ class OrderReader:
 
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)
-        form = self._config.timestamp_format
+        form, orders_all = self._config.timestamp_format, self._columns[TIMESTAMP] == self._config.order_column
+        if orders_all and (exact := _exact_order(text)):
+            return exact
+
         if not form:
             check_not_rounded(text, where)
         if CLOCK not in self._columns:
             times = read_times(text, form, where)
+            if times.form == ORDER_NUMBERS and not orders_all:
+                check_no_dates(text, where, self._columns[TIMESTAMP])
         elif any(code in form for code in _CODES_OF_CLOCKS):
             text = (rows[TIMESTAMP].str.strip_chars() + " " + rows[CLOCK].str.strip_chars()).alias(TIMESTAMP)
             times = read_times(text, form, where)
@@ -113,6 +120,14 @@ class OrderReader:
             )
         seconds = dates.seconds + clocks // MICROSECONDS
         return Times(seconds, clocks % MICROSECONDS, f"{dates.form} with times of day", dates.expected)
+
+
+def _exact_order(text: pl.Series) -> Times | None:
+    """Whole numbers beyond those that a floating one keeps, such as keys that grow with time; else None."""
+    numbers = text.str.strip_chars().cast(pl.Int64, strict=False)
+    if numbers.null_count() or not (numbers.abs() >= _EXACT).any():
+        return None
+    return Times(numbers, (numbers * 0).cast(pl.Int32), ORDER_NUMBERS, "a whole number")
 
 
 def _microseconds(clocks: pl.Series) -> pl.Series:

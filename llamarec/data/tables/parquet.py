@@ -18,8 +18,9 @@ from llamarec.data.times import MICROSECONDS
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
-# Larger whole numbers are not all floating numbers: keys beyond may have lost digits.
-_EXACT: Final = 2**53
+# Larger whole numbers are not all floating numbers: those beyond may have lost digits.
+_EXACT: Final[dict[type[pl.DataType], int]] = {pl.Float32: 24, pl.Float64: 53}
+"""By type, how many bits of a whole number it keeps."""
 _ROWS_AT_ONCE: Final = 250_000
 _MAGIC: Final = b"PAR1"
 
@@ -79,6 +80,8 @@ def as_text(rows: pl.DataFrame, name: str, where: str, flag: str) -> pl.Series:
         return column.dt.to_string("%H:%M:%S%.f").alias(name)
 
     is_key = name != TIMESTAMP
+    if kind == pl.Float32 or (is_key and kind == pl.Float64):
+        _check_is_exact(column, where, "keys" if is_key else "times")
     if is_key and (kind.is_float() or isinstance(kind, pl.Decimal)):
         return _without_zeros(column, where)
 
@@ -103,14 +106,24 @@ def _without_zeros(column: pl.Series, where: str) -> pl.Series:
     Each value is looked at alone: blocks of one column must not differ.
     """
     is_whole = (column % 1 == 0).fill_null(False)
-    if column.dtype.is_float() and bool((is_whole & (column.abs() >= _EXACT)).any()):
-        raise DataError(
-            f"{where}: keys are floating numbers beyond 2**53, which have lost their last digits",
-            expected="whole numbers or text",
-            hint="write the table anew with this column as text or Int64",
-        )
     whole = column.set(~is_whole, None).cast(pl.Int128).cast(pl.String)
     return column.cast(pl.String).zip_with(~is_whole, whole)
+
+
+def _check_is_exact(column: pl.Series, where: str, what: str) -> None:
+    """Refuses floating numbers that may stand for several whole ones.
+
+    Raises:
+        DataError: some do.
+    """
+    bits = _EXACT[column.dtype.base_type()]
+    if bool(((column % 1 == 0) & (column.abs() >= 2**bits)).any()):
+        size = f"floating numbers of {32 if bits < 32 else 64} bits beyond 2**{bits}"
+        raise DataError(
+            f"{where}: {what} are {size}, which have lost their last digits",
+            expected="whole numbers or text",
+            hint="write the table anew, from its source, with this column as text or Int64",
+        )
 
 
 def _source(path: Path) -> Path | io.BytesIO:

@@ -1,0 +1,114 @@
+"""Small tables whose times and keys are odd: read right, or refused with these words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import polars as pl
+
+from tests.data.cases import DAYS, EXPECTED, ROWS, Case, dated, delimited, parquet, with_values
+
+_KEYS: Final = {"untitled_items": "key"}
+_RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for day in DAYS])
+
+
+def _timed(values: list[str]) -> dict[str, bytes]:
+    return {"shop.csv": delimited(with_values("timestamp", values))}
+
+
+def _at(day: int, value: str, form: str = "%Y-%m-%d") -> list[str]:
+    """Times of which those of one day stand for "unknown"."""
+    return [value if day == own else time for own, time in zip(DAYS, dated(form), strict=True)]
+
+
+def _year_last(form: str) -> list[str]:
+    """Dates of one month as numbers, which have lost their first zero."""
+    return [str(int(f"{datetime(2020, 1 + day % 2, 7 - day, tzinfo=UTC):{form}}")) for day in DAYS]
+
+
+def _turned_day(user: str, item: str) -> tuple[int, int]:
+    day = EXPECTED[user].index(item)
+    return day % 2, -day
+
+
+_TURNED: Final = {user: sorted(items, key=lambda item: _turned_day(user, item)) for user, items in EXPECTED.items()}
+
+TIMES: Final = [
+    *(
+        Case(
+            f"{name} as numbers",
+            _timed(_year_last(form)),
+            "shop.csv",
+            refused=f'the year at their end(.|\n)*--timestamp_format "{form}"(.|\n)*--order_column timestamp',
+        )
+        for name, form in (("day, month, year", "%d%m%Y"), ("month, day, year", "%m%d%Y"))
+    ),
+    *(
+        Case(
+            f"{name} as numbers, with their format",
+            _timed(_year_last(form)),
+            "shop.csv",
+            {"timestamp_format": form},
+            expected=_TURNED,
+        )
+        for name, form in (("day, month, year", "%d%m%Y"), ("month, day, year", "%m%d%Y"))
+    ),
+    Case(
+        "numbers that only look like dates",
+        _timed([str(12_011_990 + 1_000_000 * day) for day in DAYS]),
+        "shop.csv",
+        {"order_column": "timestamp"},
+        printed="read as order numbers",
+    ),
+    Case(
+        "keys that grow with time",
+        {"shop.csv": delimited(_RANKED, ("user", "item", "rank"))},
+        "shop.csv",
+        {"order_column": "rank", **_KEYS},
+        printed="read as order numbers",
+    ),
+    *(
+        Case(f"{value} for unknown", _timed(_at(day, value)), "shop.csv", refused=rf"not a time(.|\n)*{value}")
+        for day, value in ((0, "2099-12-31"), (5, "1970-01-01"), (5, "1980-01-01"))
+    ),
+    *(
+        Case(
+            f"{value} once",
+            _timed([value, *dated("%Y-%m-%d %H:%M:%S")[1:]]),
+            "shop.csv",
+            refused=rf"not a time(.|\n)*{value}",
+        )
+        for value in ("1970-01-01 01:00:00", "1969-12-31 19:00:00")
+    ),
+    Case(
+        "the largest number of 32 bits",
+        _timed(_at(0, "2147483647", "%s")),
+        "shop.csv",
+        refused=r"not a time(.|\n)*2147483647",
+    ),
+    Case("blanks around numbers", _timed([f'" {row["timestamp"]} "' for row in ROWS]), "shop.csv"),
+    Case(
+        "either order of day and month, with halves of a day",
+        _timed(dated("%d/%m/%Y %I:%M %p")),
+        "shop.csv",
+        refused=r'"%d/%m/%Y %I:%M %p" \(day first\) or --timestamp_format "%m/%d/%Y %I:%M %p"',
+    ),
+]
+
+TYPES: Final = [
+    *(
+        Case(
+            f"{name} of 32 bits",
+            {"shop.parquet": parquet(with_values(column, values), **{column: pl.Float32})},
+            "shop.parquet",
+            refused=r"floating numbers of 32 bits beyond 2\*\*24, which have lost their last digits",
+        )
+        for name, column, values in (
+            ("times", "timestamp", [row["timestamp"] for row in ROWS]),
+            ("keys", "user", [str(16_777_217 + int(row["user"][1:])) for row in ROWS]),
+        )
+    ),
+]
+
+CASES: Final = [*TIMES, *TYPES]
