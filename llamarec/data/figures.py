@@ -79,8 +79,13 @@ def count_unseen_test_items(histories: pl.DataFrame) -> UnseenTestItems:
 def share_taken_before(histories: pl.DataFrame) -> float:
     """Share of the validation labels that are in their user's history; 0 without labels."""
     has_label = (pl.col(TRAIN_END) > 0) & (pl.col(TRAIN_END) < pl.col(VALIDATION_END))
+    labelled = histories.filter(has_label)
+    if labelled.is_empty():
+        # Some versions of polars take no label from no list.
+        return 0.0
+
     label = pl.col(ITEM_IDS).list.get(pl.col(TRAIN_END))
-    taken = histories.filter(has_label).select(pl.col(ITEM_IDS).list.head(pl.col(TRAIN_END)).list.contains(label))
+    taken = labelled.select(pl.col(ITEM_IDS).list.head(pl.col(TRAIN_END)).list.contains(label))
     return float(taken.to_series().mean() or 0)  # type: ignore[arg-type]  # of booleans
 
 
