@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.data_root:
         common += ["--data_root", arguments.data_root]
 
-    _say("1 of 3: train the retriever; left to its defaults it trains until nothing improves, and two more for the lists")
+    _say("1 of 3: train the retriever for a few epochs (its default: until nothing improves)")
     _finish(TRAIN_RETRIEVER, *common, "--num_epochs", "20", "--hard_negative_folds", "1")
 
     _say("2 of 3: train the ranker, and kill it in the middle")

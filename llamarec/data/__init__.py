@@ -6,6 +6,7 @@ tables          a user's own table
 source          what a public data set consists of
 raw             raw files found, fetched, or named in an error
 ratings         a threshold of ratings
+parquet         files written so that a full disk is called so
 containers      compressed files and files in archives, opened by path
 lines           text files in blocks; a malformed line by file and number
 line_formats    what a format of lines consists of

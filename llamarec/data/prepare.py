@@ -16,6 +16,7 @@ from llamarec.data.config import NO_THRESHOLD, DataConfig
 from llamarec.data.containers import real_file
 from llamarec.data.inputs import TITLES_FLAG, Inputs, describe, hash_inputs, known_titles_path
 from llamarec.data.lines import BadLines, RowLimit
+from llamarec.data.parquet import write_parquet
 from llamarec.data.prepared import (
     FORMAT_VERSION,
     HISTORIES,
@@ -217,7 +218,7 @@ def _write(
     with replacing_folder(config.experiment.data) as staging:
         inputs.remember(staging)
         for name, table in parts.items():
-            table.write_parquet(staging / name, compression="zstd", statistics=False)
+            write_parquet(table, staging / name, statistics=False)
 
         manifest = _manifest(config, summary, inputs, staging)
         write_json(staging / MANIFEST, {**manifest})

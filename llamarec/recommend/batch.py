@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple, TypedDict
 
@@ -23,6 +22,7 @@ from llamarec.checkpoints.storage import durable, json_shapes
 from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.data.lines import POLARS_ERRORS
+from llamarec.data.parquet import write_parquet
 from llamarec.errors import ConfigError, LlamarecError, LockedError
 from llamarec.files import read_json, replacing, write_json
 from llamarec.recommend.recommender import Recommender
@@ -290,11 +290,9 @@ class BatchJob:
 
     def _publish(self) -> None:
         if self._output.suffix == ".parquet":
-            content = BytesIO()
-            pl.DataFrame(list(self._rows()), schema=_SCHEMA).write_parquet(content, compression="zstd")
-            # Python's own write says what a full disk is.
+            rows = pl.DataFrame(list(self._rows()), schema=_SCHEMA)
             with replacing(self._output) as staging:
-                staging.write_bytes(content.getvalue())
+                write_parquet(rows, staging)
             self._partial.unlink()
         else:
             os.replace(self._partial, self._output)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llamarec.data.parquet import write_parquet
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.candidate_orders import OrderedPrompts, OrderReport, mean_in_retriever_order, order_report
 from llamarec.evaluation.comparison import compare_ranks
@@ -192,4 +193,4 @@ def write_test(path: Path, answers: Answers, data: PreparedData) -> None:
     ).with_row_index("row")
     users_and_lists = everybody.join(asked, on="row", how="left", maintain_order="left").drop("row")
     with replacing(path) as staging:
-        users_and_lists.write_parquet(staging, compression="zstd")
+        write_parquet(users_and_lists, staging)
