@@ -24,6 +24,6 @@ prepared        a prepared set as later stages read it
 inputs          hashes of the raw files
 replacement     protection of data that a model was trained on
 nothing_left    what is said where the recipe leaves nothing
-near_keys       keys of two tables that are nearly the same
+near_keys       keys of two tables, or of one, that are nearly the same
 summary         figures of a prepared set in its manifest, and as text
 """

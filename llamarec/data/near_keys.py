@@ -1,4 +1,4 @@
-"""Keys of two tables that should be the same: examples of both, with what is invisible in them spelled out."""
+"""Keys that should be the same, of two tables or of one: examples, with what is invisible in them spelled out."""
 
 from __future__ import annotations
 
@@ -35,6 +35,26 @@ def warning_of_near_keys(ours: pl.Series, theirs: pl.Series) -> str:
     if not pairs:
         return ""
     return f"WARNING: {len(pairs):,} items have no title, and a key near that of a title, such as {_line(*pairs[0])}"
+
+
+def warning_of_split_keys(keys: pl.Series, what: str) -> str:
+    """Said where one user or item seems to have several keys, which are written nearly the same; empty where none has.
+
+    Args:
+        keys: Each once, as text.
+        what: "users" or "items".
+    """
+    text = keys.str.normalize("NFKC").str.replace_all(r"[\p{Cf}\p{Cc}]", "").str.strip_chars(" '\"").str.to_lowercase()
+    text = text.str.replace(r"\.0+$", "").str.replace(r"^0+(.)", "$1")
+    near = pl.DataFrame({"key": keys, "bare": text}).filter(pl.col("bare").is_duplicated())
+    if near.is_empty():
+        return ""
+
+    shown = near.filter(pl.col("bare") == near.sort("bare", "key")["bare"][0]).sort("key")["key"].head(_MOST_SHOWN)
+    return (
+        f"WARNING: {near.height:,} {what} have a key near that of another, such as "
+        f"{' and '.join(map(_shown, shown.to_list()))}: each counts as one of its own"
+    )
 
 
 def _pairs(ours: pl.Series, theirs: pl.Series) -> list[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
 
-from tests.data.cases import DAYS, EXPECTED, ROWS, Case, dated, delimited, parquet, with_values
+from tests.data.cases import DAYS, EXPECTED, ROWS, TITLES, Case, dated, delimited, parquet, with_values
 
 _KEYS: Final = {"untitled_items": "key"}
 _RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for day in DAYS])
@@ -15,6 +17,17 @@ _RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for d
 
 def _timed(values: list[str]) -> dict[str, bytes]:
     return {"shop.csv": delimited(with_values("timestamp", values))}
+
+
+def _keyed(change: Callable[[str], str], changed: Callable[[str, int], bool]) -> dict[str, bytes]:
+    """The table with other keys of users, in rows that their key and day tell."""
+
+    def key(user: str, day: int) -> str:
+        return change(user) if changed(user, day) else user
+
+    return {
+        "shop.csv": delimited([{**row, "user": key(row["user"], day)} for row, day in zip(ROWS, DAYS, strict=True)])
+    }
 
 
 def _at(day: int, value: str, form: str = "%Y-%m-%d") -> list[str]:
@@ -111,4 +124,47 @@ TYPES: Final = [
     ),
 ]
 
-CASES: Final = [*TIMES, *TYPES]
+KEYS: Final = [
+    *(
+        Case(f"keys with {name}", _keyed(change, lambda _, day: day % 2 == 0), "shop.csv")
+        for name, change in (
+            ("a blank after some", lambda key: key + " "),
+            ("a no-break space before some", lambda key: "\xa0" + key),
+            ("an invisible mark before some", lambda key: "\ufeff" + key),
+        )
+    ),
+    *(
+        Case(
+            f"keys of one user that differ in {name}",
+            _keyed(change, lambda key, day: (key, day) == ("u0", 0)),
+            "shop.csv",
+            expected={**EXPECTED, "u0": EXPECTED["u0"][1:]},
+            printed=f"WARNING: 2 users have a key near that of another, such as {said}",
+        )
+        for name, change, said in (
+            ("case", str.upper, "'U0' and 'u0'"),
+            ("quotes", lambda key: f"'{key}'", """"'u0'" and 'u0'"""),
+            ("a mark within", lambda key: "u\u200b0", r"'u0' and 'u\u200b0'"),
+        )
+    ),
+    Case(
+        "blanks around the keys of titles",
+        {
+            "shop.csv": delimited(columns=("user", "item", "timestamp")),
+            "items.csv": delimited([{**row, "item": f" {row['item']} "} for row in TITLES], ("item", "title")),
+        },
+        "shop.csv",
+        {"items_file": "items.csv"},
+    ),
+    *(
+        Case(
+            f"{value} as a key",
+            {"shop.csv": delimited(with_values("user", [value, *(row["user"] for row in ROWS[1:])]))},
+            "shop.csv",
+            refused=rf"line 2: no value for user\n +found: +'{re.escape(value)}'",
+        )
+        for value in ("undefined", "(not set)", "NULL", "#REF!", "[object Object]")
+    ),
+]
+
+CASES: Final = [*TIMES, *TYPES, *KEYS]

@@ -27,7 +27,7 @@ DAY: Final = 86_400 * MICROSECONDS
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # What dialects trip over.
 _KEYS: Final = (
-    *("u1", "19", "007", "1e16", "true", "19.0", "-", "na", "a'b", "a b", " padded ", "x" * 40, "0", "+5", "1_000"),
+    *("u1", "19", "007", "1e16", "true", "19.0", "-", "na", "a'b", "a b", "in  between", "x" * 40, "0", "+5", "1_000"),
     *("é", "ключ", "日本", "e\u0301", "a,b", "a;b", "a|b", "a\tb", 'a"b', '"', "a\\b", "=1+1", "#1", "a\nb", "a\r\nb"),
 )
 _TITLES: Final = ("Film {}", "Café {}", 'The "best" of {}', "A, B; C | D {}", "Rock &amp; Roll {}", "{}: one\nand two")

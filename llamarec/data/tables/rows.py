@@ -23,7 +23,12 @@ PART: Final = "part number"
 """Column of numbers of the parts that rows come from."""
 _ROWS_AT_ONCE: Final = 500_000
 # What exports write for "no value"; no key or title.
-_NO_VALUE: Final = ("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "NA", "N/A", "n/a", "#N/A", "NaT")
+_NO_VALUE: Final = (
+    *("nan", "NaN", "NULL", "null", "None", "<NA>", "\\N", "NA", "N/A", "n/a", "#N/A", "NaT", "(null)", "undefined"),
+    *("(not set)", "[object Object]", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!"),
+)
+# Blanks of all kinds, and marks that nobody sees.
+_AROUND: Final = "".join(chr(n) for n in range(0x3001) if chr(n).isspace()) + "\ufeff\u200b\u200e\u200f\u2060"
 # As a spreadsheet writes long numbers: all but a few digits are lost.
 _ROUNDED: Final = r"^\d([.,]\d+)?E\+\d{2,3}$"
 _NO_KEYS: Final = (TIMESTAMP, CLOCK, ORDER, RATING)
@@ -134,7 +139,8 @@ def _of_block(table: Table, part: Part, lists: ListColumns, bad: BadLines, block
     rows = rows.with_columns(pl.col(name).cast(KEY) for name in coded)
     rows = _without_headers(rows, found, part, bad)
     rows = _without_rounded(rows, found, part, bad)
-    return _with_values(rows.with_columns(_values(rows[name]) for name in coded), found, part, bad)
+    values = rows.with_columns(_values(rows[name], is_key=name != TITLE) for name in coded)
+    return _with_values(values, rows, found, part, bad)
 
 
 def _refuse_other_lists(table: Table, part: Part, rows: pl.DataFrame) -> NoReturn:
@@ -147,14 +153,17 @@ def _refuse_other_lists(table: Table, part: Part, rows: pl.DataFrame) -> NoRetur
     )
 
 
-def _with_values(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
-    for name in found:
-        if name == TITLE:
-            continue
-        for row in rows.filter(pl.col(name).is_null())[LINE].to_list():
-            bad.add(part.path, row, f"no value for {found[name]}", "", unit=part.unit)
-        rows = rows.drop_nulls(name)
-    return rows
+def _with_values(
+    rows: pl.DataFrame, spelled: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines
+) -> pl.DataFrame:
+    """Rows that have every value but the title; `spelled` has what the table says in place of the others."""
+    has_all = pl.Series([True]).new_from_index(0, rows.height)
+    for name in [name for name in found if name != TITLE]:
+        for row in (has_all & rows[name].is_null()).arg_true().to_list():
+            text = spelled[name][row] or ""
+            bad.add(part.path, rows[LINE][row], f"no value for {found[name]}", str(text), unit=part.unit)
+        has_all &= rows[name].is_not_null()
+    return rows if has_all.all() else rows.filter(has_all)
 
 
 def _without_headers(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:
@@ -166,15 +175,18 @@ def _without_headers(rows: pl.DataFrame, found: Mapping[str, str], part: Part, b
     return rows.filter(~repeats)
 
 
-def _values(column: pl.Series) -> pl.Series:
-    """Keys or titles; null where an export wrote that there is none."""
+def _values(column: pl.Series, *, is_key: bool) -> pl.Series:
+    """Keys, without the blanks around them, or titles; null where an export wrote that there is none."""
     texts = column.unique().cast(pl.String)
-    nothing = texts.filter((texts.str.strip_chars() == "") | texts.is_in(_NO_VALUE))
-    if nothing.is_empty():
+    bare = texts.str.strip_chars(_AROUND)
+    nothing = texts.filter((bare == "") | bare.is_in(_NO_VALUE))
+    has_blanks = is_key and bool((bare != texts).any())
+    if nothing.is_empty() and not has_blanks:
         return column
 
     spelled = column.cast(pl.String)
-    return spelled.set(spelled.is_in(nothing.implode()), None).cast(KEY)
+    spelled = spelled.set(spelled.is_in(nothing.implode()), None)
+    return (spelled.str.strip_chars(_AROUND) if has_blanks else spelled).cast(KEY)
 
 
 def _without_rounded(rows: pl.DataFrame, found: Mapping[str, str], part: Part, bad: BadLines) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import polars as pl
 
 from llamarec.data.config import DataConfig
 from llamarec.data.lines import BadLines
-from llamarec.data.near_keys import warning_of_near_keys
+from llamarec.data.near_keys import warning_of_near_keys, warning_of_split_keys
 from llamarec.data.ratings import LeastRating
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, ORDER, RawTables
 from llamarec.data.tables.columns import Wanted, check_titles, shared_key
@@ -36,9 +36,11 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     main, second = _tables(config, with_ratings=least is not None)
     interactions, titles, form = _interactions(main, config, bad, least)
 
-    with_titles = second or main
+    warnings = [warning_of_split_keys(interactions[name].unique().cast(pl.String), f"{name}s") for name in (USER, ITEM)]
+    with_titles, files = second or main, _files(main, second)
     if TITLE not in with_titles.columns:
-        return RawTables(interactions, pl.DataFrame(schema=ITEM_SCHEMA), form, main.columns, files=_files(main, second))
+        none = pl.DataFrame(schema=ITEM_SCHEMA)
+        return RawTables(interactions, none, form, main.columns, warnings=tuple(filter(None, warnings)), files=files)
 
     titles = distinct_titles(read_rows(second, bad)) if second else titles
     if not config.title_column:
@@ -46,14 +48,15 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     named = {**main.columns, TITLE: with_titles.columns[TITLE]}
     if second and second.columns[ITEM] != main.columns[ITEM]:
         named["items_item"] = second.columns[ITEM]
-    near = _warning_of_near_keys(interactions, titles) if second else ""
+    if second:
+        warnings.append(_warning_of_near_keys(interactions, titles))
     return RawTables(
         interactions,
         titles.select(ITEM, TITLE),
         form,
         named,
-        warnings=tuple(filter(None, [near])),
-        files=_files(main, second),
+        warnings=tuple(filter(None, warnings)),
+        files=files,
     )
 
 
