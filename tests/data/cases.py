@@ -340,9 +340,9 @@ LEFT_BY_OTHERS: Final = [
     ),
     Case(
         "a name that a shell would change",
-        {"shop.csv": delimited(header=("#user", "item", "timestamp", "title"))},
+        {"shop.csv": delimited(header=("my user", "item", "timestamp", "title"))},
         "shop.csv",
-        refused="no column looks like the user: --user_column '#user'",
+        refused="no column looks like the user: --user_column 'my user'",
     ),
     Case(
         "names that are far from what is looked for",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +14,9 @@ from tests.data.cases import DAYS, EXPECTED, ROWS, TITLES, Case, dated, delimite
 
 _KEYS: Final = {"untitled_items": "key"}
 _RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for day in DAYS])
+_REST: Final = ("item", "timestamp", "title")
+_SESSIONS: Final = with_values("session", [f"s{number}" for number in range(len(ROWS))])
+_LINES: Final = ["17 23 31 45 52 61 74 88", *["17 45 23 52 31 74 61 88"] * 5]
 
 
 def _timed(values: list[str]) -> dict[str, bytes]:
@@ -167,4 +171,71 @@ KEYS: Final = [
     ),
 ]
 
-CASES: Final = [*TIMES, *TYPES, *KEYS]
+COLUMNS: Final = [
+    *(
+        Case(
+            f"a session beside {person}",
+            {"shop.csv": delimited(_SESSIONS, ("session", "user", *_REST), header=("session_id", person, *_REST))},
+            "shop.csv",
+            refused=f"several columns could be the user: --user_column session_id or --user_column {person}",
+        )
+        for person in ("client_id", "user_pseudo_id", "email")
+    ),
+    Case(
+        "a session beside a known person",
+        {"shop.csv": delimited(_SESSIONS, ("session", "user", *_REST), header=("session_id", "visitor_id", *_REST))},
+        "shop.csv",
+    ),
+    Case(
+        "a session beside its browser",
+        {"shop.csv": delimited(_SESSIONS, ("user", "session", *_REST), header=("session_id", "user_agent", *_REST))},
+        "shop.csv",
+    ),
+    Case(
+        "names with blanks and capitals",
+        {"shop.csv": delimited(header=("User ID", "Item-ID", "Time Stamp", "Product Name"))},
+        "shop.csv",
+        printed="user=User ID, item=Item-ID, timestamp=Time Stamp, title=Product Name",
+    ),
+    Case(
+        "some items with several titles",
+        {
+            "shop.csv": delimited(columns=("user", "item", "timestamp")),
+            "items.csv": delimited([*TITLES, {"item": "i0", "title": "Thing 0 anew"}], ("item", "title")),
+        },
+        "shop.csv",
+        {"items_file": "items.csv"},
+        printed="1 items have several titles, of which the first counts: 'i0' has 'Thing 0' and 'Thing 0 anew'",
+    ),
+    *(
+        Case(
+            f"fields separated by {name}",
+            {"shop.csv": delimited(separator=mark)},
+            "shop.csv",
+            refused=f"its fields are separated by (.|\n)*--separator {re.escape(value)}",
+        )
+        for name, mark, value in (("a tilde", "~", "'~'"), ("Hive's control character", "\x01", r"$'\x01'"))
+    ),
+    *(
+        Case(
+            f"a line for each user, {name}",
+            {"shop.txt": "".join(f"{user} {items[: 24 - cut * user]}\n" for user, items in enumerate(_LINES)).encode()},
+            "shop.txt",
+            _KEYS,
+            refused=r'each line looks like a user with all of its items(.|\n)*"items": \["7", "3"\]',
+        )
+        for name, cut in (("of one length", 0), ("of several lengths", 2))
+    ),
+    Case(
+        "a line for each user, as the refusal says",
+        {
+            "shop.jsonl": "".join(
+                f"{json.dumps({'user': user, 'items': items})}\n" for user, items in EXPECTED.items()
+            ).encode()
+        },
+        "shop.jsonl",
+        {"no_timestamp": True, **_KEYS},
+    ),
+]
+
+CASES: Final = [*TIMES, *TYPES, *KEYS, *COLUMNS]

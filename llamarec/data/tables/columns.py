@@ -6,6 +6,7 @@ A guess that could be another one is refused: a wrong column is seen nowhere lat
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,9 +41,17 @@ _KNOWN: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("rating", "ratings", "stars", "star_rating", "overall", "score", "review_rating", "review_score"),
         ("user_rating", "review_overall"),
     ),
-    TITLE: (("title", "item_title", "movie_title", "product_title", "item_name"), ("name",)),
+    TITLE: (
+        ("title", "item_title", "movie_title", "book_title", "product_title", "item_name", "product_name"),
+        ("name",),
+    ),
 }
 """By column, groups of names; a group counts where no name of an earlier one is there."""
+# A person may be told from a session: visitor, client_id, user_pseudo_id, email.
+_PERSON: Final = re.compile(
+    r"(user|visitor|customer|client|member|person|buyer|shopper|account|viewer|reader|player|reviewer)"
+    r"(.*(id|key|hash|uuid|no|number|name|email))?|.*email"
+)
 # What the name of a column of lists ends with: items, item_id_list, timestamp-seq.
 _OF_LISTS: Final = re.compile(r"[-_/ ]?(list_seq|list|seq|sequence|history)$|s$")
 _DATE, _TIME_OF_DAY = "date", "time"
@@ -126,7 +135,9 @@ def listed(columns: Sequence[str]) -> str:
 
 def is_known(name: str, column: str) -> bool:
     """Whether a table's column is recognised as `name` (USER, ITEM, ...)."""
-    return any(_bare(name, column, of_lists) in group for group in _KNOWN[name] for of_lists in (False, True))
+    return any(
+        _bare(name, column, of_lists) in _plain_names(group) for group in _KNOWN[name] for of_lists in (False, True)
+    )
 
 
 def is_name_of_lists(name: str, column: str) -> bool:
@@ -146,19 +157,22 @@ def shared_key(first: Sequence[str], second: Sequence[str]) -> str:
     return both[0] if len(both) == 1 else ""
 
 
-def check_titles(items: pl.DataFrame, where: str, flag: str) -> None:
+def check_titles(items: pl.DataFrame, where: str, flag: str, column: str, *, of_items: bool) -> None:
     """Checks that a guessed column holds titles of items: not of reviews, nor names of customers.
 
     Args:
         items: item, title, each pair once, and in NUM_ROWS how many rows have it.
-        where: Table and column, for an error.
+        where: Table, for an error.
         flag: That names the column.
+        column: That was guessed.
+        of_items: Whether the table is one of items, in which one row tells that an item has one title.
 
     Raises:
         DataError: most items have several titles, or most have one and the same.
     """
     titles = items.drop_nulls(TITLE)
-    seen = items.group_by(ITEM).agg(pl.col(NUM_ROWS).sum()).filter(pl.col(NUM_ROWS) > 1).select(ITEM)
+    where, least = f"{where}, column {column!r}", 1 if of_items else 2
+    seen = items.group_by(ITEM).agg(pl.col(NUM_ROWS).sum()).filter(pl.col(NUM_ROWS) >= least).select(ITEM)
     num_titles = titles.join(seen, on=ITEM, how="semi").group_by(ITEM).len()["len"]
     several = float((num_titles > 1).mean() or 0)  # type: ignore[arg-type]  # of booleans
     if len(num_titles) >= _FEW_ITEMS and several > _MOST:
@@ -170,7 +184,7 @@ def check_titles(items: pl.DataFrame, where: str, flag: str) -> None:
             found=f"item {example[ITEM][0]!r} with " + ", ".join(map(repr, shown)),
             hint=[
                 f"{flag} NAME, or a second table: --items_file FILE",
-                f"or take each item's first: {flag} with this name",
+                f"or take each item's first: {typed([flag, column])}",
             ],
         )
 
@@ -180,8 +194,27 @@ def check_titles(items: pl.DataFrame, where: str, flag: str) -> None:
         raise DataError(
             f"{where}: {most['count'][0]:,} of {firsts.height:,} items have the title {most[TITLE][0]!r}",
             expected="a title that tells an item from others",
-            hint=f"{flag} NAME; to take these all the same, {flag} with this name",
+            hint=f"{flag} NAME; to take these all the same, {typed([flag, column])}",
         )
+
+
+def warning_of_several_titles(items: pl.DataFrame) -> str:
+    """Said where some items have several titles, of which the first counts; empty where none has.
+
+    Args:
+        items: item, title, each pair once.
+    """
+    titles = items.drop_nulls(TITLE)
+    several = titles.filter(pl.len().over(ITEM) > 1)
+    if several.is_empty():
+        return ""
+
+    first = several[ITEM][0]
+    shown = several.filter(pl.col(ITEM) == first)[TITLE].head(2).to_list()
+    return (
+        f"WARNING: {several[ITEM].n_unique():,} items have several titles, of which the first counts: "
+        f"{first!r} has {' and '.join(repr(_short(title)) for title in shown)}"
+    )
 
 
 def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
@@ -190,14 +223,25 @@ def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
         return [column for column in columns if column == given]
 
     for of_lists in (False, True):
-        for group in _KNOWN.get(name, ()):
-            if there := [column for column in columns if _bare(name, column, of_lists) in group]:
-                return there
+        for number, group in enumerate(_KNOWN.get(name, ())):
+            if there := [column for column in columns if _bare(name, column, of_lists) in _plain_names(group)]:
+                is_session = name == USER and number > 0
+                return there + [column for column in columns if is_session and _PERSON.fullmatch(_plain(column))]
     return []
 
 
 def _bare(name: str, column: str, of_lists: bool) -> str:
-    return _OF_LISTS.sub("", column.lower(), count=1) if of_lists and name != USER else column.lower()
+    return _plain(_OF_LISTS.sub("", column.lower(), count=1) if of_lists and name != USER else column)
+
+
+def _plain(column: str) -> str:
+    """A name without what tools write differently: User ID, user-id, userId."""
+    return re.sub(r"[\W_]+", "", column.lower())
+
+
+@functools.cache
+def _plain_names(group: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_plain, group))
 
 
 def _date_and_clock(given: str, candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from llamarec.command import typed
 from llamarec.data.config import IGNORED
 from llamarec.data.tables.columns import is_known_name
 from llamarec.data.tables.separators import SEPARATORS, records, separator_of
@@ -26,6 +27,9 @@ _VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/
 _CLOCK: Final = re.compile(r"\d:\d\d")
 _LARGE: Final = 8
 """Digits of a number from which it may be a time."""
+_SINCE: Final = 788_918_400
+"""Seconds of 1995, before which no time of such tables lies; smaller numbers are keys."""
+_ITEMS_IN_A_LINE, _USUAL_COLUMNS = 3, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,8 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
     num_skipped, _ = _before(lines, where)
     if any(map(is_known_name, header.columns)):
         return
+    _check_separator(header, where, prefix)
+    _check_no_sequences(header, lines[num_skipped:], where)
     if not any(map(_VALUE.fullmatch, header.columns)) and not _header_below(lines, num_skipped, header.separator):
         return
 
@@ -136,6 +142,46 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
             f"if it is a header: --{prefix}item_column NAME" + ("" if prefix else " --user_column NAME ..."),
         ],
     )
+
+
+def _check_separator(header: Header, where: str, prefix: str) -> None:
+    """Refuses a header that another separator would split into known names.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    if len(header.columns) > 1:
+        return
+    for mark in dict.fromkeys(re.findall(r"[^\w\s-]|[\x00-\x1f]", header.columns[0])):
+        if sum(map(is_known_name, header.columns[0].split(mark))) > 1:
+            value = typed([mark]) if mark.isprintable() else f"$'\\x{ord(mark):02x}'"
+            raise ConfigError(
+                f"{where}: its fields are separated by {mark!r}",
+                found=_shown(header.columns[0]),
+                hint=f"--{prefix}separator {value}",
+            )
+
+
+def _check_no_sequences(header: Header, lines: Sequence[str], where: str) -> None:
+    """Refuses lines of a user and all of its items, separated by blanks.
+
+    Raises:
+        DataError: says which form is read.
+    """
+    if header.separator not in ("space", " ") or len(header.columns) < _ITEMS_IN_A_LINE:
+        return
+    fields = [line.split() for line in lines if line.strip()]
+    are_small = all(one.isdigit() and len(one) <= _LARGE for line in fields for one in line)
+    if are_small and (len({len(line) for line in fields}) > 1 or len(header.columns) > _USUAL_COLUMNS):
+        raise DataError(
+            f"{where}: each line looks like a user with all of its items",
+            expected="a row for each interaction, or lists of items that are marked as such",
+            found=_shown(lines[0]),
+            hint=[
+                'as JSON lines: {"user": "1", "items": ["7", "3"]} with --no_timestamp',
+                "or a line for each item with --columns user,item --no_timestamp",
+            ],
+        )
 
 
 def _header_below(lines: Sequence[str], num_skipped: int, separator: str) -> int:
@@ -237,7 +283,8 @@ def _may_be_a_time(field: str) -> bool:
     text = field.strip()
     is_number_or_date = bool(_VALUE.fullmatch(text))
     is_long = len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text
-    return (is_number_or_date and is_long) or _CLOCK.search(text) is not None
+    is_key = text.isdigit() and len(text) == len(str(_SINCE)) and int(text) < _SINCE
+    return (is_number_or_date and is_long and not is_key) or _CLOCK.search(text) is not None
 
 
 def _shown(line: str) -> str:
