@@ -303,9 +303,11 @@ def _without_unknown(times: Times) -> Times:
 def _without_far_ends(seconds: pl.Series) -> pl.Series:
     """Times without a first or last one that repeats years away from all others: 2099-12-31, 2038-01-19."""
     for end in (seconds.min(), seconds.max()):
+        if end is None:
+            continue
         others = seconds.filter(seconds != end)
         is_end = seconds == end
-        if not len(others) or int(is_end.sum()) <= 1:
+        if others.is_empty() or int(is_end.sum()) <= 1:
             continue
         nearest = others.max() if others.max() < end else others.min()  # type: ignore[operator]
         if abs(int(end) - int(nearest)) > _NEAR:  # type: ignore[arg-type]

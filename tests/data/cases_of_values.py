@@ -85,6 +85,12 @@ TIMES: Final = [
         {"order_column": "rank", **_KEYS},
         printed="read as order numbers",
     ),
+    Case(
+        "numbers far beyond all times",
+        _timed([str(10**19 + day) for day in DAYS]),
+        "shop.csv",
+        refused=r"not in a known form of times(.|\n)*10000000000000000003",
+    ),
     *(
         Case(f"{value} for unknown", _timed(_at(day, value)), "shop.csv", refused=rf"not a time(.|\n)*{value}")
         for day, value in ((0, "2099-12-31"), (5, "1970-01-01"), (5, "1980-01-01"))
