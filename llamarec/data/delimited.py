@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -40,6 +41,7 @@ def csv_format(
         encoding: Of the file.
     """
     num_separators = len(columns) - 1
+    needed = [columns.index(name) for name in schema if name in required]
     is_long = len(separator) > 1
     quote = quote and not is_long
 
@@ -68,16 +70,23 @@ def csv_format(
             return None
         if len(fields) != len(columns):
             raise ValueError(f"expected {len(columns)} fields separated by {separator!r}, found {len(fields)}")
+        if len(lines.taken) > 1 and _hold_records(fields, needed, separator):
+            raise ValueError("a quote is opened here, and whole records follow before one closes it")
 
         row = dict(zip(columns, fields, strict=True))
         return {name: cast(name, row[name], kind) for name, kind in schema.items()}
 
-    take = partial(_take_quoted, columns, schema, required, fields_of)
+    take = partial(_take_quoted, columns, schema, required, fields_of, separator)
     return LineFormat(schema, required, parse, take if quote else LineFormat.take, read, encoding)
 
 
 def _take_quoted(
-    columns: Sequence[str], schema: Schema, required: Sequence[str], fields_of: FieldsOf, lines: Lines
+    columns: Sequence[str],
+    schema: Schema,
+    required: Sequence[str],
+    fields_of: FieldsOf,
+    separator: str,
+    lines: Lines,
 ) -> Iterator[Sequence[Value]]:
     """Records with as many fields as there are columns."""
     positions = [columns.index(name) for name in schema]
@@ -90,6 +99,8 @@ def _take_quoted(
         try:
             fields = next(reader)
             if len(fields) != len(columns) or len(fields) == 1:
+                raise ValueError(fields)
+            if len(lines.taken) > 1 and _hold_records(fields, [positions[number] for number in needed], separator):
                 raise ValueError(fields)
             values: list[Value] = [fields[position] or None for position in positions]
             for number, kind in casts:
@@ -113,3 +124,29 @@ def _quoted_fields(lines: Lines, fields_of: FieldsOf) -> list[str]:
         reason = "a quote is opened here, and what follows is no closed field" if is_open else str(error)
         raise ValueError(reason) from None
     return [] if all(not field.strip() for field in fields) and len(fields) <= 1 else fields
+
+
+def _hold_records(fields: Sequence[str], needed: Sequence[int], separator: str) -> bool:
+    """Whether a field of several lines holds what looks like records: a quote of one that another one's closes.
+
+    Args:
+        fields: Of a record.
+        needed: Positions of the columns that every record has.
+        separator: Between fields.
+    """
+    if len(needed) <= 1:
+        return False
+    shapes = {position: _shape(fields[position]) for position in needed if "\n" not in fields[position]}
+    for number, field in enumerate(fields):
+        for line in field.split("\n")[1:]:
+            inner = line.rstrip("\r").split(separator)
+            seen = [position for position in shapes if position < len(inner)]
+            is_record = len(inner) == len(fields) or len(inner) == number + 1
+            if is_record and len(seen) > 1 and all(_shape(inner[position]) == shapes[position] for position in seen):
+                return True
+    return False
+
+
+def _shape(text: str) -> str:
+    """A field with one letter for letters and one digit for digits: a9 for u17."""
+    return re.sub(r"\d+", "9", re.sub(r"[^\W\d]+", "a", text))

@@ -151,6 +151,11 @@ def _finite(text: pl.Series) -> pl.Series:
 
 
 def _by_form(text: pl.Series, form: str, where: str) -> Times:
+    if "%p" in form and "%H" in form:
+        raise DataError(
+            f"--timestamp_format {form}: %p (AM, PM) has no effect beside %H",
+            hint=typed(["--timestamp_format", form.replace("%H", "%I")]),
+        )
     found = _in_parts(
         text, lambda part: pl.Series(TIMESTAMP, [_strptime(one, form) for one in part.to_list()], dtype=pl.Int64)
     )
@@ -260,6 +265,10 @@ def _of_order_numbers(numbers: pl.Series) -> Times:
         microseconds = ((numbers - _SERIALS[0]) * _DAY * MICROSECONDS).round().cast(pl.Int64)
         return _of_microseconds(microseconds, "days of a spreadsheet", _AS_ISO)
 
+    # The only one below 0 stands for "unknown".
+    negative = numbers.filter(numbers < 0)
+    if len(negative) and bool((negative == -1).all()) and bool((numbers > 0).any()):
+        numbers = numbers.set(numbers < 0, None)
     whole = numbers.floor()
     fractions = ((numbers - whole) * MICROSECONDS).round().clip(0, MICROSECONDS - 1)
     return Times(whole.cast(pl.Int64, strict=False), fractions.cast(pl.Int64, strict=False), ORDER_NUMBERS, _AS_ISO)

@@ -51,7 +51,35 @@ def _turned_day(user: str, item: str) -> tuple[int, int]:
 
 _TURNED: Final = {user: sorted(items, key=lambda item: _turned_day(user, item)) for user, items in EXPECTED.items()}
 
+
+def _quoted_titles(close: int) -> list[str]:
+    titles = [row["title"] for row in ROWS]
+    return [f'"{titles[0]}', *titles[1:close], f'{titles[close]}"', *titles[close + 1 :]]
+
+
 TIMES: Final = [
+    Case(
+        "-1 for unknown among order numbers",
+        _timed([str(day - 1 if day == 0 else day) for day in DAYS]),
+        "shop.csv",
+        refused=r"not a time(.|\n)*'-1'",
+    ),
+    Case(
+        "halves of a day beside a clock of 24 hours",
+        _timed(dated("%Y-%m-%d %I:%M %p")),
+        "shop.csv",
+        {"timestamp_format": "%Y-%m-%d %H:%M %p"},
+        refused=r"no effect beside %H(.|\n)*--timestamp_format '%Y-%m-%d %I:%M %p'",
+    ),
+    *(
+        Case(
+            f"times such as {form}",
+            _timed([f'"{time}"' for time in dated(form)]),
+            "shop.csv",
+            refused=rf'not in a known form of times(.|\n)*--timestamp_format "{form}"',
+        )
+        for form in ("%m/%d/%Y, %I:%M:%S %p", "%d.%m.%Y, %H:%M:%S", "%Y-%m-%d %H", "%d-%b-%y %I.%M.%S.%f %p")
+    ),
     *(
         Case(
             f"{name} as numbers",
@@ -244,4 +272,21 @@ COLUMNS: Final = [
     ),
 ]
 
-CASES: Final = [*TIMES, *TYPES, *KEYS, *COLUMNS]
+QUOTES: Final = [
+    *(
+        Case(
+            f"a quote that another record's closes, {name}",
+            {"shop.csv": delimited(with_values("title", _quoted_titles(close)))},
+            "shop.csv",
+            refused="line 2: a quote is opened here, and whole records follow before one closes it",
+        )
+        for name, close in (("in the next one", 1), ("further down", 4))
+    ),
+    Case(
+        "a title with a line that has as many separators",
+        {"shop.csv": delimited(with_values("title", [f'"One, two\n a, b, 3, {row["title"]}"' for row in ROWS]))},
+        "shop.csv",
+    ),
+]
+
+CASES: Final = [*QUOTES, *TIMES, *TYPES, *KEYS, *COLUMNS]

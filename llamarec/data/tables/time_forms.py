@@ -16,11 +16,13 @@ _CLOCK_ALONE: Final = r"^\s*\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?
 _DATES: Final = (
     *("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%d. %B %Y"),
     *("%m %d, %Y", "%Y %b %d", "%Y-%b-%d", "%a %b %d %Y", "%a, %d %b %Y", "%A, %B %d, %Y", "%Y %m %d", "%d %m %Y"),
+    *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%Y-%m-%d"),
     *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%y/%m/%d", "%Y年%m月%d日", "%Y-%m"),
     *("%b-%y", "%b %Y", "%B %Y", "%Y/%m", "%m/%Y"),
 )
 _CLOCKS: Final = (
     *("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", ", %H:%M:%S", ", %H:%M", ", %I:%M %p", ":%H:%M:%S"),
+    *(", %I:%M:%S %p", " %H", " %I.%M.%S.%f %p"),
     *("T%H:%M:%S", " %H.%M.%S", " %H.%M", " %H:%M:%S.%f", " %H:%M:%S %z", ":%H:%M:%S %z", " %H:%M:%S %Z"),
 )
 # Those of Twitter and of Unix' date, of ISO without marks, and a clock before its date.
