@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -22,7 +23,8 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.verification import verify, verify_best
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.saves import best, saver, writer
-from tests.resume.training import make_trainer, outcome
+from tests.resume.runs import quiet_trainer
+from tests.resume.training import make_trainer, outcome, state_of
 
 BEST, LAST = 6, 10
 """The best of all validations comes at the second of four saves, the last one at the training's end."""
@@ -284,3 +286,42 @@ def test_no_checkpoint_has_the_empty_card_of_peft(in_background: bool, tmp_path:
     _trainer(tmp_path, in_background=in_background).train()
     assert list(tmp_path.rglob("adapter_config.json"))
     assert not list(tmp_path.rglob("README.md"))
+
+
+class EatsDescriptors(TrainerCallback):
+    """Leaves no file descriptor between two steps."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self._start, self._end = start, end
+        self._held: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._start:
+            with contextlib.suppress(OSError):
+                while True:
+                    self._held.append(os.open(os.devnull, os.O_RDONLY))
+        if state.global_step == self._end:
+            for descriptor in self._held:
+                os.close(descriptor)
+            # So that no resume is told of them.
+            self._held.clear()
+
+
+def test_without_file_descriptors_training_goes_on_until_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    small: dict[str, Any] = {"noisy": False, "max_steps": 8, "save_steps": 1}
+    quiet_trainer(tmp_path / "whole", **small).train()
+    starved = quiet_trainer(tmp_path / "starved", callbacks=(EatsDescriptors(3, 5),), **small)
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
+    try:
+        starved.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    said = capsys.readouterr().err
+    assert "could not be saved: [Errno 24] Too many open files" in said
+    assert state_of(tmp_path / "starved/checkpoint-8") == state_of(tmp_path / "whole/checkpoint-8")
