@@ -82,3 +82,10 @@ def test_a_configuration_is_that_of_its_checkpoint(tmp_path: Path, slow_writes: 
         described = json.loads((tmp_path / f"checkpoint-{step}" / "config.json").read_text("utf-8"))
         assert described["last_step"] == step
         assert described["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_a_configuration_that_cannot_be_copied_is_written_all_the_same(tmp_path: Path) -> None:
+    model = make_model()
+    model.peft_config["default"].runtime_config.lock = threading.Lock()
+    quiet_trainer(tmp_path, model=model, max_steps=2, save_steps=2).train()
+    assert (tmp_path / "checkpoint-2" / "adapter_config.json").is_file()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from copy import deepcopy
 from typing import TypeVar
 
@@ -38,7 +39,9 @@ def with_own_configurations(model: nn.Module) -> nn.Module:
 
     for name, value in vars(model).items():
         if _is_configuration(value):
-            vars(other)[name] = deepcopy(value)
+            # One that holds what cannot be copied is written as it is then.
+            with contextlib.suppress(Exception):
+                vars(other)[name] = deepcopy(value)
     return other
 
 
