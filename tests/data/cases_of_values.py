@@ -16,6 +16,13 @@ _KEYS: Final = {"untitled_items": "key"}
 _RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for day in DAYS])
 _REST: Final = ("item", "timestamp", "title")
 _SESSIONS: Final = with_values("session", [f"s{number}" for number in range(len(ROWS))])
+# The last two of each user in one month, in the order of their days when turned around by a stable sort.
+_MONTHS: Final = [
+    {**row, "timestamp": f"2020-0{1 + min(day, 4)}-01"}
+    for day, row in sorted(zip(DAYS, ROWS, strict=True), key=lambda both: both[0])
+]
+_HOURS: Final = [{**row, "date": "2020-01-01", "hour": str(7 + day)} for day, row in zip(DAYS, ROWS, strict=True)]
+_MINUTES: Final = [{**row, "hour": str(700 + 100 * int(row["hour"]) + 5)} for row in _HOURS]
 _LINES: Final = ["17 23 31 45 52 61 74 88", *["17 45 23 52 31 74 61 88"] * 5]
 
 
@@ -289,4 +296,32 @@ QUOTES: Final = [
     ),
 ]
 
-CASES: Final = [*QUOTES, *TIMES, *TYPES, *KEYS, *COLUMNS]
+ORDER: Final = [
+    Case(
+        "newest first, with equal times",
+        {"shop.csv": delimited(sorted(_MONTHS, key=lambda row: row["timestamp"], reverse=True))},
+        "shop.csv",
+        printed="WARNING: the rows run from the newest to the oldest, and equal times keep that order",
+    ),
+    *(
+        Case(
+            f"hours beside dates, {name}",
+            {"shop.csv": delimited(rows, ("user", "item", "date", "hour", "title"))},
+            "shop.csv",
+            {"timestamp_column": "date,hour"},
+        )
+        for name, rows in (("alone", _HOURS), ("with minutes", _MINUTES))
+    ),
+    Case(
+        "hours beside dates that are not asked for",
+        {
+            "shop.csv": delimited(
+                sorted(_HOURS, key=lambda row: int(row["hour"])), ("user", "item", "date", "hour", "title")
+            )
+        },
+        "shop.csv",
+        printed="WARNING: times are days alone, and the table has a column 'hour': --timestamp_column date,hour",
+    ),
+]
+
+CASES: Final = [*ORDER, *QUOTES, *TIMES, *TYPES, *KEYS, *COLUMNS]
