@@ -225,10 +225,10 @@ class DataConfig:
 
         for prefix in ("", "items_"):
             encoding, separator = getattr(self, f"{prefix}encoding"), getattr(self, f"{prefix}separator")
-            yield (
-                bool(_canonical(encoding)) or not encoding,
-                f"--{prefix}encoding {encoding!r}: one that Python knows (utf-8, cp1252, utf-16, ...)",
-            )
+            problem = "UTF-16 needs its mark, and is then utf-16; or save the file as UTF-8"
+            if not encoding.lower().startswith(("utf-16", "utf_16")):
+                problem = "one that Python knows (utf-8, cp1252, utf-16, ...)"
+            yield bool(_canonical(encoding)) or not encoding, f"--{prefix}encoding {encoding!r}: {problem}"
             is_usual = separator.lower() in _SEPARATORS or len(separator) <= _LONGEST_SEPARATOR
             yield (
                 is_usual and not set(separator) & set('"\r\n'),

@@ -279,6 +279,19 @@ COLUMNS: Final = [
     ),
 ]
 
+WORDS: Final = [
+    Case(
+        "titles that are lists",
+        {
+            "shop.csv": delimited(columns=("user", "item", "timestamp")),
+            "items.jsonl": "".join(f"{json.dumps({**row, 'title': [row['title']]})}\n" for row in TITLES).encode(),
+        },
+        "shop.csv",
+        {"items_file": "items.jsonl"},
+        refused=r"""items\.jsonl, column 'title': its titles are lists(.|\n)*\["Thing 0"\]""",
+    ),
+]
+
 QUOTES: Final = [
     *(
         Case(
@@ -324,4 +337,4 @@ ORDER: Final = [
     ),
 ]
 
-CASES: Final = [*ORDER, *QUOTES, *TIMES, *TYPES, *KEYS, *COLUMNS]
+CASES: Final = [*ORDER, *WORDS, *QUOTES, *TIMES, *TYPES, *KEYS, *COLUMNS]

@@ -60,6 +60,8 @@ _DATE, _TIME_OF_DAY = "date", "time"
 _MOST_LISTED: Final = 30
 _LONGEST_NAME: Final = 40
 
+_LIST_AS_TEXT: Final = r"""^\[\s*(".*"|'.*')\s*\]$"""
+
 NUM_ROWS: Final = "number of rows"
 """Column of counts of rows."""
 # Checked from so many items on; a share above this is no matter of a few spellings.
@@ -195,6 +197,26 @@ def check_titles(items: pl.DataFrame, where: str, flag: str, column: str, *, of_
             f"{where}: {most['count'][0]:,} of {firsts.height:,} items have the title {most[TITLE][0]!r}",
             expected="a title that tells an item from others",
             hint=f"{flag} NAME; to take these all the same, {typed([flag, column])}",
+        )
+
+
+def check_not_lists(items: pl.DataFrame, where: str) -> None:
+    """Refuses titles that are lists as text, such as '["Red kettle"]'.
+
+    Args:
+        items: item, title.
+        where: Table and column, for an error.
+
+    Raises:
+        DataError: all are.
+    """
+    titles = items[TITLE].drop_nulls()
+    if len(titles) and all(some.str.contains(_LIST_AS_TEXT).all() for some in (titles.head(_FEW_ITEMS), titles)):
+        raise DataError(
+            f"{where}: its titles are lists",
+            expected="one text for each item",
+            found=", ".join(repr(_short(one)) for one in titles.head(3).to_list()),
+            hint="write the table with this column as text, or --title_column NAME",
         )
 
 

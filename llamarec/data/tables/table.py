@@ -11,7 +11,7 @@ from llamarec.data.lines import BadLines
 from llamarec.data.near_keys import warning_of_near_keys, warning_of_split_keys
 from llamarec.data.ratings import LeastRating
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, ORDER, RawTables
-from llamarec.data.tables.columns import Wanted, check_titles, shared_key, warning_of_several_titles
+from llamarec.data.tables.columns import Wanted, check_not_lists, check_titles, shared_key, warning_of_several_titles
 from llamarec.data.tables.files import open_parts, table_files
 from llamarec.data.tables.numbers import RowNumbers
 from llamarec.data.tables.order import OrderReader, days_beside_hours, newest_first
@@ -44,8 +44,9 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
         return RawTables(interactions, none, form, main.columns, warnings=tuple(filter(None, warnings)), files=files)
 
     titles = distinct_titles(read_rows(second, bad)) if second else titles
+    column = with_titles.columns[TITLE]
+    check_not_lists(titles, f"{with_titles.where}, column {column!r}")
     if not config.title_column:
-        column = with_titles.columns[TITLE]
         check_titles(titles, with_titles.where, "--title_column", column, of_items=second is not None)
     warnings.append(warning_of_several_titles(titles))
     named = {**main.columns, TITLE: with_titles.columns[TITLE]}
