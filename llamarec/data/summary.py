@@ -48,7 +48,8 @@ class Summary(TypedDict, total=False):
     them is no interaction of its own. left_out: interactions that were read and are not in the set, by reason; with
     `num_interactions` they add up to `rows`. num_others: users in neither training nor test, who can get
     recommendations. cleaned_titles: items from whose titles markup was removed. keys_as_titles: items whose key is
-    their title. taken_before: share of the validation labels that their users had taken before.
+    their title. taken_before: share of the validation labels that their users had taken before. warnings: what
+    was read and is doubtful, as it is printed.
     """
 
     dataset_code: Required[str]

@@ -18,7 +18,7 @@ from llamarec.data import prepare as preparation
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import dry_run, prepare
 from llamarec.data.prepared import read_manifest
-from llamarec.data.summary import summary_lines
+from llamarec.data.summary import Summary, summary_lines
 from llamarec.data.tables import parquet
 from llamarec.errors import ConfigError, DataError
 from tests.data.raw import WRITERS
@@ -83,6 +83,26 @@ def test_the_lines_are_made_from_the_manifest(tmp_path: Path, capsys: pytest.Cap
     manifest = read_manifest(config.experiment.data)
     assert manifest is not None
     assert capsys.readouterr().out.splitlines()[1:] == list(summary_lines(manifest))
+
+
+def test_warnings_of_a_table_are_in_the_manifest_and_said_by_a_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _table(tmp_path / "shop.csv", [*ROWS, ("U1", "i1", START, "Film 1")])
+    warning = "WARNING: 2 users have a key near that of another, such as 'U1' and 'u1': each counts as one of its own"
+    assert dry_run(config)["warnings"] == [warning]
+    assert warning in capsys.readouterr().out.splitlines()
+
+    prepare(config)
+    manifest = read_manifest(config.experiment.data)
+    assert manifest is not None
+    assert manifest["warnings"] == [warning]
+    assert capsys.readouterr().out.splitlines()[1:] == list(summary_lines(manifest))
+
+
+def test_the_documentation_names_every_figure() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in Summary.__annotations__ if f"`{name}`" not in text] == []
 
 
 _TABLES = st.lists(
