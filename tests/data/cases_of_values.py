@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
 
-from tests.data.cases import DAYS, EXPECTED, ROWS, TITLES, Case, dated, delimited, parquet, with_values
+from tests.data.cases import DAYS, EXPECTED, ROWS, TITLES, Case, Row, dated, delimited, parquet, with_values
 
 _KEYS: Final = {"untitled_items": "key"}
 _RANKED: Final = with_values("rank", [str(1_501_234_567_890_123_456 + day) for day in DAYS])
@@ -22,8 +22,20 @@ _MONTHS: Final = [
     for day, row in sorted(zip(DAYS, ROWS, strict=True), key=lambda both: both[0])
 ]
 _HOURS: Final = [{**row, "date": "2020-01-01", "hour": str(7 + day)} for day, row in zip(DAYS, ROWS, strict=True)]
+_DAYS_AND_HOURS: Final[list[Row]] = [{**row, "date": f"2020-01-0{int(row['hour']) // 3}"} for row in _HOURS]
 _MINUTES: Final = [{**row, "hour": str(700 + 100 * int(row["hour"]) + 5)} for row in _HOURS]
+_BY_DAY: Final = sorted(ROWS, key=lambda row: row["timestamp"])
+_KEYED_ROWS: Final = ("user", "item", "timestamp", "title")
+_SAME: Final[list[tuple[str, dict[str, str]]]] = [
+    *((value, {}) for value in ("0", "9999-12-31", "2024-03-31 12:00:00.5", "1577836800")),
+    ("31.12.19", {"timestamp_format": "%d.%m.%y"}),
+]
+"""Times that tell no order, and what is typed."""
 _LINES: Final = ["17 23 31 45 52 61 74 88", *["17 45 23 52 31 74 61 88"] * 5]
+
+
+def _hour(row: Mapping[str, str]) -> int:
+    return int(row["hour"])
 
 
 def _timed(values: list[str]) -> dict[str, bytes]:
@@ -329,11 +341,53 @@ ORDER: Final = [
         "hours beside dates that are not asked for",
         {
             "shop.csv": delimited(
-                sorted(_HOURS, key=lambda row: int(row["hour"])), ("user", "item", "date", "hour", "title")
+                sorted(_DAYS_AND_HOURS, key=_hour),
+                ("user", "item", "date", "hour", "title"),
             )
         },
         "shop.csv",
         printed="WARNING: times are days alone, and the table has a column 'hour': --timestamp_column date,hour",
+    ),
+    Case(
+        "hours beside one date that are not asked for",
+        {"shop.csv": delimited(_HOURS, ("user", "item", "date", "hour", "title"))},
+        "shop.csv",
+        refused="all rows have the same time(.|\n)*the time of day: --timestamp_column date,hour",
+    ),
+    *(
+        Case(
+            f"{value} in all rows",
+            _timed([value] * len(ROWS)),
+            "shop.csv",
+            options,
+            refused=rf"all rows have the same time(.|\n)*36 times '{value}'(.|\n)*_column NAME(.|\n)*--no_timestamp",
+        )
+        for value, options in _SAME
+    ),
+    Case(
+        "one time in all rows, whose order counts",
+        {"shop.csv": delimited(with_values("timestamp", ["2020-01-01"] * len(ROWS), _BY_DAY))},
+        "shop.csv",
+        {"no_timestamp": True},
+    ),
+    Case(
+        "one time in all rows, and a column that orders",
+        {"shop.csv": delimited([{**row, "timestamp": "2020-01-01"} for row in _HOURS], (*_KEYED_ROWS, "hour"))},
+        "shop.csv",
+        {"order_column": "hour"},
+    ),
+    *(
+        Case(
+            f"one time for each {key}",
+            {"shop.csv": delimited([{**row, "timestamp": f"2020-01-0{1 + int(row[key][1:])}"} for row in _BY_DAY])},
+            "shop.csv",
+            expected=expected,
+            printed=f"'timestamp' are the same in all rows of the same {key}, as the date of {of} is",
+        )
+        for key, of, expected in (
+            ("user", "a signup", EXPECTED),
+            ("item", "a release", {user: sorted(items) for user, items in EXPECTED.items()}),
+        )
     ),
 ]
 

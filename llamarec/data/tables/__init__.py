@@ -14,5 +14,6 @@ numbers       columns of numbers
 columns       which column is which
 lists         rows that hold several interactions
 order         times, a date and a clock, a column of numbers, or the order of the rows
+order_checks  what is said of times that tell no order, or another one
 time_forms    what is said where times are in no known form
 """

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, NamedTuple
 
 import polars as pl
 
-from llamarec.command import typed
 from llamarec.data.config import DataConfig
 from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.numbers import RowNumbers
-from llamarec.data.tables.rows import Table
+from llamarec.data.tables.order_checks import check_not_all_equal
 from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
 from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, check_no_dates, read_times
 from llamarec.errors import ConfigError, DataError
-from llamarec.vocabulary import TIMESTAMP, USER
+from llamarec.vocabulary import TIMESTAMP
 
 CLOCK_FORM: Final = r"^\s*(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*$"
 _DAY: Final = 86_400
 _HOURS, _SIXTY = 24, 60
-_HOUR: Final = re.compile(r"(hour|hourmin|hourminute|hhmm|hr|clock|timeofday|ordertime|eventhour|orderhour)s?")
-_FEW_ROWS: Final = 100_000
 _EXACT: Final = 2**53
 """From here on, not every whole number is a floating one."""
 _CODES_OF_CLOCKS: Final = ("%H", "%I", "%M", "%S", "%T", "%X", "%c", "%R")
@@ -52,7 +48,7 @@ class OrderReader:
             rows: Columns as text, by this package's names; LINE and PART.
 
         Raises:
-            DataError: times are in no known form.
+            DataError: times are in no known form, or all the same.
         """
         if self._config.no_timestamp:
             return Order(rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(TIMESTAMP)), FILE_ORDER)
@@ -63,7 +59,9 @@ class OrderReader:
         found = [times.seconds.alias(TIMESTAMP)]
         if (times.fractions != 0).any():
             found.append(times.fractions.alias(FRACTION))
-        return Order(rows.with_columns(found), times.form)
+        ordered = rows.with_columns(found)
+        check_not_all_equal(ordered, rows[TIMESTAMP], self._numbers.table)
+        return Order(ordered, times.form)
 
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)
@@ -144,46 +142,6 @@ def _with_minutes(clocks: pl.Series) -> pl.Series:
     if (digits.cast(pl.Int64) < _HOURS).all():
         return digits + ":00"
     return digits.str.zfill(4).str.replace(r"^(\d\d)", "$1:")
-
-
-def days_beside_hours(rows: pl.DataFrame, table: Table) -> str:
-    """Said where times are days alone, and another column seems to have the time of day; empty otherwise.
-
-    Args:
-        rows: With TIMESTAMP, and FRACTION if one is not 0.
-        table: That they come from.
-    """
-    hours = [name for name in table.parts[0].names if _HOUR.fullmatch(re.sub(r"[\W_]+", "", name.lower()))]
-    has_order = CLOCK in table.columns or ORDER in table.columns or FRACTION in rows.columns
-    if has_order or not hours or TIMESTAMP not in table.columns or (rows[TIMESTAMP] % _DAY != 0).any():
-        return ""
-    both = typed(["--timestamp_column", f"{table.columns[TIMESTAMP]},{hours[0]}"])
-    return f"WARNING: times are days alone, and the table has a column {hours[0]!r}: {both}"
-
-
-def newest_first(rows: pl.DataFrame) -> str:
-    """Said where the rows run from the newest to the oldest and some times are equal; empty otherwise.
-
-    Args:
-        rows: USER and TIMESTAMP in the order of the file, and ORDER where a column decides among equal times.
-    """
-    # A few rows tell of most tables that they do not.
-    if ORDER in rows.columns or not (_run_backwards(rows.head(_FEW_ROWS)) and _run_backwards(rows)):
-        return ""
-    times = [name for name in (USER, TIMESTAMP, FRACTION) if name in rows.columns]
-    if not rows.select(times).is_duplicated().any():
-        return ""
-    return (
-        "WARNING: the rows run from the newest to the oldest, and equal times keep that order: turn the file around, "
-        "or name a column that decides: --order_column NAME"
-    )
-
-
-def _run_backwards(rows: pl.DataFrame) -> bool:
-    """Whether times only fall, from row to row or from row to row of one user."""
-    steps = rows[TIMESTAMP].diff().slice(1)
-    own = steps.filter(rows[USER].slice(1) == rows[USER].head(len(steps)))
-    return any(bool((some <= 0).all()) and bool((some < 0).any()) for some in (steps, own))
 
 
 def _microseconds(clocks: pl.Series) -> pl.Series:

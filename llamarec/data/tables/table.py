@@ -14,7 +14,8 @@ from llamarec.data.source import FRACTION, ITEM_SCHEMA, ORDER, RawTables
 from llamarec.data.tables.columns import Wanted, check_not_lists, check_titles, shared_key, warning_of_several_titles
 from llamarec.data.tables.files import open_parts, table_files
 from llamarec.data.tables.numbers import RowNumbers
-from llamarec.data.tables.order import OrderReader, days_beside_hours, newest_first
+from llamarec.data.tables.order import OrderReader
+from llamarec.data.tables.order_checks import dates_of_keys, days_beside_hours, newest_first
 from llamarec.data.tables.parts import options_of_tables
 from llamarec.data.tables.rows import Table, distinct_titles, open_table, read_rows
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
@@ -38,6 +39,8 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
 
     warnings = [warning_of_split_keys(interactions[name].unique().cast(pl.String), f"{name}s") for name in (USER, ITEM)]
     warnings += [newest_first(interactions), days_beside_hours(interactions, main)]
+    if not config.timestamp_column:
+        warnings.append(dates_of_keys(interactions, main))
     with_titles, files = second or main, _files(main, second)
     if TITLE not in with_titles.columns:
         none = pl.DataFrame(schema=ITEM_SCHEMA)
