@@ -10,6 +10,7 @@ from llamarec.assets import Download, fetch
 from llamarec.data.config import DataConfig
 from llamarec.data.source import RawFile, Source
 from llamarec.data.sources import SOURCES
+from llamarec.data.tables.conversions import READ, conversion
 from llamarec.data.tables.endings import TABLE_ENDINGS
 from llamarec.errors import AssetError, ConfigError, DataError
 
@@ -33,10 +34,11 @@ def find_source(config: DataConfig) -> Source:
 
     problem = f"--dataset_code {config.dataset_code}: unknown data set"
     hint = f"--dataset_code {near[0]}" if near else None
-    if config.dataset_code.lower().endswith((".xls", ".xlsb", ".ods")):
-        problem = f"--dataset_code {config.dataset_code}: a spreadsheet of this kind is not read"
-        hint = "save it as .xlsx or CSV"
-    elif config.dataset_code and Path(config.dataset_code).exists():
+    if lines := conversion(config.dataset_code):
+        raise ConfigError(
+            f"--dataset_code {config.dataset_code}: a table in a form that is not read", expected=READ, hint=lines
+        )
+    if config.dataset_code and Path(config.dataset_code).exists():
         hint = f"the table of this name: --dataset_code ./{config.dataset_code}"
 
     raise ConfigError(

@@ -29,6 +29,11 @@ def kind_of(name: str) -> Kind:
     return next((kind for kind, endings in _KINDS.items() if bare.endswith(endings)), "")
 
 
+def compressed_ending(name: str) -> str:
+    """The ending that says how a file is compressed; empty where none does."""
+    return name[len(_without(name, _COMPRESSED)) :]
+
+
 def is_archive(name: str) -> bool:
     """Whether a file's name says that it holds other files."""
     return _without(name, _COMPRESSED).lower().endswith(_ARCHIVES)

@@ -14,6 +14,7 @@ from llamarec.data.inputs import INTERACTIONS_FLAG, files_of
 from llamarec.data.prepared import HISTORIES, MANIFEST
 from llamarec.data.sources import SOURCES
 from llamarec.data.tables import endings
+from llamarec.data.tables.conversions import READ, conversion
 from llamarec.data.tables.parquet import parquet_part
 from llamarec.data.tables.parts import (
     Part,
@@ -105,11 +106,24 @@ def _part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
         return json_part(path, options)
     if kind == "text":
         return delimited_part(path, options, asked)
+    _check_is_read(options.flag, path, [path.name])
     raise ConfigError(
         f"{options.flag} {path}: its ending says no kind of table",
-        expected=f"one of {', '.join(endings.TABLE_ENDINGS)}",
+        expected=READ,
         hint="rename a text, save a spreadsheet as .xlsx or CSV, write other kinds as Parquet",
     )
+
+
+def _check_is_read(flag: str, path: Path, names: Sequence[str]) -> None:
+    """Refuses a file of a known form that is not read, or a folder or an archive that has nothing else.
+
+    Raises:
+        ConfigError: a name is that of such a form; says how it is converted.
+    """
+    for name in names:
+        inside = "" if name == path.name else f", with {name} in it"
+        if hint := conversion(name if inside else str(path)):
+            raise ConfigError(f"{flag} {path}{inside}: a table in a form that is not read", expected=READ, hint=hint)
 
 
 def _files_in(options: TableOptions) -> list[Path]:
@@ -117,6 +131,7 @@ def _files_in(options: TableOptions) -> list[Path]:
     _check_is_folder_of_parts(options)
     found = [file for file in files_of(options.path) if endings.kind_of(file.name) and not _is_document(file.name)]
     if not found:
+        _check_is_read(options.flag, options.path, [file.name for file in files_of(options.path)])
         raise ConfigError(
             f"{options.flag} {options.path}: a folder without a table in it",
             expected=f"parts of one table ({', '.join(endings.TABLE_ENDINGS)})",
@@ -158,6 +173,8 @@ def _only_member(options: TableOptions) -> str:
     tables = [name for name in members(options.path) if endings.kind_of(name) and not _is_document(name)]
     if len(tables) == 1:
         return tables[0]
+    if not tables:
+        _check_is_read(options.flag, options.path, members(options.path))
     raise ConfigError(
         f"{options.flag} {options.path}: an archive with {'several tables' if tables else 'no table'} in it",
         found=_listed(tables or members(options.path)) or "no file",
