@@ -71,13 +71,14 @@ class Times(NamedTuple):
     """Times of a column.
 
     seconds: since 1970; null where a value is not a time. fractions: microseconds within the second. form: the format
-    in words. expected: the format for an error.
+    in words. expected: the format for an error. num_zoneless: how many name no time zone, beside others that do.
     """
 
     seconds: pl.Series
     fractions: pl.Series
     form: str
     expected: str
+    num_zoneless: int = 0
 
 
 def read_times(text: pl.Series, form: str, where: str) -> Times:
@@ -332,7 +333,7 @@ def _of_dates(text: pl.Series, where: str) -> Times:
         iso.append(_microseconds(fields, "first", "second", "third"))
 
     if 2 * counts.iso >= len(text):
-        return _of_microseconds(pl.concat(iso), "ISO dates", _AS_ISO)
+        return _of_microseconds(pl.concat(iso), "ISO dates", _AS_ISO)._replace(num_zoneless=counts.num_zoneless)
     del iso
     if not counts.year_last:
         none = pl.Series(TIMESTAMP, [None], dtype=pl.Int64).extend_constant(None, len(text) - 1)
@@ -341,7 +342,8 @@ def _of_dates(text: pl.Series, where: str) -> Times:
     form, words = counts.order(text, where)
     day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
     since = _in_parts(text, lambda part: _microseconds(_fields(part), "third", month, day))
-    return _of_microseconds(since, words, f"a time in the format {words}, as most others")
+    times = _of_microseconds(since, words, f"a time in the format {words}, as most others")
+    return times._replace(num_zoneless=counts.num_zoneless)
 
 
 def _fields(text: pl.Series) -> pl.DataFrame:
@@ -357,6 +359,7 @@ class _DateCounts:
         year_last: How many have it last; of these:
         says_day, says_month: How many have a number above 12 in the first and in the second position.
         points: How many have points.
+        with_zone, without_zone: How many of all dates name a time zone, and how many do not.
     """
 
     iso: int = 0
@@ -364,9 +367,19 @@ class _DateCounts:
     says_day: int = 0
     says_month: int = 0
     points: int = 0
+    with_zone: int = 0
+    without_zone: int = 0
+
+    @property
+    def num_zoneless(self) -> int:
+        """How many name no time zone, beside others that do."""
+        return self.without_zone if self.with_zone else 0
 
     def add(self, fields: pl.DataFrame) -> None:
         """Counts further dates."""
+        zones = fields.filter(pl.col("first").is_not_null())["zone"]
+        self.with_zone += zones.count()
+        self.without_zone += zones.null_count()
         self.iso += int((fields["first"].str.len_chars() == 4).sum())
         rows = fields.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
         self.year_last += rows.height

@@ -364,6 +364,19 @@ ORDER: Final = [
         )
         for value, options in _SAME
     ),
+    *(
+        Case(
+            f"times with and without a zone, {name}",
+            {"shop.csv": delimited(with_values("timestamp", _at(day, time, form + zone)))},
+            "shop.csv",
+            printed="WARNING: 6 of 36 times name no time zone, unlike the others, and count as UTC: if",
+        )
+        for name, day, time, form, zone in (
+            ("of ISO", 1, "2020-01-02T06:30", "%Y-%m-%dT06:30", "+02:00"),
+            ("day first", 2, "03.01.2020 06:30", "%d.%m.%Y 06:30", " UTC"),
+            ("dates alone", 3, "2020-01-04", "%Y-%m-%dT00:00:00", "Z"),
+        )
+    ),
     Case(
         "one time in all rows, whose order counts",
         {"shop.csv": delimited(with_values("timestamp", ["2020-01-01"] * len(ROWS), _BY_DAY))},

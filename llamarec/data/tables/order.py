@@ -9,7 +9,7 @@ import polars as pl
 from llamarec.data.config import DataConfig
 from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.numbers import RowNumbers
-from llamarec.data.tables.order_checks import check_not_all_equal
+from llamarec.data.tables.order_checks import check_not_all_equal, warning_of_zones
 from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
 from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, check_no_dates, read_times
 from llamarec.errors import ConfigError, DataError
@@ -24,10 +24,15 @@ _CODES_OF_CLOCKS: Final = ("%H", "%I", "%M", "%S", "%T", "%X", "%c", "%R")
 
 
 class Order(NamedTuple):
-    """rows: with TIMESTAMP, FRACTION if one is not 0, and ORDER if a column orders equal times. form: of the times."""
+    """The rows in an order.
+
+    rows: with TIMESTAMP, FRACTION if one is not 0, and ORDER if a column orders equal times. form: of the times.
+    warning: what a person must read of them; else empty.
+    """
 
     rows: pl.DataFrame
     form: str
+    warning: str = ""
 
 
 class OrderReader:
@@ -61,7 +66,7 @@ class OrderReader:
             found.append(times.fractions.alias(FRACTION))
         ordered = rows.with_columns(found)
         check_not_all_equal(ordered, rows[TIMESTAMP], self._numbers.table)
-        return Order(ordered, times.form)
+        return Order(ordered, times.form, warning_of_zones(times.num_zoneless, rows.height))
 
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)

@@ -54,6 +54,21 @@ def check_not_all_equal(rows: pl.DataFrame, text: pl.Series, table: Table) -> No
     )
 
 
+def warning_of_zones(num_zoneless: int, num_rows: int) -> str:
+    """Said where some times name a time zone and others do not; empty otherwise.
+
+    Args:
+        num_zoneless: How many name none, beside others that do.
+        num_rows: How many times there are.
+    """
+    if not num_zoneless:
+        return ""
+    return (
+        f"WARNING: {num_zoneless:,} of {num_rows:,} times name no time zone, unlike the others, and count as UTC: "
+        "if they are local times, add their zone to them (2020-11-01T06:30+02:00)"
+    )
+
+
 def dates_of_keys(rows: pl.DataFrame, table: Table) -> str:
     """Said where all rows of a user have one time, or all rows of an item; empty otherwise.
 

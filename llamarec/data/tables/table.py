@@ -35,10 +35,10 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     """
     table_files(config)
     main, second = _tables(config, with_ratings=least is not None)
-    interactions, titles, form = _interactions(main, config, bad, least)
+    interactions, titles, form, warning = _interactions(main, config, bad, least)
 
     warnings = [warning_of_split_keys(interactions[name].unique().cast(pl.String), f"{name}s") for name in (USER, ITEM)]
-    warnings += [newest_first(interactions), days_beside_hours(interactions, main)]
+    warnings += [warning, newest_first(interactions), days_beside_hours(interactions, main)]
     if not config.timestamp_column:
         warnings.append(dates_of_keys(interactions, main))
     with_titles, files = second or main, _files(main, second)
@@ -77,11 +77,15 @@ def _files(*tables: Table | None) -> tuple[str, ...]:
 
 
 class _Read(NamedTuple):
-    """interactions and form: as in `RawTables`. titles: those of the same table, as `distinct_titles` gives them."""
+    """interactions and form: as in `RawTables`. titles: those of the same table, as `distinct_titles` gives them.
+
+    warning: as in `Order`.
+    """
 
     interactions: pl.DataFrame
     titles: pl.DataFrame
     form: str
+    warning: str
 
 
 def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastRating | None) -> _Read:
@@ -91,7 +95,7 @@ def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastR
     titles = distinct_titles(rows) if TITLE in rows.columns else pl.DataFrame(schema=ITEM_SCHEMA)
 
     numbers = RowNumbers(table, bad)
-    rows, form = OrderReader(config, numbers).read(rows)
+    rows, form, warning = OrderReader(config, numbers).read(rows)
     if least:
         rows = rows.with_columns(numbers.read(rows, RATING).alias(RATING))
     columns = [name for name in (USER, ITEM, TIMESTAMP, FRACTION, ORDER, RATING) if name in rows.columns]
@@ -101,7 +105,7 @@ def _interactions(table: Table, config: DataConfig, bad: BadLines, least: LeastR
     if sum(rows.null_count().row(0)):
         rows = rows.drop_nulls()
 
-    return _Read(least.keep(rows) if least else rows, titles, form)
+    return _Read(least.keep(rows) if least else rows, titles, form, warning)
 
 
 def _tables(config: DataConfig, *, with_ratings: bool) -> tuple[Table, Table | None]:
