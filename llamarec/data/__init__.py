@@ -15,6 +15,8 @@ json_lines      JSON lines
 bad_lines       malformed lines, counted or refused
 text_encodings  text in the encoding that a flag names
 times           formats of times, recognised or given
+calendar_dates  dates with marks between year, month and day
+time_columns    a column of times as it is read, part by part
 markup          remains of web pages in titles
 recipe          titled items, k-core, ids, order, split
 coded           interactions whose keys are numbers

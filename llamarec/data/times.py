@@ -7,15 +7,15 @@ April, nothing is guessed either: an order of events that is wrong is seen nowhe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import polars as pl
 
 from llamarec.command import typed
+from llamarec.data.calendar_dates import read_dates
+from llamarec.data.time_columns import AS_ISO, MICROSECONDS, Times, in_parts, of_microseconds, parts_of
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
@@ -47,38 +47,6 @@ _WIDTHS: Final = {"Y": 4, "j": 3}
 """Digits of the codes of strptime, where they are not two."""
 ORDER_NUMBERS: Final = "order numbers"
 FILE_ORDER: Final = "the order of the rows"
-_AS_ISO: Final = (
-    "seconds or milliseconds since 1970, an ISO date such as 2019-05-31 or 2019-05-31T12:00:00, or the format of "
-    '--timestamp_format ("%d/%m/%y %H:%M")'
-)
-MICROSECONDS: Final = 10**6
-"""In a second."""
-_ROWS_AT_ONCE: Final = 250_000
-"""Values that are worked out together."""
-_DATE: Final = r"^\s*(?<first>\d{1,4})(?<mark>[-/.])(?<second>\d{1,2})[-/.](?<third>\d{1,4})"
-_CLOCK: Final = (
-    r"(?:[T ]+(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<seconds>\d{2})(?:[.,](?<fraction>\d+))?)?"
-    r"(?:\s*(?<half>[AaPp])[Mm])?)?"
-)
-_ZONE: Final = r"\s*(?<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?\s*$"
-_MONTHS: Final = 12
-_CLEARLY: Final = 10  # one order must have so many times the evidence of the other; a few values are typos
-DAY_FIRST: Final = ("%d/%m/%Y", "day/month/year")
-MONTH_FIRST: Final = ("%m/%d/%Y", "month/day/year")
-
-
-class Times(NamedTuple):
-    """Times of a column.
-
-    seconds: since 1970; null where a value is not a time. fractions: microseconds within the second. form: the format
-    in words. expected: the format for an error. num_zoneless: how many name no time zone, beside others that do.
-    """
-
-    seconds: pl.Series
-    fractions: pl.Series
-    form: str
-    expected: str
-    num_zoneless: int = 0
 
 
 def read_times(text: pl.Series, form: str, where: str) -> Times:
@@ -95,10 +63,10 @@ def read_times(text: pl.Series, form: str, where: str) -> Times:
     if form:
         return _without_unknown(_by_form(text, form, where))
 
-    numbers = _in_parts(text, _finite)
+    numbers = in_parts(text, _finite)
     if 2 * numbers.null_count() > len(text):
         del numbers
-        return _without_unknown(_of_dates(text, where))
+        return _without_unknown(read_dates(text, where))
 
     times = _of_digits(text) or _of_numbers(numbers)
     return times if times.form == ORDER_NUMBERS else times._replace(seconds=_without_far_ends(times.seconds))
@@ -115,7 +83,7 @@ def check_no_dates(text: pl.Series, where: str, column: str) -> None:
     Raises:
         DataError: every value is one, in either order of day and month; names both flags.
     """
-    few = text.head(_ROWS_AT_ONCE).unique(maintain_order=True)
+    few = next(parts_of(text)).unique(maintain_order=True)
     digits = _digits(few)
     if few.is_empty() or not digits.str.contains(r"^\d{7,8}$").all():
         return
@@ -134,16 +102,6 @@ def check_no_dates(text: pl.Series, where: str, column: str) -> None:
         )
 
 
-def _in_parts(values: pl.Series, convert: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """A function of each value, worked out for a part of them at a time: what lies between takes little memory."""
-    return pl.concat([convert(part) for part in _parts(values)])
-
-
-def _parts(values: pl.Series) -> Iterator[pl.Series]:
-    for start in range(0, max(1, len(values)), _ROWS_AT_ONCE):
-        yield values.slice(start, _ROWS_AT_ONCE)
-
-
 def _finite(text: pl.Series) -> pl.Series:
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count():
@@ -157,7 +115,7 @@ def _by_form(text: pl.Series, form: str, where: str) -> Times:
             f"--timestamp_format {form}: %p (AM, PM) has no effect beside %H",
             hint=typed(["--timestamp_format", form.replace("%H", "%I")]),
         )
-    found = _in_parts(
+    found = in_parts(
         text, lambda part: pl.Series(TIMESTAMP, [_strptime(one, form) for one in part.to_list()], dtype=pl.Int64)
     )
     if len(found) and found.null_count() == len(found):
@@ -166,11 +124,7 @@ def _by_form(text: pl.Series, form: str, where: str) -> Times:
             expected="codes of Python's strptime (%Y, %m, %d, %H, %M, %S), for example %d/%m/%Y %H:%M",
             found=repr(text[0]),
         )
-    return _of_microseconds(found, form, f"a time in the format {form} (--timestamp_format)")
-
-
-def _of_microseconds(since: pl.Series, form: str, expected: str) -> Times:
-    return Times(since // MICROSECONDS, (since % MICROSECONDS).cast(pl.Int32), form, expected)
+    return of_microseconds(found, form, f"a time in the format {form} (--timestamp_format)")
 
 
 def _strptime(text: str, form: str) -> int | None:
@@ -191,12 +145,12 @@ def _strptime(text: str, form: str) -> int | None:
 
 def _of_digits(text: pl.Series) -> Times | None:
     """Dates without any mark, such as 20190531 or 20190531120000, if most values are plausible ones; else None."""
-    lengths = _in_parts(text, lambda part: _digits(part).str.len_chars())
+    lengths = in_parts(text, lambda part: _digits(part).str.len_chars())
     for length, form in _DIGITS.items():
         if 2 * int((lengths == length).sum()) <= len(text):
             continue
 
-        seconds = _in_parts(text, partial(_seconds_of_digits, length=length))
+        seconds = in_parts(text, partial(_seconds_of_digits, length=length))
         if 2 * seconds.null_count() < len(text):
             words = form.replace("%", "")
             return Times(
@@ -227,7 +181,7 @@ def _of_numbers(numbers: pl.Series) -> Times:
     if not since_1970 or since_1970 < _SOME * len(numbers):
         return _of_order_numbers(numbers)
 
-    read = [_since_1970(part) for part in _parts(numbers)]
+    read = [_since_1970(part) for part in parts_of(numbers)]
     unit, whole, fractions = (pl.concat(columns) for columns in zip(*read, strict=True))
     del read
     seconds = _near_most(_plausible(whole), unit)
@@ -264,7 +218,7 @@ def _of_order_numbers(numbers: pl.Series) -> Times:
     is_serial = numbers.is_between(*_SERIALS)
     if bool(is_serial.all()) and bool((numbers % 1 != 0).any()):
         microseconds = ((numbers - _SERIALS[0]) * _DAY * MICROSECONDS).round().cast(pl.Int64)
-        return _of_microseconds(microseconds, "days of a spreadsheet", _AS_ISO)
+        return of_microseconds(microseconds, "days of a spreadsheet", AS_ISO)
 
     # The only one below 0 stands for "unknown".
     negative = numbers.filter(numbers < 0)
@@ -272,7 +226,7 @@ def _of_order_numbers(numbers: pl.Series) -> Times:
         numbers = numbers.set(numbers < 0, None)
     whole = numbers.floor()
     fractions = ((numbers - whole) * MICROSECONDS).round().clip(0, MICROSECONDS - 1)
-    return Times(whole.cast(pl.Int64, strict=False), fractions.cast(pl.Int64, strict=False), ORDER_NUMBERS, _AS_ISO)
+    return Times(whole.cast(pl.Int64, strict=False), fractions.cast(pl.Int64, strict=False), ORDER_NUMBERS, AS_ISO)
 
 
 def _plausible(seconds: pl.Series) -> pl.Series:
@@ -323,115 +277,3 @@ def _without_far_ends(seconds: pl.Series) -> pl.Series:
         if abs(int(end) - int(nearest)) > _NEAR:  # type: ignore[arg-type]
             seconds = _without(seconds, is_end.fill_null(False))
     return seconds
-
-
-def _of_dates(text: pl.Series, where: str) -> Times:
-    counts, iso = _DateCounts(), list[pl.Series]()
-    for part in _parts(text):
-        fields = _fields(part)
-        counts.add(fields)
-        iso.append(_microseconds(fields, "first", "second", "third"))
-
-    if 2 * counts.iso >= len(text):
-        return _of_microseconds(pl.concat(iso), "ISO dates", _AS_ISO)._replace(num_zoneless=counts.num_zoneless)
-    del iso
-    if not counts.year_last:
-        none = pl.Series(TIMESTAMP, [None], dtype=pl.Int64).extend_constant(None, len(text) - 1)
-        return Times(none, none, "no times", _AS_ISO)
-
-    form, words = counts.order(text, where)
-    day, month = ("first", "second") if form == DAY_FIRST[0] else ("second", "first")
-    since = _in_parts(text, lambda part: _microseconds(_fields(part), "third", month, day))
-    times = _of_microseconds(since, words, f"a time in the format {words}, as most others")
-    return times._replace(num_zoneless=counts.num_zoneless)
-
-
-def _fields(text: pl.Series) -> pl.DataFrame:
-    return text.str.extract_groups(_DATE + _CLOCK + _ZONE).struct.unnest()
-
-
-@dataclass
-class _DateCounts:
-    """What the dates of a column look like.
-
-    Attributes:
-        iso: How many have the year first.
-        year_last: How many have it last; of these:
-        says_day, says_month: How many have a number above 12 in the first and in the second position.
-        points: How many have points.
-        with_zone, without_zone: How many of all dates name a time zone, and how many do not.
-    """
-
-    iso: int = 0
-    year_last: int = 0
-    says_day: int = 0
-    says_month: int = 0
-    points: int = 0
-    with_zone: int = 0
-    without_zone: int = 0
-
-    @property
-    def num_zoneless(self) -> int:
-        """How many name no time zone, beside others that do."""
-        return self.without_zone if self.with_zone else 0
-
-    def add(self, fields: pl.DataFrame) -> None:
-        """Counts further dates."""
-        zones = fields.filter(pl.col("first").is_not_null())["zone"]
-        self.with_zone += zones.count()
-        self.without_zone += zones.null_count()
-        self.iso += int((fields["first"].str.len_chars() == 4).sum())
-        rows = fields.filter((pl.col("third").str.len_chars() == 4) & (pl.col("first").str.len_chars() <= 2))
-        self.year_last += rows.height
-        self.says_day += rows.filter(pl.col("first").cast(pl.Int64) > _MONTHS).height
-        self.says_month += rows.filter(pl.col("second").cast(pl.Int64) > _MONTHS).height
-        self.points += rows.filter(pl.col("mark") == ".").height
-
-    def order(self, text: pl.Series, where: str) -> tuple[str, str]:
-        """Whether the day or the month comes first, decided by the dates with a number above 12."""
-        # Dates with points put the day first everywhere.
-        if 2 * self.points > self.year_last and not self.says_month:
-            return DAY_FIRST
-
-        most, least = max(self.says_day, self.says_month), min(self.says_day, self.says_month)
-        if not most or most < _CLEARLY * least:
-            raise _ambiguous(text, where)
-        return DAY_FIRST if self.says_day > self.says_month else MONTH_FIRST
-
-
-def _ambiguous(text: pl.Series, where: str) -> DataError:
-    clock = " %H:%M:%S" if text.str.count_matches(":").max() == 2 else " %H:%M"
-    clock = clock.replace("%H", "%I") + " %p" if text.str.contains(r"(?i)[ap]m\s*$").any() else clock
-    clock = clock if text.str.contains(":").any() else ""
-    mark = text.str.extract(r"\d([-/.])", 1).drop_nulls()[0]
-    forms = [form[0].replace("/", mark) + clock for form in (DAY_FIRST, MONTH_FIRST)]
-    return DataError(
-        f"{where}: nothing says whether the day or the month comes first",
-        found=f"times such as {text[0]!r}; no number above 12 in either position, or some in both",
-        hint=f'--timestamp_format "{forms[0]}" (day first) or --timestamp_format "{forms[1]}" (month first)',
-    )
-
-
-def _microseconds(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
-    """Microseconds from the parts of a date, whose columns are named; null where there is no such day."""
-    clock = pl.concat_str([pl.col(name).fill_null("0") for name in ("hour", "minute", "seconds")], separator=":")
-    whole = pl.concat_str([pl.col(name) for name in (year, month, day)], separator="-")
-    zone = pl.col("zone").str.replace("Z|UTC|GMT", "+0000").str.replace(":", "")
-    minutes = zone.str.slice(3, 2).replace("", "0").cast(pl.Int64)
-    away = zone.str.slice(1, 2).cast(pl.Int64) * 3600 + minutes * 60
-    offset = pl.when(zone.str.starts_with("-")).then(-away).otherwise(away).fill_null(0)
-
-    found = pl.concat_str([whole, clock], separator=" ").str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False)
-    hour, half = pl.col("hour").cast(pl.Int64), pl.col("half").str.to_lowercase()
-
-    # 12 AM is midnight, 12 PM noon.
-    morning, noon = pl.when(hour == 12).then(-12).otherwise(0), pl.when(hour == 12).then(0).otherwise(12)
-    shift = pl.when(half == "a").then(morning).when(half == "p").then(noon).otherwise(0)
-    found = found + pl.duration(hours=shift)
-
-    # A two-digit year is refused.
-    is_hour = half.is_null() | hour.is_between(1, 12)
-    found = pl.when((pl.col(year).str.len_chars() == 4) & is_hour).then(found)
-    fraction = pl.col("fraction").fill_null("").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64)
-    whole_seconds = found.dt.epoch("s") - offset
-    return parts.select((whole_seconds * MICROSECONDS + fraction).alias(TIMESTAMP))[TIMESTAMP]

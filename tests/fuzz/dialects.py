@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from rich.console import Console
 
-from llamarec.data import coded, lines, times
+from llamarec.data import coded, lines, time_columns
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.data.tables import parquet, rows
@@ -29,7 +29,7 @@ def check_dialects(draw: Random, folder: Path, num_dialects: int) -> int:
     with pytest.MonkeyPatch.context() as patched:
         # Blocks so small that the table has several.
         patched.setattr(lines, "BLOCK_BYTES", draw.choice([40, 300, lines.BLOCK_BYTES]))
-        for module in (coded, rows, parquet, times):
+        for module in (coded, rows, parquet, time_columns):
             patched.setattr(module, "_ROWS_AT_ONCE", draw.choice([1, 4, 1_000_000]))
         return _check(draw, folder, num_dialects)
 

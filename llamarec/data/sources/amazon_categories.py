@@ -16,7 +16,7 @@ from llamarec.assets import Download
 from llamarec.data.lines import KEY, Schema, jsonl_format, read_interactions, read_lines
 from llamarec.data.source import FRACTION, SECONDS, RawFile, RawInput, RawTables, Source
 from llamarec.data.sources.amazon import metadata_format
-from llamarec.data.times import MICROSECONDS
+from llamarec.data.time_columns import MICROSECONDS
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, USER
 
 _ADDRESS: Final = "https://mcauleylab.ucsd.edu/public_datasets/data/"

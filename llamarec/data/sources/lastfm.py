@@ -13,7 +13,7 @@ from llamarec.assets import Download
 from llamarec.data.lines import KEY, Schema, csv_format, read_interactions, read_lines
 from llamarec.data.source import FRACTION, ITEM_SCHEMA, RawFile, RawInput, RawTables, Source
 from llamarec.data.sources.records import check_header
-from llamarec.data.times import MICROSECONDS
+from llamarec.data.time_columns import MICROSECONDS
 from llamarec.vocabulary import ITEM, TIMESTAMP, TITLE, USER
 
 _ADDRESS: Final = "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"

@@ -11,7 +11,8 @@ from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.numbers import RowNumbers
 from llamarec.data.tables.order_checks import check_not_all_equal, warning_of_zones
 from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
-from llamarec.data.times import FILE_ORDER, MICROSECONDS, ORDER_NUMBERS, Times, check_no_dates, read_times
+from llamarec.data.time_columns import MICROSECONDS, Times
+from llamarec.data.times import FILE_ORDER, ORDER_NUMBERS, check_no_dates, read_times
 from llamarec.errors import ConfigError, DataError
 from llamarec.vocabulary import TIMESTAMP
 

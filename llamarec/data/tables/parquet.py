@@ -14,7 +14,7 @@ from llamarec.data.containers import open_binary, reading, real_file
 from llamarec.data.lines import LINE, POLARS_ERRORS, BadLines, EachBlock
 from llamarec.data.source import CLOCK
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
-from llamarec.data.times import MICROSECONDS
+from llamarec.data.time_columns import MICROSECONDS
 from llamarec.errors import DataError
 from llamarec.vocabulary import TIMESTAMP
 
