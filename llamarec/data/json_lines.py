@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
@@ -40,7 +41,8 @@ def jsonl_format(
         except msgspec.ValidationError:
             raise ValueError(f"expected a JSON object, found {_kind_of(line.lstrip())}") from None
         except msgspec.MsgspecError as error:
-            raise ValueError(f"not a JSON object ({error})") from None
+            reason = "NaN or Infinity, which are no JSON: write null" if _python_reads(line) else error
+            raise ValueError(f"not a JSON object ({reason})") from None
         return {
             name: cast(name, _text_of(name, bytes(getattr(found, field_name)), name in list_fields), schema[name])
             for field_name, name in numbered.items()
@@ -126,6 +128,15 @@ def _text_of(name: str, raw: bytes, is_list: bool) -> str | None:
     if raw[:1] in (b"[", b"{"):
         raise ValueError(f"{name} is {_kind_of(raw.decode())}")
     return None if raw == b"null" else raw.decode()
+
+
+def _python_reads(line: str) -> bool:
+    """Whether Python's own reader takes a line, which writes and reads what is no JSON."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _kind_of(text: str) -> str:

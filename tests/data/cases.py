@@ -46,6 +46,9 @@ ROWS: Final[list[Row]] = [
 ]
 DAYS: Final = [day for _, day in _ORDER]
 TITLES: Final = [{"item": f"i{item}", "title": f"Thing {item}"} for item in range(NUM)]
+_SEPARATE: Final = "objects one after the other"
+_BY_COLUMN: Final = {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}
+_VALUES: Final = [list(row.values()) for row in ROWS]
 
 
 @dataclass(frozen=True)
@@ -491,15 +494,43 @@ CONTAINERS: Final = [
         "shop.json",
         refused="not a JSON list of objects",
     ),
-    Case(
-        "JSON by columns",
-        {
-            "shop.json": json.dumps(
-                {"user": {"0": "u1"}, "item": {"0": "i1"}, "timestamp": {"0": 1}, "title": {}}
-            ).encode()
-        },
-        "shop.json",
-        refused=r"line 1: user is an object",
+    *(
+        Case(f"JSON: {name}", {"shop.json": content.encode()}, "shop.json", printed=f"shop.json, {said}")
+        for name, content, said in (
+            ("a list under a key", json.dumps({"data": ROWS}), "one list, under 'data'"),
+            ("a list under a key, in lines", json.dumps({"data": ROWS}, indent=2), "one list, under 'data'"),
+            ("objects over several lines", "\n".join(json.dumps(row, indent=2) for row in ROWS), _SEPARATE),
+            ("objects in one line", "".join(map(json.dumps, ROWS)), _SEPARATE),
+            (
+                "objects with blank lines between them",
+                "\r\n\r\n".join(json.dumps(row, indent="\t") for row in ROWS),
+                _SEPARATE,
+            ),
+        )
+    ),
+    *(
+        Case(f"JSON: {name}", {"shop.json": content.encode()}, "shop.json", refused=f"(?s){refused}")
+        for name, content, refused in (
+            ("by columns", json.dumps(_BY_COLUMN), "the default of to_json.*orient='records', lines=True"),
+            ("by columns, in lines", json.dumps(_BY_COLUMN, indent=1), "the default of to_json"),
+            ("by index", json.dumps(dict(enumerate(ROWS))), "orient='index'.*orient='records', lines=True"),
+            ("split", json.dumps({"columns": [], "index": [], "data": _VALUES}), "orient='split'"),
+            ("pandas' table", json.dumps({"schema": {}, "data": ROWS}), "orient='table'"),
+            ("a list of lists", json.dumps(_VALUES), "one list of lists.*orient='records'"),
+            ("lists one after the other", "\n".join(map(json.dumps, _VALUES)), "lists one after the other"),
+            ("a list beside others", json.dumps({"n": 36, "rows": ROWS}), r"under 'rows', and 'n'.*\['rows'\].*jsonl"),
+            ("objects in objects", json.dumps({"hits": {"hits": ROWS}}), "one object whose values are objects"),
+            (
+                "a list for each user",
+                json.dumps({"u1": [1, 2], "u2": [1]}),
+                "lists of different lengths.*for each user",
+            ),
+            ("commas between objects", ",\n".join(map(json.dumps, ROWS)), r"commas between them.*\[ and \]"),
+            ("NaN in a list", json.dumps([{**row, "x": float("nan")} for row in ROWS]), "NaN or Infinity.*write null"),
+            ("NaN in a line", json.dumps({**ROWS[0], "x": float("nan")}), "line 1.*NaN or Infinity.*write null"),
+            ("a cut object", "\n".join(json.dumps(row, indent=1) for row in ROWS)[:-9], "after record 35.*incomplete"),
+            ("a first line that is broken", '{"user": "u1"\n' + "\n".join(map(json.dumps, ROWS)), "line 1: not a JSON"),
+        )
     ),
 ]
 

@@ -6,6 +6,7 @@ endings       what a file's name says
 conversions   what to type for a form that is not read
 parts         one file of a table, with its columns
 text          parts with delimited fields or JSON
+json_forms    what a JSON file is: lines, one list, or a form that is not read
 header        the columns that a text names
 separators    what separates its fields
 parquet       Parquet parts; values of any type as text

@@ -1,17 +1,15 @@
-"""Parts that are text: delimited fields, JSON lines, or a JSON file that is one list."""
+"""Parts that are text: delimited fields, or JSON."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-import msgspec
 import polars as pl
 
-from llamarec.data.containers import marked_encoding, open_bytes, reading
+from llamarec.data.containers import marked_encoding, reading
 from llamarec.data.lines import BadLines, EachBlock, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.tables.header import (
     check_is_header,
@@ -21,6 +19,7 @@ from llamarec.data.tables.header import (
     read_header,
     unique_names,
 )
+from llamarec.data.tables.json_forms import json_form
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
 from llamarec.data.tables.separators import has_blank_before_quote, word_of
 from llamarec.errors import DataError
@@ -72,17 +71,15 @@ def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> P
 
 
 def json_part(path: Path, options: TableOptions) -> Part:
-    """A part with JSON lines, or with one list of objects.
+    """A part with JSON lines, with one list of objects, or with objects one after the other.
 
     Raises:
         ConfigError: --columns was given, which is for tables without names.
-        DataError: it has no JSON object.
+        DataError: it has no JSON object, or is JSON in a form that is not read.
     """
     check_has_names(path, options, "JSON")
     encoding = _encoding(path, options)
-    with reading(path) as file:
-        begins = file.read(_LOOKED_AT).lstrip()[:1]
-    opened, unit = (_as_lines, "record") if begins == b"[" else (open_bytes, "line")
+    opened, unit, said = json_form(path)
 
     fields = json_fields(path, opened, encoding, unit)
     list_fields = [name for name, is_listed in fields.items() if is_listed]
@@ -95,32 +92,7 @@ def json_part(path: Path, options: TableOptions) -> Part:
         form = replace(form, encoding_flag=f"--{options.prefix}encoding", opened=opened, unit=unit)
         return read_lines(path, form, bad, numbered=True, each=each, max_rows=max_rows)
 
-    form = "one list" if unit == "record" else ""
-    return Part(path=path, names=tuple(fields), read=read, unit=unit, form=form)
-
-
-_LOOKED_AT: Final = 4_096
-
-
-def _as_lines(path: Path) -> IO[bytes]:
-    """The objects of a JSON list as lines.
-
-    Raises:
-        DataError: it is no list of objects.
-    """
-    with reading(path) as file:
-        content = file.read()
-    try:
-        found = msgspec.json.decode(content, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not a JSON list of objects",
-            found=str(error) or "nested too deeply",
-            hint="an object in each line (JSON lines) is read too",
-        ) from error
-
-    # A line break in JSON is white space: one in a text is written as \n.
-    return io.BytesIO(b"\n".join(bytes(one).replace(b"\r", b" ").replace(b"\n", b" ") for one in found))
+    return Part(path=path, names=tuple(fields), read=read, unit=unit, form=said)
 
 
 def _encoding(path: Path, options: TableOptions) -> str:
