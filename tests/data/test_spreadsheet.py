@@ -165,5 +165,5 @@ def test_the_extra_is_named_where_it_is_absent(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("name", ["shop.xls", "shop.ods"])
 def test_other_spreadsheets_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"save a spreadsheet as \.xlsx or CSV"):
+    with pytest.raises(ConfigError, match=r"save it as \.xlsx or CSV"):
         _prepare(tmp_path / name)
