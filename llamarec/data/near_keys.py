@@ -10,7 +10,10 @@ import polars as pl
 
 _MOST_SHOWN: Final = 3
 _MOST_TRIED: Final = 200_000
-_ZEROS: Final = re.compile(r"^0+(?=.)|\.0+$")
+_FRACTION: Final = r"\.0+$"
+_LEADING: Final = re.compile(r"^0+(?=.)")
+# As programs write whole floating numbers from 1e15 on.
+_EXPONENT: Final = r"^-?[0-9](?:\.[0-9]+)?e\+?1[0-9]$"
 
 
 def near_keys(ours: pl.Series, theirs: pl.Series) -> list[str]:
@@ -45,7 +48,9 @@ def warning_of_split_keys(keys: pl.Series, what: str) -> str:
         what: "users" or "items".
     """
     text = keys.str.normalize("NFKC").str.replace_all(r"[\p{Cf}\p{Cc}]", "").str.strip_chars(" '\"").str.to_lowercase()
-    text = text.str.replace(r"\.0+$", "").str.replace(r"^0+(.)", "$1")
+    whole = text.set(~text.str.contains(_EXPONENT), None)
+    whole = whole.cast(pl.Float64).cast(pl.Int64, strict=False).cast(pl.String)
+    text = text.zip_with(whole.is_null(), whole).str.replace(_FRACTION, "").str.replace(r"^0+(.)", "$1")
     near = pl.DataFrame({"key": keys, "bare": text}).filter(pl.col("bare").is_duplicated())
     if near.is_empty():
         return ""
@@ -75,7 +80,9 @@ def _bare(key: str) -> str:
     """A key without what people do not see or do not mean."""
     text = unicodedata.normalize("NFKC", key)
     text = "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Cc"))
-    return _ZEROS.sub("", text.strip().strip("'\"").casefold())
+    text = text.strip().strip("'\"").casefold()
+    text = str(int(float(text))) if re.match(_EXPONENT, text) else text
+    return _LEADING.sub("", re.sub(_FRACTION, "", text))
 
 
 def _shown(key: str) -> str:

@@ -181,6 +181,17 @@ TYPES: Final = [
     ),
 ]
 
+
+def _numbered(first: int, other: str) -> bytes:
+    """JSON lines whose users are numbers, also as text; u0 has another spelling at its first time."""
+    lines = []
+    for number, row in enumerate(ROWS):
+        key = first + int(row["user"][1:])
+        spelled = other if (row["user"], DAYS[number]) == ("u0", 0) else json.dumps(str(key) if number % 5 else key)
+        lines.append(f'{{"user": {spelled}, {json.dumps({name: row[name] for name in _REST})[1:]}\n')
+    return "".join(lines).encode()
+
+
 KEYS: Final = [
     *(
         Case(f"keys with {name}", _keyed(change, lambda _, day: day % 2 == 0), "shop.csv")
@@ -203,6 +214,19 @@ KEYS: Final = [
             ("quotes", lambda key: f"'{key}'", """"'u0'" and 'u0'"""),
             ("a mark within", lambda key: "u\u200b0", r"'u0' and 'u\u200b0'"),
         )
+    ),
+    *(
+        Case(
+            f"keys of one user in JSON, a number, a text and {other}",
+            {"shop.jsonl": _numbered(first, other)},
+            "shop.jsonl",
+            expected={
+                str(first + number): EXPECTED[f"u{number}"][(1 if not number else 0) :]
+                for number in range(len(EXPECTED))
+            },
+            printed=f"WARNING: 2 users have a key near that of another, such as '{first}' and '{other}'",
+        )
+        for first, other in ((1, "1.0"), (10**15, "1e15"), (10**16, "1e+16"))
     ),
     Case(
         "blanks around the keys of titles",
