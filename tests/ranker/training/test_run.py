@@ -335,7 +335,7 @@ def test_a_retriever_of_too_few_items_is_not_even_trained(folder: Path) -> None:
     lines = (folder / "shop.csv").read_text(encoding="utf-8").splitlines()
     few = [re.sub(r"((?<=,i)|(?<=Film ))\d+", lambda item: str(int(item[0]) % 20), line) for line in lines]
     (folder / "shop.csv").write_text("\n".join(few) + "\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"--num_candidates 20: not every user") as refused:
+    with pytest.raises(ConfigError, match=r"--num_candidates 20: too many users have fewer") as refused:
         run_shop(folder, "--train_retriever")
     assert not (folder / "experiments" / "lru").exists()
     flag, number = refused.value.retry_with
