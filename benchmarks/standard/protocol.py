@@ -1,0 +1,129 @@
+"""What is compared, and the one way in which everything is compared.
+
+A system is fitted on the training part of a set. It then scores the whole catalogue after any history. The label of a
+user is the first item after the validation part (its history includes the validation item); its rank is counted over
+the whole catalogue without the history, unless people of the set come back to items. A tie counts against the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.metrics import score_ranks
+from llamarec.vocabulary import PADDING_ITEM, Split
+
+METRICS: Final = ("ndcg@10", "recall@10", "recall@20")
+_BLOCK_USERS: Final = 256
+
+Notes = Mapping[str, str | int | float]
+"""What a system chose or needed, such as its number of epochs."""
+
+
+class Scorer(Protocol):
+    """A fitted system."""
+
+    def scores(self, histories: Sequence[NDArray[np.int32]], times: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores of all items as the next one: [histories, items + 1]; minus infinity where it has no opinion.
+
+        Args:
+            histories: Item ids, oldest first, none of them empty.
+            times: [histories] seconds since 1970 of the last item of each history.
+        """
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit results in.
+
+    Attributes:
+        scorers: By the row of the table that each makes: the system's own, and any part of it that is shown apart.
+        notes: What was chosen.
+    """
+
+    scorers: Mapping[str, Scorer]
+    notes: Notes = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How to fit.
+
+    Attributes:
+        seed: Of everything that is random.
+        folder: Empty folder for what a training writes; it is removed afterwards.
+        max_epochs: Most passes over the data; None: as many as the system asks for.
+    """
+
+    seed: int
+    folder: Path
+    max_epochs: int | None = None
+
+    def epochs(self, wanted: int) -> int:
+        """Passes over the data, at most."""
+        return wanted if self.max_epochs is None else min(wanted, self.max_epochs)
+
+
+def _nothing() -> None:
+    """Nothing is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One entry of the comparison.
+
+    Attributes:
+        name: On the command line and in file names.
+        titles: Of each row that a fit makes, by its name, in the order of the table.
+        fit: Fits it on the training part. It may choose on the validation part; the test part is not for it.
+        is_ours: Whether it is part of this project.
+        is_random: Whether seeds differ. Otherwise it is fitted once.
+        needs: Raises ConfigError, which names the command to type, where a library is missing.
+        packages: Libraries whose version a result depends on.
+    """
+
+    name: str
+    titles: Mapping[str, str]
+    fit: Callable[[PreparedData, Fit], Fitted]
+    is_ours: bool = False
+    is_random: bool = False
+    needs: Callable[[], None] = _nothing
+    packages: tuple[str, ...] = ("numpy", "torch")
+
+
+def label_ranks(scorer: Scorer, data: PreparedData, split: Split) -> NDArray[np.int64]:
+    """Rank of each labelled user's label in the whole catalogue: [users], 1 = first, 0 = a miss at any cutoff.
+
+    Args:
+        scorer: A fitted system.
+        data: Prepared data.
+        split: Whose label: `validation` to choose, `test` to report.
+    """
+    users = data.sequences.users_with_label(split)
+    ranks = [_ranks(scorer, data, users[start : start + _BLOCK_USERS], split) for start in _starts(len(users))]
+    return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
+
+
+def _starts(num_users: int) -> range:
+    return range(0, num_users, _BLOCK_USERS)
+
+
+def _ranks(scorer: Scorer, data: PreparedData, users: NDArray[np.int32], split: Split) -> NDArray[np.int64]:
+    sequences = data.sequences
+    histories = [sequences.history(int(user), split) for user in users]
+    labels_B = np.array([sequences.label(int(user), split) for user in users], dtype=np.int64)
+    lengths_B = np.array([len(history) for history in histories])
+
+    times_B = sequences.timestamps[sequences.offsets[users] + lengths_B - 1]
+    scores_BN = np.array(scorer.scores(histories, times_B), dtype=np.float32)
+
+    scores_BN[:, PADDING_ITEM] = -np.inf
+    if not data.has_repeats:
+        scores_BN[np.repeat(np.arange(len(users)), lengths_B), np.concatenate(histories)] = -np.inf
+    return score_ranks(scores_BN, labels_B, listed=False)
