@@ -42,6 +42,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "benchmarks.retriever.speed": (),
     "benchmarks.serve": ("{run}", "--seconds", "1", "--clients", "1", "2", "--output", "{out}"),
+    "benchmarks.standard": ("--quick", "--folder", "{folder}", "--splits", "temporal"),
     "benchmarks.start": (*ON_DATA, *TINY, "--repeats", "1", "--json", "{out}"),
 }
 # What runs the others.
@@ -50,6 +51,7 @@ RUN_BY = {
     "benchmarks.ranker.answers": "benchmarks.ranker.quality",
     "benchmarks.ranker.memory_use": "benchmarks.ranker.speed",
     "benchmarks.ranker.published_loss": "benchmarks.ranker.quality",
+    "benchmarks.standard.measure": "benchmarks.standard",
 }
 
 
