@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.standard import results
+from benchmarks.standard.page import read_summary, rendered
 from benchmarks.standard.published import published
 from benchmarks.standard.results import Result, Task, differences, read_result, row_of, write_result
 from benchmarks.standard.sets import SETS, Form, check_form, counts_of, digests_of, prepared_set, quick_table
@@ -18,6 +19,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import DataError
 
 POPULARITY = system_of("popularity")
+GONE = "/".join(["llamarec", "gone.py"])
 DIGESTS = {"sequences": "a", "titles": "b"}
 
 
@@ -62,8 +64,8 @@ def test_only_what_is_of_now_is_used_again() -> None:
 
     code = differences(replace(_result(), code={"benchmarks/standard/protocol.py": "0"}), POPULARITY, DIGESTS, 0)
     assert code.code == ["other code: benchmarks/standard/protocol.py"]
-    gone = differences(replace(_result(), code={"llamarec/gone.py": "0"}), POPULARITY, DIGESTS, 0)
-    assert gone.code == ["other code: llamarec/gone.py"]
+    gone = differences(replace(_result(), code={GONE: "0"}), POPULARITY, DIGESTS, 0)
+    assert gone.code == [f"other code: {GONE}"]
     version = differences(replace(_result(), versions={"numpy": "1.0"}), POPULARITY, DIGESTS, 0)
     assert version.code[0].startswith("numpy 1.0, now ")
 
@@ -125,3 +127,8 @@ def test_every_published_figure_has_a_source() -> None:
             assert content.systems[name].source in content.sources
             assert all(0 < value < 1 for value in values.values())
     assert set(content.systems) == {name for figures in content.figures.values() for name in figures}
+
+
+def test_the_page_is_made_from_the_stored_summary() -> None:
+    page, stored = results.ROOT / "docs" / "benchmarks.md", results.ROOT / "benchmarks" / "results" / "standard.json"
+    assert page.read_text(encoding="utf-8") == rendered(read_summary(stored))
