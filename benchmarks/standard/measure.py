@@ -18,7 +18,16 @@ from benchmarks.harness.machine import describe
 from benchmarks.harness.memory import Peak
 from benchmarks.harness.report import commit
 from benchmarks.standard.protocol import Fit, Fitted, System, label_ranks
-from benchmarks.standard.results import Result, Row, Task, loaded_code, row_of, versions_of, write_result
+from benchmarks.standard.results import (
+    Result,
+    Row,
+    Task,
+    code_of_measurement,
+    loaded_code,
+    row_of,
+    versions_of,
+    write_result,
+)
 from benchmarks.standard.sets import SETS, SPLITS, counts_of, digests_of, prepared_set
 from benchmarks.standard.systems import MODULES, system_of
 from llamarec.data.config import default_data_root
@@ -60,6 +69,7 @@ def measure(task: Task, data: PreparedData, max_epochs: int | None, threads: int
     """Fits a system and ranks the label of every test user."""
     system = system_of(task.system)
     system.needs()
+    code = loaded_code()
 
     with Peak() as peak, tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
@@ -74,7 +84,7 @@ def measure(task: Task, data: PreparedData, max_epochs: int | None, threads: int
         peak_bytes=peak.value,
         counts=counts_of(data),
         digests=digests_of(data),
-        code=loaded_code(),
+        code=code_of_measurement(code, loaded_code()),
         versions=versions_of(system),
         max_epochs=max_epochs or 0,
         machine=f"{describe('torch', 'numpy', 'polars')}; {threads} thread{'s' if threads > 1 else ''}",

@@ -10,7 +10,6 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.files import write_json
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+CHANGED_MEANWHILE: Final = "changed while it was measured"
 _KEPT_RANKS: Final = 100
 _NAMED: Final = 3
 _NOT_INSTALLED: Final = "not installed"
@@ -120,7 +120,17 @@ def loaded_code() -> dict[str, str]:
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES]
     paths = {Path(module.__file__).resolve() for module in modules if module.__file__}
     names = sorted(path.relative_to(ROOT).as_posix() for path in paths)
-    return {name: _sha256(ROOT / name) for name in names if _counts(name)}
+    return {name: sha256_of_file(ROOT / name) for name in names if _counts(name)}
+
+
+def code_of_measurement(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    """The code of a measurement; a module that was changed meanwhile is like no other.
+
+    Args:
+        before: `loaded_code` before the fit.
+        after: And when all was ranked; a fit may import more.
+    """
+    return {name: one if before.get(name, one) == one else CHANGED_MEANWHILE for name, one in after.items()}
 
 
 def _counts(name: str) -> bool:
@@ -149,7 +159,7 @@ class Differences:
 
 def differences(result: Result, system: System, digests: Mapping[str, str], max_epochs: int) -> Differences:
     """What is another now than when it was measured."""
-    changed = [path for path, known in result.code.items() if _sha256(ROOT / path) != known]
+    changed = [path for path, known in result.code.items() if sha256_of_file(ROOT / path) != known]
     more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
 
     return Differences(
@@ -170,6 +180,6 @@ def _other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> list[s
     return [f"{name} {before.get(name)}, now {one}" for name, one in installed.items() if before.get(name) != one]
 
 
-@cache
-def _sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256; empty where there is no file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

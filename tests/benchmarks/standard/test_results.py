@@ -31,7 +31,9 @@ def _result(ranks: list[int] | None = None) -> Result:
         peak_bytes=10**9,
         counts={"users": 4, "items": 9, "interactions": 30, "test": 4, "unseen": 0},
         digests=DIGESTS,
-        code={"benchmarks/standard/protocol.py": results._sha256(results.ROOT / "benchmarks/standard/protocol.py")},
+        code={
+            "benchmarks/standard/protocol.py": results.sha256_of_file(results.ROOT / "benchmarks/standard/protocol.py")
+        },
         versions=results.versions_of(POPULARITY),
         max_epochs=0,
         machine="here",
@@ -76,6 +78,11 @@ def test_a_result_depends_on_the_modules_that_make_it_and_not_on_the_list() -> N
         names
     )
     assert not {"benchmarks/standard/systems.py", "benchmarks/standard/sets.py", "llamarec/data/recipe.py"} & set(names)
+
+
+def test_a_module_that_is_changed_meanwhile_is_like_no_other() -> None:
+    code = results.code_of_measurement({"a.py": "1", "b.py": "2"}, {"a.py": "1", "b.py": "3", "late.py": "4"})
+    assert code == {"a.py": "1", "b.py": results.CHANGED_MEANWHILE, "late.py": "4"}
 
 
 def test_another_form_is_refused_with_what_to_do(data: PreparedData) -> None:
