@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.standard.page import write_page
+from benchmarks.standard.page import read_summary, rendered, write_page
 from benchmarks.standard.results import ROOT
 from benchmarks.standard.sets import QUICK, SETS, SPLITS
 from benchmarks.standard.summary import summarised
@@ -24,6 +24,7 @@ from benchmarks.standard.systems import MODULES
 from benchmarks.standard.table import print_summary
 from llamarec.data.config import default_data_root
 from llamarec.errors import EXIT_FAILED, EXIT_KILLED, EXIT_USAGE, LlamarecError
+from llamarec.files import write_text
 
 _PAGE = ROOT / "docs" / "benchmarks.md"
 _STORED = ROOT / "benchmarks" / "results" / "standard.json"
@@ -40,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measures what is missing and prints the table, or writes the page."""
     options = _parser().parse_args(argv)
     console = Console(markup=False, emoji=False, highlight=False)
+    pages = _pages(options)
+    if options.render:
+        write_text(pages.page, rendered(read_summary(pages.stored)))
+        return 0
 
     try:
         with Sweep(_plan(options), console) as sweep:
@@ -56,7 +61,6 @@ def main(argv: list[str] | None = None) -> int:
 
     print_summary(summary, console)
     if options.write:
-        pages = _pages(options)
         write_page(summary, pages.page, pages.stored)
         console.print(f"\nwritten: {pages.page}, {pages.stored}", soft_wrap=True)
     return EXIT_FAILED if sweep.failed else 0
@@ -78,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a generated set, two epochs, one seed")
     parser.add_argument("--write", action="store_true", help="measure nothing; make the page from what is stored")
+    parser.add_argument(
+        "--render", action="store_true", help="make the page again from the summary that --write stored"
+    )
     parser.add_argument(
         "--accept_other_code",
         action="store_true",

@@ -48,7 +48,11 @@ def _only_here(summary: Summary, split: str) -> str:
         for groups in (_groups(summary, split), after)
     )
     only = sorted(here - there)
-    return f" ({_listed(only, 'and')} {'wins' if len(only) == 1 else 'win'} only so)" if only else ""
+    return (
+        f" ({_listed(only, 'and')} {'is' if len(only) == 1 else 'are'} nowhere best after a cut in time)"
+        if only
+        else ""
+    )
 
 
 def _quick_line(summary: Summary) -> str:

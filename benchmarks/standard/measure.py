@@ -97,7 +97,7 @@ def _rows(fitted: Fitted, system: System, data: PreparedData) -> dict[str, Row]:
     for name in system.titles:
         started = time.perf_counter()
         ranks = label_ranks(fitted.scorers[name], data, "test")
-        rows[name] = row_of(ranks, time.perf_counter() - started)
+        rows[name] = row_of(ranks, time.perf_counter() - started, fitted.seconds.get(name, 0.0))
     return rows
 
 

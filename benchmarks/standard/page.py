@@ -27,8 +27,8 @@ a stop loses the measurement in progress. The second makes this page.
     python -m benchmarks.standard --data_root DATA
     python -m benchmarks.standard --write
 
-SASRec and eSASRec need RecTools, which is not among this project's requirements; without it the command leaves them out
-and says what to type.
+SASRec and eSASRec need RecTools, which is not among this project's requirements; without it the command leaves them
+out and says what to type.
 """
 
 _PROTOCOL: Final = """\
@@ -41,7 +41,8 @@ _PROTOCOL: Final = """\
 - Every item of the catalogue is ranked but those of the history (unless people of the set come back to items). A label
   that a system cannot score is a miss. An item with the same score as the label ranks before it.
 - Figures are means over users and seeds. In brackets: the 95% interval, a bootstrap over users, each the mean over the
-  seeds. **Bold**: the best of the column, and what differs from it in NDCG@10 by less than the paired interval.
+  seeds. **Bold**: the best NDCG@10, and every one whose paired difference to it has an interval that holds zero. Beside
+  the number of seeds: half the range of their NDCG@10.
 - Seconds are those of fitting, choices on validation included; memory is the peak of the whole process. One process for
   each measurement.
 """
@@ -143,7 +144,8 @@ def _row(entry: Entry) -> str:
     figures[0] = f"{mark}{figures[0].partition(' ')[0]}{mark} {figures[0].partition(' ')[2]}"
     name = f"{entry.title}{', ours' if entry.is_ours else ''}"
     cost = f"{entry.fit_seconds:,.0f} | {entry.users_per_second:,.0f} | {entry.peak_bytes / 1e9:.1f} GB"
-    return f"| {name} | {' | '.join(figures)} | {entry.seeds} | {cost} |"
+    seeds = f"{entry.seeds} (±{entry.seed_range / 2:.4f})" if entry.seeds > 1 else str(entry.seeds)
+    return f"| {name} | {' | '.join(figures)} | {seeds} | {cost} |"
 
 
 def _figure(estimate: Estimate) -> str:

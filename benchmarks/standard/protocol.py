@@ -45,10 +45,12 @@ class Fitted:
     Attributes:
         scorers: By the row of the table that each makes: the system's own, and any part of it that is shown apart.
         notes: What was chosen.
+        seconds: Of fitting a part alone, by its row; a row that is not named took the whole fit.
     """
 
     scorers: Mapping[str, Scorer]
     notes: Notes = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

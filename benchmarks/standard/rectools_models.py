@@ -81,10 +81,9 @@ def check_installed() -> None:
             "sasrec and esasrec are RecTools' models, and RecTools is not installed",
             found=f"no module {', '.join(missing)}",
             hint=[
-                "pip install 'rectools[torch]==0.19.0'",
-                "It asks for numpy below 2 and another torch: install it into an environment of its own, or beside",
-                "this one (pip install --no-deps --target FOLDER, and FOLDER on PYTHONPATH)",
-                "without these two: --systems popularity item-knn transition-rule retriever",
+                "pip install --no-deps --target rectools-overlay -r benchmarks/standard/rectools.txt",
+                "and then the same command with PYTHONPATH=rectools-overlay before it. (RecTools asks for an older",
+                "numpy than this project; installed without its requirements, it runs with the newer.)",
             ],
         )
 

@@ -55,10 +55,12 @@ class Row:
     Attributes:
         ranks: Of each test user's label, separated by spaces; 0 where it is beyond 100.
         score_seconds: Time of scoring all of them.
+        fit_seconds: Time of fitting this row alone, where it is a part; 0: that of the whole fit.
     """
 
     ranks: str
     score_seconds: float
+    fit_seconds: float = 0.0
 
     def as_array(self) -> NDArray[np.int64]:
         """Ranks: [users]."""
@@ -96,10 +98,10 @@ class Result:
     commit: str
 
 
-def row_of(ranks: NDArray[np.int64], score_seconds: float) -> Row:
+def row_of(ranks: NDArray[np.int64], score_seconds: float, fit_seconds: float = 0.0) -> Row:
     """A row; what is beyond the largest cutoff is a miss."""
     kept = np.where(ranks <= _KEPT_RANKS, ranks, 0)
-    return Row(ranks=" ".join(map(str, kept.tolist())), score_seconds=score_seconds)
+    return Row(ranks=" ".join(map(str, kept.tolist())), score_seconds=score_seconds, fit_seconds=fit_seconds)
 
 
 def write_result(path: Path, result: Result) -> None:

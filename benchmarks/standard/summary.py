@@ -136,7 +136,7 @@ def _entry(system: System, row: str, seeds: Sequence[Result], *, is_with_best: b
         estimates={metric: _estimate(_values(rows, metric)) for metric in METRICS},
         seed_range=max(by_seed) - min(by_seed),
         is_with_best=is_with_best,
-        fit_seconds=statistics.fmean(one.fit_seconds for one in seeds),
+        fit_seconds=statistics.fmean(one.rows[row].fit_seconds or one.fit_seconds for one in seeds),
         users_per_second=num_users / statistics.fmean(one.score_seconds for one in rows),
         peak_bytes=max(one.peak_bytes for one in seeds),
         notes=seeds[0].notes,

@@ -126,6 +126,12 @@ def test_means_are_over_users_and_seeds() -> None:
     assert entry.estimates["recall@10"].low <= 0.375 <= entry.estimates["recall@10"].high
 
 
+def test_a_part_has_the_seconds_of_its_own_fit() -> None:
+    part = replace(_result(), rows={"popularity": row_of(np.array([1]), 0.5, 0.25)})
+    (entry,) = summarised({Task("beauty", "temporal", "popularity", 1): part}).groups[0].entries
+    assert entry.fit_seconds == 0.25
+
+
 def test_every_published_figure_has_a_source() -> None:
     content = published()
     for code, figures in content.figures.items():
@@ -138,4 +144,4 @@ def test_every_published_figure_has_a_source() -> None:
 
 def test_the_page_is_made_from_the_stored_summary() -> None:
     page, stored = results.ROOT / "docs" / "benchmarks.md", results.ROOT / "benchmarks" / "results" / "standard.json"
-    assert page.read_text(encoding="utf-8") == rendered(read_summary(stored))
+    assert page.read_text(encoding="utf-8") == rendered(read_summary(stored)), "python -m benchmarks.standard --render"
