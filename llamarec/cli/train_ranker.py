@@ -16,6 +16,8 @@ def main(argv: Sequence[str]) -> int:
     with importing():
         from rich.console import Console
 
+        from llamarec.evaluation.catalogue import CatalogueOutcome
+        from llamarec.evaluation.catalogue_tables import print_catalogue_test
         from llamarec.evaluation.tables import print_test
         from llamarec.ranker.options.command_line import parse
         from llamarec.ranker.training.run import train_ranker
@@ -23,7 +25,11 @@ def main(argv: Sequence[str]) -> int:
     parsed = parse(argv)
     console = Console(quiet=parsed.training.process_index != 0, markup=False, emoji=False)
     result = train_ranker(parsed, console)
-    print_test(result.outcome, console, title=f"test of {parsed.data.dataset_code}")
+    title = f"test of {parsed.data.dataset_code}"
+    if isinstance(result.outcome, CatalogueOutcome):
+        print_catalogue_test(result.outcome, console, title=title)
+    else:
+        print_test(result.outcome, console, title=title)
     metrics = parsed.experiment.ranker_metrics
     console.print(f"\nbest adapter {parsed.training.output_dir}\nmetrics      {metrics}", soft_wrap=True)
     console.print(f"report       {report_of(parsed)}", soft_wrap=True)

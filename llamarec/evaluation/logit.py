@@ -24,8 +24,8 @@ class Evidence(NamedTuple):
     """What new scores add to known ones.
 
     new, known: weights per unit of the raw scores. gain: log-likelihood that the new scores add to a held-out prompt,
-    in nats. counts: the gain exceeds a standard error, and the weight is positive. is_contrary: it does, but the weight
-    is negative.
+    in nats. error: its standard error. counts: the gain exceeds it, and the weight is positive. is_contrary: it does,
+    but the weight is negative.
     """
 
     new: float
@@ -33,6 +33,7 @@ class Evidence(NamedTuple):
     gain: float
     counts: bool
     is_contrary: bool = False
+    error: float = 0.0
 
 
 def weigh(new_PC: Scores, known_PC: Scores, labels_P: NDArray[np.int64]) -> Evidence:
@@ -53,7 +54,7 @@ def weigh(new_PC: Scores, known_PC: Scores, labels_P: NDArray[np.int64]) -> Evid
     # One standard error, the usual margin over a simpler model (Breiman et al. 1984, section 3.4.3).
     is_clear = gain > error
     new, known = float(weights[0] / units[0]), float(weights[1] / units[1])
-    return Evidence(new, known, gain, is_clear and new > 0, is_clear and new < 0)
+    return Evidence(new, known, gain, is_clear and new > 0, is_clear and new < 0, error)
 
 
 def log_softmax(scores_PC: Scores) -> Matrix:

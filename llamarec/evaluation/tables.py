@@ -26,9 +26,9 @@ def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
     )
 
     heading = f"subset: the {covered:,} users whose next item is among the candidates"
-    _print_rows(console, heading, comparison.subset, letters.subset)
+    print_rows(console, heading, comparison.subset, letters.subset)
     heading = f"overall: all {users:,} users; a next item outside the candidates is a miss"
-    _print_rows(console, heading, comparison.overall, letters.overall)
+    print_rows(console, heading, comparison.overall, letters.overall)
     console.print("letters: the language model alone; ranker: the final order")
     console.print("difference: ranker - retriever, with a 95% confidence interval (paired bootstrap over users)")
     console.print(fusion_text(outcome.fusion))
@@ -106,17 +106,18 @@ def _judged(row: Row, users: int, letters: float) -> str:
     return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
 
 
-def _print_rows(console: Console, title: str, rows: list[Row], letters: list[Row]) -> None:
+def print_rows(console: Console, title: str, rows: list[Row], letters: list[Row], *, alone: str = "letters") -> None:
+    """A table of both stages, and of the language model alone under its name."""
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("metric", no_wrap=True)
-    for name in ("retriever", "letters", "ranker", "difference", "95% CI"):
+    for name in ("retriever", alone, "ranker", "difference", "95% CI"):
         table.add_column(name, justify="right", no_wrap=True)
 
-    for row, alone in zip(rows, letters, strict=True):
+    for row, of_model in zip(rows, letters, strict=True):
         table.add_row(
             row.metric,
             f"{row.retriever:.4f}",
-            f"{alone.ranker:.4f}",
+            f"{of_model.ranker:.4f}",
             f"{row.ranker:.4f}",
             f"{row.difference:+.4f}",
             f"{row.low:+.4f} {row.high:+.4f}",

@@ -74,6 +74,10 @@ class Example:
 
 def examples(test: pl.DataFrame, data: PreparedData) -> list[Example]:
     """The user who gains most, the median user, one drawn at random, and the one who loses most, if any does."""
+    # A test over the whole catalogue keeps ranks, no lists.
+    if CANDIDATE_IDS not in test.columns:
+        return []
+
     # If a score is not a number, there is no order to show.
     covered = test.filter((pl.col(RETRIEVER_RANK) > 0) & (pl.col(FINAL_RANK) > 0))
     if not len(covered):

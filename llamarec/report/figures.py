@@ -78,7 +78,7 @@ _PANELS: Final = (
         "validation, ndcg@10, all users",
         {
             "eval_fused_ndcg@10": "ranker",
-            "eval_overall_ndcg@10": "letters alone",
+            "eval_overall_ndcg@10": "language model alone",
             "eval_retriever_ndcg@10": "retriever",
         },
     ),

@@ -8,6 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from llamarec.evaluation.candidate_orders import OrderRow
+from llamarec.evaluation.catalogue import CatalogueWeights
+from llamarec.evaluation.catalogue_tables import catalogue_verdict, weights_text
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
@@ -24,7 +26,14 @@ def judgement(run: RunFacts) -> dict[str, str] | None:
         return None
     row = overall_row(run.metrics)
     kind = "better" if row.low > 0 else "worse" if row.high < 0 else "same"
-    return {"kind": kind, "text": verdict(row, int(run.metrics["num_users"]), _fusion(run.metrics))}
+    users, weights = int(run.metrics["num_users"]), _catalogue(run.metrics)
+    text = verdict(row, users, _fusion(run.metrics)) if weights is None else catalogue_verdict(row, users, weights)
+    return {"kind": kind, "text": text}
+
+
+def _catalogue(metrics: Mapping[str, Any]) -> CatalogueWeights | None:
+    """The weights of a test over the whole catalogue; None for one of letters."""
+    return stored(metrics["catalogue"], CatalogueWeights, METRICS_FILE) if "catalogue" in metrics else None
 
 
 def _fusion(metrics: Mapping[str, Any]) -> Fusion:
@@ -49,9 +58,22 @@ def test(run: RunFacts) -> dict[str, object] | None:
     stale = "" if run.is_tested else f"These metrics are from an earlier test, at step {metrics.get('step', '?')}. "
     users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
     subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
-    fusion = _fusion(metrics)
+    fusion, weights = _fusion(metrics), _catalogue(metrics)
+    if weights is not None:
+        return {
+            "about": f"{stale}{users:,} test users, ranked over the whole catalogue.",
+            "fusion": weights_text(weights),
+            "without_model": "",
+            "figure": Markup(difference_figure(overall)),
+            "users": f"{users:,}",
+            "alone": "language model alone",
+            "subset": [],
+            "overall": overall,
+            "letters_overall": _rows(metrics["letters"]["overall"]),
+        }
 
     return {
+        "alone": "letters alone",
         "about": f"{stale}{users:,} test users. For {covered:,} of them ({metrics['coverage']:.1%}) the next item is "
         "among the candidates; the ranker can help only these. For all others both stages count as a miss.",
         "fusion": fusion_text(fusion).rstrip("."),

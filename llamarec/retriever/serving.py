@@ -65,6 +65,15 @@ class Retriever:
 
         return np.concatenate(items), np.concatenate(scores)
 
+    @torch.inference_mode()
+    def scores(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """[num_histories, items + 1] logits of all items after each history; minus infinity for padding.
+
+        Args:
+            histories: Item ids, oldest first, none of them empty.
+        """
+        return np.asarray(catalogue_scores(self._model, histories, max_length=self._max_length, exclude=False).numpy())
+
     def _propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         scores_BN = catalogue_scores(self._model, histories, max_length=self._max_length, exclude=self.excludes_history)
         best = scores_BN.topk(min(k, scores_BN.shape[1]), dim=1)

@@ -37,10 +37,12 @@ MAPPED = [
     "llamarec.ranker",
     "llamarec.ranker.model",
     "llamarec.ranker.model.cpu",
+    "llamarec.ranker.model.items",
     "llamarec.ranker.options",
     "llamarec.ranker.prompts",
     "llamarec.ranker.trained",
     "llamarec.ranker.training",
+    "llamarec.ranker.training.items",
     "llamarec.retriever",
 ]
 SOURCES = sorted(

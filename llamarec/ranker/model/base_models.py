@@ -12,7 +12,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from llamarec.files import replacing_folder
 from llamarec.ranker.model.dropout import replace_dropout
 from llamarec.ranker.model.foreign_code import configuration, refusal
 from llamarec.ranker.model.hub import hub_name, is_unreachable, load_options
+from llamarec.ranker.model.items.forward import as_item_model
+from llamarec.ranker.model.items.head import ItemHead
 from llamarec.ranker.model.letter_model import as_letter_model
 from llamarec.ranker.model.quantization import nf4, prepare_for_training
 from llamarec.ranker.model.tiny import tiny_model
@@ -95,6 +97,41 @@ def load_letter_model(
     Raises:
         ModelError: the model cannot be loaded, or has no layers with the names in `config`.
     """
+    model = _loaded(name, source, config, bf16=bf16, device=device)
+    return _with_lora(as_letter_model(model, letter_ids), config)
+
+
+def load_item_model(
+    name: str,
+    source: str,
+    config: RankerConfig,
+    *,
+    bf16: bool,
+    device: torch.device | None = None,
+    head: Callable[[Any], ItemHead],
+) -> Any:
+    """A base model that scores items, frozen, with fresh LoRA layers.
+
+    Args:
+        name: Name as the user gave it, for messages.
+        source: What `base_model_source` returned.
+        config: Quantisation and LoRA options.
+        bf16: Compute in bfloat16 and keep unquantised weights in it.
+        device: Device of the model; None leaves it to the Trainer.
+        head: Makes what is trained beside LoRA, of the base model.
+
+    Raises:
+        ModelError: as `load_letter_model`.
+    """
+    model = _loaded(name, source, config, bf16=bf16, device=device)
+    adapted = _with_lora(as_item_model(model, head(model).to(model.device)), config)
+    # PEFT freezes all but its own.
+    adapted.get_base_model().item_head.requires_grad_(True)
+    return adapted
+
+
+def _loaded(name: str, source: str, config: RankerConfig, *, bf16: bool, device: torch.device | None) -> Any:
+    """The base model."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
     quantization = nf4(dtype) if four_bits else None
@@ -110,7 +147,7 @@ def load_letter_model(
 
     if four_bits:
         prepare_for_training(model)
-    return _with_lora(as_letter_model(model, letter_ids), config)
+    return model
 
 
 def wants_nf4(name: str, config: RankerConfig) -> bool:

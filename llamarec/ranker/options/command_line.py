@@ -8,7 +8,6 @@ the checkpoint's values become defaults in the same way (`kept`).
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 import warnings
@@ -31,8 +30,15 @@ from llamarec.data.config import DataConfig
 from llamarec.data.prepare import resolve_options
 from llamarec.errors import ConfigError
 from llamarec.hardware import has_accelerator, has_bfloat16
-from llamarec.ranker.options.config import HINTS, TINY, VALIDATED, RankerConfig, is_embedded
+from llamarec.ranker.options.config import HINTS, ITEMS, LETTERS, TINY, RankerConfig, is_embedded
 from llamarec.ranker.options.parser import RankerArgumentParser
+from llamarec.ranker.options.readouts import (
+    BATCH_OF_ITEMS,
+    DEFAULTS_OF_ITEMS,
+    check_metric,
+    check_readout,
+    check_same_readout,
+)
 from llamarec.ranker.options.resume_defaults import kept_values
 from llamarec.vocabulary import CHECKPOINTS, Experiment
 
@@ -106,7 +112,10 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
         raise ConfigError(f"these training arguments do not fit: {error}") from error
 
     _check_length(training)
-    _check_metric(training)
+    check_metric(str(training.metric_for_best_model or ""), ranker.readout)
+    check_readout(ranker, flags)
+    if choice is not None and choice.verdict.manifest is not None:
+        check_same_readout(str(choice.verdict.manifest.hyperparameters.get("readout", LETTERS)), ranker.readout)
 
     if kept and "init_adapter" in flags:
         # The start of a run cannot change; its record stays.
@@ -139,18 +148,6 @@ def _check_length(training: TrainingArguments) -> None:
             f"--max_steps {training.max_steps}: no number of steps",
             expected="1 or more, or -1 (no limit beside --num_train_epochs)",
             hint="to test a finished run again, repeat its command with --resume_from_checkpoint",
-        )
-
-
-def _check_metric(training: TrainingArguments) -> None:
-    """Refuses an unknown metric now; the Trainer would only miss it at the first validation."""
-    name = str(training.metric_for_best_model or "").removeprefix("eval_")
-    if name and name != "loss" and name not in VALIDATED:
-        near = difflib.get_close_matches(name, VALIDATED, n=1, cutoff=0.3)
-        raise ConfigError(
-            f"--metric_for_best_model {name}: validation has no such metric",
-            expected=", ".join([*VALIDATED, "loss"]),
-            hint=f"--metric_for_best_model {near[0] if near else VALIDATED[0]}",
         )
 
 
@@ -206,9 +203,12 @@ def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, obj
     on_cpu = bool(given.use_cpu) or not has_accelerator()
     # A step of the tiny model is all overhead; bfloat16 and micro-batches of one gain nothing.
     slow_cpu = on_cpu and given.llm_base_model != TINY
-    batch = 16 if str(given.dataset_code).startswith("ml-") else 12
+    items = given.readout == ITEMS
+    batch = BATCH_OF_ITEMS if items or str(given.dataset_code).startswith("ml-") else 12
     validates = _validates(given, flags)
-    bf16_is_default = not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and has_bfloat16(on_cpu)
+    # Short histories are fastest in float32, several in a pass (ranker/model/cpu/packed.py).
+    packs = items and on_cpu
+    bf16_is_default = not flags & {"bf16", "fp16"} and (slow_cpu or not on_cpu) and not packs and has_bfloat16(on_cpu)
 
     defaults: dict[str, object] = {
         "output_dir": str(_experiment(given).checkpoints),
@@ -222,6 +222,7 @@ def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, obj
         "use_cpu": on_cpu,
         "bf16": bf16_is_default,
         "dataloader_pin_memory": not on_cpu,
+        **(DEFAULTS_OF_ITEMS if items else {}),
     }
 
     bf16 = given.bf16 if "bf16" in flags else bf16_is_default

@@ -19,6 +19,9 @@ LOGGED = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 VALIDATED = tuple(f"{part}_{name}" for part in ("overall", "subset", "fused") for name in LOGGED)
 CANDIDATE_ORDERS = ("shuffled", "retriever")
 HARD_NEGATIVES_AT = ("proposed", "all")
+LETTERS: Final = "letters"
+ITEMS: Final = "items"
+READOUTS: Final = (LETTERS, ITEMS)
 
 ALL_LINEAR = "all-linear"
 """Of `lora_target_modules`, as PEFT calls it: every linear layer of the decoder, not the output layer."""
@@ -44,12 +47,26 @@ class RankerConfig:
             "chooses nf4 if whole weights would take more than half of the memory (see: llamarec plan)."
         },
     )
-    lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
+    readout: str = field(
+        default=LETTERS,
+        metadata={
+            "help": "What is read from the language model: 'letters', one letter for each of 20 candidates; or "
+            "'items', scores of the whole catalogue after every item of a history, with a --learning_rate of "
+            "0.0005 unless given (docs/ranker.md)."
+        },
+    )
+    lora_r: int = field(default=8, metadata={"help": "LoRA rank (default: 8; with --readout items 16)."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the input of each LoRA layer."})
+    lora_dropout: float = field(
+        default=0.05,
+        metadata={"help": "Dropout on the input of each LoRA layer (default: 0.05; with --readout items 0)."},
+    )
     lora_target_modules: str = field(
         default="q_proj,v_proj",
-        metadata={"help": "Linear layers that get LoRA, by name, comma-separated; or all-linear."},
+        metadata={
+            "help": "Linear layers that get LoRA, by name, comma-separated; or all-linear (default: q_proj,v_proj; "
+            "with --readout items all-linear)."
+        },
     )
     init_adapter: str = field(
         default="",
@@ -67,7 +84,10 @@ class RankerConfig:
     )
     max_history: int = field(default=20, metadata={"help": "Items of the history that a prompt shows, at most."})
     num_candidates: int = field(default=20, metadata={"help": "Candidates per prompt, one letter each (2 to 26)."})
-    max_title_tokens: int = field(default=32, metadata={"help": "Tokens of a title; longer titles are cut."})
+    max_title_tokens: int = field(
+        default=32,
+        metadata={"help": "Tokens of a title; longer titles are cut (default: 32; with --readout items 16)."},
+    )
     max_prompt_tokens: int = field(
         default=1536,
         metadata={"help": "Tokens of a prompt; longer prompts lose their oldest history items, never a candidate."},
@@ -160,6 +180,7 @@ class RankerConfig:
                 2 <= self.num_candidates <= MAX_CANDIDATES,
                 f"--num_candidates {self.num_candidates}: 2 to {MAX_CANDIDATES}, one letter each",
             ),
+            (self.readout in READOUTS, f"--readout {self.readout!r}: one of {', '.join(READOUTS)}"),
             (self.lora_r >= 1, f"--lora_r {self.lora_r}: at least 1"),
             (self.lora_alpha >= 1, f"--lora_alpha {self.lora_alpha}: at least 1"),
             (0.0 <= self.lora_dropout < 1.0, f"--lora_dropout {self.lora_dropout}: from 0 to below 1"),

@@ -89,12 +89,14 @@ _OWN_HELP: Final = {
     "output_dir": "Folder for checkpoint-{step}/ and the best adapter (default: "
     "{experiment_root}/llm/{dataset_code}/checkpoints).",
     "per_device_train_batch_size": "Samples per device in one forward pass; times --gradient_accumulation_steps this "
-    "is a step of 16 samples for MovieLens, else 12 (default: the fastest that fits; see: llamarec plan).",
+    "is a step of 16 samples for MovieLens or --readout items, else 12 (default: the fastest that fits; see: llamarec "
+    "plan).",
     "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16; on a CPU 32, "
     "in bfloat16 4).",
     "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
     "metric_for_best_model": "Metric that chooses the best adapter: overall_ or subset_ (letters alone) or fused_ "
-    "(final order), then recall@1, recall@10, ndcg@10 or mrr@10 (default: overall_ndcg@10).",
+    "(final order), then recall@1, recall@10, ndcg@10 or mrr@10; or loss (default: overall_ndcg@10; "
+    "with --readout items loss).",
     "save_total_limit": "Checkpoints kept (default: 3).",
     "max_steps": "Stop after this many steps, whatever --num_train_epochs says (default: -1, no limit).",
     "gradient_accumulation_steps": "Forward and backward passes per step (default: see --per_device_train_batch_size).",

@@ -59,6 +59,7 @@ _FOLLOWS: Final[dict[str, tuple[frozenset[str], bool]]] = {
 _SETTLED: Final = frozenset({"init_adapter"})
 # Behaviour of runs from before these flags existed.
 _BEFORE_FLAGS: Final[dict[str, object]] = {
+    "readout": "letters",
     "hard_negatives": 0.0,
     "hard_negatives_at": "all",
     "candidate_order": "retriever",

@@ -66,7 +66,7 @@ class PromptEncoder:
         if not template.ends_in_title:
             self._candidate_titles = tokenise(before=template.candidate_before(0) or "\n", after="").ids
 
-        self._special = _special_prefix(tokenizer)
+        self._special = special_prefix(tokenizer)
         self._head = self._special + self._piece("", template.head)
         self._middle = self._piece("\n", template.middle)
         self._tail = self._piece("\n", template.tail)
@@ -215,7 +215,7 @@ def encoder_for(
     )
 
 
-def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that the tokenizer puts before every text: beginning of sequence, or nothing."""
     plain, special = plain_ids(tokenizer, "A"), list(tokenizer("A")["input_ids"])
     for start in range(len(special) - len(plain) + 1):

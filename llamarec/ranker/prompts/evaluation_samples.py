@@ -74,7 +74,7 @@ class EvaluationSamples(Dataset[Sample]):
         self.users = evaluated_users(candidates, split, encoder.num_candidates, max_users)
         chosen, self.user_ids, self.retriever_ranks = self.users
         covered = np.flatnonzero(self.retriever_ranks > 0)
-        covered = covered[_sample_of(len(covered), max_prompts, split)]
+        covered = covered[fixed_sample(len(covered), max_prompts, split)]
 
         best_first = candidates.item_ids[chosen][covered, : encoder.num_candidates]
         positions_PC = np.array([letter_order(items, order, draw) for items in best_first], dtype=np.int64).reshape(
@@ -169,7 +169,7 @@ class EvaluatedUsers(NamedTuple):
 
 def evaluated_users(candidates: Candidates, split: Split, num_candidates: int, max_users: int) -> EvaluatedUsers:
     """A fixed random sample of `max_users` users (0 = all), with ranks among `num_candidates` candidates."""
-    rows = _sample_of(len(candidates.user_ids), max_users, split)
+    rows = fixed_sample(len(candidates.user_ids), max_users, split)
     ranks = candidates.label_ranks[rows]
     return EvaluatedUsers(rows, candidates.user_ids[rows], np.where(ranks <= num_candidates, ranks, 0))
 
@@ -190,7 +190,8 @@ def letter_order(best_first: NDArray[np.int32], order: Order, draw: int = 0) -> 
     return positions if order == "retriever" else positions[::-1]
 
 
-def _sample_of(num_rows: int, max_rows: int, split: Split) -> NDArray[np.int64]:
+def fixed_sample(num_rows: int, max_rows: int, split: Split) -> NDArray[np.int64]:
+    """Sorted indices of a fixed random sample of the rows of a split (0 = all), the same in every run."""
     if not max_rows or max_rows >= num_rows:
         return np.arange(num_rows)
 

@@ -3,6 +3,7 @@
 locations      where the results and checkpoints of a run are
 loading        a run's options, prompt and best adapter
 serving        a ranker that orders any candidates
+item_expert    a run of --readout items that scores the catalogue
 final_fusion   the weights of the final score
 retrain        the command that trains a run again
 """

@@ -13,7 +13,7 @@ from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json, stored
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import LETTERS, RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.template import PromptTemplate
 from llamarec.ranker.trained.locations import folder_of
@@ -68,10 +68,15 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
         ArtifactError: there is no run, it was trained on other data, or it has no adapter yet.
         ModelError: its tokenizer cannot be loaded.
     """
-    ranker = _description(experiment, data)
+    ranker = described_run(experiment, data)
     described_by = experiment.ranker / DESCRIPTION
     config = stored(ranker.get("config") or {}, RankerConfig, described_by)
-    adapter = _adapter(folder_of(experiment), str(ranker.get("run_id") or ""))
+    if config.readout != LETTERS:
+        raise ArtifactError(
+            f"{experiment.ranker}: this run has no letters, it was trained with --readout {config.readout}",
+            hint="from Python: llamarec.ranker.trained.item_expert.load_item_expert (docs/ranker.md)",
+        )
+    adapter = adapter_of(experiment, ranker)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     template = stored(ranker.get("prompt"), PromptTemplate, described_by)
@@ -80,7 +85,12 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
     return Trained(ranker, config, source, tokenizer, encoder, adapter)
 
 
-def _description(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
+def described_run(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
+    """The content of ranker.json.
+
+    Raises:
+        ArtifactError: there is no run, or it was trained on other data.
+    """
     path = experiment.ranker / DESCRIPTION
     ranker = read_json(path, RankerDescription)
     if ranker is None:
@@ -112,7 +122,17 @@ def adapter_in(run: RunFolder, run_id: str = "") -> AdapterLocation | None:
     return AdapterLocation(newest.verdict.path, newest.verdict.manifest.step, is_best=False)
 
 
-def _adapter(run: RunFolder, run_id: str) -> AdapterLocation:
+def adapter_of(experiment: Experiment, ranker: Mapping[str, Any]) -> AdapterLocation:
+    """The best adapter of a run, or else the newest.
+
+    Args:
+        experiment: Experiment of the run.
+        ranker: The content of ranker.json.
+
+    Raises:
+        ArtifactError: the run has none yet.
+    """
+    run, run_id = folder_of(experiment), str(ranker.get("run_id") or "")
     found = adapter_in(run, run_id)
     if found is not None:
         return found

@@ -179,7 +179,7 @@ def load_ranker(
         ModelError: its base model cannot be loaded.
         CheckpointError: the weights are damaged.
     """
-    where = _device(device)
+    where = device_named(device)
     trained = read_trained(experiment, data)
     _check_same_retriever(experiment, str(trained.description.get("retriever_digest") or ""), retriever_digest)
     config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
@@ -217,7 +217,12 @@ def stored_fusion(experiment: Experiment, adapter: AdapterLocation) -> Fusion | 
     return final or read_fusion(adapter.folder)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """A device by name; `auto` is the fastest.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     try:
         device = torch.device(_default_device() if name == "auto" else name)
         torch.empty(0, device=device)

@@ -6,7 +6,10 @@ results        the files that a run leaves beside its checkpoints
 apply_plan     what planning chose, put into the options
 init_adapter   first weights from another run
 fingerprints   what identifies a run
-trainer        the Trainer subclass
+adapter_trainer  what the Trainers of both readouts have in common
+callbacks      what happens when training begins
+trainer        the Trainer of letters
 fusion_fit     the weights of the final score, fitted on validation users
 final_test     the test users' ranks
+items          the same of --readout items
 """

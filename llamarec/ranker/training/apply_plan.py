@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from rich.console import Console
@@ -26,7 +26,6 @@ from llamarec.ranker.model.base_models import load_configuration, wants_nf4
 from llamarec.ranker.model.cpu.form import goes_by_prompts
 from llamarec.ranker.model.cpu.thread_pool import at_once
 from llamarec.ranker.options.command_line import Parsed
-from llamarec.ranker.prompts.training_samples import TrainingSamples
 
 _NUM_SAMPLED: Final = 1024
 # Flags that decide each choice.
@@ -38,10 +37,17 @@ _FLAGS: Final = {
 }
 
 
+class KeyedSamples(Protocol):
+    """Training samples of any readout, by (epoch, index)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: tuple[int, int], /) -> Mapping[str, Any]: ...
+
+
 def plan_run(
     parsed: Parsed,
     source: str,
-    train: TrainingSamples,
+    train: KeyedSamples,
     *,
     validation_prompts: int,
     test_prompts: int | None,
@@ -97,7 +103,7 @@ def with_plan(parsed: Parsed, plan: Plan) -> Parsed:
 
 
 def planned(
-    parsed: Parsed, source: str, train: TrainingSamples, console: Console, *, validation_prompts: int, test_prompts: int
+    parsed: Parsed, source: str, train: KeyedSamples, console: Console, *, validation_prompts: int, test_prompts: int
 ) -> Parsed:
     """Plans a run, prints the plan and applies it; without a plan the command line is unchanged."""
     # The full plan was printed at the start of a resumed run.
@@ -154,7 +160,7 @@ def _wishes(parsed: Parsed, config_of_model: Mapping[str, Any]) -> Wishes:
     )
 
 
-def _lengths(train: TrainingSamples, parsed: Parsed) -> Lengths:
+def _lengths(train: KeyedSamples, parsed: Parsed) -> Lengths:
     # Drawn with the run's seed, so that the same command gives the same plan.
     rng = np.random.default_rng(parsed.training.seed)
     chosen = rng.choice(len(train), size=min(_NUM_SAMPLED, len(train)), replace=False)

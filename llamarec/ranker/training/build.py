@@ -55,7 +55,7 @@ def build_ranker(
 ) -> Ranker:
     """Builds tokenizer, samples, plan, model and Trainer; the model late, because loading it takes longest."""
     config, args = parsed.ranker, parsed.training
-    _log_into(str(experiment.ranker / "logs"))
+    log_into(str(experiment.ranker / "logs"))
     # LoRA's first weights are drawn below; the same seed must give the same weights.
     set_seed(args.seed)
     name = config.llm_base_model
@@ -105,7 +105,7 @@ def build_ranker(
     return Ranker(experiment, config, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
 
 
-def _log_into(folder: str) -> None:
+def log_into(folder: str) -> None:
     """Sends TensorBoard's files to a folder of this run, unless the user has set another folder."""
     if os.environ.get(_LOGS) in (None, _logged_into.get(_LOGS)):
         os.environ[_LOGS] = _logged_into[_LOGS] = folder

@@ -7,13 +7,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.data.prepared import PreparedData, read_manifest
 from llamarec.errors import ArtifactError
 from llamarec.files import read_json
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import ITEMS, RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import EvaluatedUsers, Order, evaluated_users
+from llamarec.ranker.prompts.history_text import HistoryEncoder
 from llamarec.ranker.prompts.training_samples import TrainingSamples
 from llamarec.retriever.candidates import read_candidates
 from llamarec.retriever.dependent_rankers import has_other_retriever
@@ -23,7 +27,15 @@ from llamarec.vocabulary import DESCRIPTION, Experiment, RankerDescription
 
 _DIGITS: Final = 16
 _PROMPT: Final = (
-    *("llm_base_model", "prompt_template", "max_history", "max_title_tokens", "max_prompt_tokens", "num_candidates"),
+    *(
+        "readout",
+        "llm_base_model",
+        "prompt_template",
+        "max_history",
+        "max_title_tokens",
+        "max_prompt_tokens",
+        "num_candidates",
+    ),
 )
 FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
     "base_model": ("llm_base_model", "quantization", "bf16", "fp16"),
@@ -32,9 +44,10 @@ FOLLOWS_FROM: Final[dict[str, tuple[str, ...]]] = {
     "data": (*_PROMPT, "hard_negatives", "hard_negatives_at", "max_train_prompts", "latest_prompts"),
     "training_lists": ("num_candidates",),
     "validation_candidates": ("num_candidates", "max_eval_users", "candidate_order"),
+    "validation_users": ("max_eval_users",),
 }
 """Options that decide a fingerprint, by its name."""
-_MEASURES: Final = frozenset({"prompt", "validation_candidates", "prepared_data"})
+_MEASURES: Final = frozenset({"prompt", "validation_candidates", "validation_users", "prepared_data"})
 
 
 def fingerprints(
@@ -51,6 +64,16 @@ def fingerprints(
     }
 
 
+def fingerprints_of_items(data: PreparedData, encoder: HistoryEncoder, users: NDArray[np.int32]) -> dict[str, Any]:
+    """The fingerprints of a run with `--readout items`, by name."""
+    text = json.dumps([ITEMS, encoder.prefix, encoder.separator, encoder.max_history, encoder.max_tokens])
+    return {
+        **of_data(data.fingerprint),
+        "prompt": _short(hashlib.sha256(text.encode())),
+        "validation_users": _short(hashlib.sha256(np.sort(users).astype("<i8").tobytes())),
+    }
+
+
 def of_data(data_fingerprint: str) -> dict[str, Any]:
     """The fingerprint of the prepared data, which no flag of train_ranker.py decides."""
     return {"prepared_data": data_fingerprint[:_DIGITS]}
@@ -60,6 +83,9 @@ def stored_fingerprints(experiment: Experiment, config: RankerConfig) -> dict[st
     """The fingerprints that need no tokenizer, without those whose files are missing."""
     manifest = read_manifest(experiment.data)
     found = of_data(manifest["fingerprint"]) if manifest is not None else {}
+    if config.readout == ITEMS:
+        return found
+
     try:
         candidates = read_candidates(experiment)["validation"]
         users = evaluated_users(candidates, "validation", config.num_candidates, config.max_eval_users)

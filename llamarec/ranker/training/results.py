@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.evaluation.outcome import Outcome
 from llamarec.files import write_json
 from llamarec.ranker.training.build import Ranker
+from llamarec.ranker.training.items.build import ItemRanker
 from llamarec.retriever.published import DIGEST, intact_metrics, weights_digest
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
 _PACKAGES: Final = ("llamarec", "torch", "transformers", "peft", "accelerate")
 
 
-def write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> None:
+def write_description(ranker: Ranker | ItemRanker, data: PreparedData, output_dir: str) -> None:
     """Writes ranker.json: what loading and serving the run needs."""
     experiment = ranker.experiment
     write_json(
@@ -28,8 +30,8 @@ def write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> No
             "run_id": ranker.trainer.run_id,
             "prepared_data": str(experiment.data.resolve()),
             "checkpoints": str(Path(output_dir).resolve()),
-            "prompt": ranker.encoder.template.as_dict(),
-            "letter_ids": ranker.encoder.letter_ids,
+            "prompt": ranker.encoder.template.as_dict() if isinstance(ranker, Ranker) else {},
+            "letter_ids": ranker.encoder.letter_ids if isinstance(ranker, Ranker) else [],
             "data_fingerprint": data.fingerprint,
             DIGEST: weights_digest(experiment),
             "retriever_config": _retriever_config(experiment),
@@ -38,7 +40,7 @@ def write_description(ranker: Ranker, data: PreparedData, output_dir: str) -> No
     )
 
 
-def write_metrics(ranker: Ranker, data: PreparedData, outcome: Outcome) -> None:
+def write_metrics(ranker: Ranker | ItemRanker, data: PreparedData, outcome: Outcome | CatalogueOutcome) -> None:
     """Writes metrics.json: the figures of the test, with the options that led to them."""
     state, config = ranker.trainer.state, ranker.config
     content = {

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from transformers import TrainerCallback, TrainingArguments
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.ownership import check_can_start
 from llamarec.command import flags_of
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
+from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.evaluation.outcome import Outcome
 from llamarec.planning.plan import Plan
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.model.cpu.form import why_by_modules
 from llamarec.ranker.options.command_line import Parsed
-from llamarec.ranker.options.config import HINTS, RankerConfig
+from llamarec.ranker.options.config import HINTS, ITEMS, RankerConfig
 from llamarec.ranker.prompts.encoding import encoder_for
 from llamarec.ranker.prompts.first_stage import first_stage_text
 from llamarec.ranker.prompts.template import load_template
@@ -36,9 +34,11 @@ from llamarec.ranker.training.build import (
     num_prompts_after_training,
     training_samples,
 )
+from llamarec.ranker.training.callbacks import OnTrainBegin
 from llamarec.ranker.training.final_test import answer_in_orders, answer_prompts, assess, write_test
 from llamarec.ranker.training.fingerprints import of_data
 from llamarec.ranker.training.init_adapter import read_initial
+from llamarec.ranker.training.items.run import plan_items, train_items
 from llamarec.ranker.training.results import write_description, write_metrics
 from llamarec.retriever.dependent_rankers import dependent_rankers
 from llamarec.retriever.rebuild_command import rebuild_command
@@ -55,7 +55,7 @@ class RankerResult:
         lost_best_step: Step of a best adapter that was not there at the resume; None where it was.
     """
 
-    outcome: Outcome
+    outcome: Outcome | CatalogueOutcome
     last_save_failed: bool
     lost_best_step: int | None
 
@@ -76,11 +76,13 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         _check_can_start(parsed, data)
         candidates = candidates_for(parsed.data, data, parsed.ranker, resumes=bool(parsed.kept))
 
+    if parsed.ranker.readout == ITEMS:
+        of_items, trainer = train_items(parsed, data, console)
+        return RankerResult(of_items, trainer.last_save_failed, trainer.lost_best_step)
+
     ranker = build_ranker(experiment, data, candidates, parsed, console)
     _announce(ranker, parsed, console)
-    ranker.trainer.add_callback(
-        _OnTrainBegin(partial(write_description, ranker, data, str(parsed.training.output_dir)))
-    )
+    ranker.trainer.add_callback(OnTrainBegin(partial(write_description, ranker, data, str(parsed.training.output_dir))))
     ranker.trainer.train()
 
     answers = answer_prompts(ranker.trainer, ranker.test, ranker.config.test_shuffles)
@@ -109,6 +111,9 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
         read_initial(config, experiment.root)
 
     data = prepare(parsed.data, console)
+    if config.readout == ITEMS:
+        return plan_items(parsed, data)
+
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     encoder = encoder_for(tokenizer, data.titles, load_template(config.prompt_template), config, experiment.ranker)
@@ -178,14 +183,3 @@ def _negatives_text(config: RankerConfig, train: TrainingSamples) -> str:
     if config.hard_negatives_at == "all":
         return f"{text} in all prompts"
     return f"{text} in the {train.num_proposed:,} prompts whose right item it also proposes, uniform in the others"
-
-
-class _OnTrainBegin(TrainerCallback):
-    """Runs an action when training begins, that is when nothing can refuse the run any more."""
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
-
-    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
-        if args.process_index == 0:
-            self._action()

@@ -9,36 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.storage.best_model import read_best
-from llamarec.checkpoints.storage.discovery import ResumeChoice, folder_of_best
+from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.durable import sha256_of
-from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.console import Console
-from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
-from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.trainer_access import temporarily
 from llamarec.errors import DivergedError, LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
 from llamarec.evaluation.metrics import Ranks, all_metrics, ndcg_at
 from llamarec.planning.lengths import LENGTH_MULTIPLE
 from llamarec.ranker.model.letter_model import collate, trimmed
-from llamarec.ranker.options.config import HINTS, LOGGED, RankerConfig
+from llamarec.ranker.options.config import LOGGED, RankerConfig
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
-from llamarec.ranker.prompts.training_samples import TrainingSamples, epoch_order
-from llamarec.ranker.trained.final_fusion import adapter_digest, read_final, write_final
-from llamarec.ranker.training.fingerprints import of_data
+from llamarec.ranker.prompts.training_samples import TrainingSamples
+from llamarec.ranker.trained.final_fusion import read_final, write_final
+from llamarec.ranker.training.adapter_trainer import AdapterTrainer
 from llamarec.ranker.training.fusion_fit import fusion_of
 
 
-class RankerTrainer(ResumableTrainer):
-    """Trains the adapter; everything else is `ResumableTrainer`'s and the Trainer's own.
+class RankerTrainer(AdapterTrainer):
+    """Trains the adapter for letters; everything else is `ResumableTrainer`'s and the Trainer's own.
 
     Args:
         model: What `load_letter_model` returned.
@@ -56,16 +51,6 @@ class RankerTrainer(ResumableTrainer):
         defaults: Defaults of this command for values kept from the checkpoint.
         choice: The checkpoint to resume as the command line chose it, already verified.
     """
-
-    model: PeftModel
-    samples_by_epoch = True
-    program_hints = HINTS
-    ends_when_diverged = True
-    beyond_flags = tuple(of_data(""))
-    memory_flags = MemoryFlags(
-        four_bits="--quantization nf4 --allow_changed base_model",
-        shorter_samples="a smaller --max_prompt_tokens, with --allow_changed prompt,data",
-    )
 
     def __init__(
         self,
@@ -120,21 +105,13 @@ class RankerTrainer(ResumableTrainer):
             prediction = self.predict(samples)
         return _finite(np.asarray(prediction.predictions, dtype=np.float32), self.state.global_step)
 
-    @property
-    def tested_step(self) -> int:
-        """Training step of the adapter that the Trainer holds after training."""
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        return int(best or self.state.global_step)
-
     def fusion(self) -> Fusion:
         """Fusion of the model after training, on `fusion_samples`: the stored one, or else fitted now."""
         if self._final is None:
-            run = RunFolder(Path(str(self.args.output_dir)))
-            best = folder_of_best(run, self.tested_step) if self.args.load_best_model_at_end else None
-            digest = adapter_digest(best or run.checkpoint(self.tested_step))
-            self._final = self._known(run.path, digest) or self._fitted()
+            run, digest = Path(str(self.args.output_dir)), self.tested_digest()
+            self._final = self._known(run, digest) or self._fitted()
             if digest and self.args.process_index == 0:
-                write_final(run.path, self._final, digest)
+                write_final(run, self._final, digest)
         return self._final
 
     def fusion_logits(self) -> NDArray[np.float32]:
@@ -198,21 +175,10 @@ class RankerTrainer(ResumableTrainer):
         self._fusion = fusion_of(logits, self.validation, step=self.state.global_step)
         return ranking_metrics(self.validation, logits, self._fusion)
 
-    def epoch_order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
-        """A permutation drawn from (seed, epoch)."""
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return epoch_order(num_samples, seed, epoch)
-
     def split_batch(self, batch: Any, num_samples: int, size: int) -> list[tuple[Any, int]]:
         """Pieces of a micro-batch, each padded only to its own longest prompt."""
         pieces = super().split_batch(batch, num_samples, size)
         return [(trimmed(piece, self._multiple), count) for piece, count in pieces] if len(pieces) > 1 else pieces
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
-        """Samples in the whole step; the loss is their mean, independent of micro-batches."""
-        if not batch_samples:
-            return None
-        return torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
 
 
 def ranking_metrics(samples: EvaluationSamples, logits_PC: NDArray[np.float32], fusion: Fusion) -> dict[str, float]:

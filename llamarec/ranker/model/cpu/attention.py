@@ -8,7 +8,7 @@ A block holds all heads of a group, position by position, so a group is one matr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,6 +73,56 @@ class Blocks:
         return zip(
             self._blocks, *(one.flatten(1, 2).split(QUERIES_PER_BLOCK * heads, 1) for one in of_queries), strict=True
         )
+
+
+class Segment:
+    """A text of its own among the tokens of a pass, whose queries see its own keys only.
+
+    Attributes:
+        blocks: The blocks of its attention.
+
+    Args:
+        queries: First of its queries, and the number of them.
+        keys: First of its keys, and the number of them.
+        scores: Number of scores of a group in the segments before it.
+        heads: Query heads of a group.
+    """
+
+    def __init__(self, queries: tuple[int, int], keys: tuple[int, int], scores: int, heads: int) -> None:
+        self._queries, self._keys, self._scores = queries, keys, scores
+        self.blocks = Blocks(queries[1], keys[1], heads)
+
+    def of_queries(self, x_GQHK: Tensor) -> Tensor:
+        """Its part of a tensor by query."""
+        return x_GQHK.narrow(1, *self._queries)
+
+    def of_keys(self, x_GTK: Tensor) -> Tensor:
+        """Its part of a tensor by key."""
+        return x_GTK.narrow(1, *self._keys)
+
+    def of_scores(self, flat: Tensor | None, groups: int) -> Tensor | None:
+        """Its part of the flat probabilities."""
+        return None if flat is None else flat.narrow(0, groups * self._scores, groups * self.blocks.scores_per_group)
+
+
+def segments_of(queries: int, head: int, lengths: Sequence[int], heads: int) -> list[Segment]:
+    """The segments of a pass.
+
+    Args:
+        queries: Tokens with a query, the last ones; with several segments, all tokens.
+        head: Tokens before those of the pass; with several segments, none.
+        lengths: Tokens of each segment.
+        heads: Query heads of a group.
+    """
+    if len(lengths) == 1:
+        return [Segment((0, queries), (0, head + lengths[0]), 0, heads)]
+
+    found: list[Segment] = []
+    start = scores = 0
+    for length in lengths:
+        found.append(Segment((start, length), (start, length), scores, heads))
+        start, scores = start + length, scores + found[-1].blocks.scores_per_group
+    return found
 
 
 def forward(

@@ -52,9 +52,10 @@ class PromptPass:
         angles: Rotary angles of all positions.
         space: Memory of this prompt, which no other prompt may use meanwhile.
         head: Keys and values of the tokens before this prompt's own, by layer: [2, G, S, K].
-        queries: Queries of the last layer: 1 (the answer), or 0 for the head of other prompts.
+        queries: Queries of the last layer: 1 (the answer), 0 for the head of other prompts, or all.
         generator: Source of dropout masks; None drops nothing.
         gradients: Whether a backward pass follows.
+        segments: Tokens of each of several texts in one pass, which do not see each other; empty for one text.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class PromptPass:
         queries: int,
         generator: torch.Generator | None,
         gradients: bool,
+        segments: tuple[int, ...] = (),
     ) -> None:
+        self._segments = segments
         self._form, self._angles, self._space, self._head = form, angles, space, head
         self._queries, self._generator, self._gradients = queries, generator, gradients
         # Tensors that are read later need separate memory for each layer.
@@ -137,7 +140,7 @@ class PromptPass:
         head = self._head[index]
         first = head.shape[2]
         return PassContext(
-            tokens=length,
+            segments=self._segments or (length,),
             queries=queries,
             cos_LK=self._angles.cos[first : first + length],
             sin_LK=self._angles.sin[first : first + length],

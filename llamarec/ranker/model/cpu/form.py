@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,11 +67,15 @@ class _UnfitError(Exception):
     """The model cannot be computed prompt by prompt."""
 
 
-def form_of(model: Any) -> Form | None:
+def form_of(model: Any, beside: Iterable[nn.Parameter] = ()) -> Form | None:
     """The weights of a causal language model; None if its own modules must compute it.
 
     That is the case on another device than a CPU, in another precision than float32, with quantised weights, activation
     checkpointing, hooks, trained weights other than LoRA's, or layers that are not known (`known_layers`).
+
+    Args:
+        model: A causal language model.
+        beside: Trained weights that are no part of the decoder.
     """
     decoder = model.get_decoder()
     if torch.is_autocast_enabled("cpu"):
@@ -86,7 +90,8 @@ def form_of(model: Any) -> Form | None:
     except (_UnfitError, AttributeError):
         return None
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    return form if trained <= {id(parameter) for parameter in form.trained} else None
+    known = {id(parameter) for parameter in (*form.trained, *beside)}
+    return form if trained <= known else None
 
 
 class _Reader:

@@ -65,7 +65,7 @@ class PassContext:
     """Tokens of a pass, and its memory.
 
     Attributes:
-        tokens: L.
+        segments: Tokens of each text of the pass; their sum is L.
         queries: Q.
         cos_LK: [L, K / 2] cosines of the tokens' angles.
         sin_LK: [L, K / 2] sines.
@@ -76,7 +76,7 @@ class PassContext:
         gradients: Whether a backward pass follows.
     """
 
-    tokens: int
+    segments: tuple[int, ...]
     queries: int
     cos_LK: Tensor
     sin_LK: Tensor
@@ -85,6 +85,11 @@ class PassContext:
     work: Buffers
     generator: torch.Generator | None
     gradients: bool
+
+    @property
+    def tokens(self) -> int:
+        """L."""
+        return sum(self.segments)
 
     @property
     def head(self) -> int:
@@ -104,7 +109,7 @@ class Pass:
 
     def __init__(self, layer: Layer, context: PassContext) -> None:
         self._layer, self._context, self.tokens = layer, context, context.tokens
-        self._blocks = attention.Blocks(context.queries, context.head + context.tokens, layer.heads)
+        self._segments = attention.segments_of(context.queries, context.head, context.segments, layer.heads)
 
     # ---- Forward ----
 
@@ -145,7 +150,12 @@ class Pass:
         self._probabilities = self._room_for_probabilities()
         attended = context.work.take("attended", *by_group)
         k, v = self.kv_2GTK
-        attention.forward(self._blocks, self._q, k, v, attended, context.work, self._probabilities)
+        for one in self._segments:
+            kept = one.of_scores(self._probabilities, layer.groups)
+            out = one.of_queries(attended)
+            attention.forward(
+                one.blocks, one.of_queries(self._q), one.of_keys(k), one.of_keys(v), out, context.work, kept
+            )
         keeps = context.saved if layer.o.adapter else context.work
         self._attended_QM = keeps.take("attended by token", *raw.shape)
         self._attended_QM.view(shape).copy_(attended.transpose(0, 1))
@@ -163,7 +173,7 @@ class Pass:
         layer, context = self._layer, self._context
         if not context.gradients:
             return None
-        size = self._blocks.scores_per_group
+        size = sum(one.blocks.scores_per_group for one in self._segments)
         others = context.queries * (3 * len(layer.o.weight_MN) + 2 * len(layer.gate.weight_MN))
         return context.saved.take("probabilities", layer.groups * size) if layer.groups * size <= others else None
 
@@ -223,7 +233,11 @@ class Pass:
         grad = work.take("attended", *by_group).copy_(d_attended.view(shape).transpose(0, 1))
         dq = work.take("dq", *by_group)
         k, v = self.kv_2GTK
-        attention.backward(self._blocks, grad, self._q, k, v, (dq, *dkv_2GTK), work, self._probabilities)
+        for one in self._segments:
+            kept = one.of_scores(self._probabilities, layer.groups)
+            into = (one.of_queries(dq), one.of_keys(dkv_2GTK[0]), one.of_keys(dkv_2GTK[1]))
+            of_grad, of_q, of_k, of_v = one.of_queries(grad), one.of_queries(self._q), one.of_keys(k), one.of_keys(v)
+            attention.backward(one.blocks, of_grad, of_q, of_k, of_v, into, work, kept)
         cos, sin = self._query_angles
         raw = work.take("raw q", context.queries, d_attended.shape[1])
         ops.rotate(dq, cos, -sin, raw.view(shape).transpose(0, 1))

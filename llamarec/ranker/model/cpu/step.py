@@ -63,10 +63,10 @@ def letter_scores(model: Any, form: Form, batch: Batch, score: Score) -> tuple[T
         return loss, logits
     parts = torch.split(grads, [parameter.numel() for parameter in form.trained])
     shaped = [part.view(parameter.shape) for part, parameter in zip(parts, form.trained, strict=True)]
-    return _Computed.apply(loss, shaped, *form.trained), logits
+    return Computed.apply(loss, shaped, *form.trained), logits
 
 
-class _Computed(torch.autograd.Function):
+class Computed(torch.autograd.Function):
     """A loss with known gradients."""
 
     @staticmethod
@@ -103,11 +103,11 @@ class _Step:
         self._lengths = [int(answer) + 1 for answer in batch.answers]
         decoder = model.get_decoder()
         self._x_BLD = decoder.embed_tokens(batch.input_ids)
-        self._angles = _angles(decoder, self._x_BLD)
-        self._seeds = _seeds(len(self._lengths)) if form.drops else None
+        self._angles = angles_of(decoder, self._x_BLD)
+        self._seeds = step_seeds(len(self._lengths)) if form.drops else None
         self._shared = _length_of_head(self._x_BLD, self._lengths)
         # One space belongs to the head.
-        self._spaces = _spaces_of(model, form, 1 + at_once(len(self._lengths)))
+        self._spaces = spaces_of(model, form, 1 + at_once(len(self._lengths)))
 
     def run(self) -> tuple[Tensor | None, Tensor, Tensor]:
         """Loss, logits [B, candidates], gradients [numbers of all LoRA weights]."""
@@ -177,13 +177,14 @@ class _Step:
         )
 
 
-def _angles(decoder: Any, x_BLD: Tensor) -> Angles:
+def angles_of(decoder: Any, x_BLD: Tensor) -> Angles:
+    """Rotary angles of all positions of a batch."""
     cos, sin = decoder.rotary_emb(x_BLD, torch.arange(x_BLD.shape[1])[None])
     half = cos.shape[-1] // 2
     return Angles(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
 
 
-def _seeds(count: int) -> list[int]:
+def step_seeds(count: int) -> list[int]:
     """Seeds from torch's own generator, whose state is in every checkpoint."""
     return [int(seed) for seed in torch.randint(_SEEDS, (count,))]
 
@@ -201,7 +202,8 @@ def _length_of_head(x_BLD: Tensor, lengths: list[int]) -> int:
 _SPACES: Final[weakref.WeakKeyDictionary[Any, list[Workspace]]] = weakref.WeakKeyDictionary()
 
 
-def _spaces_of(model: Any, form: Form, count: int) -> list[Workspace]:
+def spaces_of(model: Any, form: Form, count: int) -> list[Workspace]:
+    """Memory for so many passes at once, kept with the model."""
     spaces = _SPACES.setdefault(model, [])
     spaces.extend(Workspace(len(form.layers)) for _ in range(count - len(spaces)))
     return spaces[:count]

@@ -44,6 +44,12 @@ def small_model(
     **sizes: Any,
 ) -> Any:
     """A model that scores 20 letters, with LoRA that does something; in training mode."""
+    model = plain_model(kind, key_heads=key_heads, **sizes)
+    return adapted(as_letter_model(model, list(range(20))), targets=targets, dropout=dropout)
+
+
+def plain_model(kind: str = "llama", *, key_heads: int = 2, **sizes: Any) -> Any:
+    """A causal language model with random weights."""
     torch.manual_seed(0)
     config, cls, more = _KINDS[kind]
     model = cls(config(**{**_SIZES, **_HEADS, "num_key_value_heads": key_heads, **more, **sizes}))
@@ -51,15 +57,20 @@ def small_model(
         if name.endswith("bias") or "norm" in name:
             # Fresh ones are 0 and 1, with which much that is wrong looks right.
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    return model
+
+
+def adapted(model: Any, *, targets: tuple[str, ...], dropout: float = 0.0) -> Any:
+    """A model with LoRA that does something; in training mode."""
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), lora_dropout=dropout, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        adapted = get_peft_model(as_letter_model(model, list(range(20))), lora)
-    replace_dropout(adapted)
-    for name, parameter in adapted.named_parameters():
+        made = get_peft_model(model, lora)
+    replace_dropout(made)
+    for name, parameter in made.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
-    return adapted.train()
+    return made.train()
 
 
 def prompts(lengths: tuple[int, ...] = (130, 70, 131, 21, 90), *, shared: int = 12) -> dict[str, Tensor]:
