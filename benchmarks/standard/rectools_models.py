@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.standard.protocol import Fit, Fitted, System, label_ranks
+from benchmarks.standard.sampled_logits import sampled_logits
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError
 from llamarec.evaluation.metrics import recall_at
@@ -175,7 +176,7 @@ def _loss(network: TransformerTorchBackbone, batch: Mapping[str, Tensor]) -> Ten
 
     is_real_BL = batch["y"] != _PAD
     candidates_TC = torch.cat([batch["y"][is_real_BL].unsqueeze(1), batch["negatives"][is_real_BL]], dim=1)
-    logits_TC = torch.bmm(items_ND[candidates_TC], states_BLD[is_real_BL].unsqueeze(2)).squeeze(2)
+    logits_TC = sampled_logits(states_BLD[is_real_BL], items_ND, candidates_TC)
     return F.cross_entropy(logits_TC, torch.zeros(len(logits_TC), dtype=torch.long))
 
 

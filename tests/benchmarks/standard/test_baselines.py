@@ -13,6 +13,7 @@ from benchmarks.standard.item_knn import ItemKnn, shared_users
 from benchmarks.standard.popularity import Popularity
 from benchmarks.standard.protocol import Fit
 from benchmarks.standard.rectools_models import check_installed
+from benchmarks.standard.sampled_logits import sampled_logits
 from benchmarks.standard.sparse_rows import SparseRows, transitions
 from benchmarks.standard.transition_rule import TransitionRule, served
 from llamarec.data.config import DataConfig
@@ -106,6 +107,19 @@ def test_sparse_rows_are_a_matrix() -> None:
     for row, found in zip(dense, kept, strict=True):
         largest = np.sort(row[row > 0])[::-1][:2]
         np.testing.assert_allclose(np.sort(found[found > 0])[::-1], largest, rtol=1e-5)
+
+
+def test_sampled_logits_have_the_gradients_of_gathered_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states, items = (torch.randn(size, 8, generator=generator, requires_grad=True) for size in (130, 20))
+    samples = torch.randint(20, (130, 30), generator=generator)
+    weights = torch.randn(130, 30, generator=generator)
+
+    gathered = torch.bmm(items[samples], states.unsqueeze(2)).squeeze(2)
+    wanted = torch.autograd.grad((gathered * weights).sum(), (states, items))
+    logits = sampled_logits(states, items, samples)
+    torch.testing.assert_close(logits, gathered)
+    torch.testing.assert_close(torch.autograd.grad((logits * weights).sum(), (states, items)), wanted)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rectools") is not None, reason="RecTools is installed")
