@@ -1,11 +1,13 @@
 """Measurements as files: one for each set, split, system and seed, and which of them may be used again.
 
 A file says of what code and data it is: the SHA-256 of every module of this project that its process had loaded, the
-versions of the libraries, and the digest of the set. Where one of these is another now, it is measured again.
+versions of the libraries, and the digest of the set. Where one of these is another now, it is measured again. Words for
+people (comments, docstrings) do not count.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ CHANGED_MEANWHILE: Final = "changed while it was measured"
 _KEPT_RANKS: Final = 100
 _NAMED: Final = 3
 _NOT_INSTALLED: Final = "not installed"
+_WITH_DOCSTRING: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGES: Final = ("llamarec", "benchmarks")
 # What these make of raw files is in the digest of the set, and a system or set that is added changes no other.
 _ROOMS_NOT_OF_A_RESULT: Final = ("llamarec/data/", "llamarec/checkpoints/storage/", "benchmarks/harness/")
@@ -118,11 +121,11 @@ def read_result(path: Path) -> Result | None:
 
 
 def loaded_code() -> dict[str, str]:
-    """SHA-256 of every module of this project that the process has loaded and a result depends on, by path."""
+    """`sha256_of_code` of every module of this project that is loaded and that a result depends on, by path."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES]
     paths = {Path(module.__file__).resolve() for module in modules if module.__file__}
     names = sorted(path.relative_to(ROOT).as_posix() for path in paths)
-    return {name: sha256_of_file(ROOT / name) for name in names if _counts(name)}
+    return {name: sha256_of_code(ROOT / name) for name in names if _counts(name)}
 
 
 def code_of_measurement(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
@@ -161,7 +164,7 @@ class Differences:
 
 def differences(result: Result, system: System, digests: Mapping[str, str], max_epochs: int) -> Differences:
     """What is another now than when it was measured."""
-    changed = [path for path, known in result.code.items() if sha256_of_file(ROOT / path) != known]
+    changed = [path for path, known in result.code.items() if sha256_of_code(ROOT / path) != known]
     more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
 
     return Differences(
@@ -182,6 +185,13 @@ def _other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> list[s
     return [f"{name} {before.get(name)}, now {one}" for name, one in installed.items() if before.get(name) != one]
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256; empty where there is no file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def sha256_of_code(path: Path) -> str:
+    """Hex SHA-256 of what a module does: without its comments, docstrings and layout. Empty where there is no file."""
+    if not path.is_file():
+        return ""
+
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -32,7 +32,7 @@ def _result(ranks: list[int] | None = None) -> Result:
         counts={"users": 4, "items": 9, "interactions": 30, "test": 4, "unseen": 0},
         digests=DIGESTS,
         code={
-            "benchmarks/standard/protocol.py": results.sha256_of_file(results.ROOT / "benchmarks/standard/protocol.py")
+            "benchmarks/standard/protocol.py": results.sha256_of_code(results.ROOT / "benchmarks/standard/protocol.py")
         },
         versions=results.versions_of(POPULARITY),
         max_epochs=0,
@@ -78,6 +78,21 @@ def test_a_result_depends_on_the_modules_that_make_it_and_not_on_the_list() -> N
         names
     )
     assert not {"benchmarks/standard/systems.py", "benchmarks/standard/sets.py", "llamarec/data/recipe.py"} & set(names)
+
+
+def test_words_for_people_do_not_make_other_code(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    before = '"""One."""\n\n# Why.\ndef f(x):\n    """Two."""\n    return x + 1\n'
+    found = []
+    for text in (
+        before,
+        before.replace("One", "1").replace("Why", "?").replace("Two", "2"),
+        before.replace("+ 1", "+ 2"),
+    ):
+        path.write_text(text)
+        found.append(results.sha256_of_code(path))
+    assert found[0] == found[1] != found[2]
+    assert results.sha256_of_code(tmp_path / "none.py") == ""
 
 
 def test_a_module_that_is_changed_meanwhile_is_like_no_other() -> None:
