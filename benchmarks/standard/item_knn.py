@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.standard.protocol import Fit, Fitted, System, label_ranks
+from benchmarks.standard.protocol import Fit, Fitted, System, known_sequences, label_ranks
 from benchmarks.standard.sparse_rows import SparseRows
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at
+from llamarec.vocabulary import Split
 
 NEIGHBOURS: Final = (20, 100, 500)
 SHRINKAGES: Final = (0.0, 10.0, 100.0)
@@ -39,30 +40,39 @@ class ItemKnn:
 
 def fit(data: PreparedData, how: Fit) -> Fitted:
     """Tries every neighbourhood and shrinkage, and keeps the best NDCG@10 on validation."""
-    together, counts = shared_users(data)
-    lengths = np.sqrt(counts[together.rows] * counts[together.columns])
+    shared = SharedUsers(data, "validation")
+    values = {
+        choice: ndcg_at(label_ranks(shared.nearest(*choice), data, "validation"), 10)
+        for choice in itertools.product(NEIGHBOURS, SHRINKAGES)
+    }
+    chosen = max(values, key=lambda choice: values[choice])
 
-    best, chosen, best_value = ItemKnn(together), (0, 0.0), -1.0
-    for shrinkage, neighbours in itertools.product(SHRINKAGES, NEIGHBOURS):
-        cosine = together.with_values(together.values / (lengths + shrinkage))
-        scorer = ItemKnn(cosine.largest(neighbours))
-        value = ndcg_at(label_ranks(scorer, data, "validation"), 10)
-        if value > best_value:
-            best, chosen, best_value = scorer, (neighbours, shrinkage), value
-
-    return Fitted({"item-knn": best}, {"neighbours": chosen[0], "shrinkage": chosen[1], "validation": best_value})
+    notes = {"neighbours": chosen[0], "shrinkage": chosen[1], "validation": values[chosen]}
+    return Fitted({"item-knn": SharedUsers(data, "test").nearest(*chosen)}, notes)
 
 
-def shared_users(data: PreparedData) -> tuple[SparseRows, NDArray[np.float64]]:
-    """Number of users who took both of two different items, and who took each: [items + 1]."""
-    baskets = [np.unique(data.sequences.train(user)) for user in range(data.num_users)]
-    pairs = [np.stack(np.meshgrid(basket, basket)).reshape(2, -1) for basket in baskets]
-    left, right = np.concatenate(pairs, axis=1)
+class SharedUsers:
+    """Which items were taken by the same users.
 
-    different = left != right
-    size = data.num_items + 1
-    together = SparseRows(left[different], right[different], np.ones(int(different.sum())), (size, size))
-    return together, np.bincount(np.concatenate(baskets), minlength=size).astype(np.float64)
+    Attributes:
+        together: Number of users who took both of two different items.
+        counts: [items + 1] who took each.
+    """
+
+    def __init__(self, data: PreparedData, split: Split) -> None:
+        baskets = [np.unique(sequence) for sequence in known_sequences(data, split)]
+        pairs = [np.stack(np.meshgrid(basket, basket)).reshape(2, -1) for basket in baskets]
+        left, right = np.concatenate(pairs, axis=1)
+
+        different = left != right
+        size = data.num_items + 1
+        self.together = SparseRows(left[different], right[different], np.ones(int(different.sum())), (size, size))
+        self.counts = np.bincount(np.concatenate(baskets), minlength=size).astype(np.float64)
+
+    def nearest(self, neighbours: int, shrinkage: float) -> ItemKnn:
+        """The scorer with so many neighbours of each item."""
+        lengths = np.sqrt(self.counts[self.together.rows] * self.counts[self.together.columns])
+        return ItemKnn(self.together.with_values(self.together.values / (lengths + shrinkage)).largest(neighbours))
 
 
 SYSTEMS: Final = (System(name="item-knn", titles={"item-knn": "item-kNN"}, fit=fit, packages=("numpy",)),)

@@ -3,6 +3,10 @@
 A system is fitted on the training part of a set. It then scores the whole catalogue after any history. The label of a
 user is the first item after the validation part (its history includes the validation item); its rank is counted over
 the whole catalogue without the history, unless people of the set come back to items. A tie counts against the system.
+
+With each user's last item as the test there is no common moment: training items are known whenever they were, and a
+question is asked at the time of the history's last item. A cut in time has one: what only counts may count everything
+before the cut, the validation part included, once its choices are made. Trained models are not trained again.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ class Scorer(Protocol):
 
         Args:
             histories: Item ids, oldest first, none of them empty.
-            times: [histories] seconds since 1970 of the last item of each history.
+            times: [histories] moment of each question, in seconds since 1970.
         """
 
 
@@ -99,6 +103,27 @@ class System:
     packages: tuple[str, ...] = ("numpy", "torch")
 
 
+def is_cut_in_time(data: PreparedData) -> bool:
+    """Whether there is one moment for all users from which on nothing is known."""
+    return data.manifest["options"].get("split") == "temporal"
+
+
+def known_sequences(data: PreparedData, split: Split) -> list[NDArray[np.int32]]:
+    """[users] what may be counted for the questions of a split, by time: see the module."""
+    sequences = data.sequences
+    if split == "test" and is_cut_in_time(data):
+        return [sequences.history(user, "test") for user in range(data.num_users)]
+    return [sequences.train(user) for user in range(data.num_users)]
+
+
+def moments(data: PreparedData, split: Split) -> NDArray[np.int64]:
+    """[users] when the question of a split is asked, in seconds since 1970."""
+    sequences = data.sequences
+    ends = sequences.train_ends if split == "validation" else sequences.validation_ends
+    lasts = sequences.timestamps[sequences.offsets[:-1] + np.maximum(ends, 1) - 1]
+    return np.full_like(lasts, lasts[ends > 0].max(initial=0)) if is_cut_in_time(data) else lasts
+
+
 def label_ranks(scorer: Scorer, data: PreparedData, split: Split) -> NDArray[np.int64]:
     """Rank of each labelled user's label in the whole catalogue: [users], 1 = first, 0 = a miss at any cutoff.
 
@@ -107,22 +132,19 @@ def label_ranks(scorer: Scorer, data: PreparedData, split: Split) -> NDArray[np.
         data: Prepared data.
         split: Whose label: `validation` to choose, `test` to report.
     """
-    users = data.sequences.users_with_label(split)
-    ranks = [_ranks(scorer, data, users[start : start + _BLOCK_USERS], split) for start in _starts(len(users))]
+    users, times = data.sequences.users_with_label(split), moments(data, split)
+    blocks = [users[start : start + _BLOCK_USERS] for start in range(0, len(users), _BLOCK_USERS)]
+    ranks = [_ranks(scorer, data, block, times[block], split) for block in blocks]
     return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
 
 
-def _starts(num_users: int) -> range:
-    return range(0, num_users, _BLOCK_USERS)
-
-
-def _ranks(scorer: Scorer, data: PreparedData, users: NDArray[np.int32], split: Split) -> NDArray[np.int64]:
+def _ranks(
+    scorer: Scorer, data: PreparedData, users: NDArray[np.int32], times_B: NDArray[np.int64], split: Split
+) -> NDArray[np.int64]:
     sequences = data.sequences
     histories = [sequences.history(int(user), split) for user in users]
     labels_B = np.array([sequences.label(int(user), split) for user in users], dtype=np.int64)
     lengths_B = np.array([len(history) for history in histories])
-
-    times_B = sequences.timestamps[sequences.offsets[users] + lengths_B - 1]
     scores_BN = np.array(scorer.scores(histories, times_B), dtype=np.float32)
 
     scores_BN[:, PADDING_ITEM] = -np.inf

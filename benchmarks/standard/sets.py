@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
+from benchmarks.standard.protocol import known_sequences
 from benchmarks.standard.sparse_rows import transitions
 from llamarec.data.config import SPLIT_METHODS, DataConfig
 from llamarec.data.prepare import prepare
@@ -117,7 +118,9 @@ def check_form(data: PreparedData, expected: Form, split: str) -> None:
         items=data.num_items,
         interactions=data.num_interactions,
         # A cut in time has other training parts.
-        transitions=len(transitions(data).values) if split == "leave_one_out" else expected.transitions,
+        transitions=len(transitions(known_sequences(data, "validation"), data.num_items).values)
+        if split == "leave_one_out"
+        else expected.transitions,
     )
     if found == expected:
         return

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llamarec.data.prepared import PreparedData
-
 
 class SparseRows:
     """A sparse matrix; entries that are given twice are added.
@@ -70,8 +68,7 @@ class SparseRows:
         return flat.reshape(len(parts), -1).astype(np.float32)
 
 
-def transitions(data: PreparedData) -> SparseRows:
-    """How often each item follows each other one, directly, in the training part."""
-    sequences = [data.sequences.train(user) for user in range(data.num_users)]
+def transitions(sequences: Sequence[NDArray[np.int32]], num_items: int) -> SparseRows:
+    """How often each item follows each other one, directly: [items + 1, items + 1]."""
     before, after = (np.concatenate([part[cut] for part in sequences]) for cut in (slice(-1), slice(1, None)))
-    return SparseRows(before, after, np.ones(len(before)), (data.num_items + 1, data.num_items + 1))
+    return SparseRows(before, after, np.ones(len(before)), (num_items + 1, num_items + 1))

@@ -1,6 +1,6 @@
 """The rule without training of arXiv 2605.07125 ("TGH"), from its description and what its code does.
 
-An item's successors in the training sequences are its first ring; their successors that are in no earlier ring the
+An item's successors in the known sequences are its first ring; their successors that are in no earlier ring the
 second; and so on. A ring is ordered by the cosine of its items' texts to the item at its centre, in the first ring plus
 half of log(1 + count of the transition) over the largest of that item. Of each ring a fixed number enters the list:
 
@@ -23,11 +23,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.standard.protocol import Fit, Fitted, System, label_ranks
+from benchmarks.standard.protocol import Fit, Fitted, System, known_sequences, label_ranks
 from benchmarks.standard.sparse_rows import SparseRows, transitions
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at
 from llamarec.retriever.title_words import tf_idf
+from llamarec.vocabulary import Split
 
 Helpings = tuple[int, ...]
 """How many items of each ring, from the first."""
@@ -42,14 +43,15 @@ class TransitionRule:
     """The rule.
 
     Args:
-        data: Its training part is the graph.
+        data: What is known of it is the graph.
+        split: When.
         helpings: For each centre, from the last item: how many items of each ring.
     """
 
-    def __init__(self, data: PreparedData, helpings: tuple[Helpings, ...]) -> None:
+    def __init__(self, data: PreparedData, split: Split, helpings: tuple[Helpings, ...]) -> None:
         self._helpings = helpings
         self._takes_seen = data.has_repeats
-        self._successors = transitions(data)
+        self._successors = transitions(known_sequences(data, split), data.num_items)
         self._edges = _edge_weights(self._successors)
         self._words, self._items = _texts(data)
         self._ties = np.random.default_rng(0).random(data.num_items + 1) * _TIE
@@ -149,10 +151,14 @@ def _texts(data: PreparedData) -> tuple[SparseRows, SparseRows]:
 
 def fit(data: PreparedData, how: Fit) -> Fitted:
     """Builds the graph; one or two centres, by NDCG@10 on validation."""
-    scorers = {name: TransitionRule(data, helpings) for name, helpings in RULES.items()}
-    values = {name: ndcg_at(label_ranks(scorer, data, "validation"), 10) for name, scorer in scorers.items()}
+    values = {
+        name: ndcg_at(label_ranks(TransitionRule(data, "validation", helpings), data, "validation"), 10)
+        for name, helpings in RULES.items()
+    }
     chosen = max(values, key=lambda name: values[name])
-    return Fitted({"transition-rule": scorers[chosen]}, {"rule": chosen, "validation": values[chosen]})
+
+    scorer = TransitionRule(data, "test", RULES[chosen])
+    return Fitted({"transition-rule": scorer}, {"rule": chosen, "validation": values[chosen]})
 
 
 SYSTEMS: Final = (

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.standard.item_knn import ItemKnn, shared_users
+from benchmarks.standard.item_knn import ItemKnn, SharedUsers
 from benchmarks.standard.popularity import Popularity
-from benchmarks.standard.protocol import Fit
+from benchmarks.standard.protocol import Fit, known_sequences
 from benchmarks.standard.rectools_models import check_installed
 from benchmarks.standard.sampled_logits import sampled_logits
 from benchmarks.standard.sparse_rows import SparseRows, transitions
@@ -50,12 +50,12 @@ def _by_letter(data: PreparedData, row: np.ndarray[tuple[int], np.dtype[np.float
 
 def test_popularity_counts_the_training_part(four: PreparedData) -> None:
     # abc, abd, bca, abc
-    row = Popularity(four).scores([_ids(four, "a")], NOW)[0]
+    row = Popularity(four, "test").scores([_ids(four, "a")], NOW)[0]
     assert _by_letter(four, row) == {"a": 4, "b": 4, "c": 3, "d": 1, "e": 0}
 
 
 def test_transitions_are_those_of_the_training_part(four: PreparedData) -> None:
-    counts = transitions(four)
+    counts = transitions(known_sequences(four, "validation"), four.num_items)
     found = {
         four.items[row] + four.items[column]: int(value)
         for row, column, value in zip(counts.rows, counts.columns, counts.values, strict=True)
@@ -64,16 +64,16 @@ def test_transitions_are_those_of_the_training_part(four: PreparedData) -> None:
 
 
 def test_item_knn_sums_the_shared_users(four: PreparedData) -> None:
-    together, counts = shared_users(four)
-    row = ItemKnn(together).scores([_ids(four, "ac")], NOW)[0]
+    shared = SharedUsers(four, "test")
+    row = ItemKnn(shared.together).scores([_ids(four, "ac")], NOW)[0]
 
     # a with b: 4, with c: 3, with d: 1; c with a and b: 3.
     assert _by_letter(four, row) == {"a": 3, "b": 7, "c": 3, "d": 1, "e": 0}
-    assert counts[_ids(four, "abcde")].tolist() == [4, 4, 3, 1, 0]
+    assert shared.counts[_ids(four, "abcde")].tolist() == [4, 4, 3, 1, 0]
 
 
 def test_the_rule_lists_rings_around_the_last_item(four: PreparedData) -> None:
-    rule = TransitionRule(four, ((7, 2, 1),))
+    rule = TransitionRule(four, "test", ((7, 2, 1),))
     row = rule.scores([_ids(four, "b")], NOW)[0]
     # First ring of b: c (3 times) and d (once); second: a. e is in none.
     ranks = {letter: -value for letter, value in _by_letter(four, row).items() if np.isfinite(value)}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.standard import systems
-from benchmarks.standard.protocol import label_ranks
-from benchmarks.standard.sets import SETS
+from benchmarks.standard.protocol import known_sequences, label_ranks, moments
+from benchmarks.standard.sets import SETS, prepared_set
 from llamarec.data.prepared import PreparedData
+from llamarec.vocabulary import SPLITS
 
 
 class Recorder:
@@ -67,6 +69,27 @@ def test_the_validation_item_belongs_to_the_history_at_the_test(data: PreparedDa
         whole = sequences.whole(user)
         assert history.tolist() == whole[:-1].tolist()
         assert time == sequences.timestamps[sequences.offsets[user + 1] - 2]
+
+
+def test_after_a_cut_in_time_everything_before_it_is_known_and_nothing_behind(folder: Path) -> None:
+    data = prepared_set("quick", "temporal", folder, "none")
+    sequences = data.sequences
+
+    for split in SPLITS:
+        ends = sequences.train_ends if split == "validation" else sequences.validation_ends
+        known = known_sequences(data, split)
+        assert [len(one) for one in known] == ends.tolist()
+        (moment,) = set(moments(data, split).tolist())
+        for user in range(data.num_users):
+            times = sequences.timestamps[sequences.offsets[user] : sequences.offsets[user + 1]]
+            assert (times[: ends[user]] <= moment).all()
+            assert (times[ends[user] :] > moment).all()
+
+
+def test_with_the_last_item_left_out_only_the_training_part_is_known(data: PreparedData) -> None:
+    for split in SPLITS:
+        known = known_sequences(data, split)
+        assert [one.tolist() for one in known] == [data.sequences.train(u).tolist() for u in range(data.num_users)]
 
 
 def test_who_knows_the_label_ranks_it_first(data: PreparedData) -> None:
