@@ -62,15 +62,13 @@ def model_card(
         base_model: Model that the adapter was trained on.
         difference: Of a merged model: how far its letters are from the adapter's, in nats.
     """
-    values = run.manifest.hyperparameters if run.manifest is not None else {}
     count = min(trained.config.num_candidates, data.num_items)
     history = list(range(count + 1, min(count + 4, data.num_items + 1))) or [1]
     # A local folder means nothing to others, and its path may be private.
     is_portable = not Path(base_model).is_dir()
-    shown = [(name, cell(values[name])) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")]
     prompt = trained.encoder.text(history, list(range(1, count + 1)))
     content = {
-        "version": __version__,
+        **training_of_card(run),
         "dataset_code": data.dataset_code,
         "base_model": base_model if is_portable else trained.config.llm_base_model,
         "merged": merged,
@@ -82,10 +80,7 @@ def model_card(
         "num_interactions": f"{data.num_interactions:,}",
         "step": f"{trained.adapter.step:,}",
         "is_best": trained.adapter.is_best,
-        "metrics": _metrics(run.metrics) if run.is_tested and run.metrics is not None else None,
-        "hyperparameters": shown,
-        "num_interruptions": len(interrupted(run.interruptions)),
-        "interruptions": [_interruption(one) for one in run.interruptions],
+        "metrics": metrics_of_card(run),
         "num_candidates": trained.config.num_candidates,
         "is_shuffled": trained.config.candidate_order == "shuffled",
         "prompt": Verbatim(prompt),
@@ -93,7 +88,29 @@ def model_card(
         "letter_ids": trained.encoder.letter_ids,
         "rank": trained.config.lora_r,
     }
+    return filled_card("card.md.j2", content)
 
+
+def training_of_card(run: RunFacts) -> dict[str, object]:
+    """What a card says of a run's training."""
+    values = run.manifest.hyperparameters if run.manifest is not None else {}
+    return {
+        "version": __version__,
+        "hyperparameters": [
+            (name, cell(values[name])) for name in _HYPERPARAMETERS if values.get(name) not in (None, "")
+        ],
+        "num_interruptions": len(interrupted(run.interruptions)),
+        "interruptions": [_interruption(one) for one in run.interruptions],
+    }
+
+
+def metrics_of_card(run: RunFacts) -> dict[str, object] | None:
+    """What a card says of a run's test; None where it was not tested."""
+    return _metrics(run.metrics) if run.is_tested and run.metrics is not None else None
+
+
+def filled_card(template: str, content: Mapping[str, object]) -> str:
+    """A card of this package, filled with content."""
     environment = Environment(
         loader=PackageLoader("llamarec", "export"),
         undefined=StrictUndefined,
@@ -104,7 +121,7 @@ def model_card(
         finalize=one_line,
     )
     environment.filters |= {"yaml": as_yaml, "shell": shlex.quote}
-    return environment.get_template("card.md.j2").render(**content)
+    return environment.get_template(template).render(**content)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, object]:

@@ -15,17 +15,21 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llamarec.checkpoints.resume.safe_load import load_json, load_weights
 from llamarec.checkpoints.storage.layout import ADAPTER_CONFIG
 from llamarec.checkpoints.trainer.state.into_model import put_weights
-from llamarec.data.prepared import load_prepared
+from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import FUSION_FILE
 from llamarec.export.card import model_card
+from llamarec.export.items import write_item_card, write_item_files
 from llamarec.export.merge_check import checked_difference, letters, some_prompts
 from llamarec.export.own_files import keep_own_files
 from llamarec.files import replacing_folder, write_json, write_text
-from llamarec.ranker.model.base_models import explain_load_errors
+from llamarec.planning.shape import shape_of
+from llamarec.ranker.model.base_models import explain_load_errors, load_configuration
 from llamarec.ranker.model.foreign_code import configuration
+from llamarec.ranker.options.config import ITEMS
 from llamarec.ranker.prompts.template import LETTERS, PROMPT_FILE
-from llamarec.ranker.trained.loading import Trained, read_trained
+from llamarec.ranker.trained.item_expert import TrainedItems, read_trained_items
+from llamarec.ranker.trained.loading import Trained, read_trained, readout_of
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.ranker.trained.serving import stored_fusion
 from llamarec.report.run import read_run
@@ -83,6 +87,9 @@ def export_run(
     _check_target(target, experiment, replace=replace)
     check_published(experiment, rebuild_command(experiment))
     data = load_prepared(experiment.data)
+    if readout_of(experiment) == ITEMS:
+        return _export_items(experiment, data, target, merged=merged, base_model=base_model)
+
     trained = read_trained(experiment, data)
     name = base_model or trained.source
 
@@ -109,6 +116,29 @@ def export_run(
         keep_own_files(target, staging)
 
     return Exported(target, trained.adapter.step, merged, name, not Path(name).is_dir(), difference)
+
+
+def _export_items(
+    experiment: Experiment, data: PreparedData, target: Path, *, merged: bool, base_model: str
+) -> Exported:
+    if merged:
+        raise ConfigError(
+            "--merged: not with --readout items", expected="the adapter and the item vectors", hint="without --merged"
+        )
+    trained = read_trained_items(experiment, data)
+    name = base_model or trained.source
+    hidden_size = shape_of(load_configuration(trained.config.llm_base_model, trained.source), name).hidden
+
+    with replacing_folder(target) as staging:
+        _write_adapter(trained, staging, name)
+        write_item_files(trained, data, hidden_size, staging)
+        for weights in staging.glob("*.safetensors"):
+            # safetensors creates files that only their owner can read.
+            weights.chmod((staging / PROMPT_FILE).stat().st_mode)
+        write_item_card(read_run(folder_of(experiment), experiment), trained, data, name, staging)
+        keep_own_files(target, staging)
+
+    return Exported(target, trained.adapter.step, False, name, not Path(name).is_dir())
 
 
 def _check_target(target: Path, experiment: Experiment, *, replace: bool) -> None:
@@ -151,7 +181,7 @@ def _prompt(trained: Trained) -> dict[str, object]:
     }
 
 
-def _write_adapter(trained: Trained, folder: Path, base_model: str) -> None:
+def _write_adapter(trained: Trained | TrainedItems, folder: Path, base_model: str) -> None:
     weights = load_weights(trained.adapter.folder)
     if not weights:
         raise ArtifactError(f"{trained.adapter.folder}: this folder contains no adapter")

@@ -85,6 +85,12 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
     return Trained(ranker, config, source, tokenizer, encoder, adapter)
 
 
+def readout_of(experiment: Experiment) -> str:
+    """The readout of a run; letters if there is no run, or an older one."""
+    config = (read_json(experiment.ranker / DESCRIPTION, RankerDescription) or {}).get("config") or {}
+    return str(config.get("readout", LETTERS))
+
+
 def described_run(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     """The content of ranker.json.
 

@@ -20,7 +20,7 @@ from llamarec.ranker.model.cpu.step import Computed, angles_of, spaces_of, step_
 from llamarec.ranker.model.cpu.thread_pool import at_once, on_all_cores
 from llamarec.ranker.model.items.head import Choices, ItemHead, loss_of, users_of
 
-# More tokens make no faster products, and take more memory.
+# Fewer make slower products (220: 7%); more make no faster ones, and take more memory.
 _TOKENS_OF_PASS: Final = 448
 
 
@@ -211,8 +211,8 @@ def packs_of(lengths: list[int]) -> list[list[int]]:
 
     A function of the lengths alone, so that sums are in the same order on every machine.
     """
+    count = min(2 * max(1, round(sum(lengths) / (2 * _TOKENS_OF_PASS))), len(lengths))
     # The longest first into the pass with the fewest tokens.
-    count = min(2 * max(1, -(-sum(lengths) // (2 * _TOKENS_OF_PASS))), len(lengths))
     packs: list[list[int]] = [[] for _ in range(count)]
     totals = [0] * count
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

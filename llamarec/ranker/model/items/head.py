@@ -130,6 +130,17 @@ class ItemHead(nn.Module):
         scaled_PK = users_PK * torch.exp(_UNIT * self.log_scale)
         return torch.cat([scaled_PK @ one.T for one in vectors], dim=1) + _UNIT * self.bias
 
+    @torch.no_grad()
+    def as_plain(self) -> dict[str, Tensor]:
+        """What another program needs for the logits, in units of its own: see llamarec/export/items.py."""
+        return {
+            "user_map": _UNIT * self.user_map,
+            "user_bias": _UNIT * self.user_bias,
+            "item_vectors": self.items(),
+            "bias": _UNIT * self.bias,
+            "scale": torch.exp(_UNIT * self.log_scale),
+        }
+
 
 def users_of(hidden_PD: Tensor, user_map: Tensor, user_bias: Tensor) -> Tensor:
     """[P, K] unit vectors of users, from hidden states and the parameters of the head."""
