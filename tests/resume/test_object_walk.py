@@ -61,3 +61,30 @@ def test_a_table_of_a_library_leads_to_few_objects() -> None:
 
     few = ObjectWalk({"table": pl.DataFrame({"item": [1]}), "own": own}, is_generator, max_objects=50)
     assert few.not_looked_at == []
+
+
+class Keeps:
+    """Keeps the last error, as a callback that tries again does."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _raised(depth: int, of_the_call: random.Random) -> ValueError:
+    try:
+        if depth:
+            raise _raised(depth - 1, of_the_call)
+        raise ValueError("no answer", random.Random(7))
+    except ValueError as error:
+        return error
+
+
+def test_an_error_that_is_kept_does_not_lead_into_the_calls_it_came_through() -> None:
+    """Their variables are no state of the program, and through them a walk would reach everything."""
+    error = _raised(3, random.Random(6))
+    holder = Keeps(ExceptionGroup("both", [error, KeyError("none")]))
+
+    walk = ObjectWalk(holder, is_generator, max_objects=100)
+
+    assert list(walk.found.values()) == [error.args[1]]
+    assert walk.not_looked_at == []

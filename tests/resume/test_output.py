@@ -25,10 +25,14 @@ class Full(io.StringIO):
     error: Exception = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, text: str) -> int:
-        raise self.error
+        raise self._error()
 
     def flush(self) -> None:
-        raise self.error
+        raise self._error()
+
+    def _error(self) -> Exception:
+        """A new one: an error that is kept holds the calls it went through, and with them every trainer before."""
+        return type(self.error)(*self.error.args)
 
 
 class Closed(Full):

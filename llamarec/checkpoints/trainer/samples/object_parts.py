@@ -20,6 +20,7 @@ from types import (
     BuiltinMethodType,
     CodeType,
     CoroutineType,
+    FrameType,
     FunctionType,
     GeneratorType,
     MappingProxyType,
@@ -28,6 +29,7 @@ from types import (
     MethodWrapperType,
     ModuleType,
     NoneType,
+    TracebackType,
 )
 from typing import Any, Final, TypeAlias
 
@@ -51,7 +53,12 @@ _SAMPLED: Final = 16
 # Short containers are watched even if nothing but numbers is in them: they may be filled later.
 _SHORT: Final = 16
 _LEAF_TYPES: Final = frozenset(
-    {str, bytes, bytearray, int, float, complex, bool, NoneType, range, slice, CodeType, torch.dtype, torch.device}
+    {
+        *(str, bytes, bytearray, int, float, complex, bool, NoneType, range, slice, CodeType),
+        *(torch.dtype, torch.device),
+        # Through these, an exception that is kept leads to the variables of every call that it went through.
+        *(TracebackType, FrameType),
+    }
 )
 _LEAVES: Final = (
     *(torch.Tensor, np.ndarray, np.generic, ModuleType, PurePath, str, bytes),
