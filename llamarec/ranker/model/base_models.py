@@ -123,7 +123,8 @@ def load_item_model(
     Raises:
         ModelError: as `load_letter_model`.
     """
-    model = _loaded(name, source, config, bf16=bf16, device=device)
+    # Frozen as PEFT would do it: the head reads titles with it first.
+    model = _loaded(name, source, config, bf16=bf16, device=device).requires_grad_(False)
     adapted = _with_lora(as_item_model(model, head(model).to(model.device)), config)
     # PEFT freezes all but its own.
     adapted.get_base_model().item_head.requires_grad_(True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,23 @@ def test_a_resume_needs_no_flag_and_reads_no_titles_again(folder: Path, capsys: 
     train_ranker(parsed, Console(markup=False))
     assert "titles with the base model" not in capsys.readouterr().out
     assert (checkpoints_of(folder) / "checkpoint-8" / "item_features.safetensors").read_bytes() == features
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(folder, tmp_path / "whole"))
+    run_items(whole)
+
+    command = [sys.executable, "-W", "ignore", "train_ranker.py", *argv_of(folder, *ITEMS), "--resume_from_checkpoint"]
+    for step in (4, 8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        saved = checkpoints_of(folder) / f"checkpoint-{step}" / "manifest.json"
+        while process.poll() is None and not saved.is_file():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    run_items(folder, "--resume_from_checkpoint")
+    assert bits(checkpoints_of(folder) / "checkpoint-12") == bits(checkpoints_of(whole) / "checkpoint-12")
 
 
 def test_another_readout_is_refused_on_resume(folder: Path) -> None:

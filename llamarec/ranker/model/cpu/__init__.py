@@ -13,6 +13,7 @@ its backward pass is known and short: none of its weights needs a gradient, and 
     form          which models are computed this way, and their weights
     decoder       all layers, and the head that prompts have in common
     step          a batch of prompts on all cores: letter logits, loss, gradients
+    pooled        means of the hidden states of short texts
     packed        a batch of histories, several in a pass: user vectors, loss, gradients
 
 The result is that of the modules' own forward pass, to rounding (tests/ranker/model/cpu). Dropout draws other random

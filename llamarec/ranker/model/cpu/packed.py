@@ -163,7 +163,7 @@ class _Step:
 
             grads = torch.zeros(self._form.num_trained)
             grad_LD = torch.zeros_like(hidden_LD).index_copy_(0, at_P, grad_PD)
-            one.backward(grad_LD, self._no_head(len(self._form.layers)), grads)
+            one.backward(grad_LD, no_head(self._form), grads)
             return _Result(users_RK, loss, grads, of_shared)
         finally:
             free.put(space)
@@ -183,23 +183,28 @@ class _Step:
 
     def _prompt(self, space: Workspace, pack: int, tokens: tuple[int, ...]) -> PromptPass:
         generator = None if self._seeds is None else torch.Generator().manual_seed(self._seeds[pack])
-        angles = Angles(
-            *(torch.cat([one[:length] for length in tokens]) for one in (self._angles.cos, self._angles.sin))
-        )
         return PromptPass(
             self._form,
-            angles,
+            angles_of_texts(self._angles, tokens),
             space,
-            list(self._no_head(len(self._form.layers))),
+            list(no_head(self._form)),
             queries=sum(tokens),
             generator=generator,
             gradients=self._gradients,
             segments=tokens,
         )
 
-    def _no_head(self, num_layers: int) -> Tensor:
-        layer = self._form.layers[0]
-        return torch.empty(num_layers, 2, layer.groups, 0, layer.width)
+
+def no_head(form: Form) -> Tensor:
+    """[layers, 2, G, 0, K] keys and values before the first text of a pass: none."""
+    layer = form.layers[0]
+    return torch.empty(len(form.layers), 2, layer.groups, 0, layer.width)
+
+
+def angles_of_texts(angles: Angles, lengths: tuple[int, ...]) -> Angles:
+    """Rotary angles of texts one behind the other, each from position 0 on."""
+    cos, sin = (torch.cat([one[:length] for length in lengths]) for one in (angles.cos, angles.sin))
+    return Angles(cos, sin)
 
 
 def _sums(sums: list[Tensor], more: tuple[Tensor, ...]) -> list[Tensor]:

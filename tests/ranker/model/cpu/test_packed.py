@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from llamarec.ranker.model.cpu import pooled
 from llamarec.ranker.model.cpu.form import form_of
 from llamarec.ranker.model.cpu.packed import packs_of
+from llamarec.ranker.model.items import features
 from llamarec.ranker.model.items import head as head_module
 from llamarec.ranker.model.items.forward import ItemForward, as_item_model, collate_histories
 from llamarec.ranker.model.items.head import NO_LABEL, ItemHead
@@ -132,6 +134,19 @@ def test_sampled_softmax_is_the_same_function_packed(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(users, by_modules[1], rtol=1e-4, atol=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, by_modules[2][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_means_of_short_texts_are_those_of_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain_model("llama").requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    texts = [torch.randint(0, 300, (1 + number % 17,), generator=generator).tolist() for number in range(80)]
+    monkeypatch.setattr(pooled, "_TEXTS_AT_ONCE", 33)
+    packed = features.title_features(model, [[], *texts]).float()
+    assert (packed[0] == 0).all()
+    monkeypatch.setattr(features, "form_of", lambda model: None)
+    by_modules = features.title_features(model, [[], *texts]).float()
+    torch.testing.assert_close(packed.abs(), by_modules.abs(), rtol=0.02, atol=0.02)
+    assert len(model.get_decoder().layers) == 3
 
 
 def test_packs_hold_every_row_once_and_are_of_about_equal_size() -> None:
