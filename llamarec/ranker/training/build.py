@@ -15,7 +15,7 @@ from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
 from llamarec.ranker.model.base_models import base_model_source, load_letter_model, load_tokenizer, pad_token_of
 from llamarec.ranker.options.command_line import Parsed
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import LETTERS, RankerConfig
 from llamarec.ranker.prompts.encoding import PromptEncoder, encoder_for
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.first_stage import FirstStage, fit_first_stage
@@ -127,7 +127,7 @@ def candidates_for(
     if config.train_retriever and not data_config.experiment.candidates.is_file():
         from llamarec.retriever.train import train_retriever_for
 
-        has_lists = config.hard_negatives > 0
+        has_lists = config.readout == LETTERS and config.hard_negatives > 0
         console = Console(markup=False, emoji=False)
         train_retriever_for(config.num_candidates, data, data_config, console, has_lists=has_lists)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+from llamarec.checkpoints.storage.manifest import read_manifest
 from llamarec.data.prepare import prepare
 from llamarec.errors import ArtifactError, ConfigError, LlamarecError
 from llamarec.evaluation.catalogue import CatalogueOutcome
@@ -67,6 +70,20 @@ def test_a_run_leaves_what_was_promised(folder: Path) -> None:
     test = pl.read_parquet(folder / "experiments" / "llm" / "shop" / "test.parquet")
     assert test.height == NUM_USERS
     assert test["final_rank"].is_between(1, NUM_ITEMS).all()
+
+
+def test_fingerprints_are_those_of_the_specification(folder: Path) -> None:
+    run_items(folder, "--max_steps", "4", "--max_eval_users", "8")
+    manifest = read_manifest(checkpoints_of(folder) / "checkpoint-4")
+    assert manifest is not None
+    assert {"training_lists", "validation_candidates"}.isdisjoint(manifest.fingerprints)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "experiments" / "llm" / "shop" / "tiny")
+    separator = tokenizer("x\n", add_special_tokens=False)["input_ids"][1:]
+    prompt = json.dumps(["items", [tokenizer.bos_token_id], separator, 20, 1536])
+    assert manifest.fingerprints["prompt"] == hashlib.sha256(prompt.encode()).hexdigest()[:16]
+    users = np.sort(np.random.default_rng([3, 0]).choice(NUM_USERS, size=8, replace=False)).astype("<i8")
+    assert manifest.fingerprints["validation_users"] == hashlib.sha256(users.tobytes()).hexdigest()[:16]
 
 
 def test_it_learns_the_circle(folder: Path) -> None:
@@ -151,6 +168,15 @@ def test_letters_are_refused_as_items(folder: Path) -> None:
     run_shop(folder, "--max_steps", "4")
     with pytest.raises(ConfigError, match=r"--readout items: the run was started with --readout letters"):
         parse(argv_of(folder, *ITEMS, "--resume_from_checkpoint"))
+
+
+def test_letters_may_start_from_the_adapter_of_items(folder: Path) -> None:
+    run_items(folder, "--max_steps", "4")
+    same = ("--lora_r", "16", "--lora_target_modules", "all-linear", "--max_steps", "2", "--order_prompts", "0")
+    other = folder / "experiments" / "llm" / "letters" / "checkpoints"
+    run_shop(folder, "--init_adapter", str(checkpoints_of(folder)), "--output_dir", str(other), *same)
+    assert (other / "checkpoint-2" / "adapter_model.bin").is_file()
+    assert not (other / "checkpoint-2" / "extra_state.safetensors").exists()
 
 
 def test_the_plan_counts_histories(folder: Path) -> None:
