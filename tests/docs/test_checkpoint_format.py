@@ -23,7 +23,8 @@ from llamarec.errors import CheckpointError
 from tests.docs.guide import Guide, quoted
 from tests.docs.project import STEPS_UNTIL_STOP, Project, run, small_defaults
 from tests.docs.troubles import CHECKPOINTS, TRAIN
-from tests.resume.training import Words, make_model
+from tests.resume.training import make_model
+from tests.resume.worker_data import Words
 
 SPECIFICATION = Guide(Path(__file__).resolve().parents[2] / "docs" / "checkpoint-format.md")
 _KEYS = next(table for section in SPECIFICATION.sections for table in section.tables if table.head[0] == "key")

@@ -25,7 +25,8 @@ from tests.resume import forks
 from tests.resume.generator_holders import HOLDERS, KINDS, Draw
 from tests.resume.jobs import warm_up as warm_up
 from tests.resume.runs import At
-from tests.resume.training import VOCABULARY, Seen, Words, make_model, make_trainer, outcome
+from tests.resume.training import make_model, make_trainer, outcome
+from tests.resume.worker_data import VOCABULARY, Seen, Words
 
 # ---- Owners ----
 

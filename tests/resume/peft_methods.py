@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 from llamarec.checkpoints import Interrupted, ResumableTrainer
 from llamarec.errors import CheckpointError, LlamarecError
 from tests.resume.runs import At
-from tests.resume.training import Seen, Words, make_args, state_of
+from tests.resume.training import make_args, state_of
+from tests.resume.worker_data import Seen, Words
 from tests.tiny_llama import tiny_llama
 
 Make = Callable[..., Any]

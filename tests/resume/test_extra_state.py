@@ -15,7 +15,8 @@ from transformers import set_seed
 from llamarec.checkpoints import ResumableTrainer
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
 from llamarec.errors import CheckpointError
-from tests.resume.training import Seen, Words, make_args, make_model
+from tests.resume.training import make_args, make_model
+from tests.resume.worker_data import Seen, Words
 
 
 class Normed(nn.Module):

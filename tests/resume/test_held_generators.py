@@ -16,7 +16,8 @@ from llamarec.checkpoints import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.errors import ConfigError
 from tests.resume.runs import quiet_trainer, stopped
-from tests.resume.training import LENGTH, VOCABULARY, Words, make_trainer, outcome, state_of
+from tests.resume.training import make_trainer, outcome, state_of
+from tests.resume.worker_data import LENGTH, VOCABULARY, Words
 
 
 class _Augmented(Dataset[dict[str, torch.Tensor]]):

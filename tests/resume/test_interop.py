@@ -14,7 +14,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_se
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_weights
 from tests.resume.runs import stopped
-from tests.resume.training import LENGTH, VOCABULARY, digest, make_model, make_trainer, outcome, state_of
+from tests.resume.training import digest, make_model, make_trainer, outcome, state_of
+from tests.resume.worker_data import LENGTH, VOCABULARY
 from tests.tiny_llama import tiny_llama
 
 SMALL: dict[str, Any] = {"num_samples": 22, "noisy": False}

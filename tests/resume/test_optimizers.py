@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from llamarec.checkpoints import CheckpointConfig, ResumableTrainer
 from llamarec.errors import ConfigError
 from tests.resume.runs import QUIET, quiet_trainer, stopped
-from tests.resume.training import Seen, Words, make_args, make_model, state_of
+from tests.resume.training import make_args, make_model, state_of
+from tests.resume.worker_data import Seen, Words
 
 Weights = list[torch.nn.Parameter]
 

@@ -13,7 +13,8 @@ from transformers import Trainer
 
 from llamarec.checkpoints.trainer.resumable import ResumableMixin, ResumableTrainer
 from tests.resume.runs import QUIET, stopped
-from tests.resume.training import Words, make_args, make_model, state_of
+from tests.resume.training import make_args, make_model, state_of
+from tests.resume.worker_data import Words
 
 SMALL: dict[str, Any] = {"num_samples": 12, "noisy": False, "save_steps": 100}
 PEAK = 0.2

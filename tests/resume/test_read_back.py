@@ -25,7 +25,8 @@ from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError
 from llamarec.cli.entry_point import run_main
 from llamarec.errors import EXIT_SAVE_FAILED, EXIT_USAGE, CheckpointError, ConfigError
 from tests.resume.runs import At, quiet_trainer
-from tests.resume.training import Seen, Words, digest, make_args, make_model, state_of
+from tests.resume.training import digest, make_args, make_model, state_of
+from tests.resume.worker_data import Seen, Words
 
 SAVES: dict[str, Any] = {"max_steps": 6, "save_steps": 2}
 LATE_SAVES: dict[str, Any] = {"max_steps": 18, "save_steps": 6}

@@ -16,7 +16,8 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.trainer.samples.recent_batches import digest_of
 from llamarec.errors import CheckpointError, ConfigError
 from tests.resume.runs import QUIET, quiet_trainer, stopped
-from tests.resume.training import VOCABULARY, Seen, Words, make_args, make_model, state_of
+from tests.resume.training import make_args, make_model, state_of
+from tests.resume.worker_data import VOCABULARY, Seen, Words
 
 
 class _Counting(Dataset[dict[str, torch.Tensor]]):

@@ -18,7 +18,8 @@ from llamarec.checkpoints.storage.layout import MANIFEST
 from llamarec.checkpoints.storage.verification import ESSENTIAL, PARTS
 from llamarec.errors import CheckpointError, ConfigError, LockedError
 from tests.resume.runs import At, kill_self, quiet_trainer, stopped
-from tests.resume.training import Words, make_model
+from tests.resume.training import make_model
+from tests.resume.worker_data import Words
 
 SMALL: dict[str, Any] = {"num_samples": 12, "noisy": False, "save_steps": 100}
 

@@ -8,18 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from llamarec.checkpoints.trainer.saves import manifest_entries
 from llamarec.checkpoints.trainer.worker_signals import LeaveSignals, batches_of, started_deaf
 from tests.resume.runs import quiet_trainer
+from tests.resume.worker_data import Slow, stuck
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
 
@@ -28,9 +28,9 @@ METHODS = ("fork", "spawn")
 _PROGRAM = """
 import multiprocessing, sys
 
-from tests.resume.training import main
-
 if __name__ == "__main__":
+    from tests.resume.training import main
+
     multiprocessing.set_start_method(sys.argv.pop(1))
     sys.exit(main())
 """
@@ -75,20 +75,6 @@ def test_the_work_is_saved(when: str, name: str, method: str, tmp_path: Path) ->
     assert state["global_step"] == step
 
 
-class Slow(Dataset[int]):
-    """Takes its time over each sample."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __len__(self) -> int:
-        return 1000
-
-    def __getitem__(self, index: int) -> int:
-        time.sleep(self._seconds)
-        return index
-
-
 def _iterator(seconds: float, method: str) -> Any:
     loader: Any = DataLoader(
         Slow(seconds), num_workers=2, worker_init_fn=LeaveSignals(), multiprocessing_context=method
@@ -121,7 +107,7 @@ def test_a_worker_that_does_not_come_to_an_end_is_ended_by_its_training(method: 
     context: Any = multiprocessing.get_context(method)
     resource_tracker.ensure_running()
     is_ready = context.Event()
-    process = context.Process(target=_stuck, args=(is_ready,), daemon=True)
+    process = context.Process(target=stuck, args=(is_ready,), daemon=True)
     with started_deaf():
         process.start()
     _sent_by_another(signal.SIGTERM, process.pid)
@@ -132,12 +118,6 @@ def test_a_worker_that_does_not_come_to_an_end_is_ended_by_its_training(method: 
     process.terminate()
     process.join(30)
     assert process.exitcode == 0
-
-
-def _stuck(is_ready: Any) -> None:
-    LeaveSignals()(0)
-    is_ready.set()
-    time.sleep(600)
 
 
 @pytest.fixture

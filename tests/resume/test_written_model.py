@@ -15,7 +15,8 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.layout import STATEFUL
 from tests.resume.runs import quiet_trainer
-from tests.resume.training import VOCABULARY, make_model
+from tests.resume.training import make_model
+from tests.resume.worker_data import VOCABULARY
 from tests.tiny_llama import tiny_llama
 
 LATE = 5

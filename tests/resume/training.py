@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     HfArgumentParser,
@@ -33,9 +32,8 @@ from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.resume.safe_load import is_projector, load_pickled
 from llamarec.checkpoints.trainer.resumable import ResumableTrainer
 from llamarec.checkpoints.trainer.state.tensors import is_made_of_tensors, parts_of
+from tests.resume.worker_data import NUM_SAMPLES, VOCABULARY, Seen, Words
 from tests.tiny_llama import tiny_llama
-
-NUM_SAMPLES, LENGTH, VOCABULARY = 50, 8, 32
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 2.0,
@@ -57,40 +55,6 @@ DEFAULTS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "remove_unused_columns": False,
 }
-
-
-class Words(Dataset[dict[str, torch.Tensor]]):
-    """Sequences that count upwards, of which a random token is replaced at each reading, drawn three ways."""
-
-    def __init__(self, num_samples: int = NUM_SAMPLES, *, noisy: bool = True) -> None:
-        self._num_samples, self._noisy = num_samples, noisy
-
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = (index + torch.arange(LENGTH)) % VOCABULARY
-        if self._noisy:
-            ids[random.randrange(LENGTH)] = int(torch.randint(VOCABULARY, (1,)))
-            ids[int(np.random.randint(LENGTH))] = index % VOCABULARY
-        return {"input_ids": ids, "labels": ids.clone(), "index": torch.tensor(index)}
-
-
-class Seen:
-    """Collates, draws a random number on the way, and writes down which samples came."""
-
-    def __init__(self, log: Path | None = None, *, noisy: bool = True) -> None:
-        self._log, self._noisy = log, noisy
-
-    def __call__(self, samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-        indices = batch.pop("index")
-        if self._noisy:
-            batch["input_ids"][0, -1] = int(torch.randint(VOCABULARY, (1,)))
-        if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(" ".join(str(int(index)) for index in indices) + "\n")
-        return batch
 
 
 class Restless(TrainerCallback):

@@ -18,7 +18,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from llamarec.checkpoints.trainer.fingerprints import _pickled, base_model_of, fingerprints_of
-from tests.resume.training import Words, make_model
+from tests.resume.training import make_model
+from tests.resume.worker_data import Words
 
 
 def _of(model: Any = None, dataset: Any = None, seed: int = 42) -> dict[str, Any]:

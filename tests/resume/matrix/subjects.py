@@ -10,7 +10,8 @@ from typing import Any, Final
 from transformers import Trainer, TrainerCallback, set_seed
 
 from llamarec.checkpoints import CheckpointConfig, ResumableMixin
-from tests.resume.training import Seen, Words, make_args
+from tests.resume.training import make_args
+from tests.resume.worker_data import Seen, Words
 
 STEPS: Final = 8
 """Of every training, which is saved after 2, 4, 6 and 8, and killed after 5."""
