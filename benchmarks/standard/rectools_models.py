@@ -5,8 +5,9 @@ neither changes what is computed: the loss is taken at the positions that have a
 padding too (five to seven times less work), and every validation user is ranked as the test's are.
 
 Their recipe: the last items of each user, Adam at 0.001, batches of 128, 256 uniform negatives at each position, and
-training ends when Recall@10 on the validation item of all users has not risen for 50 epochs, or after 200. The weights
-of the best epoch are kept.
+training ends when Recall@10 on the validation item of all users has not risen for a number of epochs, or after 200. The
+weights of the best epoch are kept. Their patience is 10 or 50 epochs by data set, 50 for these. Here it is 10: SASRec's
+best epoch on Beauty was the 16th of 26.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _PAD: Final = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Options of a training; the defaults are those of the authors for Beauty, Toys and Sports.
+    """Options of a training; the defaults are the authors' for Beauty, Toys and Sports, but for the patience.
 
     Attributes:
         gated: LiGR layers with masked padding (eSASRec) instead of SASRec's own.
@@ -63,7 +64,7 @@ class Recipe:
     learning_rate: float = 1e-3
     batch_size: int = 128
     num_epochs: int = 200
-    patience: int = 50
+    patience: int = 10
 
 
 # The authors' table of hyperparameters; Games is not in it and takes the first.
