@@ -10,7 +10,7 @@ if the language model does not raise the likelihood of users outside the fit by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -23,8 +23,8 @@ from llamarec.evaluation.logit import weigh
 from llamarec.evaluation.metrics import score_ranks
 
 Scores = NDArray[np.floating]
-Expert = Callable[[Sequence[NDArray[np.int32]]], Scores]
-"""Histories of item ids -> [U, N + 1] scores; column 0 is padding. Higher is likelier."""
+Expert = Callable[[slice], Scores]
+"""Some of the asked users -> [users, N + 1] scores; column 0 is padding. Higher is likelier."""
 
 _BLOCK_USERS: Final = 256
 _OF_KNOWN, _OF_NEW = 100, 40
@@ -53,12 +53,12 @@ class AskedUsers:
     def blocks(self) -> Iterator[slice]:
         """Some users at a time, so that memory does not grow with users x items."""
         for start in range(0, len(self.labels), _BLOCK_USERS):
-            yield slice(start, start + _BLOCK_USERS)
+            yield slice(start, min(start + _BLOCK_USERS, len(self.labels)))
 
     def masked(self, expert: Expert, block: slice) -> NDArray[np.float64]:
         """[B, N + 1] scores of an expert; minus infinity for padding and excluded items."""
         histories = self.histories[block]
-        scores_BN = expert(histories).astype(np.float64)
+        scores_BN = expert(block).astype(np.float64)
         scores_BN[:, 0] = -np.inf
         if self.excludes:
             rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])

@@ -1,7 +1,8 @@
 """The second stage: a Llama with LoRA that orders the retriever's candidates.
 
 LlamaRec (Yue et al. 2023, arXiv 2311.02089): the language model reads a user's last titles and the retriever's
-candidates, each behind a letter. The probability of the letter that comes next orders the candidates.
+candidates, each behind a letter. The probability of the letter that comes next orders the candidates. With
+`--readout items` it reads the titles alone, and its state after each scores the whole catalogue.
 
     options    flags of train_ranker.py, and where their values come from
     prompts    from items and titles to tokens: the template, training and evaluation samples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,12 @@ from llamarec.ranker.prompts.history_samples import NextItemSamples
 from llamarec.ranker.training.items.trainer import ItemTrainer
 from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LABEL_ID, LETTERS_RANK, RETRIEVER_RANK, USER, USER_ID
 
+FirstStage = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.floating]]
+"""Histories of item ids, oldest first -> [histories, items + 1] scores; higher is likelier."""
+
 
 def assess_items(
-    trainer: ItemTrainer, fusion_samples: NextItemSamples, test: NextItemSamples, known: Expert
+    trainer: ItemTrainer, fusion_samples: NextItemSamples, test: NextItemSamples, first_stage: FirstStage
 ) -> tuple[CatalogueOutcome, CatalogueRanks]:
     """Weights fitted on validation users, and the ranks of the test users by them.
 
@@ -34,25 +37,20 @@ def assess_items(
         trainer: Trainer of the run, with its final adapter.
         fusion_samples: Users of the fit.
         test: Users of the test.
-        known: The first stage.
+        first_stage: Scores of the whole catalogue without the language model.
     """
-    of_fit, of_test = (_Read(trainer, samples) for samples in (fusion_samples, test))
-    weights = fit_catalogue(known, of_fit, trainer.asked(fusion_samples), step=trainer.tested_step)
-    ranks = rank_catalogue(known, of_test, trainer.asked(test), weights)
+    known, new = _experts(trainer, fusion_samples, first_stage)
+    weights = fit_catalogue(known, new, trainer.asked(fusion_samples), step=trainer.tested_step)
+
+    known, new = _experts(trainer, test, first_stage)
+    ranks = rank_catalogue(known, new, trainer.asked(test), weights)
     return outcome_of(ranks, weights), ranks
 
 
-class _Read:
-    """The scores of samples that the language model has read, asked for in their order."""
-
-    def __init__(self, trainer: ItemTrainer, samples: NextItemSamples) -> None:
-        self._trainer = trainer
-        self._users_UK = trainer.user_vectors(samples)
-        self._next = 0
-
-    def __call__(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        start, self._next = self._next, self._next + len(histories)
-        return self._trainer.logits(self._users_UK[start : self._next])
+def _experts(trainer: ItemTrainer, samples: NextItemSamples, first_stage: FirstStage) -> tuple[Expert, Expert]:
+    """First stage and language model, asked about the users of samples."""
+    histories, users_UK = trainer.asked(samples).histories, trainer.user_vectors(samples)
+    return lambda block: first_stage(histories[block]), lambda block: trainer.logits(users_UK[block])
 
 
 def write_item_test(path: Path, ranks: CatalogueRanks, test: NextItemSamples, data: PreparedData) -> None:

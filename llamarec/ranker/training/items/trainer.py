@@ -126,9 +126,7 @@ class ItemTrainer(AdapterTrainer):
         asked = self.asked(self.validation)
         ranks = [
             score_ranks(
-                asked.masked(lambda _, block=block: self.logits(users_UK[block]), block),  # type: ignore[misc]
-                asked.labels[block],
-                listed=False,
+                asked.masked(lambda part: self.logits(users_UK[part]), block), asked.labels[block], listed=False
             )
             for block in asked.blocks()
         ]
