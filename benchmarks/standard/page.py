@@ -171,11 +171,12 @@ def _data_section(summary: Summary) -> str:
         digests = " | ".join(f"`{group.digests[name][:16]}`" for name in ("sequences", "titles"))
         lines.append(f"| {group.set_code} | {_short(group.split)[1:-1]} | {group.counts['unseen']:,} | {digests} |")
 
-    return "\n".join([*lines, "", *_form_lines(summary), ""])
+    return "\n".join([*lines, *_form_lines(summary), ""])
 
 
 def _form_lines(summary: Summary) -> Iterator[str]:
     if any(SETS[code].form is None for code in summary.sets):
+        yield ""
         yield "This is the generated set of `--quick`: its figures say that the command works, and nothing else."
 
 
