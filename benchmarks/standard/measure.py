@@ -94,7 +94,8 @@ def measure(task: Task, data: PreparedData, max_epochs: int | None, threads: int
 
 def _rows(fitted: Fitted, system: System, data: PreparedData) -> dict[str, Row]:
     rows = {}
-    for name in system.titles:
+    # A part that a set does not allow has no scorer.
+    for name in (name for name in system.titles if name in fitted.scorers):
         started = time.perf_counter()
         ranks = label_ranks(fitted.scorers[name], data, "test")
         rows[name] = row_of(ranks, time.perf_counter() - started, fitted.seconds.get(name, 0.0))

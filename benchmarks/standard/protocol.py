@@ -86,7 +86,7 @@ class System:
 
     Attributes:
         name: On the command line and in file names.
-        titles: Of each row that a fit makes, by its name, in the order of the table.
+        titles: Of each row that a fit can make, by its name, in the order of the table.
         fit: Fits it on the training part. It may choose on the validation part; the test part is not for it.
         is_ours: Whether it is part of this project.
         is_random: Whether seeds differ. Otherwise it is fitted once.

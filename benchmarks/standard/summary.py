@@ -103,9 +103,10 @@ def summarised(results: Mapping[Task, Result]) -> Summary:
 
 def _group(set_code: str, split: str, results: Mapping[Task, Result]) -> Group:
     by_row = {
-        (name, row): [one for task, one in results.items() if task.system == name]
+        (name, row): seeds
         for name in dict.fromkeys(task.system for task in results)
         for row in system_of(name).titles
+        if (seeds := [one for task, one in results.items() if task.system == name and row in one.rows])
     }
     values = {key: _values([one.rows[key[1]] for one in seeds], MAIN) for key, seeds in by_row.items()}
     best = max(values.values(), key=lambda one: float(one.mean()))

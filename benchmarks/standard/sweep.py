@@ -203,8 +203,8 @@ class Sweep:
             self._say("\n  ".join([f"{_named(task)}: failed ({code}); the end of {log}:", *lines]))
             return None
 
-        main = ", ".join(f"{name} NDCG@10 {ndcg_at(row.as_array(), 10):.4f}" for name, row in result.rows.items())
-        self._say(f"{_named(task)}: {main}; {result.fit_seconds:,.0f} s")
+        first = next(iter(result.rows.values()))
+        self._say(f"{_named(task)}: NDCG@10 {ndcg_at(first.as_array(), 10):.4f}; {result.fit_seconds:,.0f} s")
         return result
 
     def _command(self, task: Task) -> list[str]:

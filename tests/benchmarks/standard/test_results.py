@@ -147,6 +147,14 @@ def test_a_part_has_the_seconds_of_its_own_fit() -> None:
     assert entry.fit_seconds == 0.25
 
 
+def test_a_part_that_a_set_does_not_allow_has_no_row() -> None:
+    tasks = {
+        Task("beauty", "temporal", "popularity", 1): _result(),
+        Task("beauty", "temporal", "item-knn", 1): _result(),
+    }
+    assert [entry.row for entry in summarised(tasks).groups[0].entries] == ["popularity"]
+
+
 def test_every_published_figure_has_a_source() -> None:
     content = published()
     for code, figures in content.figures.items():

@@ -30,7 +30,7 @@ def _results(folder: Path) -> dict[str, int]:
 def test_a_second_run_measures_nothing_and_a_changed_result_is_measured_again(tmp_path: Path) -> None:
     first = _run("--folder", tmp_path, *TWO)
     assert first.returncode == 0, first.stderr
-    assert "popularity seed 1: popularity NDCG@10" in first.stdout
+    assert "popularity seed 1: NDCG@10" in first.stdout
     before = _results(tmp_path)
     assert len(before) == 2
 
