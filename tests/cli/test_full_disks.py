@@ -4,61 +4,48 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE
+from tests.cli.command_forks import Run, commands
 from tests.report.conftest import experiment, finished
+from tests.resume.forks import Ending
 
 __all__ = ["experiment", "finished"]
 
-ROOT = Path(__file__).resolve().parents[2]
-NEEDS_LIMITS = pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+NEEDS_LIMITS = pytest.mark.skipif(os.name == "nt", reason="no limit of a file's size")
 NEEDS_PERMISSIONS = pytest.mark.skipif(
     os.name == "nt" or getattr(os, "geteuid", lambda: 0)() == 0, reason="permissions do not bind this user"
 )
 
 
-def _run(finished: Path, *words: object, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own, whose files cannot be larger than a limit."""
+@pytest.fixture(scope="module")
+def run(finished: Path) -> Iterator[Run]:
+    """Runs a command over the experiment."""
+    with commands() as run_command:
 
-    def limited() -> None:
-        if limit is not None:
-            import resource
+        def run(*words: object, limit: int | None = None) -> Ending:
+            return run_command(*words, "--experiment_root", finished / "experiments", limit=limit)
 
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-B", "-m", "llamarec.cli.main", *map(str, words)]
-    return subprocess.run(
-        [*command, "--experiment_root", str(finished / "experiments")],
-        cwd=ROOT,
-        preexec_fn=limited if limit is not None else None,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        yield run
 
 
-def _recommend(
-    finished: Path, output: Path, *more: object, limit: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def _recommend(run: Run, output: Path, *more: object, limit: int | None = None) -> Ending:
     users = output.with_name("users.txt")
     if not users.exists():
         users.write_text("".join(f"u{user}\n" for user in range(40)), encoding="utf-8")
-    return _run(
-        finished, "recommend", "shop", "--device", "cpu", "--users", users, "--output", output, *more, limit=limit
-    )
+    return run("recommend", "shop", "--device", "cpu", "--users", users, "--output", output, *more, limit=limit)
 
 
-def _check_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
-    assert done.returncode == EXIT_USAGE, done.stderr
-    assert "error: " in done.stderr
-    assert "Traceback" not in done.stderr
+def _check_refused(done: Ending, *said: str) -> None:
+    assert done.status == EXIT_USAGE, done.log
+    assert "error: " in done.log
+    assert "Traceback" not in done.log
     for text in said:
-        assert text in done.stderr
+        assert text in done.log
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -66,77 +53,73 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 @NEEDS_LIMITS
-@pytest.mark.slow
-@pytest.mark.parametrize(("ending", "limit"), [(".jsonl", 100), (".parquet", 30_000)])
-def test_recommendations_on_a_full_disk(finished: Path, ending: str, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "limit"), [(".jsonl", 5_000), (".parquet", 30_000)])
+def test_recommendations_on_a_full_disk(run: Run, ending: str, limit: int, tmp_path: Path) -> None:
     output = tmp_path / f"top{ending}"
-    assert _recommend(finished, output).returncode == EXIT_FINISHED
+    assert _recommend(run, output).status == EXIT_FINISHED
     before = _content(tmp_path)
 
-    _check_refused(_recommend(finished, output, "--restart", "-k", 30, limit=limit), "File too large", str(tmp_path))
+    _check_refused(_recommend(run, output, "--restart", "-k", 30, limit=limit), "File too large", str(tmp_path))
 
     # What was answered is beside it, and is continued.
     assert _content(tmp_path)[output.name] == before[output.name]
     left = {path.name for path in tmp_path.iterdir()} - {"users.txt", output.name}
     assert left <= {f"{output.name}.partial", f"{output.name}.partial.json"}
-    assert _recommend(finished, output, "--restart", "-k", 30).returncode == EXIT_FINISHED
+    assert _recommend(run, output, "--restart", "-k", 30).status == EXIT_FINISHED
     assert {path.name for path in tmp_path.iterdir()} == {"users.txt", output.name}
     assert _content(tmp_path)[output.name] != before[output.name]
 
 
 @NEEDS_LIMITS
-@pytest.mark.slow
 @pytest.mark.parametrize(("merged", "limit"), [(False, 5_000), (True, 100_000)], ids=["adapter", "merged"])
-def test_an_export_on_a_full_disk(finished: Path, merged: bool, limit: int, tmp_path: Path) -> None:
+def test_an_export_on_a_full_disk(run: Run, merged: bool, limit: int, tmp_path: Path) -> None:
     words = ("export", "shop", "--to", tmp_path / "a", *(("--merged",) if merged else ()))
-    assert _run(finished, *words).returncode == EXIT_FINISHED
+    assert run(*words).status == EXIT_FINISHED
     before = _content(tmp_path)
     assert limit < max(map(len, before.values()))
 
     for target in ("a", "new"):
-        done = _run(finished, *words[:3], tmp_path / target, *words[4:], "--overwrite", limit=limit)
+        done = run(*words[:3], tmp_path / target, *words[4:], "--overwrite", limit=limit)
         _check_refused(done, "File too large", str(tmp_path / target))
 
     assert _content(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.slow
-def test_targets_that_cannot_be_written(finished: Path, tmp_path: Path) -> None:
+def test_targets_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "users.txt").write_text("u1\n", encoding="utf-8")
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "folder.jsonl").mkdir()
     before = _content(tmp_path)
 
-    _check_refused(_run(finished, "export", "shop", "--to", tmp_path / "file"), "this is a file")
-    _check_refused(_run(finished, "export", "shop", "--to", tmp_path / "file" / "a" / "b"), str(tmp_path / "file"))
+    _check_refused(run("export", "shop", "--to", tmp_path / "file"), "this is a file")
+    _check_refused(run("export", "shop", "--to", tmp_path / "file" / "a" / "b"), str(tmp_path / "file"))
     users = ("recommend", "shop", "--device", "cpu", "--users", tmp_path / "users.txt", "--output")
-    _check_refused(_run(finished, *users, tmp_path / "file" / "top.jsonl"), str(tmp_path / "file"))
+    _check_refused(run(*users, tmp_path / "file" / "top.jsonl"), str(tmp_path / "file"))
     for more in ((), ("--restart",)):
-        _check_refused(_run(finished, *users, tmp_path / "folder.jsonl", *more), "this is a folder")
+        _check_refused(run(*users, tmp_path / "folder.jsonl", *more), "this is a folder")
     assert _content(tmp_path) == before
 
     # A folder that is not there yet is made.
-    assert _run(finished, *users, tmp_path / "new" / "a" / "top.jsonl").returncode == EXIT_FINISHED
+    assert run(*users, tmp_path / "new" / "a" / "top.jsonl").status == EXIT_FINISHED
     (line,) = (tmp_path / "new" / "a" / "top.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["id"] == "u1"
-    assert _run(finished, "export", "shop", "--to", tmp_path / "new" / "b" / "c").returncode == EXIT_FINISHED
+    assert run("export", "shop", "--to", tmp_path / "new" / "b" / "c").status == EXIT_FINISHED
 
 
 @NEEDS_PERMISSIONS
-@pytest.mark.slow
-def test_a_read_only_folder(finished: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "users.txt").write_text("u1\n", encoding="utf-8")
-    assert _run(finished, "export", "shop", "--to", folder / "a").returncode == EXIT_FINISHED
+    assert run("export", "shop", "--to", folder / "a").status == EXIT_FINISHED
     before = _content(folder)
     folder.chmod(0o500)
     try:
-        _check_refused(_run(finished, "export", "shop", "--to", folder / "b"), "chmod u+w")
-        _check_refused(_run(finished, "export", "shop", "--to", folder / "a", "--overwrite"), "chmod u+w")
+        _check_refused(run("export", "shop", "--to", folder / "b"), "chmod u+w")
+        _check_refused(run("export", "shop", "--to", folder / "a", "--overwrite"), "chmod u+w")
         users = ("recommend", "shop", "--device", "cpu", "--users", tmp_path / "users.txt", "--output")
-        _check_refused(_run(finished, *users, folder / "top.jsonl"), "chmod u+w")
+        _check_refused(run(*users, folder / "top.jsonl"), "chmod u+w")
     finally:
         folder.chmod(0o700)
     assert _content(folder) == before
