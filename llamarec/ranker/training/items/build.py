@@ -26,7 +26,6 @@ from llamarec.ranker.training.apply_plan import planned
 from llamarec.ranker.training.build import log_into, own_options
 from llamarec.ranker.training.fingerprints import fingerprint_sources, fingerprints_of_items
 from llamarec.ranker.training.items.trainer import ItemTrainer
-from llamarec.retriever.serving import Retriever
 from llamarec.vocabulary import Experiment
 
 
@@ -74,9 +73,17 @@ def item_samples(parsed: Parsed, data: PreparedData, encoder: HistoryEncoder) ->
 
 
 def build_item_ranker(
-    experiment: Experiment, data: PreparedData, retriever: Retriever, parsed: Parsed, console: Console
+    experiment: Experiment, data: PreparedData, parsed: Parsed, console: Console, *, excludes: bool
 ) -> ItemRanker:
-    """Builds tokenizer, samples, plan, model and Trainer; the model late, because loading it takes longest."""
+    """Builds tokenizer, samples, plan, model and Trainer; the model late, because loading it takes longest.
+
+    Args:
+        experiment: Paths of the run.
+        data: Prepared data.
+        parsed: The command line.
+        console: Receives the progress.
+        excludes: Whether a user's history is left out of what is ranked.
+    """
     config, args, name = parsed.ranker, parsed.training, parsed.ranker.llm_base_model
     log_into(str(experiment.ranker / "logs"))
     # First weights are drawn below; the same seed must give the same weights.
@@ -107,7 +114,7 @@ def build_item_ranker(
         checkpoint_config=parsed.checkpoints,
         train=samples.train,
         validation=samples.validation,
-        excludes=retriever.excludes_history,
+        excludes=excludes,
         pad_token_id=pad_token_of(tokenizer),
         fingerprints=fingerprints_of_items(data, encoder, samples.validation.user_ids),
         origins=fingerprint_sources(experiment, flags_of(parsed.data)),

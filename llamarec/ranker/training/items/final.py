@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,19 @@ from llamarec.evaluation.catalogue import (
 from llamarec.files import replacing
 from llamarec.ranker.prompts.history_samples import NextItemSamples
 from llamarec.ranker.training.items.trainer import ItemTrainer
-from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LABEL_ID, LETTERS_RANK, RETRIEVER_RANK, USER, USER_ID
+from llamarec.vocabulary import (
+    FINAL_RANK,
+    FIRST_STAGE_RANK,
+    LABEL_ID,
+    LETTERS_RANK,
+    RETRIEVER_RANK,
+    USER,
+    USER_ID,
+    Split,
+)
 
-FirstStage = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.floating]]
-"""Histories of item ids, oldest first -> [histories, items + 1] scores; higher is likelier."""
+FirstStage = Callable[[Split, NDArray[np.int32]], NDArray[np.floating]]
+"""A split and ids of its users -> [users, items + 1] scores; higher is likelier."""
 
 
 def assess_items(
@@ -49,8 +58,11 @@ def assess_items(
 
 def _experts(trainer: ItemTrainer, samples: NextItemSamples, first_stage: FirstStage) -> tuple[Expert, Expert]:
     """First stage and language model, asked about the users of samples."""
-    histories, users_UK = trainer.asked(samples).histories, trainer.user_vectors(samples)
-    return lambda block: first_stage(histories[block]), lambda block: trainer.logits(users_UK[block])
+    users_UK = trainer.user_vectors(samples)
+    return (
+        lambda block: first_stage(samples.split, samples.user_ids[block]),
+        lambda block: trainer.logits(users_UK[block]),
+    )
 
 
 def write_item_test(path: Path, ranks: CatalogueRanks, test: NextItemSamples, data: PreparedData) -> None:

@@ -20,7 +20,7 @@ from llamarec.ranker.training.items.build import ItemRanker, build_item_ranker, 
 from llamarec.ranker.training.items.final import assess_items, write_item_test
 from llamarec.ranker.training.items.trainer import ItemTrainer
 from llamarec.ranker.training.results import write_description, write_metrics
-from llamarec.retriever.serving import load_retriever
+from llamarec.retriever.split_scores import SplitScores
 
 
 def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[CatalogueOutcome, ItemTrainer]:
@@ -32,15 +32,15 @@ def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[C
     """
     experiment = parsed.experiment
     # Only needed after training, and refused before it.
-    retriever = load_retriever(experiment, data)
+    first_stage = SplitScores(experiment, data)
 
-    ranker = build_item_ranker(experiment, data, retriever, parsed, console)
+    ranker = build_item_ranker(experiment, data, parsed, console, excludes=first_stage.excludes_history)
     _announce(ranker, console)
     describe = partial(write_description, ranker, data, str(parsed.training.output_dir))
     ranker.trainer.add_callback(OnTrainBegin(describe))
     ranker.trainer.train()
 
-    outcome, ranks = assess_items(ranker.trainer, ranker.fusion_samples, ranker.test, retriever.scores)
+    outcome, ranks = assess_items(ranker.trainer, ranker.fusion_samples, ranker.test, first_stage)
     if parsed.training.process_index == 0:
         write_item_test(experiment.test, ranks, ranker.test, data)
         write_metrics(ranker, data, outcome)
