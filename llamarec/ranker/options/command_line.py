@@ -35,6 +35,7 @@ from llamarec.ranker.options.parser import RankerArgumentParser
 from llamarec.ranker.options.readouts import (
     BATCH_OF_ITEMS,
     DEFAULTS_OF_ITEMS,
+    EVAL_BATCH_OF_ITEMS,
     check_metric,
     check_readout,
     check_same_readout,
@@ -214,7 +215,7 @@ def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, obj
         "output_dir": str(_experiment(given).checkpoints),
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": 1,
-        "per_device_eval_batch_size": 32 if on_cpu else 16,
+        "per_device_eval_batch_size": (EVAL_BATCH_OF_ITEMS if items else 32) if on_cpu else 16,
         "warmup_steps": min(_WARMUP_STEPS, given.max_steps // 10) if given.max_steps > 0 else _WARMUP_STEPS,
         "eval_strategy": validates,
         "eval_steps": eval_steps_for(int(given.save_steps)),

@@ -92,7 +92,7 @@ _OWN_HELP: Final = {
     "is a step of 16 samples for MovieLens or --readout items, else 12 (default: the fastest that fits; see: llamarec "
     "plan).",
     "per_device_eval_batch_size": "Prompts per device in one forward pass of evaluation (default: 16; on a CPU 32, "
-    "in bfloat16 4).",
+    "with --readout items 128, in bfloat16 4).",
     "load_best_model_at_end": "Test with the best adapter, and keep it in --output_dir itself (default: True).",
     "metric_for_best_model": "Metric that chooses the best adapter: overall_ or subset_ (letters alone) or fused_ "
     "(final order), then recall@1, recall@10, ndcg@10 or mrr@10; or loss (default: overall_ndcg@10; "

@@ -23,6 +23,8 @@ DEFAULTS_OF_ITEMS: Final[dict[str, object]] = {
     "metric_for_best_model": "loss",
 }
 BATCH_OF_ITEMS: Final = 16
+EVAL_BATCH_OF_ITEMS: Final = 128
+"""On a CPU: LoRA is merged into the weights for each batch, which is worth it for some thousand tokens."""
 
 _ONLY_LETTERS: Final = {
     "prompt_template": "a history has no other words than titles",

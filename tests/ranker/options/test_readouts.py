@@ -45,6 +45,7 @@ def test_items_have_defaults_of_their_own_and_a_flag_wins(tmp_path: Path) -> Non
     assert parsed.training.learning_rate == 5e-4
     assert (parsed.training.metric_for_best_model, parsed.training.greater_is_better) == ("loss", False)
     assert not parsed.training.bf16
+    assert (parsed.training.per_device_train_batch_size, parsed.training.per_device_eval_batch_size) == (16, 128)
 
 
 @pytest.mark.parametrize("name", sorted(_ONLY_LETTERS))
