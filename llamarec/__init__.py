@@ -7,7 +7,8 @@ vocabulary, errors, command, hardware, files, assets, texts   what every stage s
 checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
-retriever                    histories -> top-k candidates per user (LRURec)
+experts                      what counts say of the next item, without training, and the weighted sum of all
+retriever                    histories -> top-k candidates per user (LRURec and the experts)
 planning                     what a run will need, before it is begun
 ranker                       candidates -> prompts -> a LoRA adapter that orders them by letter
 recommend                    a run on the disk -> recommendations for anybody

@@ -27,7 +27,7 @@ from benchmarks.standard.protocol import Fit, Fitted, System, known_sequences, l
 from benchmarks.standard.sparse_rows import SparseRows, transitions
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import ndcg_at
-from llamarec.retriever.title_words import tf_idf
+from llamarec.experts.title_words import tf_idf
 from llamarec.vocabulary import Split
 
 Helpings = tuple[int, ...]

@@ -15,6 +15,7 @@ from llamarec.cli.output import figure, print_json, print_table
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
 if TYPE_CHECKING:
+    from llamarec.experts.reasons import Reason
     from llamarec.recommend.batch import Done
     from llamarec.recommend.recommender import Recommendation, Recommender
 
@@ -23,6 +24,7 @@ SUMMARY = "Recommend items to a user, for a history, or for a file of either."
 _EPILOG = """\
   llamarec recommend --dataset_code beauty --user A1YJEY40YUW4SE -k 10
   llamarec recommend --dataset_code games --history "Halo 3" "Gears of War"
+  llamarec recommend --dataset_code beauty --user A1YJEY40YUW4SE --explain
   llamarec recommend --dataset_code beauty --users users.txt --output top.parquet
 
 A history lists items by key or title. A file of users is one of
@@ -59,6 +61,11 @@ def add_parser(commands: Subparsers) -> None:
         action="store_true",
         help="Never recommend an item of the history, even if users of this data set repeat items.",
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="With --user or --history: why each item is among the candidates, in words.",
+    )
     parser.add_argument("--restart", action="store_true", help="Replace --output instead of continuing it.")
     add_common_arguments(parser)
     parser.set_defaults(execute=execute)
@@ -72,12 +79,34 @@ def execute(arguments: argparse.Namespace) -> int:
 
     recommender = _load(arguments)
     found = recommender.recommend(arguments.history, user=arguments.user, k=arguments.k)
+    reasons = _reasons(recommender, arguments, found) if arguments.explain else [[] for _ in found]
     if arguments.json:
         content = {"user": arguments.user, "history": arguments.history, "step": recommender.ranker.adapter.step}
-        print_json({**content, "recommendations": [one.as_dict() for one in found]})
+        because = [{"reasons": [reason._asdict() for reason in of_one]} if of_one else {} for of_one in reasons]
+        listed = [{**one.as_dict(), **more} for one, more in zip(found, because, strict=True)]
+        print_json({**content, "recommendations": listed})
     else:
         _print(found, recommender)
+        _print_reasons(found, reasons)
     return EXIT_FINISHED
+
+
+def _reasons(
+    recommender: Recommender, arguments: argparse.Namespace, found: list[Recommendation]
+) -> list[list[Reason]]:
+    if arguments.user is not None:
+        history = recommender.items_of(str(arguments.user))
+    else:
+        history = recommender.catalogue.items([str(item) for item in arguments.history])
+    return recommender.reasons(history, found)
+
+
+def _print_reasons(found: list[Recommendation], reasons: list[list[Reason]]) -> None:
+    for one, of_one in zip(found, reasons, strict=True):
+        if of_one:
+            print(f"\n{one.rank}. {one.title}")
+        for reason in of_one:
+            print(f"   {reason.contribution:+.2f} {reason.expert}: {reason.text}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -86,6 +115,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError("llamarec recommend: which run?", hint="llamarec recommend --dataset_code beauty --user KEY")
 
     given = [flag for flag in ("user", "history", "users") if getattr(arguments, flag) is not None]
+    if arguments.explain and arguments.users is not None:
+        raise ConfigError(
+            "--explain: for one user or history at a time",
+            found="--users FILE",
+            hint=f"llamarec recommend {arguments.dataset_code} --user KEY --explain",
+        )
     if len(given) != 1:
         raise ConfigError(
             "llamarec recommend: for which user or history?",

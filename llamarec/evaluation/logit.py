@@ -49,8 +49,8 @@ def weigh(new_PC: Scores, known_PC: Scores, labels_P: NDArray[np.int64]) -> Evid
     features = [standardised(scores_PC, unit) for scores_PC, unit in zip((new_PC, known_PC), units, strict=True)]
     features_PCF = np.stack(features, axis=2)
 
-    weights, gains_P = _conditional_logit(features_PCF, labels_P), _gains(features_PCF, labels_P)
-    gain, error = float(gains_P.mean()), float(gains_P.std() / np.sqrt(len(gains_P)))
+    weights = conditional_logit(features_PCF, labels_P)
+    gain, error = held_out_gain(features_PCF, labels_P)
     # One standard error, the usual margin over a simpler model (Breiman et al. 1984, section 3.4.3).
     is_clear = gain > error
     new, known = float(weights[0] / units[0]), float(weights[1] / units[1])
@@ -81,6 +81,17 @@ def deviation_of(scores_PC: Scores) -> float:
     return deviation if deviation > 0 else 1.0
 
 
+def held_out_gain(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> tuple[float, float]:
+    """Log-likelihood that the first feature adds to a prompt outside the fit, and its standard error, in nats.
+
+    Args:
+        features_PCF: Standardised evidence; with one kind alone, it is compared with equal probabilities.
+        labels_P: Index of the candidate taken; one prompt at least.
+    """
+    gains_P = _gains(features_PCF, labels_P)
+    return float(gains_P.mean()), float(gains_P.std() / np.sqrt(len(gains_P)))
+
+
 def _gains(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
     """[P] log-likelihood that the first feature adds to each prompt, fitted on the other folds."""
     folds_P = np.arange(len(labels_P)) % _FOLDS
@@ -89,14 +100,21 @@ def _gains(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.floa
     for fold in range(min(_FOLDS, len(labels_P))):
         fitted, held_out = folds_P != fold, folds_P == fold
         for features, sign in ((features_PCF, 1.0), (features_PCF[:, :, 1:], -1.0)):
-            weights = _conditional_logit(features[fitted], labels_P[fitted])
-            gains_P[held_out] += sign * _log_likelihoods(features[held_out], labels_P[held_out], weights)
+            weights = conditional_logit(features[fitted], labels_P[fitted])
+            gains_P[held_out] += sign * log_likelihoods(features[held_out], labels_P[held_out], weights)
     return gains_P
 
 
-def _conditional_logit(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[F] weights that maximise the penalised likelihood, by Newton's method; the problem is concave."""
+def conditional_logit(features_PCF: Matrix, labels_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[F] weights that maximise the penalised likelihood, by Newton's method; the problem is concave.
+
+    Args:
+        features_PCF: Standardised evidence.
+        labels_P: Index of the candidate taken.
+    """
     weights = np.zeros(features_PCF.shape[2])
+    if not len(weights):
+        return weights
     value = _penalised(features_PCF, labels_P, weights)
 
     for _ in range(_STEPS):
@@ -119,21 +137,24 @@ def _newton_step(
     features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     p_PC = np.exp(log_softmax(features_PCF @ weights))
-    means_PF = np.einsum("pc,pcf->pf", p_PC, features_PCF)
+    weighted_PCF = p_PC[:, :, None] * features_PCF
+    means_PF = weighted_PCF.sum(axis=1)
     labels_PF = features_PCF[np.arange(len(labels_P)), labels_P]
     gradient = (labels_PF - means_PF).sum(axis=0) - _RIDGE * weights
-    squares = np.einsum("pc,pcf,pcg->fg", p_PC, features_PCF, features_PCF) - means_PF.T @ means_PF
+    num_features = len(weights)
+    squares = weighted_PCF.reshape(-1, num_features).T @ features_PCF.reshape(-1, num_features) - means_PF.T @ means_PF
     step: NDArray[np.float64] = np.linalg.solve(squares + _RIDGE * np.eye(len(weights)), gradient)
     return step
 
 
 def _penalised(features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    likelihood = float(_log_likelihoods(features_PCF, labels_P, weights).sum())
+    likelihood = float(log_likelihoods(features_PCF, labels_P, weights).sum())
     return likelihood - 0.5 * _RIDGE * float(weights @ weights)
 
 
-def _log_likelihoods(
+def log_likelihoods(
     features_PCF: Matrix, labels_P: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """[P] log-probability of each label."""
     result: NDArray[np.float64] = log_softmax(features_PCF @ weights)[np.arange(len(labels_P)), labels_P]
     return result

@@ -15,6 +15,7 @@ from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.storage.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ConfigError
+from llamarec.experts.reasons import Reason, reasons
 from llamarec.ranker.prompts.template import LETTERS
 from llamarec.ranker.trained.locations import find_experiment
 from llamarec.ranker.trained.serving import Answer, LetterRanker, Question, load_ranker
@@ -34,8 +35,8 @@ class Recommendation:
         item: Raw key.
         title: Its title.
         score: Final score, comparable only within one list; None for an item beyond the ranker's candidates.
-        retriever_rank: Its rank in the retriever's list, 1 = first.
-        retriever_score: The retriever's logit.
+        retriever_rank: Its rank in the retriever's list (the weighted sum of model and experts), 1 = first.
+        retriever_score: Its score there: a logit.
         title_similarity: Similarity of its title to the titles of the history; 0 if titles have no weight, None beyond
             the ranker's candidates.
         letter: Letter of its slot in the prompt; None beyond the ranker's candidates.
@@ -150,12 +151,15 @@ class Recommender:
         """
         return self.catalogue.taken_by(user, propose=propose)
 
-    def recommend_many(self, histories: Sequence[Sequence[int]], k: int = 10) -> list[list[Recommendation]]:
+    def recommend_many(
+        self, histories: Sequence[Sequence[int]], k: int = 10, *, times: Sequence[int] | None = None
+    ) -> list[list[Recommendation]]:
         """Lists for many histories at once, which is faster than one call each.
 
         Args:
             histories: Item ids (`catalogue.items`, `items_of`), oldest first; none may be empty.
             k: Number of items per history.
+            times: When each is asked, in seconds since 1970; None: at the last interaction of the data set.
 
         Raises:
             ConfigError: a history is empty, or k below 1.
@@ -167,14 +171,28 @@ class Recommender:
 
         results: list[list[Recommendation]] = []
         for start in range(0, len(histories), _ROWS_AT_ONCE):
-            rows = [np.array(one, dtype=np.int32) for one in histories[start : start + _ROWS_AT_ONCE]]
-            results += self._recommend(rows, k)
+            part = slice(start, start + _ROWS_AT_ONCE)
+            rows = [np.array(one, dtype=np.int32) for one in histories[part]]
+            results += self._recommend(rows, k, None if times is None else times[part])
 
         return results
 
-    def _recommend(self, histories: list[NDArray[np.int32]], k: int) -> list[list[Recommendation]]:
+    def reasons(self, history: Sequence[int], found: Sequence[Recommendation]) -> list[list[Reason]]:
+        """Why items are among the candidates: the experts of the first stage that speak for each, the strongest first.
+
+        Args:
+            history: Item ids, oldest first.
+            found: Recommendations for it.
+        """
+        ids = np.array([self.catalogue.items([one.item])[0] for one in found], dtype=np.int32)
+        queries = self._retriever.queries([np.array(history, dtype=np.int32)])
+        return reasons(self._retriever.expert_sum, queries, [ids], self.data.titles)[0]
+
+    def _recommend(
+        self, histories: list[NDArray[np.int32]], k: int, times: Sequence[int] | None
+    ) -> list[list[Recommendation]]:
         ranked = self.ranker.num_candidates
-        items_PK, scores_PK = self._retriever.propose(histories, max(k, ranked))
+        items_PK, scores_PK = self._retriever.propose(histories, max(k, ranked), times)
 
         questions = [
             Question(history, items_K[:ranked], scores_K[:ranked])

@@ -6,8 +6,11 @@ checks             options and data fit each other
 model, scan        the network, and its linear recurrence
 dropout, loss      the parts of training that are faster than torch's own
 batches            sequences concatenated without padding
-title_words        titles as TF-IDF vectors
 title_embeddings   initial item vectors from titles
+members            further models of other seeds
+learned_expert     the trained models as one of the experts
+expert_stage       models, experts and their weights while a retriever is made
+assess             candidates and ranks by the sum, and by each expert alone
 fit                the training loop: validation, early stopping, exact resume
 training_spec      which of a retriever's trainings it is
 state              the training state on disk

@@ -8,12 +8,13 @@ from typing import Final, TypedDict
 from llamarec.errors import check_all
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
+EXPERTS = ("auto", "none")
 PRODUCTS = ("auto", "float32", "bfloat16")
 
 # Options that a continued run may change.
 _NOT_IDENTITY: Final = (
     *("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "hard_negative_folds", "restart"),
-    "save_seconds",
+    *("save_seconds", "num_members", "experts"),
 )
 
 
@@ -52,6 +53,20 @@ class RetrieverConfig:
     seed: int = field(
         default=42, metadata={"help": "Seed of initial weights, data order, dropout and the folds of users."}
     )
+    num_members: int = field(
+        default=1,
+        metadata={
+            "help": "Train this many models, with seeds that count up from --seed, and average their log-probabilities."
+        },
+    )
+    experts: str = field(
+        default="auto",
+        metadata={
+            "help": "What orders the catalogue. auto: the sum of the model and of experts that need no training "
+            "(titles, transitions, neighbours, popularity, trends), weighted on validation; one that adds nothing "
+            "there is left out. none: the model alone."
+        },
+    )
     top_k: int = field(default=20, metadata={"help": "Number of candidates per user."})
     exclude_history: str = field(
         default="auto",
@@ -85,7 +100,7 @@ class RetrieverConfig:
     def __post_init__(self) -> None:
         positive = (
             *("hidden_size", "num_blocks", "max_length", "batch_size", "num_epochs", "patience", "top_k"),
-            "hard_negative_folds",
+            *("hard_negative_folds", "num_members"),
         )
         rules = [
             *((getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1") for name in positive),
@@ -100,6 +115,7 @@ class RetrieverConfig:
                 self.exclude_history in EXCLUDE_HISTORY,
                 f"--exclude_history {self.exclude_history!r}: one of {', '.join(EXCLUDE_HISTORY)}",
             ),
+            (self.experts in EXPERTS, f"--experts {self.experts!r}: one of {', '.join(EXPERTS)}"),
             (
                 self.products in PRODUCTS,
                 f"--products {self.products!r}: one of {', '.join(PRODUCTS)}",

@@ -149,7 +149,7 @@ def _changes_for(
 
 def _prompt_changes(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:
     # top_k as well: in longer lists, items of equal scores stand in another order.
-    names = ["exclude_history", "top_k", *(["hard_negative_folds"] if has_lists else [])]
+    names = ["exclude_history", "top_k", "experts", "num_members", *(["hard_negative_folds"] if has_lists else [])]
     return _changes(names, then, now)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.config import ProgramHints
-from llamarec.checkpoints.storage.durable import sha256_of
+from llamarec.checkpoints.storage.durable import sha256_of, sha256_of_bytes
 from llamarec.checkpoints.storage.file_set import ChangedError, FileSet
 from llamarec.checkpoints.storage.json_shapes import ShapeError, parsed, shaped
 from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
@@ -21,10 +21,11 @@ from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.errors import ArtifactError
+from llamarec.experts.weights import EXPERTS_FILE
 from llamarec.vocabulary import METRICS_FILE, Experiment, RetrieverMetrics
 
 DIGEST: Final = "retriever_digest"
-"""Name of the SHA-256 of the weights in what was made from them."""
+"""Name of `digest_of` the weights in what was made from them."""
 
 _log: Final = logging.getLogger(__name__)
 _told: Final[set[Path]] = set()
@@ -52,8 +53,12 @@ def publish(experiment: Experiment, files: Mapping[str, bytes], about: Mapping[s
         for name, content in files.items():
             staging.write(name, content)
 
+    before = published_names(experiment)
     with naming(experiment.retriever):
         FileSet(experiment.retriever).publish(fill, about)
+    for name in before - set(files):
+        # A member or an expert of an earlier training: nothing reads it now.
+        (experiment.retriever / name).unlink(missing_ok=True)
 
 
 def read_published(path: Path, hint: str) -> bytes:
@@ -72,6 +77,25 @@ def read_published(path: Path, hint: str) -> bytes:
         if files.entries() is None:
             _check_is_older(path.parent)
         return files.read(path.name)
+
+
+def published_names(experiment: Experiment) -> set[str]:
+    """The files of a retriever that were published together; without a manifest, those that order the catalogue."""
+    with contextlib.suppress(ChangedError):
+        entries = FileSet(experiment.retriever).entries()
+        if entries is not None:
+            return set(entries)
+    folder = experiment.retriever
+    return {path.name for path in folder.iterdir() if _orders(path.name)} if folder.is_dir() else set()
+
+
+def has_experts(experiment: Experiment) -> bool:
+    """Whether experts order the catalogue beside the model."""
+    return EXPERTS_FILE in published_names(experiment)
+
+
+def _orders(name: str) -> bool:
+    return name == EXPERTS_FILE or name.endswith(".safetensors")
 
 
 def check_published(experiment: Experiment, hint: str) -> None:
@@ -134,15 +158,28 @@ def intact_metrics(experiment: Experiment) -> dict[str, Any]:
 
 
 def weights_digest(experiment: Experiment) -> str:
-    """SHA-256 of the weights as they were published; "" where there are none."""
+    """`digest_of` the weights as they were published; "" where there are none."""
     weights = experiment.retriever_weights
     if not weights.is_file():
         return ""
 
     with contextlib.suppress(ChangedError):
-        entry = (FileSet(weights.parent).entries() or {}).get(weights.name)
-        return entry.sha256 if entry is not None else sha256_of(weights)
-    return sha256_of(weights)
+        entries = FileSet(weights.parent).entries() or {}
+        if weights.name in entries:
+            return digest_of({name: entry.sha256 for name, entry in entries.items()})
+    names = published_names(experiment)
+    return digest_of({name: sha256_of(weights.parent / name) for name in names if _orders(name)})
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """One hash for all that orders the catalogue: the weights of the members, and of the experts.
+
+    Args:
+        hashes: Hex SHA-256 by name of a file; files of other kinds do not count.
+    """
+    ordering = [hashes[name] for name in sorted(hashes) if _orders(name)]
+    # As in earlier versions, which had one file.
+    return ordering[0] if len(ordering) == 1 else sha256_of_bytes("".join(ordering).encode())
 
 
 def check_same_weights(path: Path, origin: Mapping[str, object], experiment: Experiment, hint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, typed
 from llamarec.data.config import DataConfig
@@ -13,6 +14,9 @@ from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.published import intact_metrics
 from llamarec.retriever.state import load_state
 from llamarec.vocabulary import METRICS_FILE, Experiment
+
+_BEFORE: Final = {"hard_negative_folds": 1, "experts": "none"}
+"""Options that earlier versions did not have: lists were the retriever's own, and so was the order."""
 
 
 def trained_config(experiment: Experiment) -> RetrieverConfig | None:
@@ -26,8 +30,7 @@ def stored_config(options: object) -> RetrieverConfig | None:
         return None
 
     try:
-        # Earlier versions had no folds: the lists were the retriever's own.
-        return stored({"hard_negative_folds": 1, **options}, RetrieverConfig, METRICS_FILE)
+        return stored({**_BEFORE, **options}, RetrieverConfig, METRICS_FILE)
     except (ConfigError, ArtifactError):
         return None
 

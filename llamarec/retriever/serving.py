@@ -5,107 +5,124 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from llamarec.checkpoints.storage.durable import sha256_of_bytes
+from llamarec.checkpoints.storage.json_shapes import ShapeError, parsed, shaped
 from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
+from llamarec.experts.build import ExpertBuilder
+from llamarec.experts.expert_sum import ExpertSum
+from llamarec.experts.known import Known, known_now, now
+from llamarec.experts.queries import Queries
+from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.learned_expert import MODEL, LearnedExpert
+from llamarec.retriever.members import member_weights
 from llamarec.retriever.model import LRURec
-from llamarec.retriever.published import read_metrics, read_published
+from llamarec.retriever.published import has_experts, read_metrics, read_published, weights_digest
 from llamarec.retriever.rebuild_command import rebuild_command
-from llamarec.retriever.scoring import catalogue_scores
-from llamarec.vocabulary import PADDING_ITEM, Experiment
-
-_BLOCK_HISTORIES = 256
+from llamarec.vocabulary import Experiment
 
 
 class Retriever:
     """Proposes the next items after a history.
 
     Args:
-        model: A model trained on `data`.
-        data: Prepared data.
-        config: Options the model was trained with.
-        digest: SHA-256 of its weights.
-        only_new: Propose no item of the history, even where users repeat items.
+        expert_sum: Orders the catalogue.
+        moment: When the next item is asked for unless a question says so, in seconds since 1970.
+        digest: Hash of everything that the order depends on.
     """
 
-    def __init__(
-        self, model: LRURec, data: PreparedData, config: RetrieverConfig, digest: str = "", *, only_new: bool = False
-    ) -> None:
-        self._model, self.digest = model.eval(), digest
-        self._max_length = config.max_length
-        self.excludes_history = only_new or config.excludes(data.has_repeats)
+    def __init__(self, expert_sum: ExpertSum, moment: int, digest: str = "") -> None:
+        self.expert_sum, self.digest = expert_sum, digest
+        self._moment = moment
 
-    @torch.inference_mode()
-    def propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def queries(self, histories: Sequence[NDArray[np.int32]], times: Sequence[int] | None = None) -> Queries:
+        """The histories as questions; the arguments are those of `propose`."""
+        moments = np.full(len(histories), self._moment) if times is None else np.array(times)
+        return Queries(histories, moments.astype(np.int64))
+
+    def propose(
+        self, histories: Sequence[NDArray[np.int32]], k: int, times: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k best items after each history.
 
         Args:
             histories: Item ids, oldest first, none of them empty.
             k: Number of items for each.
+            times: When each is asked, in seconds since 1970; None: at the last interaction of the data set.
 
         Returns:
-            item_ids [num_histories, k] best first, 0 where no item is left; scores [num_histories, k] as logits, minus
-            infinity where no item is left.
+            item_ids [num_histories, k] best first, 0 where no item is left; scores [num_histories, k], minus infinity
+            where no item is left.
         """
-        blocks = [
-            self._propose(histories[start : start + _BLOCK_HISTORIES], k)
-            for start in range(0, len(histories), _BLOCK_HISTORIES)
-        ]
-
-        items, scores = zip(*blocks, strict=True) if blocks else ((), ())
-        if not items:
-            return np.zeros((0, k), dtype=np.int32), np.zeros((0, k), dtype=np.float32)
-
-        return np.concatenate(items), np.concatenate(scores)
-
-    @torch.inference_mode()
-    def scores(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """[num_histories, items + 1] logits of all items after each history; minus infinity for padding.
-
-        Args:
-            histories: Item ids, oldest first, none of them empty.
-        """
-        return np.asarray(catalogue_scores(self._model, histories, max_length=self._max_length, exclude=False).numpy())
-
-    def _propose(self, histories: Sequence[NDArray[np.int32]], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        scores_BN = catalogue_scores(self._model, histories, max_length=self._max_length, exclude=self.excludes_history)
-        best = scores_BN.topk(min(k, scores_BN.shape[1]), dim=1)
-        items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy().astype(np.int32)
-        missing = ((0, 0), (0, k - items.shape[1]))
-        return np.pad(items, missing), np.pad(best.values.numpy(), missing, constant_values=-np.inf)
+        return self.expert_sum.propose(self.queries(histories, times), k)
 
 
-def load_retriever(experiment: Experiment, data: PreparedData, *, only_new: bool = False) -> Retriever:
+def load_retriever(
+    experiment: Experiment, data: PreparedData, *, only_new: bool = False, known: Known | None = None
+) -> Retriever:
     """The trained retriever of a data set.
 
     Args:
         experiment: Paths of the run.
         data: The data it must have been made from.
-        only_new: See `Retriever`.
+        only_new: Propose no item of the history, even where users repeat items.
+        known: Interactions that are counted; None: the whole data set.
 
     Raises:
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
     """
-    folder, weights = experiment.retriever, experiment.retriever_weights
     hint = rebuild_command(experiment)
     made_by = read_metrics(experiment, hint)
     if not made_by:
-        raise ArtifactError(f"{folder}: no trained retriever", hint=hint)
-    check_same_data(f"{folder}: this retriever was", made_by.get("data_fingerprint"), data, hint)
+        raise ArtifactError(f"{experiment.retriever}: no trained retriever", hint=hint)
+    check_same_data(f"{experiment.retriever}: this retriever was", made_by.get("data_fingerprint"), data, hint)
 
     config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
-    model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
-    content = read_published(weights, hint)
-    try:
-        model.load_state_dict(load(content))
-    except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{weights}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
+    learned = LearnedExpert(_members(experiment, data, config, hint), config.max_length)
+    expert_sum = ExpertBuilder(data).sum_of(
+        learned,
+        known_now(data) if known is None else known,
+        read_expert_weights(experiment, hint),
+        excludes_history=only_new or config.excludes(data.has_repeats),
+    )
+    return Retriever(expert_sum, now(data), weights_digest(experiment))
 
-    return Retriever(model, data, config, sha256_of_bytes(content), only_new=only_new)
+
+def _members(experiment: Experiment, data: PreparedData, config: RetrieverConfig, hint: str) -> list[LRURec]:
+    models = []
+    for number in range(1, config.num_members + 1):
+        path = member_weights(experiment.retriever_weights, number)
+        model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+        content = read_published(path, hint)
+        try:
+            model.load_state_dict(load(content))
+        except (SafetensorError, RuntimeError) as error:
+            raise ArtifactError(f"{path}: cannot be read", found=str(error).partition("\n")[0], hint=hint) from error
+        models.append(model.eval())
+    return models
+
+
+def read_expert_weights(experiment: Experiment, hint: str) -> ExpertWeights:
+    """The weights of model and experts; the model's alone without experts, as in earlier versions.
+
+    Args:
+        experiment: Paths of the run.
+        hint: The command that makes the files again, for an error.
+
+    Raises:
+        ArtifactError: experts.json is missing, has changed, or is of another form.
+    """
+    if not has_experts(experiment):
+        return only(MODEL)
+
+    path = experiment.retriever / EXPERTS_FILE
+    content = read_published(path, hint)
+    try:
+        return shaped(parsed(content, dict[str, object]), ExpertWeights)
+    except ShapeError as error:
+        raise ArtifactError(f"{path}: cannot be read", found=str(error), hint=hint) from error

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
-from llamarec.retriever.serving import load_retriever
-from llamarec.vocabulary import Experiment, Split
+from llamarec.experts.known import known_at, queries_of
+from llamarec.retriever.serving import Retriever, load_retriever
+from llamarec.vocabulary import SPLITS, Experiment, Split
 
 
 class SplitScores:
@@ -26,13 +27,16 @@ class SplitScores:
     """
 
     def __init__(self, experiment: Experiment, data: PreparedData) -> None:
-        self._data, self._retriever = data, load_retriever(experiment, data)
+        self._data = data
+        self._retrievers: dict[Split, Retriever] = {
+            split: load_retriever(experiment, data, known=known_at(data, split)) for split in SPLITS
+        }
 
     @property
     def excludes_history(self) -> bool:
         """Whether items of the history are left out."""
-        return self._retriever.excludes_history
+        return self._retrievers["test"].expert_sum.excludes_history
 
     def __call__(self, split: Split, user_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """[users, items + 1] scores of all items as the next one; nothing of the history is left out."""
-        return self._retriever.scores([self._data.sequences.history(int(user), split) for user in user_ids])
+        return self._retrievers[split].expert_sum.totals(queries_of(self._data, split, user_ids))

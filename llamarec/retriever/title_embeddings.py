@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from llamarec.retriever.title_words import tf_idf
+from llamarec.experts.title_words import tf_idf
 
 _MAX_SHARE: Final = 0.3  # a word in a larger share of the titles is ignored
 _NOISE: Final = 0.25  # separates items whose titles have the same words

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,19 @@ from llamarec.data.config import DataConfig
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import CUTOFFS, METRICS, all_metrics
+from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights
 from llamarec.files import json_bytes
+from llamarec.retriever.assess import Assessed
 from llamarec.retriever.candidates import Candidates, candidates_file, most_candidates, with_labels
 from llamarec.retriever.checks import check_folds, check_histories, check_top_k
 from llamarec.retriever.config import RetrieverConfig, defaults_for
-from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_from_model, remove_other_folds
+from llamarec.retriever.cross_fitting import cross_fitted_lists, lists_from_retriever, remove_other_folds
 from llamarec.retriever.dependent_rankers import check_can_replace, check_prompt_options
+from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file
-from llamarec.retriever.published import DIGEST, finish_interrupted, locked, publish
-from llamarec.retriever.scoring import label_ranks, top_k
+from llamarec.retriever.members import further_members, member_weights, remove_other_members
+from llamarec.retriever.published import DIGEST, digest_of, finish_interrupted, locked, publish
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
 
@@ -36,12 +40,14 @@ class RetrieverReport:
 
     Attributes:
         num_users: By split, the users with a label.
-        metrics: By split, means over these users, ranked over the whole catalogue.
+        metrics: By split, means over these users, ranked over the whole catalogue by the weighted sum of experts.
         ranker_candidates: Largest number of candidates a ranker's prompt can have.
         num_covered: By split, the users whose label is among so many candidates.
         best_epoch: Counted from 1.
         num_epochs: Epochs trained.
-        seconds: Time of training over all processes, without the folds' trainings.
+        seconds: Time of the first member's training over all processes.
+        experts: Weight, gain on validation with its standard error, and metrics by split of each expert alone.
+        weight_prompts: Validation prompts that the weights were fitted on.
     """
 
     num_users: dict[str, int]
@@ -51,6 +57,8 @@ class RetrieverReport:
     best_epoch: int
     num_epochs: int
     seconds: float
+    experts: list[dict[str, Any]] = field(default_factory=list)
+    weight_prompts: int = 0
 
 
 def train_retriever(
@@ -123,12 +131,19 @@ def _train_locked(
     if not config.restart:
         check_prompt_options(experiment, data, config, trainer.state)
     trainer.fit()
+    trainers = [trainer, *further_members(data, config, experiment.retriever, console)]
 
-    candidates = {split: _candidates(trainer, data, config, split) for split in SPLITS}
-    report = _report(trainer, data, config, candidates)
+    stage = ExpertStage(data, config, trainers)
+    stage.fit(console)
+    assessed = {split: stage.assess(split) for split in SPLITS}
+    candidates = {
+        split: with_labels(data, split, one.user_ids, one.item_ids, one.scores) for split, one in assessed.items()
+    }
+    report = _report(trainer, data, config, stage.weights, assessed)
     _print_left_out(candidates, report, config, console)
-    lists = _training_lists(trainer, data, config, experiment, console)
-    _write(experiment, trainer, data, config, candidates, lists, report)
+
+    lists = _training_lists(stage, data, config, experiment, console)
+    _write(experiment, stage, data, config, candidates, lists, report)
     return report
 
 
@@ -148,6 +163,24 @@ def print_report(report: RetrieverReport, console: Console) -> None:
             table.add_row(name, *(f"{report.metrics[split][name]:.4f}" for split in report.num_users))
 
     console.print(table)
+    if len(report.experts) > 1:
+        console.print(_experts_table(report))
+
+
+def _experts_table(report: RetrieverReport) -> Table:
+    title = f"\nwhat the order is made of: weights of {report.weight_prompts:,} validation prompts"
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in ("expert", "weight", "adds, in nats a prompt", "alone, test ndcg@10"):
+        table.add_column(column, justify="left" if column == "expert" else "right", no_wrap=True)
+
+    for expert in report.experts:
+        table.add_row(
+            expert["name"],
+            f"{expert['weight']:.3f}" if expert["weight"] else "-",
+            f"{expert['gain']:+.4f} ± {expert['error']:.4f}",
+            f"{expert['metrics']['test']['ndcg@10']:.4f}",
+        )
+    return table
 
 
 def _print_left_out(
@@ -164,43 +197,46 @@ def _print_left_out(
 
 
 def _report(
-    trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, candidates: dict[Split, Candidates]
+    trainer: RetrieverTrainer,
+    data: PreparedData,
+    config: RetrieverConfig,
+    weights: ExpertWeights,
+    assessed: dict[Split, Assessed],
 ) -> RetrieverReport:
-    exclude = config.excludes(data.has_repeats)
-    ranks = {
-        split: label_ranks(trainer.model, data, split, max_length=config.max_length, exclude=exclude)
-        for split in SPLITS
-    }
     num_candidates = min(config.top_k, most_candidates(data))
     covered = {
-        split: (found > 0)
-        & (found <= num_candidates)
-        & np.isin(data.sequences.users_with_label(split), candidates[split].user_ids)
-        for split, found in ranks.items()
+        split: (one.ranks > 0)
+        & (one.ranks <= num_candidates)
+        & np.isin(data.sequences.users_with_label(split), one.user_ids)
+        for split, one in assessed.items()
     }
+    experts = [
+        {
+            **asdict(expert),
+            "metrics": {split: all_metrics(one.ranks_alone[expert.name]) for split, one in assessed.items()},
+        }
+        for expert in weights.experts
+    ]
 
     return RetrieverReport(
         ranker_candidates=num_candidates,
         num_covered={split: int(found.sum()) for split, found in covered.items()},
-        num_users={split: len(found) for split, found in ranks.items()},
-        metrics={split: all_metrics(found) for split, found in ranks.items()},
+        num_users={split: len(one.ranks) for split, one in assessed.items()},
+        metrics={split: all_metrics(one.ranks) for split, one in assessed.items()},
         best_epoch=trainer.state.best_epoch,
         num_epochs=trainer.state.epoch,
         seconds=trainer.state.seconds,
+        experts=experts,
+        weight_prompts=weights.num_prompts,
     )
 
 
-def _candidates(trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, split: Split) -> Candidates:
-    exclude = config.excludes(data.has_repeats)
-    found = top_k(trainer.model, data, split, config.top_k, max_length=config.max_length, exclude=exclude)
-    return with_labels(data, split, *found)
-
-
 def _training_lists(
-    trainer: RetrieverTrainer, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
+    stage: ExpertStage, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
 ) -> TrainingLists:
+    trainer = stage.trainers[0]
     if config.hard_negative_folds == 1:
-        return lists_from_model(trainer.model, data, config)
+        return lists_from_retriever(stage.models, data, config, stage.sum_for_users)
 
     folds, state = config.hard_negative_folds, trainer.state
     # Each fold's retriever trains on the users of the others, for the epochs up to the best one, without validation.
@@ -210,32 +246,45 @@ def _training_lists(
         f"at most {timedelta(seconds=round(seconds))} (--hard_negative_folds 1 skips this)",
         soft_wrap=True,
     )
-    return cross_fitted_lists(data, config, experiment.retriever, console, num_epochs=trainer.state.best_epoch)
+    return cross_fitted_lists(
+        data,
+        config,
+        experiment.retriever,
+        console,
+        num_epochs=trainer.state.best_epoch,
+        order=stage.sum_for_users,
+    )
 
 
 def _write(
     experiment: Experiment,
-    trainer: RetrieverTrainer,
+    stage: ExpertStage,
     data: PreparedData,
     config: RetrieverConfig,
     candidates: dict[Split, Candidates],
     lists: TrainingLists,
     report: RetrieverReport,
 ) -> None:
-    weights = save(trainer.model.state_dict())
+    ordering = {
+        member_weights(experiment.retriever_weights, number).name: save(model.state_dict())
+        for number, model in enumerate(stage.models, start=1)
+    }
+    if config.experts != "none":
+        ordering[EXPERTS_FILE] = stage.weights.as_bytes()
     made_by = {
         "config": asdict(config),
         "best_epoch": report.best_epoch,
-        # The lists name the weights that made them.
-        DIGEST: sha256_of_bytes(weights),
+        # The lists name what made them.
+        DIGEST: digest_of({name: sha256_of_bytes(content) for name, content in ordering.items()}),
     }
     data_of = {"dataset_code": data.dataset_code, "data_fingerprint": data.fingerprint}
 
     files = {
-        experiment.retriever_weights.name: weights,
+        **ordering,
         experiment.hard_negatives.name: hard_negatives_file(lists, data, made_by),
         experiment.candidates.name: candidates_file(candidates, data, made_by),
         experiment.retriever_metrics.name: json_bytes({**data_of, **made_by, **asdict(report)}),
     }
     publish(experiment, files, data_of)
     remove_other_folds(experiment.retriever, config.hard_negative_folds)
+    remove_other_members(experiment.retriever, config.num_members)

@@ -29,7 +29,7 @@ class Recommended(Item):
         "candidates."
     )
     retriever_rank: int = Field(description="Rank in the retriever's list, from 1.")
-    retriever_score: float = Field(description="The retriever's logit.")
+    retriever_score: float = Field(description="Score of the retriever (model and experts): a logit.")
     title_similarity: float | None = Field(
         description="Similarity of the title to the titles of the history; 0 if it has no weight in the score."
     )

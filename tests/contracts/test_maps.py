@@ -43,6 +43,7 @@ MAPPED = [
     "llamarec.ranker.trained",
     "llamarec.ranker.training",
     "llamarec.ranker.training.items",
+    "llamarec.experts",
     "llamarec.retriever",
 ]
 SOURCES = sorted(

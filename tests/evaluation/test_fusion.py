@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, fit_fusion, prior_of, read_fusion
-from llamarec.evaluation.logit import _conditional_logit, _penalised, deviation_of, log_softmax, standardised
+from llamarec.evaluation.logit import _penalised, conditional_logit, deviation_of, log_softmax, standardised
 from llamarec.evaluation.metrics import ndcg_at, score_ranks
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -106,7 +106,7 @@ def test_the_fit_arrives_whatever_the_tails(seed: int) -> None:
     rng = np.random.default_rng(seed)
     features = rng.standard_t(1.5, size=(200, 20, 2)) * np.array([50.0, 1.0])
     labels = np.array([rng.choice(20, p=row) for row in np.exp(log_softmax(features @ np.array([0.05, 1.0])))])
-    weights = _conditional_logit(features, labels)
+    weights = conditional_logit(features, labels)
     # At the optimum of a concave function no step of any direction helps.
     best = _penalised(features, labels, weights)
     for step in (1e-3, -1e-3):

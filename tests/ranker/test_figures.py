@@ -13,13 +13,13 @@ from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.metrics import ndcg_at
+from llamarec.experts.title_words import TitleSimilarity
 from llamarec.files import stored
 from llamarec.ranker.options.command_line import parse
 from llamarec.ranker.prompts.first_stage import FirstStage
 from llamarec.ranker.trained.final_fusion import FINAL_FUSION
 from llamarec.recommend.recommender import Recommender
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.title_words import TitleSimilarity
 from llamarec.vocabulary import Experiment
 from tests.ranker.shop import NUM_USERS, argv_of, checkpoints_of, run_shop
 

@@ -14,10 +14,12 @@ import pytest
 
 import llamarec
 from llamarec.errors import ArtifactError, ConfigError, LlamarecError
+from llamarec.experts.known import known_at, queries_of
+from llamarec.experts.title_words import TitleSimilarity
 from llamarec.ranker.prompts.first_stage import stored_first_stage
 from llamarec.recommend.catalogue import UnknownError
 from llamarec.recommend.recommender import Recommendation, Recommender
-from llamarec.retriever.title_words import TitleSimilarity
+from llamarec.retriever.serving import load_retriever
 from llamarec.vocabulary import Experiment
 
 
@@ -31,8 +33,12 @@ def test_the_scores_are_those_of_the_test(recommender: Recommender, experiment: 
     rows = pl.read_parquet(experiment.test).drop_nulls("candidate_ids")
     assert rows.height > 5
     data = recommender.data
-    histories = [data.sequences.history(user, "test").tolist() for user in rows["user_id"]]
-    lists = recommender.recommend_many(histories, k=20)
+    # What the test counted, at the moments at which it asked; otherwise everything counts.
+    then = load_retriever(experiment, data, known=known_at(data, "test"))
+    asked = queries_of(data, "test", rows["user_id"].to_numpy())
+    lists = Recommender(data, then, recommender.ranker).recommend_many(
+        [history.tolist() for history in asked.histories], k=20, times=asked.times.tolist()
+    )
     for row, found in zip(rows.iter_rows(named=True), lists, strict=True):
         by_item = {one.item: one for one in found}
         assert len(by_item) == 20

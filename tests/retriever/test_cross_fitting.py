@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
@@ -26,6 +25,7 @@ from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, num_folds_of
 from llamarec.retriever.mining import mine_hard_negatives
 from llamarec.retriever.progress import FitProgress
+from llamarec.retriever.published import weights_digest
 from llamarec.vocabulary import Experiment
 from tests.samples import make_data
 
@@ -92,7 +92,7 @@ def test_each_part_has_the_lists_of_a_retriever_of_the_other_users(tmp_path: Pat
             trainer.model.masks.restart(CONFIG.seed, trainer.state.epoch)
             trainer._train_epoch(trainer.state.epoch, _Silent())  # type: ignore[arg-type]
             trainer.state.epoch += 1
-        whole = mine_hard_negatives(trainer.model, data, 6, max_length=10, exclude=True)
+        whole = mine_hard_negatives([trainer.model], data, 6, max_length=10, exclude=True)
         own_P = parts[_users_of_places(data)] == part
         np.testing.assert_array_equal(found.items_PK[own_P], whole.items_PK[own_P])
         np.testing.assert_array_equal(found.label_ranks_P[own_P], whole.label_ranks_P[own_P])
@@ -198,7 +198,7 @@ def test_lists_that_a_ranker_was_trained_on_are_not_replaced(tmp_path: Path, mon
     data_config, one_fold = DataConfig("made-up", experiment_root=str(tmp_path)), replace(CONFIG, hard_negative_folds=1)
     train.train_retriever(data_config, one_fold, QUIET)
     lists = experiment.hard_negatives.read_bytes()
-    digest = sha256_of(experiment.retriever_weights)
+    digest = weights_digest(experiment)
     ranker: dict[str, Any] = {"retriever_digest": digest, "config": {"hard_negatives": 0.5}}
     write_json(experiment.ranker / "ranker.json", ranker)
     with pytest.raises(ArtifactError, match=r"(?s)hard_negative_folds 1 -> 2.*to keep .* --hard_negative_folds 1 "):

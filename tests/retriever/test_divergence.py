@@ -96,7 +96,7 @@ def test_no_reader_ranks_by_scores_that_are_not_finite(
     readers: dict[str, Callable[[LRURec], object]] = {
         "ranks": lambda one: label_ranks(one, data, "test", max_length=10, exclude=True),
         "top k": lambda one: top_k(one, data, "test", 5, max_length=10, exclude=True),
-        "lists": lambda one: mine_hard_negatives(one, data, 5, max_length=10, exclude=True),
+        "lists": lambda one: mine_hard_negatives([one], data, 5, max_length=10, exclude=True),
     }
     with pytest.raises(DivergedError, match="not finite"):
         readers[reader](model)

@@ -52,7 +52,7 @@ def _one_by_one(
 def test_each_list_is_what_evaluation_proposes_but_for_the_label(model: LRURec, exclude: bool) -> None:
     data = make_data(has_repeats=not exclude)
     # Sequences are shorter than 50 items.
-    found = mine_hard_negatives(model, data, K, max_length=50, exclude=exclude)
+    found = mine_hard_negatives([model], data, K, max_length=50, exclude=exclude)
     lists, places = _one_by_one(model, data, 50, exclude=exclude)
     assert found.items_PK.tolist() == lists
     assert found.label_ranks_P.tolist() == places
@@ -60,7 +60,7 @@ def test_each_list_is_what_evaluation_proposes_but_for_the_label(model: LRURec, 
 
 def test_long_sequences_are_read_in_windows_and_leave_out_all_of_the_history(model: LRURec) -> None:
     data = make_data(num_users=10)
-    found = mine_hard_negatives(model, data, K, max_length=4, exclude=True).items_PK
+    found = mine_hard_negatives([model], data, K, max_length=4, exclude=True).items_PK
     whole, _ = _one_by_one(model, data, 4, exclude=True)
     row = 0
     for user in range(data.num_users):
@@ -77,17 +77,17 @@ def test_what_comes_later_changes_nothing(model: LRURec) -> None:
     data = make_data(num_users=1, seed=3)
     items = data.sequences.item_ids.copy()
     end = int(data.sequences.train_ends[0])
-    before = mine_hard_negatives(model, data, K, max_length=50, exclude=True).items_PK
+    before = mine_hard_negatives([model], data, K, max_length=50, exclude=True).items_PK
     items[end - 1 :] = np.setdiff1d(np.arange(1, 81), items)[: len(items) - end + 1]
     changed = replace(data, sequences=replace(data.sequences, item_ids=items))
-    after = mine_hard_negatives(model, changed, K, max_length=50, exclude=True).items_PK
+    after = mine_hard_negatives([model], changed, K, max_length=50, exclude=True).items_PK
     # The last training item is the label of the last place, and no input of any.
     assert after[:-1].tolist() == before[:-1].tolist()
 
 
 def test_where_items_run_out_lists_end_in_padding(model: LRURec) -> None:
     data = make_data(num_users=3)
-    found = mine_hard_negatives(model, data, 90, max_length=50, exclude=True).items_PK
+    found = mine_hard_negatives([model], data, 90, max_length=50, exclude=True).items_PK
     items = data.sequences.train(0)
     assert np.count_nonzero(found[0]) == 80 - 2
     assert np.count_nonzero(found[len(items) - 2]) == 80 - len(items)
@@ -95,7 +95,7 @@ def test_where_items_run_out_lists_end_in_padding(model: LRURec) -> None:
 
 def test_training_goes_on_as_before(model: LRURec) -> None:
     model.train()
-    mine_hard_negatives(model, make_data(num_users=2), K, max_length=50, exclude=True)
+    mine_hard_negatives([model], make_data(num_users=2), K, max_length=50, exclude=True)
     assert model.training
 
 
@@ -106,7 +106,7 @@ def _write(experiment: Experiment, lists: TrainingLists, data: PreparedData) -> 
 
 def test_what_is_written_is_read(model: LRURec, tmp_path: Path) -> None:
     data, experiment = make_data(), Experiment(tmp_path, "made-up")
-    found = mine_hard_negatives(model, data, K, max_length=50, exclude=True)
+    found = mine_hard_negatives([model], data, K, max_length=50, exclude=True)
     _write(experiment, found._replace(num_folds=3), data)
     loaded = load_hard_negatives(experiment, data, K)
     assert loaded.num_folds == 3
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused_with_the_command(model: LRURec, tmp_path: 
     command = r"(?s){}.*python train_retriever\.py --dataset_code made-up"
     with pytest.raises(ArtifactError, match=command.format("are missing") + ".*--hard_negatives 0"):
         load_hard_negatives(experiment, data, K)
-    _write(experiment, mine_hard_negatives(model, data, K, max_length=50, exclude=True), data)
+    _write(experiment, mine_hard_negatives([model], data, K, max_length=50, exclude=True), data)
     with pytest.raises(ArtifactError, match=command.format("made from other data")):
         load_hard_negatives(experiment, replace(data, fingerprint="1" * 64), K)
     with pytest.raises(ArtifactError, match=command.format("made from other data")):

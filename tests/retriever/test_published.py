@@ -33,7 +33,7 @@ from tests.samples import make_data
 CONFIG = RetrieverConfig(
     hidden_size=16, batch_size=8, num_epochs=2, max_length=10, top_k=6, hard_negative_folds=1, products="float32"
 )
-FILES = ("retriever.safetensors", "candidates.parquet", "hard_negatives.parquet", "metrics.json")
+FILES = ("retriever.safetensors", "experts.json", "candidates.parquet", "hard_negatives.parquet", "metrics.json")
 QUIET = Console(quiet=True)
 
 

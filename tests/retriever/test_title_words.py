@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from llamarec.retriever.title_words import TitleSimilarity, tf_idf
+from llamarec.experts.title_words import TitleSimilarity, tf_idf
 
 # Item 0 is padding. "red" is in 2 of 5 titles, "shoe" in 3, the others in one.
 TITLES = ["", "red shoe", "blue shoe", "Red hat", "shoe"]

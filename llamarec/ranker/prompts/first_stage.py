@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.logit import weigh
+from llamarec.experts.title_words import TitleSimilarity
 from llamarec.retriever.candidates import Candidates
-from llamarec.retriever.title_words import TitleSimilarity
 
 _MAX_PROMPTS: Final = 20_000
 """Enough to fit one weight; more would only take longer."""

@@ -28,6 +28,7 @@ from llamarec.ranker.training.init_adapter import read_initial
 from llamarec.ranker.training.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
+from llamarec.retriever.published import has_experts
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import Experiment, Split
 
@@ -69,7 +70,8 @@ def build_ranker(
     encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
 
     train = training_samples(parsed, data, encoder)
-    use_titles = config.title_similarity
+    # With experts, titles are part of the order of the candidates.
+    use_titles = config.title_similarity and not has_experts(experiment)
     first_stage = fit_first_stage(data, candidates["validation"], encoder.num_candidates) if use_titles else None
     validation = evaluation_samples(data, candidates, encoder, "validation", config, first_stage)
     fusion_samples = validation.widened(config.max_fusion_users)

@@ -15,6 +15,7 @@ from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.evaluation.outcome import Outcome
+from llamarec.experts.weights import weights_text
 from llamarec.planning.plan import Plan
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.model.cpu.form import why_by_modules
@@ -42,6 +43,7 @@ from llamarec.ranker.training.items.run import plan_items, train_items
 from llamarec.ranker.training.results import write_description, write_metrics
 from llamarec.retriever.dependent_rankers import dependent_rankers
 from llamarec.retriever.rebuild_command import rebuild_command
+from llamarec.retriever.serving import read_expert_weights
 from llamarec.vocabulary import Experiment
 
 
@@ -160,7 +162,10 @@ def _announce(ranker: Ranker, parsed: Parsed, console: Console) -> None:
     for name, samples, what in parts:
         console.print(f"{name:<12} {len(samples.user_ids):,} users, {len(samples):,} prompts{what}", soft_wrap=True)
 
-    if config.title_similarity:
+    weights = read_expert_weights(ranker.experiment, rebuild_command(ranker.experiment, flags_of(parsed.data)))
+    if not weights.is_alone:
+        console.print(f"experts      {weights_text(weights)}", soft_wrap=True)
+    elif config.title_similarity:
         console.print(f"titles       {first_stage_text(ranker.validation.first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
 

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
+from llamarec.experts.title_words import TitleSimilarity
 from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import EvaluationSamples
 from llamarec.ranker.prompts.first_stage import FirstStage, first_stage_text, fit_first_stage, stored_first_stage
 from llamarec.retriever.candidates import Candidates
-from llamarec.retriever.title_words import TitleSimilarity
 from tests.samples import make_candidates
 
 

@@ -1,0 +1,66 @@
+"""The first stage while it is trained: the models of a retriever, the experts beside them, and the weights of all."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from llamarec.data.prepared import PreparedData
+from llamarec.experts.build import ExpertBuilder
+from llamarec.experts.expert_sum import ExpertSum
+from llamarec.experts.known import Known, known_at, known_of_users
+from llamarec.experts.prompts import weight_prompts
+from llamarec.experts.weights import fit_weights, only, weights_text
+from llamarec.retriever.assess import Assessed, assess
+from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.fit import RetrieverTrainer
+from llamarec.retriever.learned_expert import MODEL, LearnedExpert
+from llamarec.vocabulary import Split
+
+
+class ExpertStage:
+    """The members of a retriever, the experts beside them, and the weights of all.
+
+    Args:
+        data: Prepared data.
+        config: Options of the retriever.
+        trainers: The members, trained.
+    """
+
+    def __init__(self, data: PreparedData, config: RetrieverConfig, trainers: list[RetrieverTrainer]) -> None:
+        self._data, self._config, self.trainers = data, config, trainers
+        self.models = [trainer.model.eval() for trainer in trainers]
+        self.weights = only(MODEL)
+        self._learned = LearnedExpert(self.models, config.max_length)
+        self._builder = ExpertBuilder(data)
+        self._exclude = config.excludes(data.has_repeats)
+
+    def fit(self, console: Console) -> None:
+        """Fits the weights on validation users."""
+        if self._config.experts == "none":
+            return
+
+        experts = [self._learned, *self._builder.experts(known_at(self._data, "validation"))]
+        prompts = weight_prompts(experts, self._data, excludes_history=self._exclude)
+        self.weights = fit_weights([expert.name for expert in experts], prompts)
+        console.print(f"experts     {weights_text(self.weights)}", soft_wrap=True)
+
+    def assess(self, split: Split) -> Assessed:
+        """Candidates and ranks of a split."""
+        known = known_at(self._data, split)
+        counted = [expert.name for expert in self.weights.experts]
+        return assess(
+            self._sum(known),
+            [self._learned, *self._builder.experts(known, counted)],
+            self._data,
+            split,
+            self._config.top_k,
+        )
+
+    def sum_for_users(self, users: NDArray[np.bool_]) -> ExpertSum:
+        """The sum of experts that count the training items of some users."""
+        return self._sum(known_of_users(self._data, users))
+
+    def _sum(self, known: Known) -> ExpertSum:
+        return self._builder.sum_of(self._learned, known, self.weights, excludes_history=self._exclude)
