@@ -59,7 +59,7 @@ _PROTOCOLS: Final = """\
 | equal scores | count against the system | by the order of a sort | by the order of a sort | by the order of a search |
 | test labels that training has not seen | a miss | left out | a miss | differs |
 | sub-sequences of a history as samples of their own | no | no | - | in many data readers (arXiv 2604.05309) |
-| width of SASRec and eSASRec | 64, by the authors' table | their files say 256, their table 64 | | |
+| width of SASRec and eSASRec | 256 | 256 in their files, 64 in their table | | |
 | their epochs | until Recall@10 on validation has not risen for 10, at most 200 | the same with 50 | | |
 
 A published figure is therefore a bearing, not a rank in these tables. What can be compared to the last digit was

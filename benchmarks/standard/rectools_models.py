@@ -7,7 +7,8 @@ padding too (five to seven times less work), and every validation user is ranked
 Their recipe: the last items of each user, Adam at 0.001, batches of 128, 256 uniform negatives at each position, and
 training ends when Recall@10 on the validation item of all users has not risen for a number of epochs, or after 200. The
 weights of the best epoch are kept. Their patience is 10 or 50 epochs by data set, 50 for these. Here it is 10: SASRec's
-best epoch on Beauty was the 16th of 26.
+best epoch on Beauty was the 16th of 26. Their files of these sets say a width of 256, their table 64. Here it is 256:
+with 64, SASRec has 0.0467 of NDCG@10 on Beauty (seed 1), and they published 0.0531.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Recipe:
     """
 
     gated: bool
-    width: int = 64
+    width: int = 256
     widening: int = 4
     max_length: int = 50
     dropout: float = 0.2
