@@ -1,7 +1,7 @@
 """One measurement in a process of its own, so that its memory is its own and a failure is no other's.
 
     python -m benchmarks.standard.measure --folder experiments/standard --set beauty --split temporal \
-        --system retriever --seed 1
+        --system first-stage --seed 1
 """
 
 from __future__ import annotations

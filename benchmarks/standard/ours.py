@@ -1,57 +1,94 @@
-"""This project's own systems.
+"""This project's own system: the first stage, a sum of experts over the whole catalogue, and each expert alone.
 
-A new one is a function that fits it, an entry of `SYSTEMS`, and its name in benchmarks/standard/systems.py. A system of
-parts, such as a sum of experts, names a row for each of them in `titles` and returns a scorer for each: one fit, one
-file, and every part has its own figures. `Fitted.seconds` says what a part takes alone.
+One fit makes all rows. A new system is a function that fits it, an entry of `SYSTEMS`, and its name in
+benchmarks/standard/systems.py. `Fitted.seconds` says what a part takes alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.standard.protocol import Fit, Fitted, System
 from llamarec.data.prepared import PreparedData
+from llamarec.experts.build import TRENDS, ExpertBuilder
+from llamarec.experts.expert_sum import ExpertSum
+from llamarec.experts.known import known_at
+from llamarec.experts.queries import Expert, Queries
 from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.model import LRURec
-from llamarec.retriever.scoring import catalogue_scores
+from llamarec.retriever.learned_expert import MODEL, LearnedExpert
+from llamarec.retriever.members import further_members
+
+_SUM: Final = "first-stage"
+_RETRIEVER: Final = "retriever"
+_EXPERTS: Final = ("titles", "transitions", "neighbours", "popularity", *TRENDS, "returns")
 
 
-class RetrieverScorer:
-    """A trained retriever over the whole catalogue."""
+class ExpertScorer:
+    """An expert, or the sum of several, as a scorer."""
 
-    def __init__(self, model: LRURec, max_length: int) -> None:
-        self._model, self._max_length = model.eval(), max_length
+    def __init__(self, expert: Expert | ExpertSum) -> None:
+        self._expert = expert
 
-    @torch.inference_mode()
     def scores(self, histories: Sequence[NDArray[np.int32]], times: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Scorer`."""
-        scores_BN: NDArray[np.float32] = catalogue_scores(
-            self._model, histories, max_length=self._max_length, exclude=False
-        ).numpy()
-        return scores_BN
+        return self._expert.scores(Queries(histories, times))
 
 
-def fit_retriever(data: PreparedData, how: Fit) -> Fitted:
-    """Trains the retriever with its defaults; it stops early on validation."""
+def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
+    """Trains the retriever with its defaults, and fits the weights of all experts on validation."""
     config = RetrieverConfig(**defaults_for(data.dataset_code), seed=how.seed)
     config = replace(config, num_epochs=how.epochs(config.num_epochs))
-    trainer = RetrieverTrainer(data, config, how.folder, Console(quiet=True))
-    trainer.fit()
+    console = Console(quiet=True)
 
-    notes = {"epochs": trainer.state.epoch, "best epoch": trainer.state.best_epoch}
-    return Fitted({"retriever": RetrieverScorer(trainer.model, config.max_length)}, notes)
+    started = time.perf_counter()
+    trainer = RetrieverTrainer(data, config, how.folder, console)
+    trainer.fit()
+    trainers = [trainer, *further_members(data, config, how.folder, console)]
+    seconds = {_RETRIEVER: time.perf_counter() - started}
+
+    stage = ExpertStage(data, config, trainers)
+    stage.fit(console)
+    learned = LearnedExpert(stage.models, config.max_length)
+    experts: dict[str, Expert] = {_RETRIEVER: learned}
+
+    known, builder = known_at(data, "test"), ExpertBuilder(data)
+    for name in builder.names:
+        started = time.perf_counter()
+        (experts[_row_of(name)],) = builder.experts(known, [name])
+        seconds[_row_of(name)] = time.perf_counter() - started
+
+    whole = builder.sum_of(learned, known, stage.weights, excludes_history=config.excludes(data.has_repeats))
+    weights = {f"weight of {name}": weight for name, weight in stage.weights.by_name.items()}
+    return Fitted(
+        {_SUM: ExpertScorer(whole), **{row: ExpertScorer(expert) for row, expert in experts.items()}},
+        {"epochs": trainer.state.epoch, "best epoch": trainer.state.best_epoch, **weights},
+        seconds,
+    )
+
+
+def _row_of(expert: str) -> str:
+    return f"expert-{expert}"
 
 
 SYSTEMS: Final = (
     System(
-        name="retriever", titles={"retriever": "retriever (LRURec)"}, fit=fit_retriever, is_ours=True, is_random=True
+        name=_SUM,
+        titles={
+            _SUM: "first stage: the sum of experts",
+            _RETRIEVER: f"its retriever alone ({MODEL})",
+            **{_row_of(name): f"its expert {name.replace('_', ' ')} alone" for name in _EXPERTS},
+        },
+        fit=fit_first_stage,
+        is_ours=True,
+        is_random=True,
     ),
 )

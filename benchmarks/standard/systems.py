@@ -14,7 +14,7 @@ MODULES: Final = {
     "popularity": "benchmarks.standard.popularity",
     "item-knn": "benchmarks.standard.item_knn",
     "transition-rule": "benchmarks.standard.transition_rule",
-    "retriever": "benchmarks.standard.ours",
+    "first-stage": "benchmarks.standard.ours",
     "sasrec": "benchmarks.standard.rectools_models",
     "esasrec": "benchmarks.standard.rectools_models",
 }

@@ -58,7 +58,16 @@ def test_a_second_run_measures_nothing_and_a_changed_result_is_measured_again(tm
 
 
 def test_a_stopped_sweep_keeps_what_is_finished(tmp_path: Path) -> None:
-    words = ["--folder", str(tmp_path), "--systems", "popularity", "retriever", "--splits", "leave_one_out", "temporal"]
+    words = [
+        "--folder",
+        str(tmp_path),
+        "--systems",
+        "popularity",
+        "first-stage",
+        "--splits",
+        "leave_one_out",
+        "temporal",
+    ]
     first = tmp_path / "results" / "quick-leave_one_out-popularity-1.json"
     running = subprocess.Popen([*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
