@@ -16,6 +16,7 @@ from tests.resume.forks import Ending
 
 __all__ = ["experiment", "finished"]
 
+pytestmark = pytest.mark.slow
 NEEDS_LIMITS = pytest.mark.skipif(os.name == "nt", reason="no limit of a file's size")
 NEEDS_PERMISSIONS = pytest.mark.skipif(
     os.name == "nt" or getattr(os, "geteuid", lambda: 0)() == 0, reason="permissions do not bind this user"

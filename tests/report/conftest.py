@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,17 @@ def argv(folder: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that was stopped at step 8, lost its checkpoint of that step, and went on from 4 to its end."""
-    folder = tmp_path_factory.mktemp("report")
+    """Folder of a run that was stopped at step 8, lost its checkpoint of that step, and went on from 4 to its end.
+
+    Tests of several packages share it. One that changes something takes a copy.
+    """
+    return _trained_in(tmp_path_factory.getbasetemp() / "finished-run")
+
+
+@cache
+def _trained_in(folder: Path) -> Path:
+    """Once in a process, though each package that imports the fixture has one of its own."""
+    folder.mkdir()
     rng, lines = np.random.default_rng(0), ["user,item,timestamp,title"]
     for user in range(40):
         start, stride = int(rng.integers(60)), 1 + user % 3
