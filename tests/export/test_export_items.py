@@ -48,7 +48,7 @@ def test_the_card_says_how_to_get_the_scores(folder: Path, tmp_path: Path, monke
         names = runpy.run_path(str(script))
 
     expert = load_item_expert(parsed.experiment, prepare(parsed.data, QUIET), device="cpu")
-    np.testing.assert_allclose(names["scores"][0].numpy(), expert.scores([history])[0, 1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(names["scores"][0].numpy(), expert.scores_of([history])[0, 1:], rtol=1e-4, atol=1e-4)
 
     with pytest.raises(ConfigError, match=r"--merged: not with --readout items"):
         export_run(parsed.experiment, tmp_path / "merged", merged=True)

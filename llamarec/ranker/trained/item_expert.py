@@ -15,6 +15,7 @@ from llamarec.checkpoints.trainer.out_of_memory import is_out_of_memory
 from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError
+from llamarec.experts.queries import Queries
 from llamarec.files import stored
 from llamarec.hardware import has_bfloat16
 from llamarec.planning.lengths import LENGTH_MULTIPLE
@@ -29,6 +30,7 @@ from llamarec.ranker.trained.retrain import retrain_command
 from llamarec.ranker.trained.serving import device_named
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
+LANGUAGE_MODEL: Final = "language_model"
 _BATCH: Final = 64
 
 
@@ -78,7 +80,16 @@ class ItemExpert:
         self._model, self._encoder, self.adapter = model, encoder, adapter
         self._pad_token_id, self._batch_size, self._multiple = pad_token_id, batch_size, multiple
 
-    def scores(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    @property
+    def name(self) -> str:
+        """Its name among the experts of a sum."""
+        return LANGUAGE_MODEL
+
+    def scores(self, queries: Queries) -> NDArray[np.float32]:
+        """[Q, items + 1] as every expert answers, whatever the moment (`llamarec.experts.queries.Expert`)."""
+        return self.scores_of(queries.histories)
+
+    def scores_of(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """[num_histories, items + 1] logits of all items as the next one; minus infinity for padding.
 
         Args:

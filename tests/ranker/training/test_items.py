@@ -23,6 +23,7 @@ from llamarec.data.prepare import prepare
 from llamarec.errors import ArtifactError, ConfigError, LlamarecError
 from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.evaluation.metrics import score_ranks
+from llamarec.experts.known import queries_of
 from llamarec.ranker.options.command_line import parse
 from llamarec.ranker.trained.item_expert import load_item_expert
 from llamarec.ranker.trained.locations import folder_of
@@ -195,11 +196,11 @@ def test_the_expert_scores_what_the_test_ranked(folder: Path) -> None:
 
     users = data.sequences.users_with_label("test")
     histories = [data.sequences.history(int(user), "test") for user in users]
-    scores_UN = expert.scores(histories)
+    scores_UN = expert.scores(queries_of(data, "test", users))
     assert scores_UN.shape == (NUM_USERS, NUM_ITEMS + 1)
     assert (scores_UN[:, 0] == -np.inf).all()
     # In any company, and of the items alone.
-    np.testing.assert_allclose(expert.scores(histories[3:4])[0, 1:], scores_UN[3, 1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(expert.scores_of(histories[3:4])[0, 1:], scores_UN[3, 1:], rtol=1e-4, atol=1e-4)
 
     for history, scores in zip(histories, scores_UN, strict=True):
         scores[history] = -np.inf
