@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.fast_help import importing
 from llamarec.cli.output import print_json
 from llamarec.command import typed
 from llamarec.errors import EXIT_FINISHED, ConfigError
@@ -56,8 +57,9 @@ def add_parser(commands: Subparsers) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Writes the folder and prints what it contains."""
-    from llamarec.export.export import export_run
-    from llamarec.ranker.trained.locations import find_experiment
+    with importing():
+        from llamarec.export.export import export_run
+        from llamarec.ranker.trained.locations import find_experiment
 
     experiment = find_experiment(arguments.run_name, arguments.experiment_root)
     exported = export_run(

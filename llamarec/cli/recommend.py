@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.fast_help import importing
 from llamarec.cli.output import figure, print_json, print_table
 from llamarec.errors import EXIT_FINISHED, ConfigError
 
@@ -139,8 +140,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Recommender:
-    from llamarec.data.inputs import changed_inputs
-    from llamarec.recommend.recommender import Recommender
+    with importing():
+        from llamarec.data.inputs import changed_inputs
+        from llamarec.recommend.recommender import Recommender
 
     recommender = Recommender.load(
         arguments.dataset_code,
@@ -182,8 +184,9 @@ def _print(found: list[Recommendation], recommender: Recommender) -> None:
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:
-    from llamarec.recommend.batch import BatchJob, check_output
-    from llamarec.recommend.requests import read_requests
+    with importing():
+        from llamarec.recommend.batch import BatchJob, check_output
+        from llamarec.recommend.requests import read_requests
 
     check_output(arguments.output)
     requests = read_requests(arguments.users, _user_column(arguments))

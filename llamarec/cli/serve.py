@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from llamarec.cli.arguments import Subparsers, add_dataclass_arguments, add_experiment_root, add_verb, dataclass_from
+from llamarec.cli.fast_help import importing
 from llamarec.errors import EXIT_FINISHED, ConfigError
 from llamarec.serve.limits import Limits
 
@@ -68,10 +69,11 @@ def execute(arguments: argparse.Namespace) -> int:
     # Before loading, which can take minutes: a port that is in use is an error at once.
     listening = listen(arguments.host, arguments.port)
     with listening:
-        import uvicorn
+        with importing():
+            import uvicorn
 
-        from llamarec.recommend.recommender import Recommender
-        from llamarec.serve.app import create_app
+            from llamarec.recommend.recommender import Recommender
+            from llamarec.serve.app import create_app
 
         recommender = Recommender.load(
             arguments.run_name,

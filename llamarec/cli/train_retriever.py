@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llamarec.cli.arguments import Parser, add_dataclass_arguments, dataclass_from
+from llamarec.cli.fast_help import importing
 from llamarec.cli.prepare import add_prepare_again
 from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER, command_of, flags_of, given_in, program_of, typed
 from llamarec.data.config import DataConfig
@@ -37,11 +38,12 @@ def main(argv: Sequence[str]) -> int:
     data_config = dataclass_from(DataConfig, arguments)
     config = dataclass_from(RetrieverConfig, arguments)
 
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from llamarec.data.prepare import resolve_options
-    from llamarec.hardware import has_accelerator
-    from llamarec.retriever.train import print_report, train_retriever
+        from llamarec.data.prepare import resolve_options
+        from llamarec.hardware import has_accelerator
+        from llamarec.retriever.train import print_report, train_retriever
 
     # Without markup: paths may contain what rich reads as such.
     console = Console(markup=False, emoji=False)
