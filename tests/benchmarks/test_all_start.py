@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.bench import PARTS
 from tests.data.raw import WRITERS, walks
+from tests.programs import Programs
 from tests.report.conftest import finished
 
 __all__ = ["finished"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks"
+# Nothing is compiled here; without the compiler, the processes that benchmarks start import a quarter less.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
 TINY = ("--model", "tiny")
 ON_DATA = ("--data_root", "{data}")
 SMALL: dict[str, tuple[str, ...]] = {
@@ -82,23 +82,18 @@ def test_every_benchmark_has_a_small_form() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", SMALL)
-def test_it_runs_to_its_end(module: str, data_root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_it_runs_to_its_end(
+    module: str, data_root: Path, tmp_path: Path, programs: Programs, request: pytest.FixtureRequest
+) -> None:
     names = {"data": data_root, "out": tmp_path / "out", "folder": tmp_path}
     if "{run}" in SMALL[module]:
         names["run"] = request.getfixturevalue("finished") / "experiments" / "llm" / "shop"
     arguments = [word.format(**names) for word in SMALL[module]]
 
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = programs.run(module, *arguments, environment=ENVIRONMENT)
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert done.status == 0, done.log
+    assert done.log.strip()
     if "--json" in arguments:
         assert json.loads(names["out"].read_text(encoding="utf-8"))
     elif "--output" in arguments:

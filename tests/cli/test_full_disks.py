@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from llamarec.errors import EXIT_FINISHED, EXIT_USAGE
-from tests.cli.command_forks import Run, commands
+from tests.programs import Programs
 from tests.report.conftest import experiment, finished
 from tests.resume.forks import Ending
 
@@ -23,18 +23,22 @@ NEEDS_PERMISSIONS = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def run(finished: Path) -> Iterator[Run]:
+class Run(Protocol):
     """Runs a command over the experiment."""
-    with commands() as run_command:
 
-        def run(*words: object, limit: int | None = None) -> Ending:
-            return run_command(*words, "--experiment_root", finished / "experiments", limit=limit)
-
-        yield run
+    def __call__(self, *words: object, limit: int = 0) -> Ending: ...
 
 
-def _recommend(run: Run, output: Path, *more: object, limit: int | None = None) -> Ending:
+@pytest.fixture(scope="module")
+def run(finished: Path, programs: Programs) -> Run:
+    def run(*words: object, limit: int = 0) -> Ending:
+        root = ("--experiment_root", finished / "experiments")
+        return programs.run("llamarec.cli.main", *words, *root, largest_file=limit)
+
+    return run
+
+
+def _recommend(run: Run, output: Path, *more: object, limit: int = 0) -> Ending:
     users = output.with_name("users.txt")
     if not users.exists():
         users.write_text("".join(f"u{user}\n" for user in range(40)), encoding="utf-8")

@@ -1,0 +1,110 @@
+"""Programs in forks of a process that has everything imported: real processes, without the seconds of the imports.
+
+An interpreter that imports torch, transformers and PEFT takes five seconds of processor time before it does anything.
+What is tested about a start needs one all the same; everything else is as good in a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.resume.forks import CAN_FORK, ROOT, Child, Ending, Forks
+
+
+class Programs:
+    """Runs programs, each in a process of its own: a new interpreter where the system has no forks."""
+
+    def __init__(self) -> None:
+        self._forks = Forks(__name__) if CAN_FORK else None
+
+    def close(self) -> None:
+        """Ends the process that forks."""
+        if self._forks is not None:
+            self._forks.__exit__(None, None, None)
+
+    def run(
+        self, program: str, *words: object, environment: Mapping[str, str] | None = None, largest_file: int = 0
+    ) -> Ending:
+        """Runs a program to its end.
+
+        Args:
+            program: A module, as behind `python -m`, or the path of a script.
+            words: Its arguments.
+            environment: More variables.
+            largest_file: Bytes that a file may have, that of its output included; 0: any number. Needs forks.
+        """
+        if self._forks is None:
+            assert not largest_file
+            return _run_anew(program, words, environment or {})
+
+        return self.wait(self.start(program, *words, environment=environment, largest_file=largest_file))
+
+    def start(
+        self, program: str, *words: object, environment: Mapping[str, str] | None = None, largest_file: int = 0
+    ) -> Child:
+        """Starts a program, see `run`, as the leader of a process group. Needs forks."""
+        assert self._forks is not None
+        arguments: dict[str, Any] = {"words": [*map(str, words)], "environment": dict(environment or {})}
+        return self._forks.start("execute", program=program, largest_file=largest_file, **arguments)
+
+    def wait(self, child: Child) -> Ending:
+        """Until a started program has ended."""
+        assert self._forks is not None
+        return self._forks.wait(child)
+
+
+def _run_anew(program: str, words: tuple[object, ...], environment: Mapping[str, str]) -> Ending:
+    command = [sys.executable, "-W", "ignore", *(() if _is_path(program) else ("-m",)), program, *map(str, words)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
+    )
+    return Ending(done.returncode, None, done.stdout)
+
+
+def _is_path(program: str) -> bool:
+    return program.endswith(".py")
+
+
+# ---- In the process that forks, and in its children ----
+
+
+def warm_up(_: Path) -> None:
+    """Imports what programs import late."""
+    import torch
+
+    import tests.resume.training  # noqa: F401
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # or each child's collections would copy every page that it shares
+
+
+def execute(program: str, words: list[str], environment: dict[str, str], largest_file: int) -> None:
+    """Runs a program in this process, and ends with its exit code."""
+    os.setsid()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if largest_file:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    sys.argv[1:] = words
+    if _is_path(program):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
