@@ -32,7 +32,8 @@ class ExpertStage:
         self._data, self._config, self.trainers = data, config, trainers
         self.models = [trainer.model.eval() for trainer in trainers]
         self.weights = only(MODEL)
-        self._learned = LearnedExpert(self.models, config.max_length)
+        counts = None if config.experts == "none" else known_at(data, "validation").counts()
+        self._learned = LearnedExpert(self.models, config.max_length, counts)
         self._builder = ExpertBuilder(data)
         self._exclude = config.excludes(data.has_repeats)
 

@@ -16,23 +16,30 @@ from torch import Tensor
 from llamarec.experts.queries import Queries
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import catalogue_scores
+from llamarec.vocabulary import PADDING_ITEM
 
 MODEL: Final = "lrurec"
 """Its name among the experts."""
+_FEW: Final = 5
+"""Interactions of an item that the models know little of."""
 
 
 class LearnedExpert:
     """Logits of a model, or the mean log-probabilities of several that differ in their seed.
 
+    For the models, an item that nobody had taken in training was a wrong answer at every position, whatever is known of
+    it since. Beside experts, such items are scored as those that few have taken.
+
     Args:
         models: In evaluation mode.
         max_length: They read at most so many last items.
+        counts: [items + 1] how often each item was taken in the training; None: scores are left as they are.
     """
 
     name = MODEL
 
-    def __init__(self, models: Sequence[LRURec], max_length: int) -> None:
-        self._models, self._max_length = models, max_length
+    def __init__(self, models: Sequence[LRURec], max_length: int, counts: NDArray[np.integer] | None = None) -> None:
+        self._models, self._max_length, self._counts = models, max_length, counts
 
     @torch.inference_mode()
     def scores(self, queries: Queries) -> NDArray[np.float32]:
@@ -45,16 +52,36 @@ class LearnedExpert:
             catalogue_scores(model, queries.histories, max_length=self._max_length, exclude=False)
             for model in self._models
         )
-        return mean_of_members(list(logits)).numpy()
+        return scores_of_members(list(logits), self._counts).numpy()
 
     def reason(self, history: NDArray[np.int32], moment: int, item: int, titles: Sequence[str]) -> str:
         """A model cannot say more."""
         return "it fits the sequence"
 
 
-def mean_of_members(logits: Sequence[Tensor]) -> Tensor:
-    """[Q, N] the logits of one model, or the mean of several models' log-probabilities."""
-    if len(logits) == 1:
-        return logits[0]
+def _without_bias_of_unseen(scores_QN: Tensor, counts: NDArray[np.integer]) -> Tensor:
+    """The scores of items without a count, moved so that their mean is that of items with few."""
+    unseen = counts == 0
+    unseen[PADDING_ITEM] = False
+    rare = (counts > 0) & (counts <= _FEW)
+    if not unseen.any() or not rare.any():
+        return scores_QN
+
+    columns = torch.from_numpy(np.flatnonzero(unseen))
+    difference_Q1 = scores_QN[:, np.flatnonzero(rare)].mean(dim=1, keepdim=True) - scores_QN[:, columns].mean(
+        dim=1, keepdim=True
+    )
+    return scores_QN.index_add(1, columns, difference_Q1.expand(-1, len(columns)))
+
+
+def scores_of_members(logits: Sequence[Tensor], counts: NDArray[np.integer] | None = None) -> Tensor:
+    """[Q, N] the logits of one model, or the mean of several models' log-probabilities.
+
+    Args:
+        logits: [Q, N] of each model.
+        counts: See `LearnedExpert`.
+    """
     # log_softmax leaves minus infinity as it is, and their mean too.
-    return torch.stack([one.log_softmax(dim=1) for one in logits]).mean(dim=0)
+    members = [one.log_softmax(dim=1) for one in logits] if len(logits) > 1 else logits
+    scores_QN = torch.stack(list(members)).mean(dim=0)
+    return scores_QN if counts is None else _without_bias_of_unseen(scores_QN, counts)

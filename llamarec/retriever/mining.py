@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.metrics import score_ranks
 from llamarec.experts.expert_sum import ExpertSum, exclude
+from llamarec.experts.known import known_at
 from llamarec.experts.queries import Queries
 from llamarec.retriever.batches import pack
 from llamarec.retriever.hard_negatives import TrainingLists
-from llamarec.retriever.learned_expert import MODEL, mean_of_members
+from llamarec.retriever.learned_expert import MODEL, scores_of_members
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import finite
 from llamarec.vocabulary import PADDING_ITEM
@@ -74,11 +75,12 @@ def mine_hard_negatives(
         users: Ids of the users; None: all.
         order: The sum that the retriever is a part of; None: the retriever alone.
     """
+    counts = None if order is None else known_at(data, "validation").counts()
     were_training = [model.training for model in models]
     for model in models:
         model.eval()
     with torch.no_grad():
-        blocks = [_block_lists(models, block, k, exclude, order) for block in _blocks(data, max_length, users)]
+        blocks = [_block_lists(models, block, k, exclude, order, counts) for block in _blocks(data, max_length, users)]
     for model, was_training in zip(models, were_training, strict=True):
         model.train(was_training)
 
@@ -117,10 +119,15 @@ def _windows(items: NDArray[np.int32], times: NDArray[np.int64], max_length: int
 
 
 def _block_lists(
-    models: Sequence[LRURec], block: list[_Window], k: int, excludes_history: bool, order: ExpertSum | None
+    models: Sequence[LRURec],
+    block: list[_Window],
+    k: int,
+    excludes_history: bool,
+    order: ExpertSum | None,
+    counts: NDArray[np.integer] | None,
 ) -> TrainingLists:
     histories = [history for window in block for history in window.histories()]
-    scores_PN = mean_of_members([_logits(model, block) for model in models])
+    scores_PN = scores_of_members([_logits(model, block) for model in models], counts)
     if order is not None:
         queries = Queries(histories, np.concatenate([window.times for window in block]))
         scores_PN = torch.from_numpy(order.totals(queries, {MODEL: scores_PN.numpy()}))

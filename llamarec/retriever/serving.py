@@ -14,7 +14,7 @@ from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.experts.build import ExpertBuilder
 from llamarec.experts.expert_sum import ExpertSum
-from llamarec.experts.known import Known, known_now, now
+from llamarec.experts.known import Known, known_at, known_now, now
 from llamarec.experts.queries import Queries
 from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
@@ -83,7 +83,8 @@ def load_retriever(
     check_same_data(f"{experiment.retriever}: this retriever was", made_by.get("data_fingerprint"), data, hint)
 
     config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
-    learned = LearnedExpert(_members(experiment, data, config, hint), config.max_length)
+    counts = known_at(data, "validation").counts() if has_experts(experiment) else None
+    learned = LearnedExpert(_members(experiment, data, config, hint), config.max_length, counts)
     expert_sum = ExpertBuilder(data).sum_of(
         learned,
         known_now(data) if known is None else known,

@@ -235,8 +235,9 @@ def _training_lists(
     stage: ExpertStage, data: PreparedData, config: RetrieverConfig, experiment: Experiment, console: Console
 ) -> TrainingLists:
     trainer = stage.trainers[0]
+    order = None if config.experts == "none" else stage.sum_for_users
     if config.hard_negative_folds == 1:
-        return lists_from_retriever(stage.models, data, config, stage.sum_for_users)
+        return lists_from_retriever(stage.models, data, config, order)
 
     folds, state = config.hard_negative_folds, trainer.state
     # Each fold's retriever trains on the users of the others, for the epochs up to the best one, without validation.
@@ -252,7 +253,7 @@ def _training_lists(
         experiment.retriever,
         console,
         num_epochs=trainer.state.best_epoch,
-        order=stage.sum_for_users,
+        order=order,
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -17,13 +20,19 @@ from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ArtifactError, ConfigError
+from llamarec.experts.build import ExpertBuilder
+from llamarec.experts.expert_sum import ExpertSum
+from llamarec.experts.known import Known, known_of_users
+from llamarec.experts.weights import ExpertEvidence, ExpertWeights
 from llamarec.files import write_json
 from llamarec.retriever import train
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.cross_fitting import cross_fitted_lists, folds_of_users
+from llamarec.retriever.cross_fitting import cross_fitted_lists, folds_of_users, lists_from_retriever
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, num_folds_of
+from llamarec.retriever.learned_expert import MODEL, LearnedExpert
 from llamarec.retriever.mining import mine_hard_negatives
+from llamarec.retriever.model import LRURec
 from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.published import weights_digest
 from llamarec.vocabulary import Experiment
@@ -180,7 +189,7 @@ def test_the_lists_of_the_command_are_cross_fitted_unless_it_says_one_fold(
     monkeypatch.setattr(train, "prepare", lambda *args, **kwargs: data)
     written = {}
     for folds in (2, 1):
-        config = replace(CONFIG, hard_negative_folds=folds)
+        config = replace(CONFIG, hard_negative_folds=folds, experts="none")
         train.train_retriever(DataConfig("made-up", experiment_root=str(tmp_path)), config, QUIET)
         path = Experiment(tmp_path, "made-up").hard_negatives
         made_by = json.loads(pl.read_parquet_metadata(path)["llamarec"])
@@ -223,3 +232,36 @@ def test_a_ranker_without_lists_costs_no_further_retriever(tmp_path: Path, has_l
 def test_no_fold_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="--hard_negative_folds 0: at least 1"):
         RetrieverConfig(hard_negative_folds=0)
+
+
+@pytest.mark.parametrize("num_folds", [1, 2])
+def test_no_expert_has_counted_the_label_it_is_asked_about(num_folds: int) -> None:
+    data = make_data(num_users=40, num_items=60)
+    config = replace(CONFIG, hard_negative_folds=num_folds)
+    user = int(np.argmax(data.sequences.train_ends))
+    last = int(data.sequences.offsets[user] + data.sequences.train_ends[user]) - 1
+    changed_items = data.sequences.item_ids.copy()
+    changed_items[last] = next(item for item in range(1, 61) if item not in data.sequences.whole(user))
+    changed = replace(data, sequences=replace(data.sequences, item_ids=changed_items))
+
+    torch.manual_seed(0)
+    model = LRURec(data.num_items, width=16, num_blocks=1, dropout=0.0)
+
+    def lists_of(some: PreparedData, known: Callable[[NDArray[np.bool_]], Known]) -> list[list[int]]:
+        builder = ExpertBuilder(some)
+        weights = ExpertWeights(tuple(ExpertEvidence(name, 1.0, 0.0, 0.0) for name in [MODEL, *builder.names]))
+
+        def order(users: NDArray[np.bool_]) -> ExpertSum:
+            return builder.sum_of(LearnedExpert([model], 10), known(users), weights, excludes_history=True)
+
+        found = lists_from_retriever([model], some, config, order).items_PK
+        before = int(some.sequences.num_training_positions()[:user].sum())
+        # The last position has the changed item as its label, which its own list leaves out.
+        of_user: list[list[int]] = found[before : before + int(some.sequences.train_ends[user]) - 2].tolist()
+        return of_user
+
+    assert lists_of(data, partial(known_of_users, data)) == lists_of(changed, partial(known_of_users, changed))
+
+    everybody = np.ones(data.num_users, dtype=bool)
+    with_own = [lists_of(one, lambda _, one=one: known_of_users(one, everybody)) for one in (data, changed)]  # type: ignore[misc]
+    assert with_own[0] != with_own[1], "the test would see it"
