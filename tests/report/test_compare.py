@@ -79,7 +79,7 @@ def test_the_command_prints_a_table_for_60_columns_and_a_page(
     said = capsys.readouterr().out
     assert "30 test users in common" in said
     assert re.search(r"lora_r +8  \|  2", said)
-    assert re.search(r"2 +\d\.\d{4} +\d\.\d{4} +\d\.\d{4} +[+-]\d\.\d{4} +[+-]\d\.\d{4} [+-]\d\.\d{4}", said)
+    assert re.search(r"(?m)^ +2( +\d\.\d{4}){4} +[+-]\d\.\d{4} +[+-]\d\.\d{4} [+-]\d\.\d{4}$", said)
     page = target.read_text(encoding="utf-8")
     assert "Options that differ" in page
     assert not re.search(r"@import|<script|<link", page)

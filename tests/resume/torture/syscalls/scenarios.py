@@ -281,7 +281,10 @@ def _published(folder: Path) -> Files:
     return found
 
 
-_OF_RETRIEVER: Final = ("retriever.safetensors", "candidates.parquet", "hard_negatives.parquet", "metrics.json")
+_OF_RETRIEVER: Final = (
+    *("retriever.safetensors", "experts.json", "candidates.parquet", "hard_negatives.parquet"),
+    "metrics.json",
+)
 
 
 def _exported(folder: Path) -> Files:
