@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # The rooms that an extra is for; everything that is not named here belongs to the base.
 ROOMS: Final = {
-    "ranker": ("assets", "data", "evaluation", "retriever", "planning", "ranker", "recommend", "export"),
+    "ranker": ("assets", "data", "evaluation", "experts", "retriever", "planning", "ranker", "recommend", "export"),
     "report": ("report",),
     "serve": ("serve",),
 }
