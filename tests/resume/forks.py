@@ -61,6 +61,11 @@ class Child:
         """SIGKILL. A child that has ended meanwhile is still to be waited for, so that its number is its own."""
         os.kill(self.pid, signal.SIGKILL)
 
+    @property
+    def said(self) -> str:
+        """Its standard output and error up to now."""
+        return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+
     def wait(self) -> Ending:
         """Until it has ended."""
         return self.ending(os.waitpid(self.pid, 0)[1])
@@ -71,7 +76,7 @@ class Child:
         return Ending(
             os.waitstatus_to_exitcode(status),
             json.loads(result.read_bytes()) if result.is_file() else None,
-            (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace"),
+            self.said,
         )
 
 

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from llamarec.checkpoints.trainer.saves import manifest_entries
-from llamarec.checkpoints.trainer.worker_signals import LeaveSignals, batches_of, started_deaf
+from llamarec.checkpoints.trainer.worker_signals import LeaveSignals, batches_of, leave_signals, started_deaf
+from tests.programs import Programs
 from tests.resume.runs import quiet_trainer
 from tests.resume.worker_data import Slow, stuck
 
@@ -46,45 +48,43 @@ if __name__ == "__main__":
         ("first log", "SIGHUP", "fork"),
     ],
 )
-def test_the_work_is_saved(when: str, name: str, method: str, tmp_path: Path) -> None:
+def test_the_work_is_saved(when: str, name: str, method: str, tmp_path: Path, programs: Programs) -> None:
     run, program = tmp_path / "run", tmp_path / "main.py"
     words = ("--max_steps", "100000", "--save_steps", "2", "--eval_steps", "2", "--dataloader_num_workers", "2")
     program.write_text(_PROGRAM, encoding="utf-8")
 
-    with subprocess.Popen(
-        [sys.executable, str(program), method, "--output_dir", str(run), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        wanted = "'loss'" if when == "first log" else "eval_loss"
-        lines = []
-        while wanted not in (line := process.stdout.readline()):
-            lines.append(line)
-            assert line, "".join(lines)
-        os.killpg(process.pid, getattr(signal, name))
-        said, _ = process.communicate(timeout=120)
+    child = programs.start(str(program), method, "--output_dir", run, *words)
+    wanted = "'loss'" if when == "first log" else "eval_loss"
+    deadline = time.monotonic() + 120
+    while wanted not in (said := child.said):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.01)
+    os.killpg(child.pid, getattr(signal, name))
+    ending = programs.wait(child)
 
-    assert process.returncode == 75, said
+    said = ending.log
+    assert ending.status == 75, said
     assert "Traceback" not in said
     step = int(said.split("stopped after step ")[1].split(";")[0].replace(",", ""))
     state = json.loads((run / f"checkpoint-{step}/trainer_state.json").read_text(encoding="utf-8"))
     assert state["global_step"] == step
 
 
-def _iterator(seconds: float, method: str) -> Any:
-    loader: Any = DataLoader(
-        Slow(seconds), num_workers=2, worker_init_fn=LeaveSignals(), multiprocessing_context=method
-    )
+def _evaluated(loader: Any) -> Any:
+    """As an evaluation starts it: the Trainer iterates over it."""
+    leave_signals(loader)
+    return iter(loader)
+
+
+def _trained(loader: Any) -> Any:
+    loader.worker_init_fn = LeaveSignals()
     return batches_of(loader)
 
 
+@pytest.mark.parametrize("start", [_trained, _evaluated])
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_stay_at_a_signal_and_end_with_the_loader(method: str) -> None:
-    batches = _iterator(0.01, method)
+def test_workers_stay_at_a_signal_and_end_with_the_loader(method: str, start: Callable[[Any], Any]) -> None:
+    batches = start(DataLoader(Slow(0.01), num_workers=2, multiprocessing_context=method))
     workers = list(batches._workers)
     # Before their first call too: they may not have come to it yet.
     for _ in range(2):

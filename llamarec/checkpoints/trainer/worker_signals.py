@@ -7,6 +7,7 @@ make torch raise an error in the training, in the middle of its last save.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -60,12 +61,13 @@ def _end_for(parent: int | None) -> None:
 
 
 def leave_signals(loader: object) -> None:
-    """Has the workers of a loader leave signals alone; one without workers stays as it is."""
+    """Has the workers of a loader leave signals alone, whoever starts them; one without workers stays as it is."""
     # Accelerate holds the loader that starts them.
     inner = getattr(loader, "base_dataloader", loader)
     for one in (loader, inner):
         if isinstance(one, DataLoader) and one.num_workers and not isinstance(one.worker_init_fn, LeaveSignals):
             one.worker_init_fn = LeaveSignals(one.worker_init_fn)
+            vars(one)["_get_iterator"] = functools.partial(_started, one._get_iterator)
 
 
 @contextlib.contextmanager
@@ -88,8 +90,13 @@ def started_deaf() -> Iterator[None]:
 
 def batches_of(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """Those of a loader, whose workers are started here."""
-    if loader.num_workers and hasattr(signal, "pthread_sigmask"):
+    return _started(loader.__iter__) if loader.num_workers else iter(loader)
+
+
+def _started(start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    """What a function gives that starts workers."""
+    if hasattr(signal, "pthread_sigmask"):
         # Before: where Python starts it together with the first process, it unblocks the signals again.
         resource_tracker.ensure_running()
     with started_deaf():
-        return iter(loader)
+        return start()
