@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.programs import Programs
+    from tests.resume.forks import Forks
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -21,10 +22,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session")
-def programs() -> Iterator[Programs]:
-    """Runs programs in forks of one process."""
-    from tests.programs import Programs
+def forks() -> Iterator[Forks]:
+    """A process that forks one for each job; where the system can."""
+    from tests.resume.forks import Forks
 
-    one = Programs()
-    yield one
-    one.close()
+    with Forks() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def programs(request: pytest.FixtureRequest) -> Programs:
+    """Runs programs, in forks where the system can."""
+    from tests.programs import Programs
+    from tests.resume.forks import CAN_FORK
+
+    return Programs(request.getfixturevalue("forks") if CAN_FORK else None)

@@ -7,6 +7,7 @@ What is tested about a start needs one all the same; everything else is as good 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import runpy
 import signal
@@ -14,21 +15,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tests.resume.forks import CAN_FORK, ROOT, Child, Ending, Forks
+from tests.resume.forks import ROOT, Child, Ending, Forks
 
 
 class Programs:
-    """Runs programs, each in a process of its own: a new interpreter where the system has no forks."""
+    """Runs programs, each in a process of its own.
 
-    def __init__(self) -> None:
-        self._forks = Forks(__name__) if CAN_FORK else None
+    Args:
+        forks: The process that forks; None for a new interpreter for each.
+    """
 
-    def close(self) -> None:
-        """Ends the process that forks."""
-        if self._forks is not None:
-            self._forks.__exit__(None, None, None)
+    def __init__(self, forks: Forks | None) -> None:
+        self._forks = forks
 
     def run(
         self, program: str, *words: object, environment: Mapping[str, str] | None = None, largest_file: int = 0
@@ -53,7 +53,7 @@ class Programs:
         """Starts a program, see `run`, as the leader of a process group. Needs forks."""
         assert self._forks is not None
         arguments: dict[str, Any] = {"words": [*map(str, words)], "environment": dict(environment or {})}
-        return self._forks.start("execute", program=program, largest_file=largest_file, **arguments)
+        return self._forks.start(f"{__name__}:execute", program=program, largest_file=largest_file, **arguments)
 
     def wait(self, child: Child) -> Ending:
         """Until a started program has ended."""
@@ -81,12 +81,18 @@ def _is_path(program: str) -> bool:
 
 # ---- In the process that forks, and in its children ----
 
+_IMPORTED: Final = (
+    *("llamarec.export.export", "llamarec.ranker.training.run", "llamarec.recommend.batch"),
+    *("llamarec.recommend.recommender", "tests.resume.training"),
+)
+
 
 def warm_up(_: Path) -> None:
     """Imports what programs import late."""
     import torch
 
-    import tests.resume.training  # noqa: F401
+    for name in _IMPORTED:
+        importlib.import_module(name)
 
     torch.set_num_threads(1)
     gc.collect()
@@ -97,7 +103,9 @@ def execute(program: str, words: list[str], environment: dict[str, str], largest
     """Runs a program in this process, and ends with its exit code."""
     os.setsid()
     os.environ.update(environment)
+    # As of a shell, also where this session was started with them ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if largest_file:
         import resource
 

@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,34 +159,33 @@ def each(points: Iterable[Any], job: Job, folder: Path, at_once: int) -> Iterato
 class Forks:
     """A process that forks on demand, for programs that may not fork themselves: they have threads, as pytest has.
 
-    A job is named `module:function`. The module's `warm_up`, if it has one, is called before the first fork.
+    A job is named `module:function`. The module's `warm_up`, if it has one, is called before its first fork.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="forks-")
-        self._num_jobs, self._module = 0, module
+        self._num_jobs = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.resume.forks", module],
+            [sys.executable, "-W", "ignore", "-m", "tests.resume.forks"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._ask({"warm": True})
 
-    def start(self, function: str, /, **arguments: Any) -> Child:
+    def start(self, job: str, /, **arguments: Any) -> Child:
         """Starts a child; `wait` for it here, not with its own method."""
         self._num_jobs += 1
         folder = Path(self._scratch.name) / str(self._num_jobs)
-        return Child(self._ask({"start": function, "folder": str(folder), "arguments": arguments}), folder)
+        return Child(self._ask({"start": job, "folder": str(folder), "arguments": arguments}), folder)
 
     def wait(self, child: Child) -> Ending:
         """Until a child has ended."""
         return Ending(**self._ask({"wait": child.pid}))
 
-    def run(self, function: str, /, **arguments: Any) -> Ending:
+    def run(self, job: str, /, **arguments: Any) -> Ending:
         """`start`, and `wait`."""
-        return self.wait(self.start(function, **arguments))
+        return self.wait(self.start(job, **arguments))
 
     def _ask(self, question: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
@@ -211,18 +211,14 @@ class Forks:
 
 def main() -> int:
     """Answers questions, one a line, until there are no more."""
-    module = importlib.import_module(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    with tempfile.TemporaryDirectory(prefix="warm-up-") as folder:
-        getattr(module, "warm_up", lambda _: None)(Path(folder))
     children: dict[int, Child] = {}
     for line in sys.stdin:
         question: dict[str, Any] = json.loads(line)
         answer: Any = None
         if "start" in question:
-            job = getattr(module, question["start"])
-            child = start(Path(question["folder"]), job, **question["arguments"])
+            child = start(Path(question["folder"]), _job(question["start"]), **question["arguments"])
             children[child.pid] = child
             answer = child.pid
         elif "wait" in question:
@@ -233,6 +229,23 @@ def main() -> int:
         child.kill()
         child.wait()
     return 0
+
+
+def _job(name: str) -> Job:
+    """By `module:function`, once what it needs is imported."""
+    path, _, function = name.partition(":")
+    module = importlib.import_module(path)
+    if hasattr(module, "warm_up"):
+        _warm(module.warm_up)
+
+    job: Job = getattr(module, function)
+    return job
+
+
+@cache
+def _warm(warm_up: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory(prefix="warm-up-") as folder:
+        warm_up(Path(folder))
 
 
 if __name__ == "__main__":

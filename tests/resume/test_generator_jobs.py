@@ -5,16 +5,13 @@ The whole table, of several hundred, is a section of the matrix: `python make.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.resume import forks
-from tests.resume.forks import Forks
+from tests.resume.forks import CAN_FORK, WHY_NOT, Forks
 from tests.resume.generator_holders import HOLDERS, KINDS
 from tests.resume.generator_jobs import OWNERS, Job, all_jobs
 
-pytestmark = pytest.mark.skipif(not forks.CAN_FORK, reason=forks.WHY_NOT)
+pytestmark = pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)
 
 # One for each mechanism.
 FEW = [
@@ -40,14 +37,8 @@ REFUSED = {"random.SystemRandom", "generator function", "map", "threading.local"
 REFUSED_OF_OWNERS = {("callback", "made when first needed")}
 
 
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Forks]:
-    with Forks("tests.resume.generator_jobs") as one:
-        yield one
-
-
-def _check(forked: Forks, job: Job) -> None:
-    ending = forked.run("verdict", **vars(job))
+def _check(forks: Forks, job: Job) -> None:
+    ending = forks.run("tests.resume.generator_jobs:verdict", **vars(job))
 
     assert ending.result is not None, ending.log
     if {job.holder, job.kind} & REFUSED or (job.owner, job.holder) in REFUSED_OF_OWNERS:
@@ -67,5 +58,5 @@ def test_the_table_has_every_owner_holder_and_kind() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", FEW, ids=lambda job: job.name)
-def test_a_few(forked: Forks, job: Job) -> None:
-    _check(forked, job)
+def test_a_few(forks: Forks, job: Job) -> None:
+    _check(forks, job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    """With everything imported."""
-    with Forks("tests.resume.jobs") as process:
-        yield process
+TRAIN = "tests.resume.jobs:train"
 
 
 def ended(ending: Ending) -> Any:
@@ -53,7 +49,7 @@ def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     @cache
     def trained(variant: str) -> tuple[Any, float]:
         started, folder = time.monotonic(), str(tmp_path_factory.mktemp("whole"))
-        result = ended(forks.run("train", folder=folder, **VARIANTS[variant]))
+        result = ended(forks.run(TRAIN, folder=folder, **VARIANTS[variant]))
         return result, time.monotonic() - started
 
     return trained
@@ -64,13 +60,13 @@ def test_killed_at_any_moment(forks: Forks, tmp_path: Path, variant: str, whole:
     options, draw, folder = VARIANTS[variant], random.Random(variant), str(tmp_path)
     expected, seconds = whole(variant)
     for _ in range(3):
-        child = forks.start("train", folder=folder, **options)
+        child = forks.start(TRAIN, folder=folder, **options)
         time.sleep(draw.uniform(0.1, seconds))  # not to wait for anything: the moment itself is what is tried
         child.kill()
         ending = forks.wait(child)
         # On a machine that became faster meanwhile it may have been over already.
         assert ending.was_killed or ending.status == 0, ending.log
-    assert ended(forks.run("train", folder=folder, **options))["outcome"] == expected["outcome"]
+    assert ended(forks.run(TRAIN, folder=folder, **options))["outcome"] == expected["outcome"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -81,11 +77,11 @@ def test_killed_at_any_effect_on_the_disk(forks: Forks, tmp_path: Path, variant:
     for _ in range(3):
         # Also in what clears up after the kill before, which comes first.
         number = draw.choice((draw.randrange(8), draw.randrange(num_effects // 2)))
-        ending = forks.run("train", folder=folder, kill_at=number, **options)
+        ending = forks.run(TRAIN, folder=folder, kill_at=number, **options)
         assert ending.was_killed or ending.status == 0, ending.log
         kills += ending.was_killed
     assert kills
-    assert ended(forks.run("train", folder=folder, **options))["outcome"] == expected["outcome"]
+    assert ended(forks.run(TRAIN, folder=folder, **options))["outcome"] == expected["outcome"]
 
 
 def test_the_training_that_is_killed_is_hard_to_resume(whole: Whole) -> None:

@@ -10,7 +10,7 @@ import pytest
 from transformers import Trainer
 
 from llamarec.checkpoints import ResumableTrainer
-from tests.resume import forks
+from tests.resume.forks import CAN_FORK, WHY_NOT, Forks
 from tests.resume.matrix.__main__ import SECTIONS, STORED
 from tests.resume.matrix.subjects import Subject, TrainerClass
 
@@ -28,11 +28,11 @@ def found(trainer: str, folder: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not forks.CAN_FORK, reason=forks.WHY_NOT)
-def test_another_model_is_found(tmp_path: Path) -> None:
-    with forks.Forks("tests.resume.test_matrix") as process:
-        ours = process.run("found", trainer="llamarec", folder=str(tmp_path / "ours"))
-        plain = process.run("found", trainer="plain", folder=str(tmp_path / "plain"))
+@pytest.mark.skipif(not CAN_FORK, reason=WHY_NOT)
+def test_another_model_is_found(forks: Forks, tmp_path: Path) -> None:
+    job = "tests.resume.test_matrix:found"
+    ours = forks.run(job, trainer="llamarec", folder=str(tmp_path / "ours"))
+    plain = forks.run(job, trainer="plain", folder=str(tmp_path / "plain"))
 
     assert ours.result["kind"] == "equal", ours.log
     assert plain.result["kind"] == "DIFFERENT", plain.log

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import Programs
 from tests.resume.forks import CAN_FORK, ROOT, WHY_NOT
 
 if not CAN_FORK:
@@ -36,9 +37,8 @@ def test_writes_of_every_language_are_seen_and_can_be_spoiled(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_few_points_below_python_are_survived() -> None:
+def test_a_few_points_below_python_are_survived(programs: Programs) -> None:
     kinds = ["export-kill", "export-full", "recommend-torn", "backup-error", "restore-kill"]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.resume.torture.syscalls", "--every", "30", "--kinds"]
-    done = subprocess.run([*command, *kinds], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped: " in done.stdout or "total" in done.stdout
+    done = programs.run("tests.resume.torture.syscalls", "--every", "30", "--kinds", *kinds)
+    assert done.status == 0, done.log
+    assert "skipped: " in done.log or "total" in done.log
