@@ -31,9 +31,10 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="session")
-def programs(request: pytest.FixtureRequest) -> Programs:
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Programs:
     """Runs programs, in forks where the system can."""
     from tests.programs import Programs
     from tests.resume.forks import CAN_FORK
 
-    return Programs(request.getfixturevalue("forks") if CAN_FORK else None)
+    forks = request.getfixturevalue("forks") if CAN_FORK else None
+    return Programs(forks, tmp_path_factory.mktemp("programs"))

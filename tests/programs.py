@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.resume.forks import ROOT, Child, Ending, Forks
+from tests.resume.forks import LOG, ROOT, Child, Ending, Forks
 
 
 class Programs:
@@ -25,10 +25,12 @@ class Programs:
 
     Args:
         forks: The process that forks; None for a new interpreter for each.
+        folder: For what new interpreters say.
     """
 
-    def __init__(self, forks: Forks | None) -> None:
-        self._forks = forks
+    def __init__(self, forks: Forks | None, folder: Path) -> None:
+        self._forks, self._folder = forks, folder
+        self._interpreters: dict[int, subprocess.Popen[bytes]] = {}
 
     def run(
         self, program: str, *words: object, environment: Mapping[str, str] | None = None, largest_file: int = 0
@@ -41,38 +43,37 @@ class Programs:
             environment: More variables.
             largest_file: Bytes that a file may have, that of its output included; 0: any number. Needs forks.
         """
-        if self._forks is None:
-            assert not largest_file
-            return _run_anew(program, words, environment or {})
-
         return self.wait(self.start(program, *words, environment=environment, largest_file=largest_file))
 
     def start(
         self, program: str, *words: object, environment: Mapping[str, str] | None = None, largest_file: int = 0
     ) -> Child:
-        """Starts a program, see `run`, as the leader of a process group. Needs forks."""
-        assert self._forks is not None
+        """Starts a program, see `run`; as the leader of a process group where there are some."""
         arguments: dict[str, Any] = {"words": [*map(str, words)], "environment": dict(environment or {})}
-        return self._forks.start(f"{__name__}:execute", program=program, largest_file=largest_file, **arguments)
+        if self._forks is not None:
+            job = f"{__name__}:execute"
+            return self._forks.start(job, program=program, largest_file=largest_file, **arguments)
+
+        assert not largest_file
+        return self._start_anew(program, **arguments)
 
     def wait(self, child: Child) -> Ending:
         """Until a started program has ended."""
-        assert self._forks is not None
-        return self._forks.wait(child)
+        if self._forks is not None:
+            return self._forks.wait(child)
 
+        return Ending(self._interpreters.pop(child.pid).wait(), None, child.said)
 
-def _run_anew(program: str, words: tuple[object, ...], environment: Mapping[str, str]) -> Ending:
-    command = [sys.executable, "-W", "ignore", *(() if _is_path(program) else ("-m",)), program, *map(str, words)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        check=False,
-    )
-    return Ending(done.returncode, None, done.stdout)
+    def _start_anew(self, program: str, words: list[str], environment: dict[str, str]) -> Child:
+        folder = self._folder / str(len(list(self._folder.iterdir())))
+        folder.mkdir()
+        command = [sys.executable, "-W", "ignore", *(() if _is_path(program) else ("-m",)), program, *words]
+        with (folder / LOG).open("wb") as log:
+            variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **environment}
+            started = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT)
+
+        self._interpreters[started.pid] = started
+        return Child(started.pid, folder)
 
 
 def _is_path(program: str) -> bool:
@@ -81,6 +82,7 @@ def _is_path(program: str) -> bool:
 
 # ---- In the process that forks, and in its children ----
 
+_LONGEST_SECONDS: Final = 600
 _IMPORTED: Final = (
     *("llamarec.export.export", "llamarec.ranker.training.run", "llamarec.recommend.batch"),
     *("llamarec.recommend.recommender", "tests.resume.training"),
@@ -102,6 +104,7 @@ def warm_up(_: Path) -> None:
 def execute(program: str, words: list[str], environment: dict[str, str], largest_file: int) -> None:
     """Runs a program in this process, and ends with its exit code."""
     os.setsid()
+    signal.alarm(_LONGEST_SECONDS)  # one that hangs fails; it does not hold the session up
     os.environ.update(environment)
     # As of a shell, also where this session was started with them ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

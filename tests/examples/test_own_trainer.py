@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
@@ -15,29 +14,34 @@ from llamarec.checkpoints.resume.safe_load import load_weights
 from llamarec.checkpoints.storage.discovery import best_in, order_of_saves
 from llamarec.checkpoints.storage.layout import RunFolder, step_of
 from llamarec.checkpoints.storage.manifest import read_manifest
+from tests.programs import Programs
+from tests.resume.forks import Child
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "own_trainer.py"
 ENDLESS = ("--max_steps", "1000000", "--save_steps", "200")
 _TIMEOUT_SECONDS = 120
 
 
-def _start(folder: Path, *flags: str) -> subprocess.Popen[str]:
-    quiet = ("--output_dir", str(folder), "--disable_tqdm", "true", "--use_cpu", "true")
-    command = [sys.executable, str(SCRIPT), *quiet, *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+class Example:
+    """The program, over one folder."""
 
+    def __init__(self, programs: Programs, run: RunFolder) -> None:
+        self._programs, self._run = programs, run
 
-def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
-    return process.returncode, said
+    def start(self, *flags: str) -> Child:
+        quiet = ("--output_dir", str(self._run.path), "--disable_tqdm", "true", "--use_cpu", "true")
+        return self._programs.start(str(SCRIPT), *quiet, *flags)
 
+    def finish(self, child: Child) -> tuple[int, str]:
+        """Exit code, and what it said."""
+        ending = self._programs.wait(child)
+        return ending.status, ending.log
 
-def _wait_for_a_save(process: subprocess.Popen[str], run: RunFolder, after: int = 0) -> None:
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while _newest(run) <= after:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def wait_for_a_save(self, child: Child, after: int = 0) -> None:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while _newest(self._run) <= after:
+            assert time.monotonic() < deadline, child.said
+            time.sleep(0.05)
 
 
 def _newest(run: RunFolder) -> int:
@@ -45,26 +49,27 @@ def _newest(run: RunFolder) -> int:
     return (step_of(saves[0]) or 0) if saves else 0
 
 
-def test_it_is_killed_stopped_changed_and_finished(tmp_path: Path) -> None:
+def test_it_is_killed_stopped_changed_and_finished(tmp_path: Path, programs: Programs) -> None:
     run = RunFolder(tmp_path / "run")
-    process = _start(run.path, *ENDLESS)
-    _wait_for_a_save(process, run)
+    example = Example(programs, run)
+    process = example.start(*ENDLESS)
+    example.wait_for_a_save(process)
     process.kill()
-    process.communicate()
+    example.finish(process)
     killed_at = _newest(run)
 
     if os.name != "nt":
-        process = _start(run.path, *ENDLESS)
-        _wait_for_a_save(process, run, killed_at)
-        process.terminate()
-        code, said = _finish(process)
+        process = example.start(*ENDLESS)
+        example.wait_for_a_save(process, killed_at)
+        os.kill(process.pid, signal.SIGTERM)
+        code, said = example.finish(process)
         assert code == 75, said
         assert "SIGTERM: stopped after step" in said
         assert f"{run.checkpoint(killed_at)} (latest;" in said
         assert "Traceback" not in said
 
     end = _newest(run) + 150
-    code, said = _finish(_start(run.path, "--max_steps", str(end), "--learning_rate", "1e-3"))
+    code, said = example.finish(example.start("--max_steps", str(end), "--learning_rate", "1e-3"))
     assert code == 0, said
     assert "applied:     learning_rate  0.01 -> 0.001 (from the next step on" in said
     newest = read_manifest(run.checkpoint(end))
@@ -85,23 +90,21 @@ def _assert_best_is_there(run: RunFolder, said: str) -> None:
     assert float(((y - torch.sin(x)) ** 2).mean()) == pytest.approx(best.metrics["best_metric"], rel=1e-3)
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A run of 20 steps."""
-    code, said = _finish(_start(tmp_path / "run", "--max_steps", "20"))
+def test_another_model_is_refused_in_words_until_a_restart(tmp_path: Path, programs: Programs) -> None:
+    run = RunFolder(tmp_path / "run")
+    example = Example(programs, run)
+    code, said = example.finish(example.start("--max_steps", "20"))
     assert code == 0, said
-    return tmp_path / "run"
 
-
-def test_another_model_is_refused_in_words_until_a_restart(finished: Path) -> None:
-    before = sorted(path.name for path in finished.rglob("*"))
-    code, said = _finish(_start(finished, "--hidden", "8"))
+    before = sorted(path.name for path in run.path.rglob("*"))
+    code, said = example.finish(example.start("--hidden", "8"))
     assert code == 2, said
     assert "Traceback" not in said
-    assert f"error: {finished / 'checkpoint-20'} belongs to a different run than this command" in said
+    assert f"error: {run.path / 'checkpoint-20'} belongs to a different run than this command" in said
     assert "expected: model 32 hidden units (identifies the run)" in said
     assert "found:    model 8 hidden units" in said
-    assert sorted(path.name for path in finished.rglob("*")) == before
-    code, said = _finish(_start(finished, "--hidden", "8", "--restart", "--max_steps", "30"))
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+
+    code, said = example.finish(example.start("--hidden", "8", "--restart", "--max_steps", "30"))
     assert code == 0, said
-    assert step_of(order_of_saves(RunFolder(finished))[0]) == 30
+    assert step_of(order_of_saves(run)[0]) == 30

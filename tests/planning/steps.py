@@ -14,12 +14,15 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = str(max(1, int(sys.argv[5])))
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from llamarec.cli.fast_help import importing
 
-from llamarec.ranker.model.base_models import load_letter_model
-from llamarec.ranker.model.letter_model import LetterForward, collate
-from llamarec.ranker.options.config import RankerConfig
+with importing():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    from llamarec.ranker.model.base_models import load_letter_model
+    from llamarec.ranker.model.letter_model import LetterForward, collate
+    from llamarec.ranker.options.config import RankerConfig
 
 
 def main(folder: Path, micro_batch: int, length: int, checkpointing: bool) -> None:

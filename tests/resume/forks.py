@@ -27,6 +27,8 @@ from typing import Any
 CAN_FORK = hasattr(os, "fork")
 WHY_NOT = "this system has no fork, and a new interpreter for each kill would take minutes"
 ROOT = Path(__file__).resolve().parents[2]
+LOG = "log.txt"
+"""What a process says, in its folder."""
 
 Job = Callable[..., Any]
 
@@ -60,12 +62,12 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL. A child that has ended meanwhile is still to be waited for, so that its number is its own."""
-        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
 
     @property
     def said(self) -> str:
         """Its standard output and error up to now."""
-        return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        return (self.folder / LOG).read_text(encoding="utf-8", errors="replace")
 
     def wait(self) -> Ending:
         """Until it has ended."""
@@ -90,9 +92,9 @@ def start(folder: Path, job: Job, /, **arguments: Any) -> Child:
         arguments: Of the job.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "log.txt"):
+    for name in ("result.json", LOG):
         (folder / name).unlink(missing_ok=True)
-    (folder / "log.txt").touch()
+    (folder / LOG).touch()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -109,7 +111,7 @@ def run(folder: Path, job: Job, /, **arguments: Any) -> Ending:
 def _be_child(folder: Path, job: Job, arguments: dict[str, Any]) -> None:
     status = 1
     try:
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND)
+        log = os.open(folder / LOG, os.O_WRONLY | os.O_APPEND)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
