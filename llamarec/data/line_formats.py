@@ -69,9 +69,13 @@ class Lines(Iterator[str]):
 
     def __init__(self, block: bytes, more: Callable[[], bytes], first: int, encoding: str) -> None:
         self._waiting, self._more, self._encoding = deque(block.splitlines(keepends=True)), more, encoding
-        self._next = first
-        self._end = first + len(self._waiting)
+        self._next, self._num_lines = first, len(self._waiting)
+        self._end = first + self._num_lines
         self.number, self.taken = first, list[bytes]()
+
+    def __len__(self) -> int:
+        """How many lines the block has."""
+        return self._num_lines
 
     @property
     def has_records(self) -> bool:

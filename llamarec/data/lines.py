@@ -113,7 +113,8 @@ def _frames(
                     frame = frame if left is None else frame.head(left)
                 else:
                     lines = Lines(block, file.readline, number, form.encoding)
-                    frame = _one_by_one(path, lines, form, bad, left)
+                    with bad.among(len(lines)):
+                        frame = _one_by_one(path, lines, form, bad, left)
                     number, rest = lines.next_number, lines.unread
 
                 left = None if left is None else left - frame.height

@@ -14,9 +14,10 @@ from llamarec.data.prepare import prepare
 from llamarec.errors import LlamarecError
 from tests.data.cases import CASES as CASES_OF_FORMS
 from tests.data.cases import Case
+from tests.data.cases_of_defects import CASES as CASES_OF_DEFECTS
 from tests.data.cases_of_values import CASES as CASES_OF_VALUES
 
-CASES: Final = [*CASES_OF_FORMS, *CASES_OF_VALUES]
+CASES: Final = [*CASES_OF_FORMS, *CASES_OF_VALUES, *CASES_OF_DEFECTS]
 _SCREEN: Final = (24, 2_000)
 """Lines and characters of a message."""
 

@@ -194,7 +194,7 @@ def test_times_that_stand_for_unknown_are_named_with_their_count(tmp_path: Path,
     rows = [{**row, "date": row["date"] if is_date else str(1_559_300_000 + n)} for n, row in enumerate(ROWS)]
     path = _csv(tmp_path / "shop.csv", rows=[*rows, *({**ROWS[0], "date": unknown} for _ in range(3))])
 
-    with pytest.raises(DataError, match=rf"(?s)line 38: not a time, and 2 others have the same.*'{unknown}'"):
+    with pytest.raises(DataError, match=rf"(?s)line 38: not a time, in 3 rows.*'{unknown}'"):
         prepare(_config(path))
     assert prepare(_config(path, on_bad_line="skip")).num_interactions == len(ROWS)
 

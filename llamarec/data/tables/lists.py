@@ -87,9 +87,13 @@ def spread(rows: pl.DataFrame, columns: ListColumns, path: Path, unit: str, bad:
         )
 
     rows = rows.with_columns(pl.col(name).arr.to_list() for name in lists if isinstance(rows.schema[name], pl.Array))
+    # No list at all has no length: it is another one than any.
     lengths = rows.select(LINE, *(pl.col(name).list.len() for name in lists))
-    differs = pl.any_horizontal(pl.lit(False), *(pl.col(name) != pl.col(ITEM) for name in lists)).fill_null(False)
+    differs = pl.any_horizontal(pl.col(ITEM).is_null(), *(pl.col(name).ne_missing(pl.col(ITEM)) for name in lists))
     for row, *lens in lengths.filter(differs).iter_rows():
+        if missing := [name for name, length in zip(lists, lens, strict=True) if length is None]:
+            bad.add(path, row, f"no list in {' and '.join(missing)}", "", unit=unit)
+            continue
         said = " and ".join(f"{length} in {name}" for name, length in zip(lists, lens, strict=True))
         bad.add(path, row, f"its lists differ in length: {said}", "", unit=unit)
 
@@ -101,14 +105,16 @@ def _parsed(
     rows: pl.DataFrame, name: str, is_blank_separated: bool, path: Path, unit: str, bad: BadLines
 ) -> pl.DataFrame:
     found: list[list[str | None] | None] = []
+    malformed: list[int] = []
     for row, text in rows.select(LINE, name).iter_rows():
         try:
             found.append(text.split() if is_blank_separated and text else list(_values(text)) if text else None)
         except ValueError as error:
             bad.add(path, row, str(error), text, unit=unit)
             found.append(None)
+            malformed.append(row)
     parsed = rows.with_columns(pl.Series(name, found, dtype=pl.List(pl.String)))
-    return parsed.drop_nulls(name) if bad.mode == "skip" else parsed
+    return parsed.filter(~pl.col(LINE).is_in(malformed))
 
 
 def _values(text: str) -> Iterator[str | None]:

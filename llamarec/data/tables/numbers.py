@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import polars as pl
 
 from llamarec.data.lines import LINE, BadLines
@@ -41,9 +43,14 @@ class RowNumbers:
                 found=", ".join(map(repr, text.unique(maintain_order=True).head(3).to_list())),
                 hint=f"{flag_of(name)} NAME",
             )
-        for row in numbers.is_null().arg_true().to_list():
-            self.add(rows, row, f"{name} is not a number: {rows[name][row]!r}", rows[name][row], "a number")
+        with self.among(rows):
+            for row in numbers.is_null().arg_true().to_list():
+                self.add(rows, row, f"{name} is not a number: {rows[name][row]!r}", rows[name][row], "a number")
         return numbers
+
+    def among(self, rows: pl.DataFrame) -> AbstractContextManager[None]:
+        """In it, the first malformed row is refused after the last, with how many others are."""
+        return self._bad.among(rows.height)
 
     def where(self, name: str) -> str:
         """The table and its own name of a column, for an error."""

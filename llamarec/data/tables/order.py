@@ -90,10 +90,11 @@ class OrderReader:
         unknown = text.filter(times.seconds.is_null())
         check_is_known(text, unknown, times.expected, where)
         alike = dict(unknown.value_counts().iter_rows())
-        for row in times.seconds.is_null().arg_true().to_list():
-            others = alike[text[row]] - 1
-            reason = "not a time" + (f", and {others:,} others have the same" if others else "")
-            self._numbers.add(rows, row, reason, text[row], times.expected)
+        with self._numbers.among(rows):
+            for row in times.seconds.is_null().arg_true().to_list():
+                num_alike = alike[text[row]]
+                reason = "not a time" + (f", in {num_alike:,} rows" if num_alike > 1 else "")
+                self._numbers.add(rows, row, reason, text[row], times.expected)
         return times
 
     def _of_dates_and_clocks(self, rows: pl.DataFrame) -> Times:
@@ -124,10 +125,11 @@ class OrderReader:
             )
 
         check_is_known(rows[CLOCK], rows[CLOCK].filter(clocks.is_null()), "a time of day", self._numbers.where(CLOCK))
-        for row in (clocks.is_null() & dates.seconds.is_not_null()).arg_true().to_list():
-            self._numbers.add(
-                rows, row, "not a time of day", rows[CLOCK][row], "a time of day such as 10:30 or 10:30:00"
-            )
+        with self._numbers.among(rows):
+            for row in (clocks.is_null() & dates.seconds.is_not_null()).arg_true().to_list():
+                self._numbers.add(
+                    rows, row, "not a time of day", rows[CLOCK][row], "a time of day such as 10:30 or 10:30:00"
+                )
         seconds = dates.seconds + clocks // MICROSECONDS
         return Times(seconds, clocks % MICROSECONDS, f"{dates.form} with times of day", dates.expected)
 

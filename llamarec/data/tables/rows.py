@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, NoReturn
 
 import polars as pl
@@ -120,7 +119,11 @@ def _read_part(table: Table, part: Part, bad: BadLines, max_rows: int | None) ->
     found = table.columns
     required = [column for name, column in found.items() if name != TITLE]
     lists = ListColumns([name for name, column in found.items() if column in part.listed])
-    each = partial(_of_block, table, part, lists, bad)
+
+    def each(block: pl.DataFrame) -> pl.DataFrame:
+        with bad.among(block.height):
+            return _of_block(table, part, lists, bad, block)
+
     return part.read(list(dict.fromkeys(found.values())), required, bad, each, max_rows)
 
 
