@@ -24,7 +24,7 @@ from llamarec.experts.queries import Expert, Queries
 from llamarec.retriever.config import RetrieverConfig, defaults_for
 from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.learned_expert import MODEL, LearnedExpert
+from llamarec.retriever.learned_expert import MODEL
 from llamarec.retriever.members import further_members
 
 _SUM: Final = "first-stage"
@@ -57,8 +57,7 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
 
     stage = ExpertStage(data, config, trainers)
     stage.fit(console)
-    learned = LearnedExpert(stage.models, config.max_length)
-    experts: dict[str, Expert] = {_RETRIEVER: learned}
+    experts: dict[str, Expert] = {_RETRIEVER: stage.learned}
 
     known, builder = known_at(data, "test"), ExpertBuilder(data)
     for name in builder.names:
@@ -66,7 +65,7 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
         (experts[_row_of(name)],) = builder.experts(known, [name])
         seconds[_row_of(name)] = time.perf_counter() - started
 
-    whole = builder.sum_of(learned, known, stage.weights, excludes_history=config.excludes(data.has_repeats))
+    whole = builder.sum_of(stage.learned, known, stage.weights, excludes_history=config.excludes(data.has_repeats))
     weights = {f"weight of {name}": weight for name, weight in stage.weights.by_name.items()}
     return Fitted(
         {_SUM: ExpertScorer(whole), **{row: ExpertScorer(expert) for row, expert in experts.items()}},

@@ -7,6 +7,7 @@ model, scan        the network, and its linear recurrence
 dropout, loss      the parts of training that are faster than torch's own
 batches            sequences concatenated without padding
 title_embeddings   initial item vectors from titles
+word_vectors       the part of an item's vector that its title's words have learned
 members            further models of other seeds
 learned_expert     the trained models as one of the experts
 expert_stage       models, experts and their weights while a retriever is made

@@ -17,6 +17,9 @@ _NOT_IDENTITY: Final = (
     *("save_seconds", "num_members", "experts"),
 )
 
+BEFORE: Final[dict[str, object]] = {"hard_negative_folds": 1, "experts": "none", "title_words": False}
+"""What earlier versions did, which did not have these options: lists were the retriever's own, and so was the order."""
+
 
 @dataclass(frozen=True)
 class RetrieverConfig:
@@ -38,6 +41,12 @@ class RetrieverConfig:
     init_from_titles: bool = field(
         default=True,
         metadata={"help": "Initialise item vectors from the words of their titles (TF-IDF, SVD) instead of at random."},
+    )
+    title_words: bool = field(
+        default=True,
+        metadata={
+            "help": "Add to each item's vector those of its title's words, which rare and new items share with others."
+        },
     )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Share of the target probability spread over all items."}

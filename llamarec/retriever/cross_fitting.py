@@ -74,7 +74,7 @@ def cross_fitted_lists(
         trainer = RetrieverTrainer(data, replace(config, num_epochs=num_epochs), fold_folder, console, spec=spec)
         trainer.fit()
 
-        _fill(lists, [trainer.model], data, config, folds_U == fold, order)
+        _fill(lists, [trainer.trained()], data, config, folds_U == fold, order)
         # Frees the model before the next one is made.
         del trainer
 

@@ -26,14 +26,19 @@ class ExpertStage:
         data: Prepared data.
         config: Options of the retriever.
         trainers: The members, trained.
+
+    Attributes:
+        models: The members as they are published.
+        learned: The models as one expert.
+        weights: Weights of the experts; before `fit`, the models count alone.
     """
 
     def __init__(self, data: PreparedData, config: RetrieverConfig, trainers: list[RetrieverTrainer]) -> None:
         self._data, self._config, self.trainers = data, config, trainers
-        self.models = [trainer.model.eval() for trainer in trainers]
+        self.models = [trainer.trained() for trainer in trainers]
         self.weights = only(MODEL)
         counts = None if config.experts == "none" else known_at(data, "validation").counts()
-        self._learned = LearnedExpert(self.models, config.max_length, counts)
+        self.learned = LearnedExpert(self.models, config.max_length, counts)
         self._builder = ExpertBuilder(data)
         self._exclude = config.excludes(data.has_repeats)
 
@@ -42,7 +47,7 @@ class ExpertStage:
         if self._config.experts == "none":
             return
 
-        experts = [self._learned, *self._builder.experts(known_at(self._data, "validation"))]
+        experts = [self.learned, *self._builder.experts(known_at(self._data, "validation"))]
         prompts = weight_prompts(experts, self._data, excludes_history=self._exclude)
         self.weights = fit_weights([expert.name for expert in experts], prompts)
         console.print(f"experts     {weights_text(self.weights)}", soft_wrap=True)
@@ -53,7 +58,7 @@ class ExpertStage:
         counted = [expert.name for expert in self.weights.experts]
         return assess(
             self._sum(known),
-            [self._learned, *self._builder.experts(known, counted)],
+            [self.learned, *self._builder.experts(known, counted)],
             self._data,
             split,
             self._config.top_k,
@@ -64,4 +69,4 @@ class ExpertStage:
         return self._sum(known_of_users(self._data, users))
 
     def _sum(self, known: Known) -> ExpertSum:
-        return self._builder.sum_of(self._learned, known, self.weights, excludes_history=self._exclude)
+        return self._builder.sum_of(self.learned, known, self.weights, excludes_history=self._exclude)

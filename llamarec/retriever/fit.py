@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NoReturn
@@ -26,13 +26,13 @@ from llamarec.errors import DivergedError
 from llamarec.evaluation.metrics import ndcg_at, recall_at
 from llamarec.hardware import has_fast_bfloat16
 from llamarec.retriever.batches import epoch_batches, pack, training_windows
-from llamarec.retriever.config import RetrieverConfig
+from llamarec.retriever.config import BEFORE, RetrieverConfig
 from llamarec.retriever.loss import catalogue_cross_entropy
-from llamarec.retriever.model import INIT_STD, LRURec
+from llamarec.retriever.model import INIT_STD, LRURec, model_for
 from llamarec.retriever.progress import FitProgress
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
-from llamarec.retriever.title_embeddings import title_vectors
+from llamarec.retriever.title_embeddings import title_vectors, title_words
 from llamarec.retriever.training_spec import OWN_TRAINING, TrainingSpec
 
 _TOKENS_MULTIPLE: Final = 64
@@ -114,6 +114,12 @@ class RetrieverTrainer:
         """Whether the last epoch is done."""
         return self.state.epoch >= self._config.num_epochs or self.state.bad_epochs >= self._config.patience
 
+    def trained(self) -> LRURec:
+        """The model as it is published: words are in the items' vectors. In evaluation mode."""
+        model = model_for(self._data.num_items, self._config)
+        model.load_state_dict(self.model.plain_state())
+        return model.eval()
+
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
         try:
@@ -166,7 +172,7 @@ class RetrieverTrainer:
             self._print(f"replacing an earlier run of {earlier.epoch} epochs")
             return
 
-        changed = differences(earlier.identity, self.state.identity)
+        changed = differences(_completed(earlier.identity), self.state.identity)
         if changed:
             if earlier.identity.get("data") == self.state.identity["data"]:
                 self._before_replacing(earlier, changed)
@@ -241,14 +247,14 @@ class RetrieverTrainer:
         # shape of a bfloat16 product (memory grew by 100 MB per epoch of MovieLens).
         rounding = (0, -len(inputs) % _TOKENS_MULTIPLE)
         items_T, positions_T = F.pad(packed.items_T[inputs], rounding), F.pad(packed.positions_T[inputs], rounding)
+        vectors_ND = self.model.vectors()
         with torch.autocast("cpu", torch.bfloat16, enabled=self._product_type == torch.bfloat16):
-            states_TD = self.model(items_T, positions_T)[: len(inputs)].float()
+            states_TD = self.model(items_T, positions_T, vectors_ND)[: len(inputs)].float()
 
-        items_ND, bias_N = self.model.item_vectors()
         labels_T = packed.items_T[inputs + 1]
         smoothing = self._config.label_smoothing
         return catalogue_cross_entropy(
-            states_TD, items_ND, bias_N, labels_T, smoothing=smoothing, product_type=self._product_type
+            states_TD, vectors_ND, self.model.item_bias, labels_T, smoothing=smoothing, product_type=self._product_type
         )
 
     def _record(self, loss: float, metrics: dict[str, float], seconds: float) -> None:
@@ -271,10 +277,15 @@ class RetrieverTrainer:
         return self.state
 
 
+def _completed(identity: Mapping[str, object]) -> dict[str, object]:
+    """The identity of a training by an earlier version, with the options that it did not have."""
+    return {**{name: value for name, value in BEFORE.items() if name in RetrieverConfig().identity}, **identity}
+
+
 def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+        model = model_for(data.num_items, config, title_words(data.titles) if config.title_words else None)
     if config.init_from_titles:
         generator = torch.Generator().manual_seed(config.seed)
         vectors = title_vectors(data.titles[1:], config.hidden_size, std=INIT_STD, generator=generator)

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.dropout import Dropout, Masks
 from llamarec.retriever.scan import scan
+from llamarec.retriever.word_vectors import WordVectors
 
 INIT_STD = 0.02
 _RING = (0.8, 0.99)  # radii between which |lambda| starts (LRURec, section 4)
@@ -76,11 +78,16 @@ class LRURec(nn.Module):
         width: Width of embeddings and states.
         num_blocks: Pairs of a recurrence and a feed-forward layer.
         dropout: Dropout of embeddings and blocks.
+        words: [items + 1, words] sparse weights of the words whose vectors are added to those of the items; None: an
+            item has only its own vector.
     """
 
-    def __init__(self, num_items: int, *, width: int, num_blocks: int, dropout: float) -> None:
+    def __init__(
+        self, num_items: int, *, width: int, num_blocks: int, dropout: float, words: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_items + 1, width)
+        self.words = None if words is None else WordVectors(words, width)
         self.masks = Masks()
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout, self.masks)
         self.recurrences = nn.ModuleList(LinearRecurrentUnit(width, self.dropout) for _ in range(num_blocks))
@@ -90,18 +97,43 @@ class LRURec(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
 
-    def forward(self, items_T: Tensor, positions_T: Tensor) -> Tensor:
-        """State after each item: [tokens] ids and positions -> [tokens, width]."""
-        x_TD = self.dropout(self.norm(self.embedding(items_T)))
+    def forward(self, items_T: Tensor, positions_T: Tensor, vectors_ND: Tensor | None = None) -> Tensor:
+        """State after each item: [tokens] ids and positions -> [tokens, width].
+
+        Args:
+            items_T: Item ids.
+            positions_T: Positions within each sequence.
+            vectors_ND: `vectors()`, where the caller has them.
+        """
+        vectors_ND = self.vectors() if vectors_ND is None else vectors_ND
+        x_TD = self.dropout(self.norm(F.embedding(items_T, vectors_ND)))
         for recurrence, feed_forward in zip(self.recurrences, self.feed_forwards, strict=True):
             x_TD = feed_forward(recurrence(x_TD, positions_T))
         return x_TD  # type: ignore[no-any-return]
 
     def scores(self, states_BD: Tensor) -> Tensor:
         """Scores of all items as the next one: [batch, width] -> [batch, items + 1]; column 0 is padding."""
-        items_ND, bias_N = self.item_vectors()
-        return states_BD @ items_ND.T + bias_N
+        return states_BD @ self.vectors().T + self.item_bias
 
-    def item_vectors(self) -> tuple[Tensor, Tensor]:
-        """Item vectors [items + 1, width] and biases [items + 1] that score a state."""
-        return self.embedding.weight, self.item_bias
+    def vectors(self) -> Tensor:
+        """[items + 1, width] what the model reads of an item, and what scores a state."""
+        own_ND = self.embedding.weight
+        return own_ND if self.words is None else own_ND + self.words()
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Weights of a model without words that computes the same: each item's words are in its own vector."""
+        state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("words.")}
+        return {**state, "embedding.weight": self.vectors().detach()}
+
+
+def model_for(num_items: int, config: RetrieverConfig, words: Tensor | None = None) -> LRURec:
+    """An untrained model of the width, depth and dropout of the options.
+
+    Args:
+        num_items: Items, padding not counted.
+        config: Options.
+        words: See `LRURec`.
+    """
+    return LRURec(
+        num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout, words=words
+    )

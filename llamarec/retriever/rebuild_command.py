@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from llamarec.command import TRAIN_RETRIEVER, command_of, flags_of, typed
 from llamarec.data.config import DataConfig
 from llamarec.errors import ArtifactError, ConfigError
 from llamarec.files import stored
-from llamarec.retriever.config import RetrieverConfig, defaults_for
+from llamarec.retriever.config import BEFORE, RetrieverConfig, defaults_for
 from llamarec.retriever.published import intact_metrics
 from llamarec.retriever.state import load_state
 from llamarec.vocabulary import METRICS_FILE, Experiment
-
-_BEFORE: Final = {"hard_negative_folds": 1, "experts": "none"}
-"""Options that earlier versions did not have: lists were the retriever's own, and so was the order."""
 
 
 def trained_config(experiment: Experiment) -> RetrieverConfig | None:
@@ -30,7 +26,7 @@ def stored_config(options: object) -> RetrieverConfig | None:
         return None
 
     try:
-        return stored({**_BEFORE, **options}, RetrieverConfig, METRICS_FILE)
+        return stored({**BEFORE, **options}, RetrieverConfig, METRICS_FILE)
     except (ConfigError, ArtifactError):
         return None
 

@@ -21,7 +21,7 @@ from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.learned_expert import MODEL, LearnedExpert
 from llamarec.retriever.members import member_weights
-from llamarec.retriever.model import LRURec
+from llamarec.retriever.model import LRURec, model_for
 from llamarec.retriever.published import has_experts, read_metrics, read_published, weights_digest
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import Experiment
@@ -98,7 +98,7 @@ def _members(experiment: Experiment, data: PreparedData, config: RetrieverConfig
     models = []
     for number in range(1, config.num_members + 1):
         path = member_weights(experiment.retriever_weights, number)
-        model = LRURec(data.num_items, width=config.hidden_size, num_blocks=config.num_blocks, dropout=config.dropout)
+        model = model_for(data.num_items, config)
         content = read_published(path, hint)
         try:
             model.load_state_dict(load(content))

@@ -21,13 +21,18 @@ _NOISE: Final = 0.25  # separates items whose titles have the same words
 _OVERSAMPLING, _SWEEPS = 8, 4  # of the randomised decomposition (Halko et al. 2011)
 
 
+def title_words(titles: list[str]) -> Tensor:
+    """Sparse TF-IDF weights of the words that say something about other items too: [items, words]."""
+    return tf_idf(titles, min_titles=2, max_share=_MAX_SHARE)
+
+
 def title_vectors(titles: list[str], width: int, *, std: float, generator: torch.Generator) -> Tensor:
     """Vectors of items with these titles: [items, width] with the given standard deviation.
 
     The vectors are random where the titles share no words.
     """
     noise_ID = torch.randn(len(titles), width, generator=generator)
-    weights_IW = tf_idf(titles, min_titles=2, max_share=_MAX_SHARE)
+    weights_IW = title_words(titles)
     rank = min(width, *weights_IW.shape)
     if rank == 0:
         return noise_ID * std
