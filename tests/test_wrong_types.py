@@ -27,8 +27,10 @@ from llamarec.data.inputs import _read_cache
 from llamarec.data.prepared import load_prepared
 from llamarec.errors import ArtifactError, CheckpointError, ConfigError, LlamarecError
 from llamarec.evaluation.fusion import Fusion, read_fusion
+from llamarec.experts.weights import ExpertEvidence, ExpertWeights
 from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.template import PromptTemplate, load_template
+from llamarec.ranker.trained.final_experts import read_final_experts
 from llamarec.ranker.trained.final_fusion import read_final
 from llamarec.ranker.trained.locations import experiment_at, find_experiment
 from llamarec.retriever.config import RetrieverConfig
@@ -38,6 +40,7 @@ from tests.checkpoints.factory import make_plain_run, make_run, manifest
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 FUSION = Fusion(1.0, 0.5, 2.0, (-1.0, -2.0))
+EXPERTS = ExpertWeights((ExpertEvidence("lrurec", 1.0, 0.1, 0.01),), 30, 40)
 OTHER_VALUES = ["12", 12, -1, 1.5, True, None, [1], {"x": 1}, 10**400, "", float("nan"), float("inf")]
 NOT_JSON = ["", "[" * 200_000, '{"a":' * 200_000, '{"step": "\\ud800"}', "1" * 5000, "[]", '"x"', "12", "null", "\x00"]
 
@@ -128,6 +131,11 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], object]]] = {
         "final_fusion.json",
         {"adapter_sha256": "a", **asdict(FUSION)},
         lambda path: read_final(path.parent, "a"),
+    ),
+    "final experts": (
+        "final_experts.json",
+        {"adapter_sha256": "a", "retriever_digest": "b", **asdict(EXPERTS)},
+        lambda path: read_final_experts(path.parent, adapter_digest="a", retriever_digest="b", hint=""),
     ),
     "ranker": ("ranker.json", RANKER, _locate),
     "retriever": (

@@ -106,11 +106,19 @@ def _judged(row: Row, users: int, letters: float) -> str:
     return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
 
 
-def print_rows(console: Console, title: str, rows: list[Row], letters: list[Row], *, alone: str = "letters") -> None:
-    """A table of both stages, and of the language model alone under its name."""
+def print_rows(
+    console: Console,
+    title: str,
+    rows: list[Row],
+    letters: list[Row],
+    *,
+    first: str = "retriever",
+    alone: str = "letters",
+) -> None:
+    """A table of both stages, and of the language model alone, under these names."""
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("metric", no_wrap=True)
-    for name in ("retriever", alone, "ranker", "difference", "95% CI"):
+    for name in (first, alone, "ranker", "difference", "95% CI"):
         table.add_column(name, justify="right", no_wrap=True)
 
     for row, of_model in zip(rows, letters, strict=True):

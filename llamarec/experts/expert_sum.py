@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llamarec.errors import ArtifactError
 from llamarec.experts.queries import Expert, Queries, blocks_of
 from llamarec.vocabulary import PADDING_ITEM
 
@@ -23,12 +24,21 @@ class ExpertSum:
         weights: By name, above 0.
         num_items: Items of the catalogue.
         excludes_history: Whether items of the history are never proposed.
+
+    Raises:
+        ArtifactError: there is a weight for an expert that is not among them.
     """
 
     def __init__(
         self, experts: Sequence[Expert], weights: Mapping[str, float], num_items: int, *, excludes_history: bool
     ) -> None:
         self.experts = [expert for expert in experts if weights.get(expert.name)]
+        if unknown := sorted({name for name in weights if weights[name]} - {expert.name for expert in experts}):
+            raise ArtifactError(
+                f"weights for experts that are not there: {', '.join(unknown)}",
+                expected=", ".join(expert.name for expert in experts),
+                hint="install the version of llamarec that fitted the weights, or train again",
+            )
         self.weights = {expert.name: weights[expert.name] for expert in self.experts}
         self.excludes_history = excludes_history
         self._num_items = num_items

@@ -19,7 +19,7 @@ from llamarec.experts.queries import Expert, blocks_of
 _CANDIDATES: Final = 256
 _OF_FIRST: Final = 100
 _OF_OTHERS: Final = 25
-_MOST_USERS: Final = 12_000
+MOST_USERS: Final = 12_000
 """Enough to fit ten weights; more would only take longer."""
 
 
@@ -36,17 +36,25 @@ class WeightPrompts(NamedTuple):
     num_users: int
 
 
-def weight_prompts(experts: Sequence[Expert], data: PreparedData, *, excludes_history: bool) -> WeightPrompts:
+def weight_prompts(
+    experts: Sequence[Expert],
+    data: PreparedData,
+    *,
+    excludes_history: bool,
+    users: NDArray[np.integer] | None = None,
+) -> WeightPrompts:
     """Prompts of the validation users, or of a part of them that is drawn.
 
     Args:
         experts: The first one proposes most candidates.
         data: Prepared data.
         excludes_history: Whether items of the history are no candidates.
+        users: Ids of the validation users that may be asked, ascending; None: all.
     """
-    users = data.sequences.users_with_label("validation")
-    if len(users) > _MOST_USERS:
-        users = np.sort(np.random.default_rng(0).choice(users, _MOST_USERS, replace=False))
+    if users is None:
+        users = data.sequences.users_with_label("validation")
+    if len(users) > MOST_USERS:
+        users = np.sort(np.random.default_rng(0).choice(users, MOST_USERS, replace=False))
 
     queries = queries_of(data, "validation", users)
     labels = np.array([data.sequences.label(int(user), "validation") for user in users])

@@ -74,6 +74,10 @@ class ExpertWeights:
         """Weights of the experts that count."""
         return {one.name: one.weight for one in self.experts if one.weight}
 
+    def of(self, name: str) -> ExpertEvidence:
+        """What was found out about one expert; nothing where it was not looked at."""
+        return next((one for one in self.experts if one.name == name), ExpertEvidence(name, 0.0, 0.0, 0.0))
+
     def as_bytes(self) -> bytes:
         """Bytes of experts.json."""
         return (json.dumps(asdict(self), indent=2) + "\n").encode()

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from llamarec.evaluation.candidate_orders import OrderRow
 from llamarec.evaluation.catalogue import CatalogueWeights
-from llamarec.evaluation.catalogue_tables import catalogue_verdict, weights_text
+from llamarec.evaluation.catalogue_tables import catalogue_text, catalogue_verdict
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
 from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
@@ -62,7 +62,7 @@ def test(run: RunFacts) -> dict[str, object] | None:
     if weights is not None:
         return {
             "about": f"{stale}{users:,} test users, ranked over the whole catalogue.",
-            "fusion": weights_text(weights),
+            "fusion": catalogue_text(weights),
             "without_model": "",
             "figure": Markup(difference_figure(overall)),
             "users": f"{users:,}",

@@ -26,5 +26,4 @@ published          the files published together, verified by each reader, and th
 rebuild_command    the command that makes a retriever's files again
 dependent_rankers  rankers that were trained on a retriever
 serving            a trained retriever for any history
-split_scores       its scores of the whole catalogue for the users of an evaluation
 """

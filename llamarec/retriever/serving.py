@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from llamarec.errors import ArtifactError
 from llamarec.experts.build import ExpertBuilder
 from llamarec.experts.expert_sum import ExpertSum
 from llamarec.experts.known import Known, known_at, known_now, now
-from llamarec.experts.queries import Queries
+from llamarec.experts.queries import Expert, Queries
 from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
@@ -62,6 +63,84 @@ class Retriever:
         return self.expert_sum.propose(self.queries(histories, times), k)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedStage:
+    """A trained retriever's model, the experts beside it, and the weights of all.
+
+    Attributes:
+        learned: The model.
+        builder: Makes the experts beside it.
+        weights: Weights of the retriever's own order.
+        has_experts: Whether experts were trained beside the model.
+        num_items: Items of the catalogue.
+        excludes_history: Whether items of the history are never proposed.
+        digest: Hash of everything that the order depends on.
+    """
+
+    learned: LearnedExpert
+    builder: ExpertBuilder
+    weights: ExpertWeights
+    has_experts: bool
+    num_items: int
+    excludes_history: bool
+    digest: str
+
+    def experts(self, known: Known, names: Iterable[str] | None = None) -> list[Expert]:
+        """The model, and experts beside it.
+
+        Args:
+            known: Interactions that are counted.
+            names: Which experts; None: all that the data set allows, or none where the retriever has none.
+        """
+        if names is None and not self.has_experts:
+            return [self.learned]
+        return [self.learned, *self.builder.experts(known, names)]
+
+    def sum_of(self, experts: Sequence[Expert], weights: ExpertWeights | None = None) -> ExpertSum:
+        """The weighted sum that orders the catalogue.
+
+        Args:
+            experts: Those that count, at least.
+            weights: Their weights; None: those of the retriever.
+
+        Raises:
+            ArtifactError: there is a weight for an expert that is not among them.
+        """
+        by_name = (self.weights if weights is None else weights).by_name
+        return ExpertSum(experts, by_name, self.num_items, excludes_history=self.excludes_history)
+
+
+def load_stage(experiment: Experiment, data: PreparedData, *, only_new: bool = False) -> TrainedStage:
+    """The trained first stage of a data set.
+
+    Args:
+        experiment: Paths of the run.
+        data: The data it must have been made from.
+        only_new: Propose no item of the history, even where users repeat items.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
+    """
+    hint = rebuild_command(experiment)
+    made_by = read_metrics(experiment, hint)
+    if not made_by:
+        raise ArtifactError(f"{experiment.retriever}: no trained retriever", hint=hint)
+    check_same_data(f"{experiment.retriever}: this retriever was", made_by.get("data_fingerprint"), data, hint)
+
+    config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
+    is_beside = has_experts(experiment)
+    counts = known_at(data, "validation").counts() if is_beside else None
+    return TrainedStage(
+        learned=LearnedExpert(_members(experiment, data, config, hint), config.max_length, counts),
+        builder=ExpertBuilder(data),
+        weights=read_expert_weights(experiment, hint),
+        has_experts=is_beside,
+        num_items=data.num_items,
+        excludes_history=only_new or config.excludes(data.has_repeats),
+        digest=weights_digest(experiment),
+    )
+
+
 def load_retriever(
     experiment: Experiment, data: PreparedData, *, only_new: bool = False, known: Known | None = None
 ) -> Retriever:
@@ -76,22 +155,9 @@ def load_retriever(
     Raises:
         ArtifactError: there is none, it is damaged, or it was made from other data; names the command that makes it.
     """
-    hint = rebuild_command(experiment)
-    made_by = read_metrics(experiment, hint)
-    if not made_by:
-        raise ArtifactError(f"{experiment.retriever}: no trained retriever", hint=hint)
-    check_same_data(f"{experiment.retriever}: this retriever was", made_by.get("data_fingerprint"), data, hint)
-
-    config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
-    counts = known_at(data, "validation").counts() if has_experts(experiment) else None
-    learned = LearnedExpert(_members(experiment, data, config, hint), config.max_length, counts)
-    expert_sum = ExpertBuilder(data).sum_of(
-        learned,
-        known_now(data) if known is None else known,
-        read_expert_weights(experiment, hint),
-        excludes_history=only_new or config.excludes(data.has_repeats),
-    )
-    return Retriever(expert_sum, now(data), weights_digest(experiment))
+    stage = load_stage(experiment, data, only_new=only_new)
+    experts = stage.experts(known_now(data) if known is None else known, stage.weights.by_name)
+    return Retriever(stage.sum_of(experts), now(data), stage.digest)
 
 
 def _members(experiment: Experiment, data: PreparedData, config: RetrieverConfig, hint: str) -> list[LRURec]:

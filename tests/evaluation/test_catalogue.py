@@ -1,96 +1,50 @@
-"""The sum of two experts over the whole catalogue: candidates, weight, ranks."""
+"""A test over the whole catalogue in words: the formula, what the language model adds, the verdict."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
-from llamarec.evaluation.catalogue import (
-    AskedUsers,
-    CatalogueWeights,
-    fit_catalogue,
-    outcome_of,
-    rank_catalogue,
+from llamarec.evaluation.catalogue import CatalogueRanks, CatalogueWeights, outcome_of
+from llamarec.evaluation.catalogue_tables import catalogue_text, print_catalogue_test
+
+COUNTS = CatalogueWeights(0.5, 0.04, 0.01, 480, 500, 3, {"lrurec": 0.6, "titles": 0.0, "language_model": 0.5})
+NOTHING = CatalogueWeights(0.0, 0.001, 0.01, 480, 500, 3, {"lrurec": 1.0, "language_model": 0.0})
+
+
+def said(known: list[int], final: list[int], weights: CatalogueWeights) -> str:
+    ranks = CatalogueRanks(*(np.array(one * 60) for one in (known, final, final)))
+    console = Console(record=True, width=80)
+    print_catalogue_test(outcome_of(ranks, weights), console, title="test of a")
+    return " ".join(console.export_text().split())
+
+
+@pytest.mark.parametrize(
+    ("known", "final", "weights", "verdict"),
+    [
+        ([9, 8], [1, 2], COUNTS, "The ranker is better than its first stage (overall ndcg@10, 120 users)."),
+        ([1, 2], [9, 8], COUNTS, "The ranker is worse than its first stage (overall ndcg@10, 120 users), unlike on"),
+        ([3, 3], [3, 3], COUNTS, "Ranker and first stage cannot be told apart (overall ndcg@10, 120 users)."),
+        ([3, 3], [3, 3], NOTHING, "The ranker's order is the first stage's: the language model has no weight yet."),
+    ],
 )
-from llamarec.evaluation.catalogue_tables import print_catalogue_test
-
-NUM_USERS, NUM_ITEMS = 600, 300
-
-
-class Table:
-    """Scores by user."""
-
-    def __init__(self, scores_UN: NDArray[np.float64]) -> None:
-        self.scores_UN = scores_UN
-
-    def __call__(self, block: slice) -> NDArray[np.float64]:
-        return self.scores_UN[block]
+def test_the_verdict_is_about_the_first_stage(
+    known: list[int], final: list[int], weights: CatalogueWeights, verdict: str
+) -> None:
+    text = said(known, final, weights)
+    assert verdict in text
+    assert "retriever" not in text
 
 
-def simulated(strength: float, *, excludes: bool = False, seed: int = 0) -> tuple[Table, Table, AskedUsers]:
-    """Labels drawn from the softmax of two scores, the second with this weight."""
-    rng = np.random.default_rng(seed)
-    known, new = rng.normal(size=(2, NUM_USERS, NUM_ITEMS + 1)) * 2
-    drawn = rng.gumbel(size=known.shape) + known + strength * new
-    drawn[:, 0] = -np.inf
-    labels = drawn.argmax(axis=1)
-    histories = [np.array([1 + user % NUM_USERS], dtype=np.int32) for user in range(NUM_USERS)]
-    return Table(known), Table(new), AskedUsers(histories, labels, excludes)
+def test_the_formula_has_every_term_and_what_the_language_model_adds() -> None:
+    assert catalogue_text(COUNTS) == (
+        "ranker = 0.60 lrurec + 0.50 language_model; beside all others the language model adds +0.0400 nats per user, "
+        "standard error 0.0100, 480 validation users"
+    )
+    assert "(+0.0010 nats per user, standard error 0.0100, 480 validation users)" in catalogue_text(NOTHING)
 
 
-def test_the_weight_is_found_and_what_it_adds() -> None:
-    known, new, users = simulated(0.5)
-    weights = fit_catalogue(known, new, users, step=3)
-    assert weights.new == pytest.approx(0.5, abs=0.12)
-    assert weights.gain > 3 * weights.error > 0
-    assert (weights.num_users, weights.step) == (NUM_USERS, 3)
-
-    ranks = rank_catalogue(known, new, users, weights)
-    outcome = outcome_of(ranks, weights)
-    row = next(row for row in outcome.comparison.overall if row.metric == "ndcg@10")
-    assert row.low > 0
-    text = Console(record=True, width=80)
-    print_catalogue_test(outcome, text, title="test of a")
-    assert "The ranker is better than its retriever" in text.export_text()
-
-
-def test_noise_gets_no_weight_and_changes_nothing() -> None:
-    known, new, users = simulated(0.0)
-    weights = fit_catalogue(known, new, users)
-    assert weights.new == 0.0
-    ranks = rank_catalogue(known, new, users, weights)
-    assert (ranks.final == ranks.known).all()
-    assert (ranks.new != ranks.known).any()
-
-
-def test_ranks_are_those_of_the_whole_catalogue() -> None:
-    known, new, users = simulated(0.5)
-    ranks = rank_catalogue(known, new, users, CatalogueWeights(0.5, 0.1, 0.01, 1, 1))
-    final = known.scores_UN + 0.5 * new.scores_UN
-    for user in (0, 299, 300, NUM_USERS - 1):
-        label = users.labels[user]
-        assert ranks.final[user] == 1 + (final[user, 1:] > final[user, label]).sum()
-        assert ranks.new[user] == 1 + (new.scores_UN[user, 1:] > new.scores_UN[user, label]).sum()
-
-
-def test_items_of_the_history_are_left_out() -> None:
-    known, new, users = simulated(0.5)
-    best = known.scores_UN[:, 1:].argmax(axis=1) + 1
-    histories = [np.array([1 + user, best[user]], dtype=np.int32) for user in range(NUM_ITEMS)]
-    some = AskedUsers(histories, users.labels[:NUM_ITEMS], excludes=True)
-    ranks = rank_catalogue(known, new, some, CatalogueWeights(0.0, 0.0, 0.0, 0, 0))
-    taken = users.labels[:NUM_ITEMS] == best[:NUM_ITEMS]
-    assert taken.any()
-    assert (ranks.known[taken] == 0).all()
-    assert fit_catalogue(known, new, some).num_prompts <= NUM_ITEMS - taken.sum()
-
-
-def test_a_catalogue_smaller_than_the_candidates() -> None:
-    rng = np.random.default_rng(0)
-    known, new = (Table(rng.normal(size=(12, 13))) for _ in range(2))
-    histories = [np.array([1 + user % 12, 1 + (user + 1) % 12], dtype=np.int32) for user in range(12)]
-    labels = np.array([1 + (user + 5) % 12 for user in range(12)])
-    weights = fit_catalogue(known, new, AskedUsers(histories, labels, excludes=True))
-    assert weights.num_prompts == 12
+def test_a_run_of_an_earlier_version_has_a_weight_beside_the_first_stage() -> None:
+    text = catalogue_text(CatalogueWeights(0.5, 0.04, 0.01, 480, 500, 3))
+    assert text.startswith("ranker = first stage + 0.500 x language model's logit (+0.0400 nats per user")

@@ -237,6 +237,7 @@ def _read_lists(shop: Path) -> None:
 _OF_RUN: Final = (
     *("experiments/llm/shop/ranker.json", "experiments/llm/shop/metrics.json", "experiments/lru/shop/metrics.json"),
     *("experiments/llm/shop/checkpoints/final_fusion.json", "experiments/data/shop/manifest.json"),
+    *("experiments/llm/shop/checkpoints/final_experts.json", "experiments/lru/shop/experts.json"),
     *("experiments/llm/shop/test.parquet", "experiments/data/shop/histories.parquet"),
     *("out/model/export.json", "out/model/README.md", "out/model/adapter_config.json", "out/model/prompt.json"),
 )

@@ -120,6 +120,11 @@ class NextItemSamples(Dataset[HistorySample]):
             "labels": [int(self.labels[index])],
         }
 
+    @property
+    def histories(self) -> list[NDArray[np.int32]]:
+        """[num_users] item ids before each label, oldest first."""
+        return [self.history(index) for index in range(len(self))]
+
     def history(self, index: int) -> NDArray[np.int32]:
         """Item ids before the label, oldest first."""
         return self._data.sequences.history(int(self.user_ids[index]), self.split)

@@ -20,7 +20,7 @@ from llamarec.evaluation.fusion import Fusion
 from llamarec.files import read_json, stored, write_json
 
 FINAL_FUSION: Final = "final_fusion.json"
-_ADAPTER: Final = "adapter_sha256"
+ADAPTER: Final = "adapter_sha256"
 
 
 def adapter_digest(folder: Path) -> str:
@@ -40,13 +40,13 @@ def write_final(run: Path, fusion: Fusion, digest: str) -> None:
         fusion: The fitted weights.
         digest: SHA-256 of the adapter that they belong to.
     """
-    write_json(run / FINAL_FUSION, {_ADAPTER: digest, **asdict(fusion)})
+    write_json(run / FINAL_FUSION, {ADAPTER: digest, **asdict(fusion)})
 
 
 def read_final(run: Path, digest: str) -> Fusion | None:
     """The stored fusion of this adapter; None if there is none, or it cannot be read."""
     content = read_json(run / FINAL_FUSION) or {}
-    if not digest or content.get(_ADAPTER) != digest:
+    if not digest or content.get(ADAPTER) != digest:
         return None
     try:
         return stored(content, Fusion, run / FINAL_FUSION)

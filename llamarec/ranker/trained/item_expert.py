@@ -21,16 +21,17 @@ from llamarec.hardware import has_bfloat16
 from llamarec.planning.lengths import LENGTH_MULTIPLE
 from llamarec.ranker.model.base_models import base_model_source, load_item_model, load_tokenizer, pad_token_of
 from llamarec.ranker.model.items.forward import collate_histories
+from llamarec.ranker.model.items.head import FixedItems
 from llamarec.ranker.model.items.stored import head_from
 from llamarec.ranker.options.config import ITEMS, RankerConfig
 from llamarec.ranker.prompts.history_samples import HistorySample
 from llamarec.ranker.prompts.history_text import HistoryEncoder, history_encoder_for
 from llamarec.ranker.trained.loading import AdapterLocation, adapter_of, described_run
+from llamarec.ranker.trained.read_histories import LANGUAGE_MODEL, ReadHistories, reason_after
 from llamarec.ranker.trained.retrain import retrain_command
 from llamarec.ranker.trained.serving import device_named
 from llamarec.vocabulary import DESCRIPTION, Experiment
 
-LANGUAGE_MODEL: Final = "language_model"
 _BATCH: Final = 64
 
 
@@ -56,7 +57,7 @@ class TrainedItems:
 
 
 class ItemExpert:
-    """Scores of all items by a trained language model.
+    """Scores of all items by a trained language model: one expert of a sum.
 
     Args:
         model: Model with the adapter and the item head, in evaluation mode, on its device.
@@ -66,6 +67,8 @@ class ItemExpert:
         batch_size: Histories in one forward pass; halved when they do not fit into memory.
         multiple: Padded lengths are multiples of it.
     """
+
+    name = LANGUAGE_MODEL
 
     def __init__(
         self,
@@ -78,16 +81,20 @@ class ItemExpert:
         multiple: int,
     ) -> None:
         self._model, self._encoder, self.adapter = model, encoder, adapter
+        self._items: FixedItems = model.get_base_model().item_head.fixed()
         self._pad_token_id, self._batch_size, self._multiple = pad_token_id, batch_size, multiple
 
-    @property
-    def name(self) -> str:
-        """Its name among the experts of a sum."""
-        return LANGUAGE_MODEL
+    def read(self, histories: Sequence[NDArray[np.int32]]) -> ReadHistories:
+        """Reads histories at once; their scores can then be asked for in smaller blocks.
+
+        Args:
+            histories: Item ids, oldest first, none of them empty.
+        """
+        return ReadHistories(self._items, histories, self._users(histories))
 
     def scores(self, queries: Queries) -> NDArray[np.float32]:
         """[Q, items + 1] as every expert answers, whatever the moment (`llamarec.experts.queries.Expert`)."""
-        return self.scores_of(queries.histories)
+        return self.read(queries.histories).scores(queries)
 
     def scores_of(self, histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """[num_histories, items + 1] logits of all items as the next one; minus infinity for padding.
@@ -95,9 +102,11 @@ class ItemExpert:
         Args:
             histories: Item ids, oldest first, none of them empty.
         """
-        head = self._model.get_base_model().item_head
-        logits_UN = head.logits(self._users(histories)).float().cpu().numpy()
-        return np.pad(logits_UN, ((0, 0), (1, 0)), constant_values=-np.inf)
+        return self.read(histories).scores_of(histories)
+
+    def reason(self, history: NDArray[np.int32], moment: int, item: int, titles: Sequence[str]) -> str:
+        """See `reason_after`."""
+        return reason_after(history, titles)
 
     @torch.inference_mode()
     def _users(self, histories: Sequence[NDArray[np.int32]]) -> torch.Tensor:

@@ -53,6 +53,25 @@ class Choices(NamedTuple):
     drawn_C: Tensor | None = None
 
 
+class FixedItems(NamedTuple):
+    """The items of a head that is not trained any more, or not at the moment: their vectors, computed once.
+
+    Attributes:
+        vectors_NK: Unit vectors of items 1 to N.
+        bias_N: Added to the logits.
+        scale: Factor of the products.
+    """
+
+    vectors_NK: Tensor
+    bias_N: Tensor
+    scale: Tensor
+
+    @torch.no_grad()
+    def logits(self, users_PK: Tensor) -> Tensor:
+        """[P, N] logits of all items."""
+        return (users_PK * self.scale) @ self.vectors_NK.T + self.bias_N
+
+
 class ItemHead(nn.Module):
     """What is trained beside LoRA.
 
@@ -122,13 +141,16 @@ class ItemHead(nn.Module):
         return Choices(self.items(rows), bias_C, _UNIT * self.log_scale, labels_C, drawn_C)
 
     @torch.no_grad()
-    def logits(self, users_PK: Tensor) -> Tensor:
-        """[P, N] logits of all items."""
+    def fixed(self) -> FixedItems:
+        """The vectors of all items as they are now."""
         starts = range(0, self.num_items, _ITEMS_AT_ONCE)
         rows = torch.arange(self.num_items, device=self.bias.device)
         vectors = [self.items(rows[start : start + _ITEMS_AT_ONCE]) for start in starts]
-        scaled_PK = users_PK * torch.exp(_UNIT * self.log_scale)
-        return torch.cat([scaled_PK @ one.T for one in vectors], dim=1) + _UNIT * self.bias
+        return FixedItems(torch.cat(vectors), _UNIT * self.bias, torch.exp(_UNIT * self.log_scale))
+
+    def logits(self, users_PK: Tensor) -> Tensor:
+        """[P, N] logits of all items."""
+        return self.fixed().logits(users_PK)
 
     @torch.no_grad()
     def as_plain(self) -> dict[str, Tensor]:

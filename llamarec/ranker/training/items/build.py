@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from llamarec.command import flags_of
 from llamarec.data.prepared import PreparedData
+from llamarec.experts.prompts import MOST_USERS
 from llamarec.ranker.model.base_models import base_model_source, load_item_model, load_tokenizer, pad_token_of
 from llamarec.ranker.model.items.features import title_features
 from llamarec.ranker.model.items.head import ItemHead
@@ -67,7 +68,7 @@ def item_samples(parsed: Parsed, data: PreparedData, encoder: HistoryEncoder) ->
     return ItemSamples(
         train=HistorySamples(data, encoder, parsed.training.seed),
         validation=validation,
-        fusion_samples=validation.widened(config.max_fusion_users),
+        fusion_samples=validation.widened(min(config.max_fusion_users or MOST_USERS, MOST_USERS)),
         test=NextItemSamples(data, encoder, "test", max_users=config.max_test_users),
     )
 

@@ -17,10 +17,10 @@ from llamarec.ranker.prompts.history_text import history_encoder_for
 from llamarec.ranker.training.apply_plan import plan_run
 from llamarec.ranker.training.callbacks import OnTrainBegin
 from llamarec.ranker.training.items.build import ItemRanker, build_item_ranker, item_samples
-from llamarec.ranker.training.items.final import assess_items, write_item_test
+from llamarec.ranker.training.items.final import assess_items, fit_all, write_item_test
 from llamarec.ranker.training.items.trainer import ItemTrainer
 from llamarec.ranker.training.results import write_description, write_metrics
-from llamarec.retriever.split_scores import SplitScores
+from llamarec.retriever.serving import load_stage
 
 
 def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[CatalogueOutcome, ItemTrainer]:
@@ -32,19 +32,23 @@ def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[C
     """
     experiment = parsed.experiment
     # Only needed after training, and refused before it.
-    first_stage = SplitScores(experiment, data)
+    stage = load_stage(experiment, data)
 
-    ranker = build_item_ranker(experiment, data, parsed, console, excludes=first_stage.excludes_history)
+    ranker = build_item_ranker(experiment, data, parsed, console, excludes=stage.excludes_history)
     _announce(ranker, console)
     describe = partial(write_description, ranker, data, str(parsed.training.output_dir))
     ranker.trainer.add_callback(OnTrainBegin(describe))
     ranker.trainer.train()
 
-    outcome, ranks = assess_items(ranker.trainer, ranker.fusion_samples, ranker.test, first_stage)
+    trainer = ranker.trainer
+    weights = fit_all(stage, trainer.read(ranker.fusion_samples), data, ranker.fusion_samples.user_ids)
+    model = trainer.read(ranker.test)
+    outcome, ranks = assess_items(stage, model, weights, data, ranker.test, step=trainer.tested_step)
     if parsed.training.process_index == 0:
+        trainer.write_experts(weights, stage.digest)
         write_item_test(experiment.test, ranks, ranker.test, data)
         write_metrics(ranker, data, outcome)
-    return outcome, ranker.trainer
+    return outcome, trainer
 
 
 def plan_items(parsed: Parsed, data: PreparedData) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,18 @@ from llamarec.checkpoints.resume.compatibility import FingerprintSources
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.trainer.trainer_access import temporarily
 from llamarec.errors import DivergedError
-from llamarec.evaluation.catalogue import AskedUsers
 from llamarec.evaluation.metrics import all_metrics, score_ranks
+from llamarec.experts.expert_sum import exclude
+from llamarec.experts.queries import blocks_of
+from llamarec.experts.weights import ExpertWeights
 from llamarec.planning.lengths import LENGTH_MULTIPLE
 from llamarec.ranker.model.items.forward import collate_histories, trimmed_histories
 from llamarec.ranker.model.items.head import ItemHead
 from llamarec.ranker.model.items.stored import ITEM_FEATURES, features_as_bytes
 from llamarec.ranker.options.config import LOGGED, RankerConfig
 from llamarec.ranker.prompts.history_samples import HistorySamples, NextItemSamples
+from llamarec.ranker.trained.final_experts import write_final_experts
+from llamarec.ranker.trained.read_histories import ReadHistories
 from llamarec.ranker.training.adapter_trainer import AdapterTrainer
 
 _CUTOFFS = (1, 10)
@@ -106,15 +111,27 @@ class ItemTrainer(AdapterTrainer):
             prediction = self.predict(samples)
         return _finite(np.asarray(prediction.predictions, dtype=np.float32), self.state.global_step)
 
-    def logits(self, users_UK: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[U, N + 1] logits of all items for user vectors; minus infinity for padding."""
-        logits_UN = self.item_head.logits(torch.from_numpy(users_UK).to(self.item_head.bias.device)).cpu().numpy()
-        return np.pad(logits_UN, ((0, 0), (1, 0)), constant_values=-np.inf)
+    def read(self, samples: NextItemSamples) -> ReadHistories:
+        """The present model as an expert that has read the histories of samples.
 
-    def asked(self, samples: NextItemSamples) -> AskedUsers:
-        """The users of samples, and what is not ranked for them."""
-        histories = [samples.history(index) for index in range(len(samples))]
-        return AskedUsers(histories, samples.labels, self._excludes)
+        Raises:
+            DivergedError: a user vector is not finite.
+        """
+        return self._as_expert(samples, self.user_vectors(samples))
+
+    def write_experts(self, weights: ExpertWeights, retriever_digest: str) -> None:
+        """Stores the weights of all experts beside the best adapter; without a saved adapter they belong to none.
+
+        Args:
+            weights: Fitted with the adapter that the Trainer holds after training.
+            retriever_digest: Hash of the first stage that they were fitted with.
+        """
+        if digest := self.tested_digest():
+            run = Path(str(self.args.output_dir))
+            write_final_experts(run, weights, adapter_digest=digest, retriever_digest=retriever_digest)
+
+    def _as_expert(self, samples: NextItemSamples, users_UK: NDArray[np.float32]) -> ReadHistories:
+        return ReadHistories(self.item_head.fixed(), samples.histories, torch.from_numpy(users_UK))
 
     def files_beside_model(self) -> dict[str, bytes]:
         """The features of titles, which training does not move."""
@@ -123,13 +140,12 @@ class ItemTrainer(AdapterTrainer):
     def _validated(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the language model alone, over the whole catalogue."""
         users_UK = _finite(np.asarray(prediction.predictions, dtype=np.float32), self.state.global_step)
-        asked = self.asked(self.validation)
-        ranks = [
-            score_ranks(
-                asked.masked(lambda part: self.logits(users_UK[part]), block), asked.labels[block], listed=False
-            )
-            for block in asked.blocks()
-        ]
+        expert, histories = self._as_expert(self.validation, users_UK), self.validation.histories
+        ranks = []
+        for block in blocks_of(len(histories), self.item_head.num_items):
+            scores_BN = expert.scores_of(histories[block])
+            exclude(scores_BN, histories[block] if self._excludes else None)
+            ranks.append(score_ranks(scores_BN, self.validation.labels[block], listed=False))
         metrics = all_metrics(np.concatenate(ranks), _CUTOFFS)
         return {f"overall_{name}": value for name, value in metrics.items() if name in LOGGED}
 
