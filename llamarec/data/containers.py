@@ -101,7 +101,11 @@ def open_binary(path: Path) -> IO[bytes]:
 def open_bytes(path: Path) -> IO[bytes]:
     """The text of a file as `open_binary` gives it, without a byte-order mark; UTF-16 as UTF-8."""
     opened = open_binary(path)
-    head = _head(opened, 3)
+    try:
+        head = _head(opened, 3)
+    except BaseException:
+        opened.close()
+        raise
     if head.startswith(_UTF_16):
         return io.BufferedReader(_AsUtf8(opened, path))
     if head == _UTF_8:

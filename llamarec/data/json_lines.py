@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
@@ -14,7 +16,12 @@ from llamarec.data.line_formats import TEXT_KINDS, LineFormat, Lines, Row, Schem
 
 
 def jsonl_format(
-    schema: Schema, required: tuple[str, ...], *, encoding: str = "utf-8", list_fields: Container[str] = ()
+    schema: Schema,
+    required: tuple[str, ...],
+    *,
+    encoding: str = "utf-8",
+    list_fields: Container[str] = (),
+    has_unique_names: bool = True,
 ) -> LineFormat:
     """Format of one JSON object per line; other fields are ignored. Numbers keep the spelling that they have.
 
@@ -23,6 +30,7 @@ def jsonl_format(
         required: Fields that every object needs.
         encoding: Of the file.
         list_fields: Fields whose lists are given as text; a list in another one is no value.
+        has_unique_names: Whether it is known that no object has one name twice; else such a one is malformed.
     """
     numbered = {f"field_{number}": name for number, name in enumerate(schema)}
     record = msgspec.defstruct(
@@ -30,6 +38,7 @@ def jsonl_format(
         [(field_name, msgspec.Raw, msgspec.field(default=_NULL, name=name)) for field_name, name in numbered.items()],
     )
     decoder = msgspec.json.Decoder(record)
+    names = () if has_unique_names else tuple(schema)
 
     def parse(lines: Lines) -> Row | None:
         line = next(lines)
@@ -38,22 +47,22 @@ def jsonl_format(
 
         try:
             found = decoder.decode(line)
+            check_named_once(line, names)
         except msgspec.ValidationError:
             raise ValueError(f"expected a JSON object, found {_kind_of(line.lstrip())}") from None
         except msgspec.MsgspecError as error:
-            reason = "NaN or Infinity, which are no JSON: write null" if _python_reads(line) else error
-            raise ValueError(f"not a JSON object ({reason})") from None
+            raise ValueError(f"not a JSON object ({_reason(line, error)})") from None
         return {
             name: cast(name, _text_of(name, bytes(getattr(found, field_name)), name in list_fields), schema[name])
             for field_name, name in numbered.items()
         }
 
-    take = partial(_take_objects, numbered, schema, required)
+    take = partial(_take_objects, numbered, schema, required, names)
     return LineFormat(schema, required, parse, take, encoding=encoding)
 
 
 def _take_objects(
-    numbered: Mapping[str, str], schema: Schema, required: Sequence[str], lines: Lines
+    numbered: Mapping[str, str], schema: Schema, required: Sequence[str], names: Sequence[str], lines: Lines
 ) -> Iterator[Sequence[Value]]:
     """Objects whose fields have the kinds of the first one's: texts, or numbers as they are spelled."""
     decoder: msgspec.json.Decoder[msgspec.Struct] | None = None
@@ -67,6 +76,7 @@ def _take_objects(
             decoder = decoder or _decoder_like(line, numbered)
             fields = msgspec.structs.astuple(decoder.decode(line))
             values = [_spelled(field, kind) for field, kind in zip(fields, kinds, strict=True)]
+            check_named_once(line, names)
         except (ValueError, msgspec.MsgspecError):
             lines.put_back()
             return
@@ -117,6 +127,7 @@ def _spelled(field: str | msgspec.Raw, kind: type[pl.DataType]) -> Value:
 
 
 _NULL: Final = msgspec.Raw(b"null")
+_HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _text_of(name: str, raw: bytes, is_list: bool) -> str | None:
@@ -130,13 +141,34 @@ def _text_of(name: str, raw: bytes, is_list: bool) -> str | None:
     return None if raw == b"null" else raw.decode()
 
 
-def _python_reads(line: str) -> bool:
-    """Whether Python's own reader takes a line, which writes and reads what is no JSON."""
+def check_named_once(line: str, names: Sequence[str]) -> None:
+    """Checks that an object has each of some names once: readers differ in which of two values they take.
+
+    Raises:
+        ValueError: it has one twice.
+    """
+    # A name in an inner object, or a text, may be the same.
+    if not any(line.count(f'"{name}"') > 1 for name in names):
+        return
     try:
-        json.loads(line)
+        members = json.loads(line, object_pairs_hook=tuple, parse_int=str)
     except (ValueError, RecursionError):
-        return False
-    return True
+        return
+    found = Counter(name for name, _ in members)
+    if twice := [name for name in names if found[name] > 1]:
+        raise ValueError(f"{' and '.join(twice)}: {found[twice[0]]} values in one object")
+
+
+def _reason(line: str, error: msgspec.MsgspecError) -> str:
+    """Why a line is no JSON; Python's own reader takes, and writes, what is none."""
+    constants = list[str]()
+    try:
+        json.loads(line, parse_constant=constants.append)
+    except (ValueError, RecursionError):
+        return str(error)
+    if constants:
+        return "NaN or Infinity, which are no JSON: write null"
+    return r"half of a character, such as \ud83d alone" if _HALF.search(line) else str(error)
 
 
 def _kind_of(text: str) -> str:

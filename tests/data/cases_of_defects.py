@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import polars as pl
@@ -20,7 +22,7 @@ def _without(*names: str) -> list[dict[str, object]]:
     return _LISTED.with_columns(missing).rows(named=True)
 
 
-def _json_lines(rows: list[dict[str, object]]) -> bytes:
+def _json_lines(rows: Sequence[Mapping[str, object]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -53,6 +55,103 @@ LISTS: Final = [
         )
         for name in ("item", "timestamp", "title")
     ),
+    Case(
+        "a list of items, and the one that follows it",
+        {
+            "shop.inter": b"user_id:token\titem_id_list:token_seq\titem_id:token\n"
+            + "".join(f"{user}\t{' '.join(items[:-1])}\t{items[-1]}\n" for user, items in EXPECTED.items()).encode()
+        },
+        "shop.inter",
+        {"no_timestamp": True, "untitled_items": "key"},
+        refused="several columns could be the item: --item_column item_id or --item_column item_id_list",
+    ),
+]
+
+# ---- JSON ----
+
+_HALF: Final = json.dumps({**ROWS[0], "title": "Thing \ud83d"})
+
+JSON: Final = [
+    *(
+        Case(
+            f"{name} twice in one object",
+            {"shop.jsonl": _json_lines([*ROWS, ROWS[0]])[:-2] + f', "{name}": {json.dumps(value)}}}'.encode()},
+            "shop.jsonl",
+            refused=rf"(?s)line 37: {name}: 2 values in one object.*fix the line",
+        )
+        for name, value in (("user", "u9"), ("item", "i3"), ("timestamp", 1), ("title", ""))
+    ),
+    Case(
+        "another name twice, and one in an inner object",
+        {
+            "shop.jsonl": b"".join(
+                _json_lines([row])[:-2] + b', "rating": 1, "seller": {"user": "u9", "title": "T", "title": "S"}}\n'
+                for row in ROWS
+            )
+        },
+        "shop.jsonl",
+    ),
+    Case(
+        "users that are lists",
+        {"shop.jsonl": _json_lines([{**row, "user": [row["user"]]} for row in ROWS])},
+        "shop.jsonl",
+        refused=r"(?s)column 'user': its keys are lists.*--user_column NAME",
+    ),
+    Case(
+        "half of a character",
+        {"shop.jsonl": _json_lines([*ROWS]) + _HALF.encode()},
+        "shop.jsonl",
+        refused=r"line 37: not a JSON object \(half of a character, such as \\ud83d alone\)",
+    ),
+    Case(
+        "literals of Python",
+        {"shop.jsonl": "".join(f"{row!r}\n" for row in ROWS).encode()},
+        "shop.jsonl",
+        refused=r"(?s)no JSON, but literals of Python.*python -c .*ast\.literal_eval.* > shop\.new\.jsonl",
+    ),
+    Case("null alone", {"shop.json": b"null"}, "shop.json", refused="line 1: expected a JSON object, found 'null'"),
+]
+
+# ---- Content that is not what the ending says ----
+
+_PAGE: Final = b"\r\n<!DOCTYPE html><html><head><title>404</title></head></html>"
+
+CONTENT: Final = [
+    Case(
+        f"{name} that holds {found}",
+        {name: content},
+        name,
+        refused=rf"(?s)content is not what its ending says.*found: +{found}.*{hint}",
+    )
+    for name, content, found, hint in (
+        ("shop.csv", parquet(ROWS), "Parquet", r"rename it to shop\.parquet"),
+        ("shop.csv", _json_lines([*ROWS]), "JSON", r"rename it to shop\.jsonl"),
+        ("shop.txt", json.dumps(ROWS).encode(), "JSON", r"rename it to shop\.json$"),
+        ("shop.csv.gz", gzip.compress(_json_lines([*ROWS])), "JSON", r"rename it to shop\.jsonl"),
+        ("shop.csv", _PAGE, "a web page", "download the table itself"),
+        ("shop.json", _PAGE, "a web page", "download the table itself"),
+        (
+            "shop.csv",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
+            "the pointer",
+            "lfs pull",
+        ),
+        ("shop.csv", b"%PDF-1.7\n%\xe2\xe3", "a PDF", "export the table as CSV"),
+        ("shop.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook of an old Excel", r"save it as \.xlsx or CSV"),
+        ("shop.parquet", delimited(ROWS), "delimited text", r"rename it to shop\.csv"),
+        ("shop.parquet", b"SQLite format 3\0", "a database of SQLite", "sqlite3 -header"),
+        ("shop.xlsx", delimited(ROWS), "delimited text", r"rename it to shop\.csv"),
+        ("shop.xlsx", parquet(ROWS), "Parquet", r"rename it to shop\.parquet"),
+    )
+]
+
+NO_JSON: Final = [
+    Case(
+        "shop.json that holds CSV",
+        {"shop.json": delimited(ROWS)},
+        "shop.json",
+        refused=r"(?s)no JSON\n.*'user,item,timestamp,title'.*rename it to shop\.csv",
+    )
 ]
 
 # ---- Many malformed lines ----
@@ -72,4 +171,4 @@ MANY: Final = [
     ),
 ]
 
-CASES: Final = [*LISTS, *MANY]
+CASES: Final = [*LISTS, *JSON, *CONTENT, *NO_JSON, *MANY]

@@ -93,7 +93,7 @@ def test_atomic_files_of_recbole(tmp_path: Path) -> None:
         (b"user,item,time,title\r" + b"u,i,1,T\r", "end with a carriage return alone"),
         ("user,item,time,title\n".encode("utf-16-le"), "UTF-16 without its mark"),
         (b"\n\n\n", "the file is empty"),
-        (b"PK\x03\x04\0\0\0", "this is no text"),
+        (b"\x03\x04\0\0\0", "this is no text"),
     ],
     ids=["CR", "UTF-16", "blank", "binary"],
 )

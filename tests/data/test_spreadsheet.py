@@ -141,7 +141,7 @@ def test_numbers_that_lost_their_last_digits_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"user,item\n", r"cannot be read as a spreadsheet"), (b"", r"cannot be read as a spreadsheet")],
+    [(b"PK\x03\x04", r"cannot be read as a spreadsheet"), (b"", r"cannot be read as a spreadsheet")],
 )
 def test_what_is_no_workbook_is_said(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "shop.xlsx"

@@ -3,6 +3,7 @@
 table         the user's files as raw tables
 files         the files of a table: one, one in an archive, or the parts in a folder
 endings       what a file's name says
+content       what a file holds, where that is not what its name says
 conversions   what to type for a form that is not read
 parts         one file of a table, with its columns
 text          parts with delimited fields or JSON

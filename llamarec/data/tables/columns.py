@@ -54,6 +54,7 @@ _PERSON: Final = re.compile(
 )
 # What the name of a column of lists ends with: items, item_id_list, timestamp-seq.
 _OF_LISTS: Final = re.compile(r"[-_/ ]?(list_seq|list|seq|sequence|history)$|s$")
+_LIST_OF: Final = re.compile(r"[-_/ ](list|list_seq|history)$")
 _DATE, _TIME_OF_DAY = "date", "time"
 
 # An error fits on a screen.
@@ -200,23 +201,24 @@ def check_titles(items: pl.DataFrame, where: str, flag: str, column: str, *, of_
         )
 
 
-def check_not_lists(items: pl.DataFrame, where: str) -> None:
-    """Refuses titles that are lists as text, such as '["Red kettle"]'.
+def check_not_lists(values: pl.Series, where: str, name: str) -> None:
+    """Refuses titles, or keys of users, that are lists as text, such as '["Red kettle"]'.
 
     Args:
-        items: item, title.
+        values: Titles or keys.
         where: Table and column, for an error.
+        name: TITLE or USER.
 
     Raises:
         DataError: all are.
     """
-    titles = items[TITLE].drop_nulls()
-    if len(titles) and all(some.str.contains(_LIST_AS_TEXT).all() for some in (titles.head(_FEW_ITEMS), titles)):
+    values = values.drop_nulls()
+    if len(values) and all(some.str.contains(_LIST_AS_TEXT).all() for some in (values.head(_FEW_ITEMS), values)):
         raise DataError(
-            f"{where}: its titles are lists",
-            expected="one text for each item",
-            found=", ".join(repr(_short(one)) for one in titles.head(3).to_list()),
-            hint="write the table with this column as text, or --title_column NAME",
+            f"{where}: its {'titles' if name == TITLE else 'keys'} are lists",
+            expected="one text for each item" if name == TITLE else "one key in each row",
+            found=", ".join(repr(_short(one)) for one in values.head(3).to_list()),
+            hint=f"write the table with this column as text, or {flag_of(name)} NAME",
         )
 
 
@@ -248,7 +250,10 @@ def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
         for number, group in enumerate(_KNOWN.get(name, ())):
             if there := [column for column in columns if _bare(name, column, of_lists) in _plain_names(group)]:
                 is_session = name == USER and number > 0
-                return there + [column for column in columns if is_session and _PERSON.fullmatch(_plain(column))]
+                there += [column for column in columns if is_session and _PERSON.fullmatch(_plain(column))]
+                # A list of items, beside the one that follows it.
+                lists = [column for column in columns if not of_lists and _LIST_OF.search(column.lower())]
+                return there + [column for column in lists if _bare(name, column, True) in _plain_names(group)]
     return []
 
 

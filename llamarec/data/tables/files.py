@@ -14,6 +14,7 @@ from llamarec.data.inputs import INTERACTIONS_FLAG, files_of
 from llamarec.data.prepared import HISTORIES, MANIFEST
 from llamarec.data.sources import SOURCES
 from llamarec.data.tables import endings
+from llamarec.data.tables.content import check_content
 from llamarec.data.tables.conversions import READ, conversion
 from llamarec.data.tables.parquet import parquet_part
 from llamarec.data.tables.parts import (
@@ -98,6 +99,8 @@ def open_parts(options: TableOptions, asked: Sequence[str]) -> list[Part]:
 
 def _part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
     kind = endings.kind_of(path.name)
+    if kind:
+        check_content(path, kind)
     if kind == "sheet" or (not kind and endings.kind_of(path.parent.name) == "sheet"):
         return sheet_part(path, options)
     if kind == "parquet":

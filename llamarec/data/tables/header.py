@@ -240,7 +240,9 @@ def json_fields(path: Path, opened: Callable[[Path], IO[bytes]], encoding: str, 
             if isinstance(row, dict):
                 fields |= {name: fields.get(name, False) or isinstance(one, list) for name, one in row.items()}
             elif not fields:
-                raise DataError(f"{path}, {unit} {number}: expected a JSON object, found a {type(row).__name__}")
+                raise DataError(
+                    f"{path}, {unit} {number}: expected a JSON object, found {raw[:60].decode(errors='replace')!r}"
+                )
 
     if not fields:
         raise DataError(f"{path}: the file is empty", expected="a JSON object in each line")

@@ -36,6 +36,8 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     table_files(config)
     main, second = _tables(config, with_ratings=least is not None)
     interactions, titles, form, warning = _interactions(main, config, bad, least)
+    users = interactions[USER].unique(maintain_order=True).cast(pl.String)
+    check_not_lists(users, f"{main.where}, column {main.columns[USER]!r}", USER)
 
     warnings = [warning_of_split_keys(interactions[name].unique().cast(pl.String), f"{name}s") for name in (USER, ITEM)]
     warnings += [warning, newest_first(interactions), days_beside_hours(interactions, main)]
@@ -48,7 +50,7 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
 
     titles = distinct_titles(read_rows(second, bad)) if second else titles
     column = with_titles.columns[TITLE]
-    check_not_lists(titles, f"{with_titles.where}, column {column!r}")
+    check_not_lists(titles[TITLE], f"{with_titles.where}, column {column!r}", TITLE)
     if not config.title_column:
         check_titles(titles, with_titles.where, "--title_column", column, of_items=second is not None)
     warnings.append(warning_of_several_titles(titles))

@@ -88,7 +88,7 @@ def json_part(path: Path, options: TableOptions) -> Part:
         columns: Sequence[str], required: Sequence[str], bad: BadLines, each: EachBlock, max_rows: int | None
     ) -> pl.DataFrame:
         schema: Schema = dict.fromkeys(columns, pl.String)
-        form = jsonl_format(schema, tuple(required), encoding=encoding, list_fields=list_fields)
+        form = jsonl_format(schema, tuple(required), encoding=encoding, list_fields=list_fields, has_unique_names=False)
         form = replace(form, encoding_flag=f"--{options.prefix}encoding", opened=opened, unit=unit)
         return read_lines(path, form, bad, numbered=True, each=each, max_rows=max_rows)
 
