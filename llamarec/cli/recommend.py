@@ -65,7 +65,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="With --user or --history: why each item is among the candidates, in words.",
+        help="With --user or --history: why each item is recommended, in words (with letters: why it is a candidate).",
     )
     parser.add_argument("--restart", action="store_true", help="Replace --output instead of continuing it.")
     add_common_arguments(parser)
@@ -82,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
     found = recommender.recommend(arguments.history, user=arguments.user, k=arguments.k)
     reasons = _reasons(recommender, arguments, found) if arguments.explain else [[] for _ in found]
     if arguments.json:
-        content = {"user": arguments.user, "history": arguments.history, "step": recommender.ranker.adapter.step}
+        content = {"user": arguments.user, "history": arguments.history, "step": recommender.order.adapter.step}
         because = [{"reasons": [reason._asdict() for reason in of_one]} if of_one else {} for of_one in reasons]
         listed = [{**one.as_dict(), **more} for one, more in zip(found, because, strict=True)]
         print_json({**content, "recommendations": listed})
@@ -160,27 +160,22 @@ def _load(arguments: argparse.Namespace) -> Recommender:
 
 
 def _print(found: list[Recommendation], recommender: Recommender) -> None:
-    rows = [
-        (
-            str(one.rank),
-            one.item,
-            one.title,
-            figure(one.score, ".3f"),
-            str(one.retriever_rank),
-            figure(one.retriever_score, ".3f"),
-        )
-        for one in found
-    ]
-    print_table(("", "item", "title", "score", "retriever rank", "retriever score"), rows, left=("item", "title"))
+    columns = {
+        "": [str(one.rank) for one in found],
+        "item": [one.item for one in found],
+        "title": [one.title for one in found],
+        "score": [figure(one.score, ".3f") for one in found],
+        "first stage rank": [str(one.retriever_rank) for one in found],
+        "first stage score": [figure(one.retriever_score, ".3f") for one in found],
+        "language model": [figure(one.language_model_score, ".3f") for one in found],
+    }
+    if all(one.language_model_score is None for one in found):
+        del columns["language model"]
+    print_table(tuple(columns), list(zip(*columns.values(), strict=True)), left=("item", "title"))
     if not found:
         print("Nothing is left to recommend: the history contains every item.")
-    elif not recommender.ranker.fusion.num_prompts:
-        print("The order is the retriever's: this checkpoint was never validated, so the language model has no weight.")
-    elif not recommender.ranker.fusion.letters:
-        from llamarec.evaluation.tables import first_stage_name
-
-        order = first_stage_name(recommender.ranker.fusion)
-        print(f"The order is {order}: on validation users the language model added nothing to it.")
+    elif recommender.order.note:
+        print(recommender.order.note)
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:

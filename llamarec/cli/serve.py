@@ -98,8 +98,10 @@ def execute(arguments: argparse.Namespace) -> int:
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(
-            f"serving {recommender.data.dataset_code}, step {recommender.ranker.adapter.step:,}: {address}", flush=True
+            f"serving {recommender.data.dataset_code}, step {recommender.order.adapter.step:,}: {address}", flush=True
         )
+        if recommender.order.note:
+            print(recommender.order.note, flush=True)
         if not is_local:
             print("WARNING: there is no log-in; anyone who can reach this address can use it", flush=True)
 

@@ -74,12 +74,21 @@ class ExpertSum:
         scores_QK = np.full((len(queries.histories), k), -np.inf, dtype=np.float32)
 
         for block in blocks_of(len(queries.histories), self._num_items):
-            totals_BN = torch.from_numpy(self.scores(queries.part(block.start, block.stop)))
-            best = totals_BN.topk(min(k, totals_BN.shape[1]), dim=1)
-            items = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices)
-            items_QK[block, : items.shape[1]] = items.numpy()
-            scores_QK[block, : items.shape[1]] = best.values.numpy()
+            items_BK, scores_BK = best_of(self.scores(queries.part(block.start, block.stop)), k)
+            items_QK[block, : items_BK.shape[1]] = items_BK
+            scores_QK[block, : items_BK.shape[1]] = scores_BK
         return items_QK, scores_QK
+
+
+def best_of(scores_QN: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k best items by their scores, or all N.
+
+    Returns:
+        item_ids [Q, k or N] best first, 0 where no item is left; scores, minus infinity there.
+    """
+    best = torch.from_numpy(scores_QN).topk(min(k, scores_QN.shape[1]), dim=1)
+    items_QK: NDArray[np.int64] = torch.where(torch.isinf(best.values), PADDING_ITEM, best.indices).numpy()
+    return items_QK, best.values.numpy()
 
 
 def exclude(scores_QN: NDArray[np.float32], histories: Sequence[NDArray[np.int32]] | None) -> None:

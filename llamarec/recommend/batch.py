@@ -39,6 +39,7 @@ _SCHEMA: Final = {
     "score": pl.Float64,
     "retriever_rank": pl.Int32,
     "retriever_score": pl.Float64,
+    "language_model_score": pl.Float64,
     "error": pl.String,
 }
 

@@ -9,19 +9,17 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llamarec.checkpoints.storage.durable import sha256_of
-from llamarec.checkpoints.storage.layout import weight_files
 from llamarec.data.prepared import PreparedData, load_prepared
 from llamarec.errors import ConfigError
-from llamarec.experts.reasons import Reason, reasons
-from llamarec.ranker.prompts.template import LETTERS
+from llamarec.experts.reasons import Reason
+from llamarec.ranker.options.config import ITEMS
+from llamarec.ranker.trained.loading import readout_of
 from llamarec.ranker.trained.locations import find_experiment
-from llamarec.ranker.trained.serving import Answer, LetterRanker, Question, load_ranker
 from llamarec.recommend.catalogue import Catalogue
-from llamarec.retriever.serving import Retriever, load_retriever
-from llamarec.vocabulary import PADDING_ITEM
+from llamarec.recommend.letter_order import load_letter_order
+from llamarec.recommend.orders import Order, Ranked
+from llamarec.recommend.sum_order import load_sum_order
 
 _ROWS_AT_ONCE = 64
 
@@ -34,14 +32,14 @@ class Recommendation:
         rank: 1 = first.
         item: Raw key.
         title: Its title.
-        score: Final score, comparable only within one list; None for an item beyond the ranker's candidates.
-        retriever_rank: Its rank in the retriever's list (the weighted sum of model and experts), 1 = first.
+        score: Final score, comparable only within one list; None for an item beyond the candidates of letters.
+        retriever_rank: Its rank by the first stage (the weighted sum of retriever and experts), 1 = first.
         retriever_score: Its score there: a logit.
-        title_similarity: Similarity of its title to the titles of the history; 0 if titles have no weight, None beyond
-            the ranker's candidates.
-        letter: Letter of its slot in the prompt; None beyond the ranker's candidates.
-        letter_log_probability: Log-probability of the letter, less the model's prior for letters; None beyond the
-            ranker's candidates.
+        title_similarity: Similarity of its title to the titles of the history; 0 if titles have no weight of their own,
+            None beyond the candidates, and with `--readout items`.
+        letter: Letter of its slot in the prompt; None likewise.
+        letter_log_probability: Log-probability of the letter, less the model's prior for letters; None likewise.
+        language_model_score: Logit by the language model, with `--readout items`; None where it has no weight.
     """
 
     rank: int
@@ -53,6 +51,7 @@ class Recommendation:
     title_similarity: float | None
     letter: str | None
     letter_log_probability: float | None
+    language_model_score: float | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The fields, for JSON."""
@@ -60,7 +59,7 @@ class Recommendation:
 
 
 class Recommender:
-    """The retriever and the best ranker of a run.
+    """The first stage and the best ranker of a run.
 
         recommender = Recommender.load("experiments/llm/beauty")
         recommender.recommend(history=["Title of a first item", "B00004TMFE"], k=10)
@@ -68,15 +67,12 @@ class Recommender:
 
     Args:
         data: Prepared data.
-        retriever: Proposes candidates.
-        ranker: Orders them.
+        order: Orders the items for a history.
         only_new: Whether items of the history are never proposed.
     """
 
-    def __init__(
-        self, data: PreparedData, retriever: Retriever, ranker: LetterRanker, *, only_new: bool = False
-    ) -> None:
-        self.data, self._retriever, self.ranker, self._only_new = data, retriever, ranker, only_new
+    def __init__(self, data: PreparedData, order: Order, *, only_new: bool = False) -> None:
+        self.data, self.order, self._only_new = data, order, only_new
         self.catalogue = Catalogue(data)
 
     @classmethod
@@ -101,17 +97,13 @@ class Recommender:
         """
         experiment = find_experiment(run, Path(experiment_root))
         data = load_prepared(experiment.data)
-        retriever = load_retriever(experiment, data, only_new=only_new)
-        ranker = load_ranker(experiment, data, retriever_digest=retriever.digest, device=device)
-
-        return cls(data, retriever, ranker, only_new=only_new)
+        load = load_sum_order if readout_of(experiment) == ITEMS else load_letter_order
+        return cls(data, load(experiment, data, device=device, only_new=only_new), only_new=only_new)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of everything that the answers depend on: data, retriever, adapter and weights."""
-        folder = self.ranker.adapter.folder
-        parts = [self.data.fingerprint, self._retriever.digest, *map(sha256_of, weight_files(folder))]
-        parts += [self.ranker.fusion.as_bytes().hex(), "only_new" if self._only_new else ""]
+        parts = [self.data.fingerprint, *self.order.made_of, "only_new" if self._only_new else ""]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def recommend(
@@ -122,7 +114,7 @@ class Recommender:
         Args:
             history: Keys or titles of the items taken so far, oldest first.
             user: Key of a user of the data set, instead of a history.
-            k: Number of items. Those beyond the ranker's candidates (20) are in the retriever's order.
+            k: Number of items. With letters, those beyond the candidates (20) are in the first stage's order.
 
         Returns:
             Recommendations, best first; fewer than k only if the catalogue has no more items.
@@ -173,60 +165,35 @@ class Recommender:
         for start in range(0, len(histories), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             rows = [np.array(one, dtype=np.int32) for one in histories[part]]
-            results += self._recommend(rows, k, None if times is None else times[part])
+            lists = self.order.lists(rows, k, None if times is None else times[part])
+            results += [[self._named(rank, one) for rank, one in enumerate(found[:k], start=1)] for found in lists]
 
         return results
 
     def reasons(self, history: Sequence[int], found: Sequence[Recommendation]) -> list[list[Reason]]:
-        """Why items are among the candidates: the experts of the first stage that speak for each, the strongest first.
+        """Why items are recommended, or among the candidates of letters: the experts that speak for each, the
+        strongest first.
 
         Args:
             history: Item ids, oldest first.
             found: Recommendations for it.
         """
         ids = np.array([self.catalogue.items([one.item])[0] for one in found], dtype=np.int32)
-        queries = self._retriever.queries([np.array(history, dtype=np.int32)])
-        return reasons(self._retriever.expert_sum, queries, [ids], self.data.titles)[0]
+        return self.order.reasons(np.array(history, dtype=np.int32), ids, self.data.titles)
 
-    def _recommend(
-        self, histories: list[NDArray[np.int32]], k: int, times: Sequence[int] | None
-    ) -> list[list[Recommendation]]:
-        ranked = self.ranker.num_candidates
-        items_PK, scores_PK = self._retriever.propose(histories, max(k, ranked), times)
-
-        questions = [
-            Question(history, items_K[:ranked], scores_K[:ranked])
-            for history, items_K, scores_K in zip(histories, items_PK, scores_PK, strict=True)
-        ]
-        answers = self.ranker.answer(questions)
-
-        return [
-            self._listed(items_K, scores_K, answer)[:k]
-            for items_K, scores_K, answer in zip(items_PK, scores_PK, answers, strict=True)
-        ]
-
-    def _listed(
-        self, items_K: NDArray[np.int32], scores_K: NDArray[np.float32], answer: Answer
-    ) -> list[Recommendation]:
-        ranked = len(answer.final_C)
-        # Among equal scores the retriever's order decides.
-        order = [*np.argsort(-answer.final_C, kind="stable").tolist(), *range(ranked, len(items_K))]
-        positions = [position for position in order if items_K[position] != PADDING_ITEM]
-
-        return [
-            Recommendation(
-                rank=rank,
-                item=self.data.items[int(items_K[position])],
-                title=self.data.titles[int(items_K[position])],
-                score=float(answer.final_C[position]) if position < ranked else None,
-                retriever_rank=position + 1,
-                retriever_score=float(scores_K[position]),
-                title_similarity=float(answer.similarities_C[position]) if position < ranked else None,
-                letter=LETTERS[int(answer.slots_C[position])] if position < ranked else None,
-                letter_log_probability=float(answer.letters_C[position]) if position < ranked else None,
-            )
-            for rank, position in enumerate(positions, start=1)
-        ]
+    def _named(self, rank: int, one: Ranked) -> Recommendation:
+        return Recommendation(
+            rank=rank,
+            item=self.data.items[one.item],
+            title=self.data.titles[one.item],
+            score=one.score,
+            retriever_rank=one.retriever_rank,
+            retriever_score=one.retriever_score,
+            title_similarity=one.title_similarity,
+            letter=one.letter,
+            letter_log_probability=one.letter_log_probability,
+            language_model_score=one.language_model_score,
+        )
 
 
 def _sequence(history: Sequence[str] | None) -> Sequence[str]:

@@ -97,8 +97,8 @@ def _add_recommend(app: FastAPI, recommender: Recommender, batcher: _Batcher, li
     async def recommend(question: QuestionBase) -> dict[str, object]:
         """Recommendations for a user of the data set or for a history.
 
-        The candidates of the retriever come in the ranker's order; if `k` is larger than their number, the retriever's
-        next items follow.
+        A run of letters orders the candidates of the first stage, whose next items follow if `k` is larger than their
+        number. A run of items orders the whole catalogue.
         """
         if lookups.locked():
             raise QueueFullError
@@ -133,15 +133,16 @@ def _add_status(app: FastAPI, recommender: Recommender, batcher: _Batcher, metri
     )
     async def health(response: Response) -> dict[str, object]:
         """The loaded run, the length of the queue, and whether questions are answered."""
-        adapter, trouble = recommender.ranker.adapter, batcher.trouble
+        order, trouble = recommender.order, batcher.trouble
         if trouble:
             response.status_code = 503
         return {
             "status": trouble or "ok",
             "dataset_code": recommender.data.dataset_code,
-            "step": adapter.step,
-            "is_best": adapter.is_best,
-            "uses_letters": bool(recommender.ranker.fusion.letters),
+            "step": order.adapter.step,
+            "is_best": order.adapter.is_best,
+            "uses_letters": order.uses_model,
+            "order": order.formula,
             "waiting": batcher.num_waiting,
         }
 

@@ -25,17 +25,22 @@ class Recommended(Item):
 
     rank: int = Field(description="Rank in the final order, from 1.")
     score: float | None = Field(
-        description="Final score, comparable only within one list; null for an item that was not among the ranker's "
-        "candidates."
+        description="Final score, comparable only within one list; null for an item that was not among the candidates "
+        "of letters."
     )
-    retriever_rank: int = Field(description="Rank in the retriever's list, from 1.")
-    retriever_score: float = Field(description="Score of the retriever (model and experts): a logit.")
+    retriever_rank: int = Field(description="Rank in the first stage's list, from 1.")
+    retriever_score: float = Field(description="Score of the first stage (retriever and experts): a logit.")
     title_similarity: float | None = Field(
-        description="Similarity of the title to the titles of the history; 0 if it has no weight in the score."
+        description="Similarity of the title to the titles of the history; 0 if it has no weight of its own in the "
+        "score, null with --readout items."
     )
-    letter: str | None = Field(description="Letter of the item in the prompt.")
+    letter: str | None = Field(description="Letter of the item in the prompt; null with --readout items.")
     letter_log_probability: float | None = Field(
-        description="Log-probability of the letter, corrected for the model's bias towards each letter."
+        description="Log-probability of the letter, corrected for the model's bias towards each letter; null with "
+        "--readout items."
+    )
+    language_model_score: float | None = Field(
+        description="Logit by the language model, with --readout items; null with letters, and where it has no weight."
     )
 
 
@@ -61,6 +66,7 @@ class Health(BaseModel):
     step: int = Field(description="Training step of the adapter.")
     is_best: bool = Field(description="Whether the adapter is the best on validation.")
     uses_letters: bool = Field(description="Whether the language model has a weight in the final order.")
+    order: str = Field(description="What the score adds up, with the weights.")
     waiting: int = Field(description="Requests in the queue.")
 
 

@@ -44,6 +44,7 @@ MAPPED = [
     "llamarec.ranker.training",
     "llamarec.ranker.training.items",
     "llamarec.experts",
+    "llamarec.recommend",
     "llamarec.retriever",
 ]
 SOURCES = sorted(

@@ -25,6 +25,7 @@ from llamarec.ranker.trained.loading import read_trained
 from llamarec.recommend.recommender import Recommender
 from llamarec.report.run import RunFacts
 from llamarec.vocabulary import Experiment
+from tests.recommend.conftest import ranker_of
 from tests.report.test_report import CONTROLS, HOSTILE
 from tests.tiny_llama import tiny_llama
 
@@ -33,7 +34,7 @@ def _letters(model: Any, folder: Path, recommender: Recommender) -> torch.Tensor
     """Log-probabilities of the letters, asked with nothing but what lies in the folder."""
     prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
     template = PromptTemplate(**{name: prompt[name] for name in ("text", "history_line", "candidate_line")})
-    titles = recommender.ranker._encoder.cut_titles
+    titles = ranker_of(recommender)._encoder.cut_titles
     text = template.render([titles[item] for item in (1, 2, 3)], [titles[item] for item in range(10, 30)])
     inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     with torch.no_grad():
@@ -42,7 +43,7 @@ def _letters(model: Any, folder: Path, recommender: Recommender) -> torch.Tensor
 
 
 def _wanted(recommender: Recommender) -> torch.Tensor:
-    ranker = recommender.ranker
+    ranker = ranker_of(recommender)
     (logits,) = ranker._logits([ranker._encoder.encode([1, 2, 3], list(range(10, 30)))])
     return torch.log_softmax(torch.from_numpy(logits), dim=0)
 
@@ -50,7 +51,7 @@ def _wanted(recommender: Recommender) -> torch.Tensor:
 def test_the_adapter_loads_in_plain_peft(experiment: Experiment, recommender: Recommender, tmp_path: Path) -> None:
     exported = export_run(experiment, tmp_path / "new" / "adapter")
     folder = exported.folder
-    assert (exported.step, exported.is_merged) == (recommender.ranker.adapter.step, False)
+    assert (exported.step, exported.is_merged) == (recommender.order.adapter.step, False)
     names = {path.name for path in folder.iterdir()}
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "fusion.json", "prompt.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))], "nothing that is unpickled"

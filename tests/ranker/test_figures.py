@@ -22,6 +22,7 @@ from llamarec.recommend.recommender import Recommender
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.vocabulary import Experiment
 from tests.ranker.shop import NUM_USERS, argv_of, checkpoints_of, run_shop
+from tests.recommend.conftest import ranker_of
 
 
 def _metrics(run: Path) -> Any:
@@ -88,7 +89,7 @@ def test_the_weights_are_fitted_on_more_users_than_the_adapter_is_chosen_on(fold
     assert run_shop(folder, "--resume_from_checkpoint") == first
     assert _metrics(run)["fusion"] == fusion
     recommender = Recommender.load(run, device="cpu")
-    assert recommender.ranker.fusion == stored(fusion, Fusion, "metrics.json")
+    assert ranker_of(recommender).fusion == stored(fusion, Fusion, "metrics.json")
     # No more users than the validation had: then it stays as that fitted it.
     run_shop(folder, "--resume_from_checkpoint", "--max_fusion_users", "10")
     assert _metrics(run)["fusion"] == json.loads(beside_best.as_bytes())
@@ -98,7 +99,7 @@ def test_what_was_fitted_after_training_is_served_also_when_the_test_was_in_shuf
     run_shop(folder, "--max_eval_users", "10", "--test_shuffles", "2", "--order_prompts", "4")
     run = folder / "experiments" / "llm" / "shop"
     assert _metrics(run)["fusion"]["shuffles"] == 2
-    served = Recommender.load(run, device="cpu").ranker.fusion
+    served = ranker_of(Recommender.load(run, device="cpu")).fusion
     assert (served.num_users, served.shuffles) == (NUM_USERS, 1)
 
 
@@ -111,7 +112,7 @@ def test_another_adapter_of_the_same_step_is_not_given_the_weights_of_the_one_be
     (checkpoints_of(folder) / FINAL_FUSION).write_bytes(final)
     best = read_best(checkpoints_of(folder))
     assert best is not None
-    served = Recommender.load(run, device="cpu").ranker.fusion
+    served = ranker_of(Recommender.load(run, device="cpu")).fusion
     assert served == read_fusion(checkpoints_of(folder))
     assert (served.step, served.num_users) == (best.step, 10)
 
@@ -165,7 +166,7 @@ def test_titles_left_out_on_a_resume_are_left_out_of_the_fusion_that_is_served(
     run_shop(folder, "--resume_from_checkpoint", "--title_similarity", "false")
     assert json.loads(metrics.read_text(encoding="utf-8"))["fusion"]["title_weight"] == 0.0
     recommender = Recommender.load(experiment.ranker, device="cpu")
-    assert recommender.ranker.fusion.title_weight == 0.0
+    assert ranker_of(recommender).fusion.title_weight == 0.0
 
 
 def test_a_test_in_shuffles(folder: Path) -> None:

@@ -18,9 +18,11 @@ from llamarec.experts.known import known_at, queries_of
 from llamarec.experts.title_words import TitleSimilarity
 from llamarec.ranker.prompts.first_stage import stored_first_stage
 from llamarec.recommend.catalogue import UnknownError
+from llamarec.recommend.letter_order import LetterOrder
 from llamarec.recommend.recommender import Recommendation, Recommender
 from llamarec.retriever.serving import load_retriever
 from llamarec.vocabulary import Experiment
+from tests.recommend.conftest import ranker_of
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_the_scores_are_those_of_the_test(recommender: Recommender, experiment: 
     # What the test counted, at the moments at which it asked; otherwise everything counts.
     then = load_retriever(experiment, data, known=known_at(data, "test"))
     asked = queries_of(data, "test", rows["user_id"].to_numpy())
-    lists = Recommender(data, then, recommender.ranker).recommend_many(
+    lists = Recommender(data, LetterOrder(then, ranker_of(recommender))).recommend_many(
         [history.tolist() for history in asked.histories], k=20, times=asked.times.tolist()
     )
     for row, found in zip(rows.iter_rows(named=True), lists, strict=True):
@@ -70,7 +72,7 @@ def test_who_took_too_little_to_be_trained_on_is_asked_by_key_too(recommender: R
 
 
 def test_titles_count_with_the_weight_of_the_fusion(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, ranker = recommender.data, recommender.ranker
+    data, ranker = recommender.data, ranker_of(recommender)
     plain = recommender.recommend(["i3", "i4"], k=20)
     assert {one.title_similarity for one in plain} == {0.0}
     monkeypatch.setattr(ranker, "_first_stage", stored_first_stage(data.titles, 50.0))
@@ -143,7 +145,7 @@ def test_memory_that_does_not_suffice_halves_the_batch(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = recommender.recommend_many([recommender.items_of(f"u{user}") for user in range(9)], k=3)
-    forward, sizes = recommender.ranker._forward, []
+    forward, sizes = ranker_of(recommender)._forward, []
 
     def small(ids: list[list[int]]) -> object:
         sizes.append(len(ids))
@@ -151,8 +153,8 @@ def test_memory_that_does_not_suffice_halves_the_batch(
             raise MemoryError
         return forward(ids)
 
-    monkeypatch.setattr(recommender.ranker, "_forward", small)
-    monkeypatch.setattr(recommender.ranker, "_batch_size", 32)
+    monkeypatch.setattr(ranker_of(recommender), "_forward", small)
+    monkeypatch.setattr(ranker_of(recommender), "_batch_size", 32)
     found = recommender.recommend_many([recommender.items_of(f"u{user}") for user in range(9)], k=3)
     assert [[one.item for one in row] for row in found] == [[one.item for one in row] for row in wanted]
     assert sizes[:2] == [9, 4]
@@ -168,17 +170,17 @@ def test_a_moved_run_and_one_whose_best_adapter_is_damaged(recommender: Recommen
     assert [one.item for one in _first(copy)] == wanted
     by_code = Recommender.load("shop", experiment_root=copy.parent.parent, device="cpu")
     assert [one.item for one in by_code.recommend(user="u3", k=5)] == wanted
-    step = recommender.ranker.adapter.step
+    step = recommender.order.adapter.step
     (copy / "checkpoints" / "adapter_model.bin").write_bytes(b"damaged")
     again = Recommender.load(copy, device="cpu")
-    assert again.ranker.adapter.folder.name.startswith("checkpoint-")
+    assert again.order.adapter.folder.name.startswith("checkpoint-")
     if (copy / "checkpoints" / f"checkpoint-{step}").is_dir():
         assert [one.item for one in again.recommend(user="u3", k=5)] == wanted
 
 
 def test_without_a_best_adapter_the_newest_checkpoint(copy: Path) -> None:
     (copy / "checkpoints" / "best.json").unlink()
-    ranker = Recommender.load(copy, device="cpu").ranker
+    ranker = ranker_of(Recommender.load(copy, device="cpu"))
     assert (ranker.adapter.step, ranker.adapter.is_best) == (12, False)
 
 
@@ -229,14 +231,14 @@ def test_a_checkpoint_that_was_never_validated_gives_the_retrievers_order(
     monkeypatch.setattr("llamarec.ranker.trained.serving.read_fusion", lambda folder: None)
     monkeypatch.setattr("llamarec.ranker.trained.serving.read_final", lambda folder, digest: None)
     recommender = Recommender.load(copy, device="cpu")
-    assert (recommender.ranker.fusion.letters, recommender.ranker.fusion.num_prompts) == (0.0, 0)
+    assert (ranker_of(recommender).fusion.letters, ranker_of(recommender).fusion.num_prompts) == (0.0, 0)
     assert [one.retriever_rank for one in recommender.recommend(user="u3", k=20)] == list(range(1, 21))
 
 
 def test_where_the_test_fitted_a_fusion_it_is_used(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Recommender.load(copy, device="cpu").ranker.fusion
+    wanted = ranker_of(Recommender.load(copy, device="cpu")).fusion
     monkeypatch.setattr("llamarec.ranker.trained.serving.read_fusion", lambda folder: None)
-    assert Recommender.load(copy, device="cpu").ranker.fusion == wanted
+    assert ranker_of(Recommender.load(copy, device="cpu")).fusion == wanted
 
 
 def test_a_retriever_that_was_trained_anew_is_refused(copy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 
 import pytest
@@ -36,9 +37,9 @@ setInterval(() => { if (document.body.dataset.ready) document.title = JSON.strin
 </script></body>"""
 
 
-@pytest.fixture(scope="session")
-def address(recommender: Recommender) -> Iterator[str]:
-    """Of a service that listens, in a thread of this process; /measured is its page, which tells its size."""
+@contextmanager
+def serving(recommender: Recommender) -> Iterator[str]:
+    """The address of a service in a thread of this process; /measured is its page, which tells its size."""
     app = create_app(recommender, Limits(max_k=50, max_history=60))
     page = files("llamarec.serve").joinpath("page.html").read_text(encoding="utf-8").replace("</body>", _MEASURE)
     app.get("/measured", include_in_schema=False)(lambda: HTMLResponse(page))
@@ -50,3 +51,9 @@ def address(recommender: Recommender) -> Iterator[str]:
     server.should_exit = True
     thread.join()
     listening.close()
+
+
+@pytest.fixture(scope="session")
+def address(recommender: Recommender) -> Iterator[str]:
+    with serving(recommender) as address:
+        yield address

@@ -82,7 +82,7 @@ def test_health_and_metrics_tell_what_happened(recommender: Recommender) -> None
         health = client.get("/health").json()
         assert health["status"] == "ok"
         assert health["dataset_code"] == "shop"
-        assert (health["step"], health["is_best"]) == (recommender.ranker.adapter.step, True)
+        assert (health["step"], health["is_best"]) == (recommender.order.adapter.step, True)
         text = client.get("/metrics").text
     assert 'llamarec_requests_total{path="/recommend",status="200"} 1.0' in text
     assert 'llamarec_requests_total{path="/recommend",status="404"} 1.0' in text

@@ -10,7 +10,7 @@ from typing import Any
 from llamarec.checkpoints.storage.discovery import best_in, folder_of_best, latest
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.data.prepared import PreparedData, check_same_data
-from llamarec.errors import ArtifactError
+from llamarec.errors import ArtifactError, Lines
 from llamarec.files import read_json, stored
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.options.config import LETTERS, RankerConfig
@@ -74,7 +74,7 @@ def read_trained(experiment: Experiment, data: PreparedData) -> Trained:
     if config.readout != LETTERS:
         raise ArtifactError(
             f"{experiment.ranker}: this run has no letters, it was trained with --readout {config.readout}",
-            hint="from Python: llamarec.ranker.trained.item_expert.load_item_expert (docs/ranker.md)",
+            hint=retrain_command(experiment, readout=LETTERS),
         )
     adapter = adapter_of(experiment, ranker)
     source = base_model_source(config.llm_base_model, data, experiment.ranker)
@@ -107,6 +107,27 @@ def described_run(experiment: Experiment, data: PreparedData) -> dict[str, Any]:
     ways = [f"to train it again: {retrain_command(experiment)}", "or prepare the data as they were then"]
     check_same_data(f"{path}: this ranker was", ranker.get("data_fingerprint"), data, ways)
     return ranker
+
+
+def check_same_retriever(experiment: Experiment, then: str, now: str, hint: Lines) -> None:
+    """Refuses another retriever; runs of earlier versions do not record theirs.
+
+    Args:
+        experiment: Experiment of the run.
+        then: Digest of the retriever that the ranker was trained with.
+        now: Digest of the present one.
+        hint: What to type.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    if then and then != now:
+        raise ArtifactError(
+            f"{experiment.retriever}: the retriever was trained again after the ranker",
+            expected=f"weights with SHA-256 {then[:12]}, whose scores the ranker's weights were fitted on",
+            found=f"SHA-256 {now[:12]}",
+            hint=hint,
+        )
 
 
 def adapter_in(run: RunFolder, run_id: str = "") -> AdapterLocation | None:

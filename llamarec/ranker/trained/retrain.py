@@ -42,8 +42,18 @@ def retrain_command(experiment: Experiment, **changes: Any) -> str:
     # The present paths; the run may have been moved since.
     for path in ("experiment_root", "output_dir"):
         given.pop(path, None)
-    at = {"output_dir": str(folder.path)} if folder.path.resolve() != _default_folder(experiment) else {}
-    return training_command({**given, **experiment_flags(experiment), **at, **changes}, "--restart")
+    at = {**experiment_flags(experiment), **_output_dir(experiment)}
+    return training_command({**given, **at, **changes}, "--restart")
+
+
+def test_again_command(experiment: Experiment) -> str:
+    """The command that tests a finished ranker again, which fits the weights of its final score anew."""
+    return training_command({**experiment_flags(experiment), **_output_dir(experiment)}, "--resume_from_checkpoint")
+
+
+def _output_dir(experiment: Experiment) -> dict[str, str]:
+    folder = folder_of(experiment).path
+    return {"output_dir": str(folder)} if folder.resolve() != _default_folder(experiment) else {}
 
 
 def _default_folder(experiment: Experiment) -> Path:

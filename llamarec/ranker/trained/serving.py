@@ -17,7 +17,7 @@ from llamarec.checkpoints.resume.safe_load import load_weights
 from llamarec.checkpoints.trainer.out_of_memory import is_out_of_memory
 from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.data.prepared import PreparedData
-from llamarec.errors import ArtifactError, ConfigError
+from llamarec.errors import ConfigError
 from llamarec.evaluation.fusion import Fusion, read_fusion
 from llamarec.evaluation.logit import log_softmax
 from llamarec.hardware import has_accelerator, has_bfloat16
@@ -29,7 +29,7 @@ from llamarec.ranker.prompts.encoding import PromptEncoder
 from llamarec.ranker.prompts.evaluation_samples import Order, letter_order
 from llamarec.ranker.prompts.first_stage import FirstStage, stored_first_stage
 from llamarec.ranker.trained.final_fusion import adapter_digest, read_final
-from llamarec.ranker.trained.loading import AdapterLocation, read_trained
+from llamarec.ranker.trained.loading import AdapterLocation, check_same_retriever, read_trained
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.ranker.trained.retrain import retrain_command
 from llamarec.vocabulary import PADDING_ITEM, Experiment
@@ -181,7 +181,8 @@ def load_ranker(
     """
     where = device_named(device)
     trained = read_trained(experiment, data)
-    _check_same_retriever(experiment, str(trained.description.get("retriever_digest") or ""), retriever_digest)
+    then = str(trained.description.get("retriever_digest") or "")
+    check_same_retriever(experiment, then, retriever_digest, retrain_command(experiment))
     config, adapter, encoder, name = trained.config, trained.adapter, trained.encoder, trained.config.llm_base_model
     bf16 = has_bfloat16(where.type == "cpu") and not (where.type == "cpu" and name == TINY)
     model = load_letter_model(name, trained.source, config, encoder.letter_ids, bf16=bf16, device=where)
@@ -198,17 +199,6 @@ def load_ranker(
         batch_size=_BATCH_ON_CPU if where.type == "cpu" else _BATCH_ON_GPU,
         multiple=LENGTH_MULTIPLE if bf16 else 1,
     )
-
-
-def _check_same_retriever(experiment: Experiment, then: str, now: str) -> None:
-    """Refuses another retriever; runs of earlier versions do not record theirs."""
-    if then and then != now:
-        raise ArtifactError(
-            f"{experiment.retriever}: the retriever was trained again after the ranker",
-            expected=f"weights with SHA-256 {then[:12]}, whose scores the fusion was fitted on",
-            found=f"SHA-256 {now[:12]}",
-            hint=retrain_command(experiment),
-        )
 
 
 def stored_fusion(experiment: Experiment, adapter: AdapterLocation) -> Fusion | None:

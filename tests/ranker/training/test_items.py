@@ -26,9 +26,9 @@ from llamarec.evaluation.metrics import score_ranks
 from llamarec.experts.known import queries_of
 from llamarec.ranker.options.command_line import parse
 from llamarec.ranker.trained.item_expert import load_item_expert
+from llamarec.ranker.trained.loading import read_trained
 from llamarec.ranker.trained.locations import folder_of
 from llamarec.ranker.training.run import RankerResult, plan_ranker, train_ranker
-from llamarec.recommend.recommender import Recommender
 from llamarec.report.page import render
 from llamarec.report.run import read_run
 from tests.ranker.shop import NUM_ITEMS, NUM_USERS, QUIET, argv_of, checkpoints_of, newest, run_shop, tensors
@@ -215,7 +215,7 @@ def test_other_readers_name_the_readout(folder: Path) -> None:
     parsed = parse(argv_of(folder, *ITEMS))
     data = prepare(parsed.data, QUIET)
     with pytest.raises(ArtifactError, match="has no letters, it was trained with --readout items"):
-        Recommender.load(parsed.experiment.ranker)
+        read_trained(parsed.experiment, data)
     # The best adapter without its item vectors is damaged; the checkpoint that it was copied from has them.
     (checkpoints_of(folder) / "extra_state.safetensors").unlink()
     expert = load_item_expert(parsed.experiment, data, device="cpu")
