@@ -244,7 +244,12 @@ class DataConfig:
         yield (
             not self.is_own_table or can_name_a_folder(self.name),
             f"--dataset_code {self.dataset_code}: the file's name without its ending names the folders of all "
-            f"results, and {self.name!r} cannot: rename the file, to shop.csv for example",
+            f"results, and {self.name!r} cannot: "
+            + (
+                "for parts of one table, give the path of their folder"
+                if set(self.name) & set("*?")
+                else "rename the file, to shop.csv for example"
+            ),
         )
 
     @property

@@ -309,7 +309,7 @@ LEFT_BY_OTHERS: Final = [
         "a line before the header",
         {"shop.csv": b"# export of shop 2.1\n" + _CSV},
         "shop.csv",
-        refused=r"(?s)first line is neither a header nor a record.*line 2: 'user,item,timestamp,title'.*remove the 1",
+        refused=r"(?s)is neither a header nor a record.*line 2: 'user,item,timestamp,title'.*remove the line",
     ),
     Case(
         "words before the header",

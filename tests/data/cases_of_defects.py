@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import polars as pl
 
-from tests.data.cases import EXPECTED, ROWS, Case, delimited, parquet
+from tests.data.cases import EXPECTED, ROWS, Case, delimited, parquet, zipped
 
 _COLUMNS: Final = ("user", "item", "timestamp", "title")
 _LISTED: Final = pl.DataFrame(ROWS).group_by("user", maintain_order=True).agg("item", "timestamp", "title")
@@ -154,6 +155,50 @@ NO_JSON: Final = [
     )
 ]
 
+# ---- Names ----
+
+_WHO, _WHAT, _WHEN = "khách", "hàng", "ngày"
+_APART: Final = delimited(ROWS, _COLUMNS, header=(_WHO, _WHAT, _WHEN, "title"))
+_APART_CSV: Final = unicodedata.normalize("NFD", _APART.decode()).encode()
+_NAMED: Final = {"user_column": _WHO, "item_column": _WHAT}
+
+NAMES: Final = [
+    Case("names with their accents apart", {"shop.csv": _APART_CSV}, "shop.csv", {**_NAMED, "timestamp_column": _WHEN}),
+    Case(
+        "a name with its accents apart that orders all",
+        {"shop.csv": _APART_CSV},
+        "shop.csv",
+        {**_NAMED, "order_column": _WHEN},
+    ),
+    *(
+        Case(
+            f"a table called {name}",
+            {name: delimited(ROWS)},
+            name,
+            refused=rf"(?s){public} is the name of a public data set.*my_.*--dataset_code {public}$",
+        )
+        for name, public in (("Beauty.csv", "beauty"), ("ML-1M.csv", "ml-1m"), ("STEAM.csv.gz", "steam"))
+    ),
+    *(
+        Case(f"the address {address}", {}, address, refused="(?s)no such file.*download it, and give the path")
+        for address in ("https://example.org/shop.csv", "s3://bucket/shop.parquet", "file:///shop.csv")
+    ),
+    Case("a pattern of names", {}, "shop*.csv", refused="for parts of one table, give the path of their folder"),
+    Case(
+        "parts in an archive",
+        {"shop.zip": zipped({"shop/part-0.csv": delimited(ROWS[:18]), "shop/part-1.csv": delimited(ROWS[18:])})},
+        "shop.zip",
+        refused=r"(?s)several tables in it.*if they are parts of one table, unpack the archive",
+    ),
+    Case(
+        "no title in the second table",
+        {"shop.csv": delimited(ROWS, _COLUMNS[:3]), "items.csv": b"item,prod_name\ni1,Thing 1\n"},
+        "shop.csv",
+        {"items_file": "items.csv"},
+        refused=r"items\.csv: no column looks like the title: --title_column NAME, or keys as titles",
+    ),
+]
+
 # ---- Many malformed lines ----
 
 MANY: Final = [
@@ -171,4 +216,4 @@ MANY: Final = [
     ),
 ]
 
-CASES: Final = [*LISTS, *JSON, *CONTENT, *NO_JSON, *MANY]
+CASES: Final = [*LISTS, *JSON, *CONTENT, *NO_JSON, *NAMES, *MANY]

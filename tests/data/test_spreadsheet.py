@@ -167,3 +167,30 @@ def test_other_spreadsheets_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"save it as \.xlsx or CSV"):
         _prepare(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ([["Orders of 2020"], []], r"(?s)neither a header nor a record.*row 3: user, item, date, title.*before row 3"),
+        ([["u1", 17, _START, "Thing"]], "(?s)neither a header nor a record.*row 2: user"),
+    ],
+)
+def test_rows_before_the_header_are_said(
+    before: list[list[object]], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = _write(tmp_path / "shop.xlsx", {"Orders": [*before, *_rows()]})
+    with pytest.raises(DataError, match=said):
+        _prepare(path)
+    assert "dtype" not in capfd.readouterr().err
+
+
+def test_a_sheet_without_a_header_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)first row looks like data.*insert a row with the names of columns"):
+        _prepare(_write(tmp_path / "shop.xlsx", {"Orders": _rows()[1:]}))
+
+
+def test_a_sheet_of_nearly_that_name_is_named(tmp_path: Path) -> None:
+    path = _write(tmp_path / "shop.xlsx", {"My orders": _rows(), "Notes": _rows()})
+    with pytest.raises(ConfigError, match=r"(?s)no sheet 'my orders'.*--dataset_code '.*shop\.xlsx/My orders'"):
+        _prepare(path, f"{path}/my orders")

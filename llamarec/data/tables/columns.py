@@ -17,6 +17,7 @@ import polars as pl
 from llamarec.command import typed
 from llamarec.data.source import CLOCK, ORDER
 from llamarec.errors import ConfigError, DataError
+from llamarec.texts import normal
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 _KNOWN: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
@@ -104,7 +105,8 @@ def find_columns(where: str, columns: Sequence[str], wanted: Wanted) -> dict[str
         shared = wanted.shared if name == ITEM and not given else ""
         candidates = [shared] if shared else _candidates(name, given, columns)
         if name == TIMESTAMP and not given:
-            candidates = [column for column in candidates if column != wanted.chosen.get(ORDER)]
+            order = _called(wanted.chosen.get(ORDER, ""), columns)
+            candidates = [column for column in candidates if column not in order]
         date_and_clock = _date_and_clock(given, candidates, columns) if name == TIMESTAMP else None
         if date_and_clock:
             found[TIMESTAMP], found[CLOCK] = date_and_clock
@@ -244,7 +246,7 @@ def warning_of_several_titles(items: pl.DataFrame) -> str:
 def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
     """Columns that could be meant; two of one name are two."""
     if given:
-        return [column for column in columns if column == given]
+        return _called(given, columns)
 
     for of_lists in (False, True):
         for number, group in enumerate(_KNOWN.get(name, ())):
@@ -255,6 +257,13 @@ def _candidates(name: str, given: str, columns: Sequence[str]) -> list[str]:
                 lists = [column for column in columns if not of_lists and _LIST_OF.search(column.lower())]
                 return there + [column for column in lists if _bare(name, column, True) in _plain_names(group)]
     return []
+
+
+def _called(given: str, columns: Sequence[str]) -> list[str]:
+    """Columns of a name, or else of one that is spelled with other marks and looks the same."""
+    return [column for column in columns if column == given] or [
+        column for column in columns if normal(column) == normal(given)
+    ]
 
 
 def _bare(name: str, column: str, of_lists: bool) -> str:
@@ -274,8 +283,9 @@ def _plain_names(group: tuple[str, ...]) -> frozenset[str]:
 def _date_and_clock(given: str, candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, str] | None:
     """The columns of the date and of its time of day, where there are two of them."""
     if given and not candidates and given.count(",") == 1:
-        date, clock = (part.strip() for part in given.split(","))
-        return (date, clock) if {date, clock} <= set(columns) and date != clock else None
+        named = [_called(part.strip(), columns) for part in given.split(",")]
+        found = [one[0] for one in named if one]
+        return (found[0], found[1]) if len(found) > 1 and found[0] != found[1] else None
 
     by_name = {column.lower(): column for column in candidates}
     both = len(candidates) == len(by_name) and by_name.keys() == {_DATE, _TIME_OF_DAY}
@@ -296,10 +306,8 @@ def _problem(name: str, given: str, candidates: Sequence[str], columns: Sequence
     flag_and_name = typed([flag, _short(near[0])]) if near else f"{flag} NAME"
     asked = f"no column {_short(given)!r}" if given else f"no column looks like the {name}"
     if name == TITLE and not given:
-        return (
-            f"{asked}: --title_column NAME, or titles in a second table: --items_file FILE, or keys as titles: "
-            "--untitled_items key"
-        )
+        second = "" if prefix else ", or titles in a second table: --items_file FILE"
+        return f"{asked}: {flag_and_name}{second}, or keys as titles: --untitled_items key"
     if name == TIMESTAMP and not given:
         return f"{asked}: {flag_and_name}, or --no_timestamp if the order of the rows counts"
     return f"{asked}: {flag_and_name}"

@@ -29,6 +29,8 @@ from llamarec.data.tables.text import delimited_part, json_part
 from llamarec.errors import ConfigError
 
 _MOST_LISTED: Final = 10
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_UNPACK: Final = "if they are parts of one table, unpack the archive and give the path of the folder"
 # What marks the folder of a table with versions.
 _LAKES: Final = {"_delta_log": "Delta Lake", "metadata/*.metadata.json": "Iceberg", ".hoodie": "Hudi"}
 # What comes with data and is none.
@@ -41,14 +43,15 @@ def table_files(config: DataConfig) -> dict[str, Path]:
     Raises:
         ConfigError: a file does not exist, or the table has the name of a public data set.
     """
-    if config.name in SOURCES:
-        # Its results would be taken for those of the public set, and replace them.
+    public = next((code for code in SOURCES if code.casefold() == config.name.casefold()), None)
+    if public:
+        # Its results would be taken for those of the public set, and replace them; on Windows also those of Beauty.
         raise ConfigError(
-            f"{INTERACTIONS_FLAG} {config.dataset_code}: {config.name} is the name of a public data set",
+            f"{INTERACTIONS_FLAG} {config.dataset_code}: {public} is the name of a public data set",
             expected="a table with a name of its own, which names the folders of its results",
             hint=[
                 f"rename the file, to my_{config.name}.csv for example",
-                f"the public set: {INTERACTIONS_FLAG} {config.name}",
+                f"the public set: {INTERACTIONS_FLAG} {public}",
             ],
         )
 
@@ -62,12 +65,11 @@ def table_files(config: DataConfig) -> dict[str, Path]:
                 hint="write it into a file",
             )
         if file is None:
-            near = _near_files(table.path)
             kind = "interactions" if table.flag == INTERACTIONS_FLAG else "items and titles"
             raise ConfigError(
                 f"{table.flag} {table.path}: no such file",
                 expected=f"the path of a table of {kind}",
-                hint=f"{table.flag} {near[0]}" if near else None,
+                hint=_instead_of_no_file(table),
             )
     return {table.flag: table.path for table in tables}
 
@@ -102,7 +104,7 @@ def _part(path: Path, options: TableOptions, asked: Sequence[str]) -> Part:
     if kind:
         check_content(path, kind)
     if kind == "sheet" or (not kind and endings.kind_of(path.parent.name) == "sheet"):
-        return sheet_part(path, options)
+        return sheet_part(path, options, asked)
     if kind == "parquet":
         return parquet_part(path, options)
     if kind == "json":
@@ -181,7 +183,9 @@ def _only_member(options: TableOptions) -> str:
     raise ConfigError(
         f"{options.flag} {options.path}: an archive with {'several tables' if tables else 'no table'} in it",
         found=_listed(tables or members(options.path)) or "no file",
-        hint=f"name one: {options.flag} {options.path / tables[0]}" if tables else None,
+        hint=(_UNPACK if _are_parts(tables) else f"name one: {options.flag} {options.path / tables[0]}")
+        if tables
+        else None,
     )
 
 
@@ -205,6 +209,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _near_files(path: Path) -> list[Path]:
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether names of files differ in numbers alone, as those of the parts of one table do."""
+    return len({re.sub(r"\d+", "0", name) for name in names}) == 1 < len(names)
+
+
+def _instead_of_no_file(table: TableOptions) -> str | None:
+    """What to type in the place of a path where there is no file; None where nothing is near."""
+    path = table.path
+    if _ADDRESS.match(path.as_posix()):
+        return "download it, and give the path of the file"
+    if path.parts[:1] == ("~",) and path.expanduser().exists():
+        return f"{table.flag} {path.expanduser()}"
+
     there = {one.name: one for one in path.parent.iterdir() if one.is_file()} if path.parent.is_dir() else {}
-    return [there[name] for name in difflib.get_close_matches(path.name, there, n=1)]
+    near = difflib.get_close_matches(path.name, there, n=1)
+    return f"{table.flag} {there[near[0]]}" if near else None

@@ -23,7 +23,8 @@ _MAX_LINES: Final = 100
 _EXCEL: Final = "sep="
 # RecBole's atomic files (.inter, .item) name a column's type after it.
 _ATOMIC: Final = re.compile(r":(?:token|float)(_seq)?$")
-_VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*")
+VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*")
+"""A number or a date, which names no column."""
 _CLOCK: Final = re.compile(r"\d:\d\d")
 _LARGE: Final = 8
 """Digits of a number from which it may be a time."""
@@ -122,7 +123,7 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
         return
     _check_separator(header, where, prefix)
     _check_no_sequences(header, lines[num_skipped:], where)
-    if not any(map(_VALUE.fullmatch, header.columns)) and not _header_below(lines, num_skipped, header.separator):
+    if not any(map(VALUE.fullmatch, header.columns)) and not _header_below(lines, num_skipped, header.separator):
         return
 
     flag = f"--{prefix}columns"
@@ -132,7 +133,7 @@ def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix:
             f"{where}: its first line is neither a header nor a record",
             expected="the names of columns in the first line",
             found=[_shown(lines[num_skipped]), f"line {below + 1}: {_shown(lines[below])}"],
-            hint=f"remove the {below} lines before the header",
+            hint="remove the line before the header" if below == 1 else f"remove the {below} lines before the header",
         )
     raise ConfigError(
         f"{where}: its first line looks like data, not like the names of columns",
@@ -283,7 +284,7 @@ def _check_is_text(line: str, where: str) -> None:
 
 def _may_be_a_time(field: str) -> bool:
     text = field.strip()
-    is_number_or_date = bool(_VALUE.fullmatch(text))
+    is_number_or_date = bool(VALUE.fullmatch(text))
     is_long = len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text
     is_key = text.isdigit() and len(text) == len(str(_SINCE)) and int(text) < _SINCE
     return (is_number_or_date and is_long and not is_key) or _CLOCK.search(text) is not None

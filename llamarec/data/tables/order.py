@@ -14,6 +14,7 @@ from llamarec.data.tables.time_forms import check_is_known, check_not_rounded
 from llamarec.data.time_columns import MICROSECONDS, Times
 from llamarec.data.times import FILE_ORDER, ORDER_NUMBERS, check_no_dates, read_times
 from llamarec.errors import ConfigError, DataError
+from llamarec.texts import normal
 from llamarec.vocabulary import TIMESTAMP
 
 CLOCK_FORM: Final = r"^\s*(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*$"
@@ -71,7 +72,10 @@ class OrderReader:
 
     def _times(self, rows: pl.DataFrame) -> Times:
         text, where = rows[TIMESTAMP], self._numbers.where(TIMESTAMP)
-        form, orders_all = self._config.timestamp_format, self._columns[TIMESTAMP] == self._config.order_column
+        form, orders_all = (
+            self._config.timestamp_format,
+            normal(self._columns[TIMESTAMP]) == normal(self._config.order_column),
+        )
         if orders_all and (exact := _exact_order(text)):
             return exact
 

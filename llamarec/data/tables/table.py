@@ -18,6 +18,7 @@ from llamarec.data.tables.order import OrderReader
 from llamarec.data.tables.order_checks import dates_of_keys, days_beside_hours, newest_first
 from llamarec.data.tables.parts import options_of_tables
 from llamarec.data.tables.rows import Table, distinct_titles, open_table, read_rows
+from llamarec.texts import normal
 from llamarec.vocabulary import ITEM, RATING, TIMESTAMP, TITLE, USER
 
 
@@ -137,7 +138,7 @@ def _tables(config: DataConfig, *, with_ratings: bool) -> tuple[Table, Table | N
     names = parts_of_second[0].names
     shared = shared_key(parts[0].names, names)
     # The flag of the first table's column counts for both, where both have it.
-    same = config.item_column if config.item_column in names else ""
+    same = config.item_column if normal(config.item_column) in map(normal, names) else ""
     of_second = {ITEM: config.items_item_column or same, **title}
     wanted = Wanted(chosen=chosen, shared=shared, optional=frozenset(optional))
     wanted_of_second = Wanted(chosen=of_second, shared=shared, prefix=second.prefix, optional=frozenset(optional))
