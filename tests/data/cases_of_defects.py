@@ -191,6 +191,12 @@ NAMES: Final = [
         refused=r"(?s)several tables in it.*if they are parts of one table, unpack the archive",
     ),
     Case(
+        "data in the place of a header, one of whose fields is empty",
+        {"shop.csv": delimited([{**row, "none": ""} for row in ROWS], (*_COLUMNS, "none"), header=())},
+        "shop.csv",
+        refused="its first line looks like data",
+    ),
+    Case(
         "no title in the second table",
         {"shop.csv": delimited(ROWS, _COLUMNS[:3]), "items.csv": b"item,prod_name\ni1,Thing 1\n"},
         "shop.csv",

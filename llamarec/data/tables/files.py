@@ -85,7 +85,8 @@ def open_parts(options: TableOptions, asked: Sequence[str]) -> list[Part]:
         ConfigError: it is not clear which file is meant.
         DataError: a file cannot be read, or the parts have different columns.
     """
-    path = options.path
+    # A column without a name is none that was asked for.
+    path, asked = options.path, list(filter(None, asked))
     if path.is_dir():
         parts = [with_folder_names(_part(file, options, asked), path) for file in _files_in(options)]
         check_alike(parts, path)
