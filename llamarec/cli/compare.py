@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,47 +70,49 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _print(comparison: ComparedRuns) -> None:
-    from llamarec.report.compare import without_letters
+    from llamarec.report.compare import shown_columns, without_letters
 
     users = f"{comparison.num_users:,}"
     print_wrapped(f"{users} test users in common; overall figures (an item that was not proposed counts as 0)")
     for number, side in enumerate(comparison.sides, start=1):
         print_wrapped(f"{number}  {side.name} ({side.num_covered:,} of {users} next items proposed)", indent=2)
     if not comparison.same_candidates:
-        print_wrapped("The runs have different candidates, so part of each difference is the retriever's.")
+        print_wrapped("The runs have different candidates, so part of each difference is the first stage's.")
     if text := without_letters(comparison.sides):
         print_wrapped(text)
 
+    columns = shown_columns(comparison.sides)
     for metric in comparison.sides[0].ranker:
         print(metric)
-        rows = [_row(number, side, metric) for number, side in enumerate(comparison.sides, start=1)]
-        print_table(("run", "retriever", "titles", "letters", "ranker", "to run 1", "95% interval"), rows)
+        rows = [_row(number, side, metric, columns) for number, side in enumerate(comparison.sides, start=1)]
+        print_table(("run", *columns.values(), "to run 1", "95% interval"), rows)
 
     for group in comparison.groups:
-        _print_group(group)
+        _print_group(group, columns)
     _print_options(comparison)
 
 
-def _row(number: int, side: Side, metric: str) -> tuple[str, ...]:
-    figures = [column[metric] for column in side.figures.values()]
+def _row(number: int, side: Side, metric: str, columns: Mapping[str, str]) -> tuple[str, ...]:
+    figures = [side.figures[name][metric] for name in columns]
     difference = side.differences.get(metric)
     shown = ("", "") if difference is None else _with_interval(*difference)
     return (str(number), *(f"{value:.4f}" for value in figures), *shown)
 
 
-def _print_group(group: SeedGroup) -> None:
+def _print_group(group: SeedGroup, columns: Mapping[str, str]) -> None:
     runs = ", ".join(map(str, group.runs))
     print_wrapped(f"Runs {runs} differ only in their seeds. Mean and standard deviation over them:")
 
     rows = []
     for metric in group.gains:
-        means, deviations = zip(*(column[metric] for column in group.columns.values()), strict=True)
+        means, deviations = zip(*(group.columns[name][metric] for name in columns), strict=True)
         rows.append((metric, *(f"{mean:.4f}" for mean in means)))
         rows.append(("", *(f"+-{deviation:.4f}" for deviation in deviations)))
-    print_table(("", *group.columns), rows, left=("",))
+    print_table(("", *columns.values()), rows, left=("",))
 
     rows = [(metric, *_with_interval(*gain)) for metric, gain in group.gains.items()]
-    print_table(("ranker - retriever", "mean", "95% interval"), rows, left=("ranker - retriever",))
+    gain = f"ranker - {columns['retriever']}"
+    print_table((gain, "mean", "95% interval"), rows, left=(gain,))
 
 
 def _print_options(comparison: ComparedRuns) -> None:

@@ -25,12 +25,13 @@ def print_test(outcome: Outcome, console: Console, *, title: str) -> None:
         f"\n{title}: {users:,} users; for {covered:,} ({comparison.coverage:.1%}) the next item is among the candidates"
     )
 
+    first = stage_name(outcome.fusion)
     heading = f"subset: the {covered:,} users whose next item is among the candidates"
-    print_rows(console, heading, comparison.subset, letters.subset)
+    print_rows(console, heading, comparison.subset, letters.subset, first=first)
     heading = f"overall: all {users:,} users; a next item outside the candidates is a miss"
-    print_rows(console, heading, comparison.overall, letters.overall)
+    print_rows(console, heading, comparison.overall, letters.overall, first=first)
     console.print("letters: the language model alone; ranker: the final order")
-    console.print("difference: ranker - retriever, with a 95% confidence interval (paired bootstrap over users)")
+    console.print(f"difference: ranker - {first}, with a 95% confidence interval (paired bootstrap over users)")
     console.print(fusion_text(outcome.fusion))
 
     if outcome.orders is not None:
@@ -45,9 +46,14 @@ def main_row(rows: list[Row]) -> Row:
     return next(row for row in rows if row.metric == "ndcg@10")
 
 
+def stage_name(fusion: Fusion) -> str:
+    """What the ranker is compared with: the first stage, or the retriever, where titles have a weight beside it."""
+    return "retriever" if fusion.title_weight else "first stage"
+
+
 def first_stage_name(fusion: Fusion) -> str:
     """Whose order the ranker has where the letters have no weight."""
-    return "that of retriever and titles" if fusion.title_weight else "the retriever's"
+    return "that of retriever and titles" if fusion.title_weight else "the first stage's"
 
 
 def fusion_text(fusion: Fusion) -> str:
@@ -57,14 +63,15 @@ def fusion_text(fusion: Fusion) -> str:
         fitted += ", so few that chance may decide: raise --max_fusion_users"
     fitted += f", letters averaged over {fusion.shuffles} shuffles" if fusion.shuffles > 1 else ""
     titles = f" + {fusion.title_weight:.2f} x title similarity" if fusion.title_weight else ""
+    score = f"{stage_name(fusion)} score{titles}"
     if not fusion.letters:
         return (
-            f"ranker = retriever score{titles}: the letters have no weight, since on held-out validation prompts they "
+            f"ranker = {score}: the letters have no weight, since on held-out validation prompts they "
             f"do not add more than a standard error ({fusion.gain:+.3f} nats per prompt; {fitted}). This is usual "
             "after few steps."
         )
 
-    known = f"(retriever score{titles}), standardised" if titles else "standardised retriever score"
+    known = f"({score}), standardised" if titles else f"standardised {score}"
     return f"ranker = log p(letter) - letter's prior + {fusion.alpha:.2f} x {known} ({fitted})"
 
 
@@ -89,21 +96,22 @@ def verdict(row: Row, users: int, fusion: Fusion) -> str:
     """Whether the ranker helps, in one sentence that needs no reading of intervals."""
     if not fusion.letters:
         order = first_stage_name(fusion)
-        judged = f" {_judged(row, users, fusion.letters)}" if fusion.title_weight else ""
+        judged = f" {_judged(row, users, fusion)}" if fusion.title_weight else ""
         return f"The ranker's order is {order}: its letters have no weight yet. Train longer.{judged}"
-    return _judged(row, users, fusion.letters)
+    return _judged(row, users, fusion)
 
 
-def _judged(row: Row, users: int, letters: float) -> str:
+def _judged(row: Row, users: int, fusion: Fusion) -> str:
+    first = stage_name(fusion)
     if row.low > 0:
-        return f"The ranker is better than its retriever (overall {row.metric}, {users:,} users)."
+        return f"The ranker is better than its {first} (overall {row.metric}, {users:,} users)."
     if row.high < 0:
-        instead = "Fit on more users (--max_fusion_users), or serve the retriever." if letters else _WITHOUT_TITLES
+        serve = f"Fit on more users (--max_fusion_users), or serve the {first}."
         return (
-            f"The ranker is worse than its retriever (overall {row.metric}, {users:,} users), unlike on validation. "
-            f"{instead}"
+            f"The ranker is worse than its {first} (overall {row.metric}, {users:,} users), unlike on validation. "
+            f"{serve if fusion.letters else _WITHOUT_TITLES}"
         )
-    return f"Ranker and retriever cannot be told apart with {users:,} users (overall {row.metric})."
+    return f"Ranker and {first} cannot be told apart with {users:,} users (overall {row.metric})."
 
 
 def print_rows(
@@ -112,7 +120,7 @@ def print_rows(
     rows: list[Row],
     letters: list[Row],
     *,
-    first: str = "retriever",
+    first: str,
     alone: str = "letters",
 ) -> None:
     """A table of both stages, and of the language model alone, under these names."""

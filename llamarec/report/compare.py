@@ -13,6 +13,7 @@ from llamarec.command import TRAIN_RANKER, command_of, typed
 from llamarec.errors import ArtifactError
 from llamarec.evaluation.comparison import mean_with_interval
 from llamarec.evaluation.metrics import metric_values
+from llamarec.ranker.options.config import LETTERS
 from llamarec.report.run import RunFacts
 from llamarec.report.seeds import SeedGroup, groups_by_seed
 from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETRIEVER_RANK, USER
@@ -28,14 +29,15 @@ class Side:
 
     Attributes:
         name: The run as the user typed it.
-        retriever: Overall metrics of the retriever, by name.
+        retriever: Overall metrics of the retriever (the whole first stage, where it has experts), by name.
         titles: Metrics of retriever and titles, without the language model.
-        letters: Metrics of the letters alone.
+        letters: Metrics of the language model alone.
         ranker: Metrics of the final order.
         differences: By metric: this ranker minus the first run's, and the 95% interval; empty for the first run.
         num_covered: Number of users whose next item the retriever proposed.
         tested_step: Optimizer step of the tested adapter.
-        uses_letters: Whether the letters have a weight in the final order.
+        uses_letters: Whether the letters (or, with items, the language model) have a weight in the final order.
+        readout: What the run was trained for: letters or items.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Side:
     num_covered: int
     tested_step: int | None
     uses_letters: bool
+    readout: str
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
@@ -141,6 +144,7 @@ def _side(name: str, run: RunFacts, test: pl.DataFrame, first: pl.DataFrame) -> 
         num_covered=int((test[RETRIEVER_RANK] > 0).sum()),
         tested_step=(run.metrics or {}).get("tested_step"),
         uses_letters=bool(((run.metrics or {}).get("fusion") or {}).get("letters")),
+        readout=str(((run.metrics or {}).get("config") or {}).get("readout", LETTERS)),
     )
 
 
@@ -150,7 +154,17 @@ def without_letters(sides: Sequence[Side]) -> str:
     if not numbers:
         return ""
     runs = f"Run{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-    return f"{runs}: the letters have no weight, so the ranker's order is that of the column titles."
+    column = shown_columns(sides).get("titles", "first stage")
+    return f"{runs}: the language model has no weight, so the ranker's order is that of the column {column}."
+
+
+def shown_columns(sides: Sequence[Side]) -> dict[str, str]:
+    """Headings of the columns that the tables show, by the name of their figures."""
+    readouts = {side.readout for side in sides}
+    alone = readouts.pop() if len(readouts) == 1 else "model alone"
+    if all(side.titles == side.retriever for side in sides):
+        return {"retriever": "first stage", "letters": alone, "ranker": "ranker"}
+    return {"retriever": "retriever", "titles": "titles", "letters": alone, "ranker": "ranker"}
 
 
 def _means(test: pl.DataFrame, column: str) -> dict[str, float]:

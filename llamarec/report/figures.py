@@ -71,6 +71,7 @@ class _Panel:
     curves: Mapping[str, str]
 
 
+_OF_RETRIEVER: Final = "eval_retriever_ndcg@10"
 _PANELS: Final = (
     _Panel("loss", {"loss": "training", "eval_loss": "validation"}),
     _Panel("learning rate", {"learning_rate": "rate"}),
@@ -79,7 +80,7 @@ _PANELS: Final = (
         {
             "eval_fused_ndcg@10": "ranker",
             "eval_overall_ndcg@10": "language model alone",
-            "eval_retriever_ndcg@10": "retriever",
+            _OF_RETRIEVER: "retriever",
         },
     ),
 )
@@ -110,11 +111,17 @@ def training_figure(curves: Curves, resumes: Sequence[int], best_step: int | Non
 
 def _draw_panel(axis: Axes, panel: _Panel, curves: Curves) -> None:
     for number, (name, label) in enumerate(panel.curves.items()):
-        _draw_series(axis, number, *curves.of(name), label)
+        _draw_series(axis, number, *curves.of(name), _label(curves, name, label))
 
     axis.set_title(panel.title, loc="left", fontsize=10)
     if sum(bool(curves.of(name)[0]) for name in panel.curves) > 1:
         axis.legend(fontsize=9)
+
+
+def _label(curves: Curves, name: str, label: str) -> str:
+    """The retriever's curve is that of the whole first stage, unless titles have a weight beside it."""
+    is_first_stage = name == _OF_RETRIEVER and curves.of(name) == curves.of("eval_first_stage_ndcg@10")
+    return "first stage" if is_first_stage else label
 
 
 def _draw_series(axis: Axes, number: int, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
@@ -150,12 +157,12 @@ def curves_figure(curves: Mapping[str, Curves], name: str, title: str) -> str | 
         return _svg(figure, title)
 
 
-def difference_figure(rows: Sequence[Row]) -> str:
-    """Ranker minus retriever with intervals, metric by metric."""
+def difference_figure(rows: Sequence[Row], first: str) -> str:
+    """Ranker minus what it is compared with, under this name, with intervals, metric by metric."""
     return intervals_figure(
         [row.metric for row in rows],
         [(row.difference, row.low, row.high) for row in rows],
-        "ranker − retriever, with 95% intervals",
+        f"ranker − {first}, with 95% intervals",
     )
 
 

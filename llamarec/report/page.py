@@ -150,9 +150,7 @@ def _cards(run: RunFacts) -> list[dict[str, str]]:
     if run.metrics is not None and run.is_tested:
         row = tested.overall_row(run.metrics)
         change = f"{row.difference / row.retriever:+.1%}" if row.retriever else "no hit"
-        uses_letters = bool((run.metrics.get("fusion") or {}).get("letters"))
-        what = "ranker" if uses_letters or "catalogue" in run.metrics else "titles alone (the letters have no weight)"
-        cards.append((f"overall ndcg@10, {what} compared with the retriever", change))
+        cards.append((f"overall ndcg@10, {tested.compared(run.metrics)}", change))
 
     of = f" of {run.max_steps:,}" if run.max_steps else ""
     cards.append(("optimizer steps", f"{run.step:,}{of}"))

@@ -12,7 +12,7 @@ from llamarec.evaluation.catalogue import CatalogueWeights
 from llamarec.evaluation.catalogue_tables import catalogue_text, catalogue_verdict
 from llamarec.evaluation.comparison import Row
 from llamarec.evaluation.fusion import Fusion
-from llamarec.evaluation.tables import fusion_text, main_row, verdict, without_model
+from llamarec.evaluation.tables import fusion_text, main_row, stage_name, verdict, without_model
 from llamarec.files import stored
 from llamarec.report.breakdown import by_history, by_popularity
 from llamarec.report.figures import breakdown_figure, difference_figure, orders_figure
@@ -45,6 +45,15 @@ def overall_row(metrics: Mapping[str, Any]) -> Row:
     return main_row(_rows(metrics["overall"]))
 
 
+def compared(metrics: Mapping[str, Any]) -> str:
+    """What a test compares with what."""
+    fusion = _fusion(metrics)
+    if fusion.letters:
+        return f"ranker compared with the {stage_name(fusion)}"
+    what = "titles alone" if fusion.title_weight else "first stage alone"
+    return f"{what} (the language model has no weight) compared with the {stage_name(fusion)}"
+
+
 def _rows(content: list[Mapping[str, Any]]) -> list[Row]:
     return [Row(**row) for row in content]
 
@@ -59,13 +68,15 @@ def test(run: RunFacts) -> dict[str, object] | None:
     users, covered = int(metrics["num_users"]), int(metrics["num_covered"])
     subset, overall = _rows(metrics["subset"]), _rows(metrics["overall"])
     fusion, weights = _fusion(metrics), _catalogue(metrics)
+    first = stage_name(fusion)
     if weights is not None:
         return {
             "about": f"{stale}{users:,} test users, ranked over the whole catalogue.",
             "fusion": catalogue_text(weights),
             "without_model": "",
-            "figure": Markup(difference_figure(overall)),
+            "figure": Markup(difference_figure(overall, first)),
             "users": f"{users:,}",
+            "first": first,
             "alone": "language model alone",
             "subset": [],
             "overall": overall,
@@ -73,12 +84,13 @@ def test(run: RunFacts) -> dict[str, object] | None:
         }
 
     return {
+        "first": first,
         "alone": "letters alone",
         "about": f"{stale}{users:,} test users. For {covered:,} of them ({metrics['coverage']:.1%}) the next item is "
         "among the candidates; the ranker can help only these. For all others both stages count as a miss.",
         "fusion": fusion_text(fusion).rstrip("."),
         "without_model": without_model(metrics),
-        "figure": Markup(difference_figure(subset)),
+        "figure": Markup(difference_figure(subset, first)),
         "users": f"{users:,}",
         "covered": f"{covered:,}",
         "subset": subset,
@@ -92,7 +104,7 @@ def breakdown(run: RunFacts) -> list[Markup]:
     """Figures of the gain by groups of users."""
     fusion = _fusion(run.metrics) if run.metrics else None
     if run.test is None or run.data is None or fusion is None or not (fusion.letters or fusion.title_weight):
-        # The order is the retriever's, so every gain is 0.
+        # The order is the first stage's, so every gain is 0.
         return []
 
     kinds = {

@@ -104,8 +104,8 @@ def test_the_table_says_which_is_which_in_80_columns() -> None:
 @pytest.mark.parametrize(
     ("ranker", "verdict"),
     [
-        ([1] * 50, "is better than its retriever"),
-        ([9] * 50, "is worse than its retriever"),
+        ([1] * 50, "is better than its first stage"),
+        ([9] * 50, "is worse than its first stage"),
         ([2] * 50, "cannot be told apart"),
     ],
 )

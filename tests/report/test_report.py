@@ -99,8 +99,8 @@ def test_it_shows_what_a_run_is_worth(page: str, experiment: Experiment) -> None
     ):
         assert words in text, words
     # Where the order is the retriever's there is nobody whom it helps.
-    of_letters = ("gain in ndcg@10 by length of history", "overall ndcg@10", "standardised retriever score")
-    of_none = ("ranker = retriever score", "no weight yet")
+    of_letters = ("gain in ndcg@10 by length of history", "overall ndcg@10", "standardised first stage score")
+    of_none = ("ranker = first stage score", "no weight yet")
     for words in of_letters if metrics["fusion"]["letters"] else of_none:
         assert words in text, words
 
