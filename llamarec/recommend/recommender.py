@@ -158,7 +158,7 @@ class Recommender:
         """
         if k < 1:
             raise ConfigError(f"k {k}: at least 1")
-        if not all(histories):
+        if not all(map(len, histories)):
             raise ConfigError("an empty history", expected="at least one item")
 
         results: list[list[Recommendation]] = []

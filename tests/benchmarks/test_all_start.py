@@ -10,9 +10,10 @@ import pytest
 from benchmarks.bench import PARTS
 from tests.data.raw import WRITERS, walks
 from tests.programs import Programs
+from tests.recommend.conftest import item_run, shop
 from tests.report.conftest import finished
 
-__all__ = ["finished"]
+__all__ = ["finished", "item_run", "shop"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -35,6 +36,7 @@ SMALL: dict[str, tuple[str, ...]] = {
         *(*ON_DATA, "--datasets", "beauty", "--experiment_root", "{folder}", "--output", "{out}"),
     ),
     "benchmarks.read_back_cost": ("--repeats", "1", "--num_layers", "1", "--json", "{out}"),
+    "benchmarks.recommend": ("{run}", "{items}", "--users", "20", "--json", "{out}"),
     "benchmarks.retriever.epoch": (*ON_DATA, "--plain_steps", "1", "--json", "{out}"),
     "benchmarks.retriever.prepare_yelp": ("--reviews", "2000", "--folder", "{folder}", "--output", "{out}"),
     "benchmarks.retriever.quality": (
@@ -88,6 +90,8 @@ def test_it_runs_to_its_end(
     names = {"data": data_root, "out": tmp_path / "out", "folder": tmp_path}
     if "{run}" in SMALL[module]:
         names["run"] = request.getfixturevalue("finished") / "experiments" / "llm" / "shop"
+    if "{items}" in SMALL[module]:
+        names["items"] = request.getfixturevalue("item_run") / "experiments" / "llm" / "shop"
     arguments = [word.format(**names) for word in SMALL[module]]
 
     done = programs.run(module, *arguments, environment=ENVIRONMENT)

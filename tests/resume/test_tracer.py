@@ -37,8 +37,12 @@ def test_writes_of_every_language_are_seen_and_can_be_spoiled(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_few_points_below_python_are_survived(programs: Programs) -> None:
-    kinds = ["export-kill", "export-full", "recommend-torn", "backup-error", "restore-kill"]
-    done = programs.run("tests.resume.torture.syscalls", "--every", "30", "--kinds", *kinds)
+@pytest.mark.parametrize(
+    ("kinds", "every"),
+    [("export-kill export-full recommend-torn backup-error restore-kill", "30"), ("items-resume-kill", "60")],
+    ids=["commands", "items"],
+)
+def test_a_few_points_below_python_are_survived(kinds: str, every: str, programs: Programs) -> None:
+    done = programs.run("tests.resume.torture.syscalls", "--every", every, "--kinds", *kinds.split())
     assert done.status == 0, done.log
     assert "skipped: " in done.log or "total" in done.log

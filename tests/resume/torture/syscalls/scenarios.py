@@ -167,21 +167,43 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / _RUN).glob("checkpoint-*"))
 
 
-def _before_ranker(folder: str) -> None:
+def items(folder: str, *more: str) -> None:
+    """The same with --readout items."""
+    ranker(folder, "--readout", "items", *more)
+
+
+def _before(folder: str, train: Callable[..., None], result: Callable[[Path], Files]) -> None:
     """A retriever, and a list of what each checkpoint of the ranker must be."""
     _with_retriever(folder)
     trial = Path(folder) / "trial"
     shutil.copytree(Path(folder) / "experiments", trial / "experiments")
     shutil.copy(Path(folder) / "shop.csv", trial)
-    _ended(lambda: ranker(str(trial), "--save_total_limit", "9"))
-    (Path(folder) / _REFERENCE).write_text(json.dumps(trained(trial)), encoding="utf-8")
+    _ended(lambda: train(str(trial), "--save_total_limit", "9"))
+    (Path(folder) / _REFERENCE).write_text(json.dumps(result(trial)), encoding="utf-8")
     shutil.rmtree(trial)
+
+
+def _before_ranker(folder: str) -> None:
+    _before(folder, ranker, trained)
+
+
+def _before_items(folder: str) -> None:
+    _before(folder, items, trained_items)
 
 
 def _half_trained(folder: str) -> None:
     """The same, killed after its last checkpoint but one."""
     _before_ranker(folder)
-    _ended(lambda: ranker(folder))
+    _without_end(folder, ranker)
+
+
+def _half_trained_items(folder: str) -> None:
+    _before_items(folder)
+    _without_end(folder, items)
+
+
+def _without_end(folder: str, train: Callable[..., None]) -> None:
+    _ended(lambda: train(folder))
     run = Path(folder) / _RUN
     shutil.rmtree(run / "checkpoint-8")
     for name in ("test.parquet", "metrics.json"):
@@ -202,6 +224,23 @@ def trained(folder: Path) -> Files:
     for path in (run / "adapter_model.bin", run.parent / "test.parquet"):
         if path.is_file():
             found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def trained_items(folder: Path) -> Files:
+    """With --readout items: the state in every whole checkpoint by step, and once it is tested all that a test leaves.
+
+    Its best adapter has the lowest loss so far, so that it is another one in the middle.
+    """
+    from llamarec.checkpoints.storage.layout import EXTRA_STATE
+    from llamarec.ranker.model.items.stored import ITEM_FEATURES
+    from llamarec.ranker.trained.final_experts import FINAL_EXPERTS
+
+    found, run = trained(folder), folder / _RUN
+    found.pop("adapter_model.bin", None)
+    if "test.parquet" in found:
+        names = ("adapter_model.bin", EXTRA_STATE, ITEM_FEATURES, FINAL_EXPERTS)
+        found |= {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
     return found
 
 
@@ -361,15 +400,23 @@ def read_run(folder: str) -> str:
     return ""
 
 
-def _of_ranker(name: str, what: str, prepare: Job, until: str = "") -> Scenario:
+def _of_ranker(
+    name: str,
+    what: str,
+    prepare: Job,
+    until: str = "",
+    *,
+    train: Job = ranker,
+    result: Callable[[Path], Files] = trained,
+) -> Scenario:
     """A training of the ranker, which takes long: one point in four."""
     return Scenario(
         name,
         what,
         prepare,
-        ranker,
+        train,
         "experiments",
-        trained,
+        result,
         read_checkpoints,
         grows=True,
         again_every=3,
@@ -432,4 +479,19 @@ SCENARIOS: Final = (
     Scenario("restore", "checkpoints restore --replace", _two_runs, restore, "new", _restored, read_run),
     _of_ranker("save", "train_ranker.py: saves, best model, retention", _before_ranker, until="checkpoint-8"),
     _of_ranker("resume", "train_ranker.py, resumed", _half_trained),
+    _of_ranker(
+        "items",
+        "the same with --readout items",
+        _before_items,
+        until="checkpoint-8",
+        train=items,
+        result=trained_items,
+    ),
+    _of_ranker(
+        "items-resume",
+        "train_ranker.py --readout items, resumed",
+        _half_trained_items,
+        train=items,
+        result=trained_items,
+    ),
 )
