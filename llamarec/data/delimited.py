@@ -120,8 +120,11 @@ def _quoted_fields(lines: Lines, fields_of: FieldsOf) -> list[str]:
     except csv.Error as error:
         if any(b'\\"' in line for line in lines.taken):
             raise ValueError('a quote in a field is written \\" here; CSV doubles it ("")') from None
-        is_open = len(lines.taken) > 1 or "end of data" in str(error)
-        reason = "a quote is opened here, and what follows is no closed field" if is_open else str(error)
+        reason = str(error)
+        if "expected after" in reason:
+            reason = 'a field begins with a quote that closes before its end; CSV writes "" for a quote in a field'
+        if len(lines.taken) > 1 or "end of data" in reason:
+            reason = "a quote is opened here, and what follows is no closed field"
         raise ValueError(reason) from None
     return [] if all(not field.strip() for field in fields) and len(fields) <= 1 else fields
 

@@ -208,6 +208,32 @@ NAMES: Final = [
 # ---- Many malformed lines ----
 
 MANY: Final = [
+    *(
+        Case(
+            f"row names of R from {start}",
+            {
+                "shop.csv": b"user,item,timestamp,title\n"
+                + delimited(
+                    [{**row, "n": str(n)} for n, row in enumerate(ROWS, start=start)], ("n", *_COLUMNS), header=()
+                )
+            },
+            "shop.csv",
+            refused=r"(?s)header names 4 columns, and its records have 5.*row\.names = FALSE",
+        )
+        for start in (0, 1)
+    ),
+    Case(
+        "a separator at the end of each record",
+        {"shop.csv": delimited(ROWS).replace(b"\n", b",\n").replace(b"title,\n", b"title\n", 1)},
+        "shop.csv",
+        refused=r"(?s)header names 4 columns, and its records have 5.*remove the separator at the end of each record",
+    ),
+    Case(
+        "quotes without meaning in a TSV",
+        {"shop.tsv": delimited([{**row, "title": f'"{row["title"]}" (1999)'} for row in ROWS], separator="\t")},
+        "shop.tsv",
+        refused='line 2: a field begins with a quote that closes before its end; CSV writes "" for a quote',
+    ),
     Case(
         "commas in titles without quotes",
         {"shop.csv": delimited([{**row, "title": f"{row['title']}, red"} for row in ROWS])},

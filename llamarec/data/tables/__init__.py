@@ -9,6 +9,8 @@ parts         one file of a table, with its columns
 text          parts with delimited fields or JSON
 json_forms    what a JSON file is: lines, one list, or a form that is not read
 header        the columns that a text names
+header_checks first lines that are no header, or do not fit their records
+suggestions   values of flags, guessed for a person to read
 separators    what separates its fields
 parquet       Parquet parts; values of any type as text
 spreadsheet   a sheet of a workbook

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from llamarec.command import typed
 from llamarec.data.config import IGNORED
 from llamarec.data.tables.columns import is_known_name
-from llamarec.data.tables.separators import SEPARATORS, records, separator_of
+from llamarec.data.tables.separators import records, separator_of
+from llamarec.data.tables.suggestions import suggested_columns
 from llamarec.errors import ConfigError, DataError
 
 # A JSON record may lack a field that others have.
@@ -23,14 +23,6 @@ _MAX_LINES: Final = 100
 _EXCEL: Final = "sep="
 # RecBole's atomic files (.inter, .item) name a column's type after it.
 _ATOMIC: Final = re.compile(r":(?:token|float)(_seq)?$")
-VALUE: Final = re.compile(r"[-+]?\d+([.,]\d+)?([eE]\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*")
-"""A number or a date, which names no column."""
-_CLOCK: Final = re.compile(r"\d:\d\d")
-_LARGE: Final = 8
-"""Digits of a number from which it may be a time."""
-_SINCE: Final = 788_918_400
-"""Seconds of 1995, before which no time of such tables lies; smaller numbers are keys."""
-_ITEMS_IN_A_LINE, _USUAL_COLUMNS = 3, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +54,7 @@ def read_header(lines: Sequence[str], where: str, *, separator: str = "", flag: 
     Raises:
         DataError: there is none.
     """
-    num_skipped, said = _before(lines, where)
+    num_skipped, said = before(lines, where)
     separator = separator or said or separator_of(lines[num_skipped:], where, flag=flag)
     names, num_lines = next(records(lines[num_skipped:], separator))
 
@@ -87,7 +79,7 @@ def given_header(
     Raises:
         ConfigError: the first line is a header, or has another number of columns.
     """
-    num_skipped, said = _before(lines, where)
+    num_skipped, said = before(lines, where)
     rest, flag = lines[num_skipped:], f"--{prefix}columns"
     separator = separator or said
     separator = separator or separator_of(rest, where, num_columns=len(names), flag=f"--{prefix}separator")
@@ -98,111 +90,18 @@ def given_header(
         raise ConfigError(
             f"{flag}: {where} has a header line",
             expected="a table that begins with a record",
-            found=_shown(rest[0]),
+            found=shown(rest[0]),
             hint=f"leave {flag} out; --{prefix}item_column NAME and others name its columns",
         )
     if len(first) != len(names):
         raise ConfigError(
             f"{flag}: {len(names)} names, but {where} has {len(first)} columns",
-            found=_shown(rest[0]),
+            found=shown(rest[0]),
             hint=f"{flag} {suggested_columns(first)} (in the file's order; _ for a column to ignore)",
         )
 
     columns = tuple("" if name == IGNORED else name for name in names)
     return Header(columns=columns, separator=separator, num_lines=num_skipped)
-
-
-def check_is_header(header: Header, lines: Sequence[str], where: str, *, prefix: str = "") -> None:
-    """Refuses a first line that looks like data, since its record would be lost.
-
-    Raises:
-        ConfigError: it does; says what to type.
-    """
-    num_skipped, _ = _before(lines, where)
-    if any(map(is_known_name, header.columns)):
-        return
-    _check_separator(header, where, prefix)
-    _check_no_sequences(header, lines[num_skipped:], where)
-    if not any(map(VALUE.fullmatch, header.columns)) and not _header_below(lines, num_skipped, header.separator):
-        return
-
-    flag = f"--{prefix}columns"
-    below = _header_below(lines, num_skipped, header.separator)
-    if below:
-        raise DataError(
-            f"{where}: its first line is neither a header nor a record",
-            expected="the names of columns in the first line",
-            found=[_shown(lines[num_skipped]), f"line {below + 1}: {_shown(lines[below])}"],
-            hint="remove the line before the header" if below == 1 else f"remove the {below} lines before the header",
-        )
-    raise ConfigError(
-        f"{where}: its first line looks like data, not like the names of columns",
-        found=_shown(lines[num_skipped]),
-        hint=[
-            f"{flag} {suggested_columns(header.columns)} (a guess: names in the file's order, _ for one to ignore)",
-            f"if it is a header: --{prefix}item_column NAME" + ("" if prefix else " --user_column NAME ..."),
-        ],
-    )
-
-
-def _check_separator(header: Header, where: str, prefix: str) -> None:
-    """Refuses a header that another separator would split into known names.
-
-    Raises:
-        ConfigError: names the flag.
-    """
-    if len(header.columns) > 1:
-        return
-    for mark in dict.fromkeys(re.findall(r"[^\w\s-]|[\x00-\x1f]", header.columns[0])):
-        if sum(map(is_known_name, header.columns[0].split(mark))) > 1:
-            value = typed([mark]) if mark.isprintable() else f"$'\\x{ord(mark):02x}'"
-            raise ConfigError(
-                f"{where}: its fields are separated by {mark!r}",
-                found=_shown(header.columns[0]),
-                hint=f"--{prefix}separator {value}",
-            )
-
-
-def _check_no_sequences(header: Header, lines: Sequence[str], where: str) -> None:
-    """Refuses lines of a user and all of its items, separated by blanks.
-
-    Raises:
-        DataError: says which form is read.
-    """
-    if header.separator not in ("space", " ") or len(header.columns) < _ITEMS_IN_A_LINE:
-        return
-    fields = [line.split() for line in lines if line.strip()]
-    are_small = all(one.isdigit() and len(one) <= _LARGE for line in fields for one in line)
-    if are_small and (len({len(line) for line in fields}) > 1 or len(header.columns) > _USUAL_COLUMNS):
-        raise DataError(
-            f"{where}: each line looks like a user with all of its items",
-            expected="a row for each interaction, or lists of items that are marked as such",
-            found=_shown(lines[0]),
-            hint=[
-                'as JSON lines: {"user": "1", "items": ["7", "3"]} with --no_timestamp',
-                "or a line for each item with --columns user,item --no_timestamp",
-            ],
-        )
-
-
-def _header_below(lines: Sequence[str], num_skipped: int, separator: str) -> int:
-    """Index of a later line that looks like the header; 0 where none does."""
-    for number, line in enumerate(lines[num_skipped + 1 :], start=num_skipped + 1):
-        for mark in (separator, *SEPARATORS):
-            if sum(map(is_known_name, next(records([line], mark), ([], 0))[0])) > 1:
-                return number
-    return 0
-
-
-def suggested_columns(record: Sequence[str]) -> str:
-    """A value for --columns with as many names as a record has fields; a guess that a person must read."""
-    times = [n for n, field in enumerate(record) if _may_be_a_time(field)]
-    texts = [n for n, field in enumerate(record) if " " in field.strip() and n not in times]
-    names = dict.fromkeys(times[-1:], "timestamp") | dict.fromkeys(texts[:1], "title")
-
-    rest = [n for n in range(len(record)) if n not in names]
-    names |= dict(zip(rest, ("user", "item", "rating"), strict=False))
-    return ",".join(names.get(n, IGNORED) for n in range(len(record)))
 
 
 def unique_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -250,7 +149,7 @@ def json_fields(path: Path, opened: Callable[[Path], IO[bytes]], encoding: str, 
     return fields
 
 
-def _before(lines: Sequence[str], where: str) -> tuple[int, str]:
+def before(lines: Sequence[str], where: str) -> tuple[int, str]:
     """How many lines come before the first that counts, and the separator that they say.
 
     Raises:
@@ -282,14 +181,6 @@ def _check_is_text(line: str, where: str) -> None:
         )
 
 
-def _may_be_a_time(field: str) -> bool:
-    text = field.strip()
-    is_number_or_date = bool(VALUE.fullmatch(text))
-    is_long = len(text.partition(".")[0]) > _LARGE or text.count("-") > 1 or "/" in text
-    is_key = text.isdigit() and len(text) == len(str(_SINCE)) and int(text) < _SINCE
-    return (is_number_or_date and is_long and not is_key) or _CLOCK.search(text) is not None
-
-
-def _shown(line: str) -> str:
+def shown(line: str) -> str:
     text = line.rstrip("\r\n")
     return repr(text if len(text) <= 120 else text[:117] + "...")

@@ -15,8 +15,8 @@ from llamarec.data.containers import open_binary, reading, real_file
 from llamarec.data.lines import LINE, BadLines, EachBlock
 from llamarec.data.tables.columns import is_known_name
 from llamarec.data.tables.endings import kind_of
-from llamarec.data.tables.header import VALUE
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
+from llamarec.data.tables.suggestions import VALUE
 from llamarec.errors import ConfigError, DataError
 from llamarec.requirements import install_line
 

@@ -12,13 +12,13 @@ import polars as pl
 from llamarec.data.containers import marked_encoding, reading
 from llamarec.data.lines import BadLines, EachBlock, Schema, csv_format, jsonl_format, read_lines
 from llamarec.data.tables.header import (
-    check_is_header,
     first_lines,
     given_header,
     json_fields,
     read_header,
     unique_names,
 )
+from llamarec.data.tables.header_checks import check_as_many_fields, check_is_header
 from llamarec.data.tables.json_forms import json_form
 from llamarec.data.tables.parts import Part, TableOptions, check_has_names
 from llamarec.data.tables.separators import has_blank_before_quote, word_of
@@ -49,6 +49,7 @@ def delimited_part(path: Path, options: TableOptions, asked: Sequence[str]) -> P
         header = read_header(lines, str(path), separator=options.separator, flag=f"--{prefix}separator")
         if not set(asked) & set(header.columns):
             check_is_header(header, lines, str(path), prefix=prefix)
+        check_as_many_fields(header, lines, str(path))
 
     blank_before_quote = has_blank_before_quote(lines, header.separator)
 
