@@ -9,6 +9,7 @@ from rich.console import Console
 
 from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.catalogue import CatalogueOutcome
+from llamarec.experts.weights import ExpertWeights, weights_text
 from llamarec.planning.plan import Plan
 from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
 from llamarec.ranker.model.cpu.form import why_by_modules
@@ -35,7 +36,7 @@ def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[C
     stage = load_stage(experiment, data)
 
     ranker = build_item_ranker(experiment, data, parsed, console, excludes=stage.excludes_history)
-    _announce(ranker, console)
+    _announce(ranker, stage.weights, console)
     describe = partial(write_description, ranker, data, str(parsed.training.output_dir))
     ranker.trainer.add_callback(OnTrainBegin(describe))
     ranker.trainer.train()
@@ -66,7 +67,7 @@ def plan_items(parsed: Parsed, data: PreparedData) -> Plan:
     )
 
 
-def _announce(ranker: ItemRanker, console: Console) -> None:
+def _announce(ranker: ItemRanker, first_stage: ExpertWeights, console: Console) -> None:
     args, config = ranker.trainer.args, ranker.config
     trainable = f"{ranker.num_trainable:,} trainable weights of LoRA and item vectors"
     console.print(f"base model   {config.llm_base_model}, {trainable}")
@@ -86,4 +87,6 @@ def _announce(ranker: ItemRanker, console: Console) -> None:
         parts.insert(1, ("fusion", ranker.fusion_samples, " from validation, once after training"))
     for name, samples, what in parts:
         console.print(f"{name:<12} {len(samples):,} users{what}", soft_wrap=True)
+    if not first_stage.is_alone:
+        console.print(f"experts      {weights_text(first_stage)}", soft_wrap=True)
     console.print(f"checkpoints  {args.output_dir}", soft_wrap=True)
