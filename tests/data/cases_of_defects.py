@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from tests.data.cases import EXPECTED, ROWS, Case, delimited, parquet, zipped
+from tests.data.cases import DAYS, EXPECTED, ROWS, Case, dated, delimited, parquet, with_values, zipped
 
 _COLUMNS: Final = ("user", "item", "timestamp", "title")
 _LISTED: Final = pl.DataFrame(ROWS).group_by("user", maintain_order=True).agg("item", "timestamp", "title")
@@ -205,6 +205,37 @@ NAMES: Final = [
     ),
 ]
 
+# ---- Times ----
+
+_DATES: Final = dated("%Y-%m-%d")
+_FIRST, _LAST = DAYS.index(0), DAYS.index(5)
+
+TIMES: Final = [
+    *(
+        Case(
+            f"one time in {time[:4]}",
+            {
+                "shop.csv": delimited(
+                    with_values("timestamp", [time if n == row else one for n, one in enumerate(_DATES)])
+                )
+            },
+            "shop.csv",
+            printed=f"the {which} time, {time}, lies {years} years from all others",
+        )
+        for time, row, which, years in (
+            ("1900-01-01", _FIRST, "first", "120"),
+            ("9999-12-31", _LAST, "last", "7,985"),
+            ("2031-05-05", _LAST, "last", "11"),
+        )
+    ),
+    Case(
+        "weeks of ISO",
+        {"shop.csv": delimited(with_values("timestamp", dated("%G-W%V-%u")))},
+        "shop.csv",
+        refused=r'next: +--timestamp_format "%G-W%V-%u"$',
+    ),
+]
+
 # ---- Many malformed lines ----
 
 MANY: Final = [
@@ -248,4 +279,4 @@ MANY: Final = [
     ),
 ]
 
-CASES: Final = [*LISTS, *JSON, *CONTENT, *NO_JSON, *NAMES, *MANY]
+CASES: Final = [*LISTS, *JSON, *CONTENT, *NO_JSON, *NAMES, *TIMES, *MANY]

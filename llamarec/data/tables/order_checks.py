@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import polars as pl
@@ -10,10 +11,14 @@ import polars as pl
 from llamarec.command import typed
 from llamarec.data.source import CLOCK, FRACTION, ORDER
 from llamarec.data.tables.rows import Table
+from llamarec.data.times import FILE_ORDER, ORDER_NUMBERS
 from llamarec.errors import DataError
 from llamarec.vocabulary import ITEM, TIMESTAMP, USER
 
 _DAY: Final = 86_400
+_YEAR: Final = 365 * _DAY
+_FAR: Final = 10
+"""Years."""
 _HOUR: Final = re.compile(r"(hour|hourmin|hourminute|hhmm|hr|clock|timeofday|ordertime|eventhour|orderhour)s?")
 # A few rows tell of most tables that nothing is odd.
 _FEW_ROWS: Final = 100_000
@@ -52,6 +57,31 @@ def check_not_all_equal(rows: pl.DataFrame, text: pl.Series, table: Table) -> No
             "the order of the rows counts: --no_timestamp",
         ],
     )
+
+
+def far_end(rows: pl.DataFrame, form: str) -> str:
+    """Said where the first or the last time lies ten years from all others, as one that stands for "unknown" does.
+
+    Args:
+        rows: With TIMESTAMP.
+        form: Of the times; order numbers are no years.
+    """
+    seconds = rows[TIMESTAMP]
+    if form in (ORDER_NUMBERS, FILE_ORDER) or seconds.is_empty():
+        return ""
+    for which, end in (("first", seconds.min()), ("last", seconds.max())):
+        others = seconds.filter(seconds != end)
+        nearest = others.min() if which == "first" else others.max()
+        if end is None or nearest is None:
+            continue
+        years = abs(int(end) - int(nearest)) // _YEAR  # type: ignore[arg-type]  # of whole numbers
+        if years >= _FAR:
+            day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(end))  # type: ignore[arg-type]
+            return (
+                f"WARNING: the {which} time, {day:%Y-%m-%d}, lies {years:,} years from all others: "
+                'if it stands for "unknown", remove its row'
+            )
+    return ""
 
 
 def warning_of_zones(num_zoneless: int, num_rows: int) -> str:

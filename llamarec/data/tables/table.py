@@ -15,7 +15,7 @@ from llamarec.data.tables.columns import Wanted, check_not_lists, check_titles, 
 from llamarec.data.tables.files import open_parts, table_files
 from llamarec.data.tables.numbers import RowNumbers
 from llamarec.data.tables.order import OrderReader
-from llamarec.data.tables.order_checks import dates_of_keys, days_beside_hours, newest_first
+from llamarec.data.tables.order_checks import dates_of_keys, days_beside_hours, far_end, newest_first
 from llamarec.data.tables.parts import options_of_tables
 from llamarec.data.tables.rows import Table, distinct_titles, open_table, read_rows
 from llamarec.texts import normal
@@ -41,7 +41,12 @@ def read_table(config: DataConfig, bad: BadLines, least: LeastRating | None = No
     check_not_lists(users, f"{main.where}, column {main.columns[USER]!r}", USER)
 
     warnings = [warning_of_split_keys(interactions[name].unique().cast(pl.String), f"{name}s") for name in (USER, ITEM)]
-    warnings += [warning, newest_first(interactions), days_beside_hours(interactions, main)]
+    warnings += [
+        warning,
+        newest_first(interactions),
+        days_beside_hours(interactions, main),
+        far_end(interactions, form),
+    ]
     if not config.timestamp_column:
         warnings.append(dates_of_keys(interactions, main))
     with_titles, files = second or main, _files(main, second)

@@ -29,7 +29,7 @@ _CLOCKS: Final = (
 _OTHERS: Final = (
     *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S %Z %Y", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ"),
     *("%Y-%m-%d-%H-%M-%S", "%Y-%m-%d %H-%M-%S", "%Y-%m-%d_%H:%M:%S", "%Y-%m-%d_%H-%M-%S", "%Y%m%d %H:%M:%S"),
-    *("%H:%M %d/%m/%Y", "%H:%M %d.%m.%Y", "%H:%M:%S %d/%m/%Y", "%d%b%Y:%H:%M:%S", "%d%b%Y", "%Y-W%W-%w", "%Y%m%d%H"),
+    *("%H:%M %d/%m/%Y", "%H:%M %d.%m.%Y", "%H:%M:%S %d/%m/%Y", "%d%b%Y:%H:%M:%S", "%d%b%Y", "%G-W%V-%u", "%Y%m%d%H"),
 )
 FORMS: Final = (*(date + clock for date, clock in product(_DATES, _CLOCKS)), *_OTHERS)
 _NUM_TRIED: Final = 200
