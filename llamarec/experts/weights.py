@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -113,7 +113,10 @@ def fit_weights(names: Sequence[str], prompts: WeightPrompts) -> ExpertWeights:
     chosen = _add(features_PCE, prompts.labels_P)
     chosen, evidence = _without_the_superfluous(features_PCE, prompts.labels_P, chosen)
     if not chosen:
-        return ExpertWeights(only(names[0]).experts, len(prompts.labels_P), prompts.num_users)
+        # Nothing can be told apart: the order is the first one's own, and the others are said to add nothing to it.
+        evidence = {number: _beside(features_PCE, prompts.labels_P, number, [0]) for number in range(len(names))}
+        first, *others = (ExpertEvidence(name, 0.0, *evidence[number]) for number, name in enumerate(names))
+        return ExpertWeights((replace(first, weight=1.0), *others), len(prompts.labels_P), prompts.num_users)
 
     weights = dict(zip(chosen, conditional_logit(features_PCE[:, :, chosen], prompts.labels_P), strict=True))
     order = [*chosen, *(number for number in range(len(names)) if number not in chosen)]
@@ -149,8 +152,7 @@ def _without_the_superfluous(
     """Those that add something beside all others, and gain and error of every expert beside them."""
 
     def beside(number: int) -> tuple[float, float]:
-        others = [one for one in chosen if one != number]
-        return held_out_gain(features_PCE[:, :, [number, *others]], labels_P)
+        return _beside(features_PCE, labels_P, number, chosen)
 
     evidence = {number: beside(number) for number in chosen}
     while superfluous := [number for number in chosen if evidence[number][0] <= evidence[number][1]]:
@@ -161,6 +163,11 @@ def _without_the_superfluous(
     return chosen, evidence | {
         number: beside(number) for number in range(features_PCE.shape[2]) if number not in chosen
     }
+
+
+def _beside(features_PCE: Matrix, labels_P: NDArray[np.int64], number: int, chosen: list[int]) -> tuple[float, float]:
+    """What an expert adds to the others of those chosen, and its standard error."""
+    return held_out_gain(features_PCE[:, :, [number, *(one for one in chosen if one != number)]], labels_P)
 
 
 def _most_promising(features_PCE: Matrix, labels_P: NDArray[np.int64], chosen: list[int], left: list[int]) -> list[int]:

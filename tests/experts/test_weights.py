@@ -61,6 +61,15 @@ def test_too_few_prompts_leave_the_first_expert_alone(num_prompts: int) -> None:
     assert found.num_prompts == num_prompts
 
 
+def test_where_nothing_counts_each_is_said_to_add_nothing_to_the_first() -> None:
+    found = fit_weights(NAMES, _prompts((0.0, 0.0, -0.5)))
+    assert found.by_name == {"model": 1.0}
+    assert [one.name for one in found.experts] == list(NAMES)
+    assert found.experts[1].gain <= found.experts[1].error
+    # What speaks against items would add, and does not count.
+    assert found.experts[2].gain > found.experts[2].error > 0
+
+
 def test_scores_without_any_difference_decide_nothing() -> None:
     prompts = WeightPrompts(np.zeros((50, 4, 2), np.float32), np.zeros(50, np.int64), 50)
     assert fit_weights(("model", "other"), prompts).by_name == {"model": 1.0}
