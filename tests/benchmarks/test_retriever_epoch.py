@@ -28,7 +28,9 @@ from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
 from tests.samples import make_data
 
-CONFIG = RetrieverConfig(hidden_size=16, batch_size=8, max_length=10, dropout=0.0, products="float32")
+CONFIG = RetrieverConfig(
+    hidden_size=16, batch_size=8, max_length=10, dropout=0.0, products="float32", title_words=False
+)
 EPOCH = Epoch(
     plain=90.0,
     float32=15.0,

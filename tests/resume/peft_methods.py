@@ -6,6 +6,7 @@ A method that a later PEFT adds is trained too, with `SMALL` values for the opti
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -274,11 +275,20 @@ def files_differing(checkpoint: Path, plain: Path) -> list[str]:
             wrong.append(name)
         elif path.suffix == ".safetensors":
             wrong += [f"{name}: {key}" for key in differing(load_file(saved), load_file(path))]
-        elif saved.read_bytes() != path.read_bytes():
+        elif _content(saved) != _content(path):
             wrong.append(name)
 
     weights = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("adapter_model.*")}
     return wrong + sorted(weights - {path.relative_to(plain).as_posix() for path in plain.rglob("adapter_model.*")})
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file; PEFT writes the names of target modules in the order of a set, which differs between sets."""
+    if path.name != "adapter_config.json":
+        return path.read_bytes()
+    content = json.loads(path.read_bytes())
+    targets = content.get("target_modules")
+    return json.dumps(content | {"target_modules": sorted(targets) if isinstance(targets, list) else targets}).encode()
 
 
 def outcome(make: Make, folder: Path) -> str:
