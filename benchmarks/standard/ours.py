@@ -65,10 +65,9 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
         (experts[_row_of(name)],) = builder.experts(known, [name])
         seconds[_row_of(name)] = time.perf_counter() - started
 
-    whole = builder.sum_of(stage.learned, known, stage.weights, excludes_history=config.excludes(data.has_repeats))
     weights = {f"weight of {name}": weight for name, weight in stage.weights.by_name.items()}
     return Fitted(
-        {_SUM: ExpertScorer(whole), **{row: ExpertScorer(expert) for row, expert in experts.items()}},
+        {_SUM: ExpertScorer(stage.sum_of(known)), **{row: ExpertScorer(expert) for row, expert in experts.items()}},
         {"epochs": trainer.state.epoch, "best epoch": trainer.state.best_epoch, **weights},
         seconds,
     )

@@ -57,7 +57,7 @@ class ExpertStage:
         known = known_at(self._data, split)
         counted = [expert.name for expert in self.weights.experts]
         return assess(
-            self._sum(known),
+            self.sum_of(known),
             [self.learned, *self._builder.experts(known, counted)],
             self._data,
             split,
@@ -66,7 +66,8 @@ class ExpertStage:
 
     def sum_for_users(self, users: NDArray[np.bool_]) -> ExpertSum:
         """The sum of experts that count the training items of some users."""
-        return self._sum(known_of_users(self._data, users))
+        return self.sum_of(known_of_users(self._data, users))
 
-    def _sum(self, known: Known) -> ExpertSum:
+    def sum_of(self, known: Known) -> ExpertSum:
+        """The sum of experts that count these interactions."""
         return self._builder.sum_of(self.learned, known, self.weights, excludes_history=self._exclude)
