@@ -21,7 +21,7 @@ from llamarec.checkpoints.trainer.saves import manifest_entries
 from llamarec.checkpoints.trainer.worker_signals import LeaveSignals, batches_of, leave_signals, started_deaf
 from tests.programs import Programs
 from tests.resume.runs import quiet_trainer
-from tests.resume.worker_data import Slow, stuck
+from tests.resume.worker_data import Slow, stuck, worked
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
 
@@ -118,6 +118,20 @@ def test_a_worker_that_does_not_come_to_an_end_is_ended_by_its_training(method: 
     process.terminate()
     process.join(30)
     assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("error", "status"), [("", 0), ("the disk is gone", 1)])
+def test_a_worker_that_has_worked_does_not_take_the_interpreter_down(
+    method: str, error: str, status: int, tmp_path: Path
+) -> None:
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=worked, args=(tmp_path / "goodbye", error), daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == status
+    # A failed one ends in Python's own way.
+    assert (tmp_path / "goodbye").exists() == (method == "spawn" and bool(error))
 
 
 @pytest.fixture

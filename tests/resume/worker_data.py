@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import time
 from pathlib import Path
@@ -69,3 +70,11 @@ def stuck(is_ready: Any) -> None:
     LeaveSignals()(0)
     is_ready.set()
     time.sleep(600)
+
+
+def worked(goodbye: Path, error: str) -> None:
+    """A worker that does its work, or fails; the interpreter would say goodbye."""
+    LeaveSignals()(0)
+    atexit.register(goodbye.touch)
+    if error:
+        raise SystemExit(error)

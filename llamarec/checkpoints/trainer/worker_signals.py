@@ -11,9 +11,11 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.util import Finalize
 from typing import Final
 
 from torch.utils.data import DataLoader
@@ -49,6 +51,9 @@ class LeaveSignals:
         parent = multiprocessing.parent_process()
         if wait is not None and parent is not None:
             threading.Thread(target=_end_for, args=(parent.pid,), name="signals", daemon=True).start()
+        if parent is not None:
+            # After all other finalizers of the process.
+            Finalize(None, _end_at_once, exitpriority=-1000)
         if self._then is not None:
             self._then(worker)
 
@@ -58,6 +63,18 @@ def _end_for(parent: int | None) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _end_at_once() -> None:
+    """Ends a worker that has done its work, as a forked one ends: without taking the interpreter down.
+
+    A spawned one would; where a thread of torch's is then in the middle of sending a batch, it aborts the process.
+    """
+    if sys.exc_info()[0] is None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        os._exit(0)
 
 
 def leave_signals(loader: object) -> None:
