@@ -26,6 +26,7 @@ from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.learned_expert import MODEL
 from llamarec.retriever.members import further_members
+from llamarec.retriever.refit import refitted
 
 _SUM: Final = "first-stage"
 _RETRIEVER: Final = "retriever"
@@ -53,13 +54,14 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
     trainer = RetrieverTrainer(data, config, how.folder, console)
     trainer.fit()
     trainers = [trainer, *further_members(data, config, how.folder, console)]
+    again = refitted(data, config, how.folder, console, trainers)
     seconds = {_RETRIEVER: time.perf_counter() - started}
 
-    stage = ExpertStage(data, config, trainers)
+    stage = ExpertStage(data, config, trainers, again)
     stage.fit(console)
-    experts: dict[str, Expert] = {_RETRIEVER: stage.learned}
-
     known, builder = known_at(data, "test"), ExpertBuilder(data)
+    experts: dict[str, Expert] = {_RETRIEVER: stage.learned.at(known)}
+
     for name in builder.names:
         started = time.perf_counter()
         (experts[_row_of(name)],) = builder.experts(known, [name])

@@ -35,10 +35,11 @@ _PROTOCOL: Final = """\
 ## How it is measured
 
 - A user's label is the item after the validation part. The history is everything before it, the validation item
-  included. No system is trained on the validation part; each may make its choices on it. The test part is ranked once.
-- *Last item*: each user's last item is the label, the one before it is for validation. *Cut in time*: two points in
-  time for all users; a user's first item after the second is the label, so nothing is fitted on the future. What only
-  counts may count everything before the cut once its choices are made; trained models are not trained again.
+  included. Choices are made on the validation part, the test part is ranked once.
+- *Last item*: each user's last item is the label, the one before it is for validation. No system is trained on it.
+- *Cut in time*: two points in time for all users; a user's first item after the second is the label, so nothing is
+  fitted on the future. Once its choices are made, a system may use everything before the cut: counts count it, and
+  models (this project's, SASRec, eSASRec) are trained once more on it, for as many epochs as were best on validation.
 - Every item of the catalogue is ranked but those of the history (unless people of the set come back to items). A label
   that a system cannot score is a miss. An item with the same score as the label ranks before it.
 - Figures are means over users and seeds. In brackets: the 95% interval, a bootstrap over users, each the mean over the

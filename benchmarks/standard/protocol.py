@@ -6,7 +6,8 @@ the whole catalogue without the history, unless people of the set come back to i
 
 With each user's last item as the test there is no common moment: training items are known whenever they were, and a
 question is asked at the time of the history's last item. A cut in time has one: what only counts may count everything
-before the cut, the validation part included, once its choices are made. Trained models are not trained again.
+before the cut, the validation part included, once its choices are made; trained models are trained once more on it, for
+as many epochs as were best on validation.
 """
 
 from __future__ import annotations

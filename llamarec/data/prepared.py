@@ -151,6 +151,11 @@ class PreparedData:
         return _read_table(self.folder, OTHERS)
 
     @property
+    def has_cut(self) -> bool:
+        """Whether two points in time, the same for all users, part training, validation and test."""
+        return self.manifest["options"].get("split") == "temporal"
+
+    @property
     def num_users(self) -> int:
         """Number of users with a sequence."""
         return len(self.users)

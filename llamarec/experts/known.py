@@ -28,12 +28,14 @@ class Known:
         times: [E] seconds since 1970.
         users: [E] whose they are, ascending.
         num_items: Items of the catalogue.
+        after_validation: Whether the questions come after the validation part, and are no labels of it.
     """
 
     items: NDArray[np.int32]
     times: NDArray[np.int64]
     users: NDArray[np.int64]
     num_items: int
+    after_validation: bool = False
 
     def counts(self) -> NDArray[np.int64]:
         """[items + 1] interactions of each item."""
@@ -42,9 +44,14 @@ class Known:
 
 def known_at(data: PreparedData, split: Split) -> Known:
     """What may be counted for the questions of a split."""
-    sequences = data.sequences
-    has_cut = split == "test" and _is_temporal(data)
-    return _up_to(data, sequences.validation_ends if has_cut else sequences.train_ends)
+    sequences, is_test = data.sequences, split == "test"
+    ends = sequences.validation_ends if is_test and data.has_cut else sequences.train_ends
+    return _up_to(data, ends, after_validation=is_test)
+
+
+def known_before_test(data: PreparedData) -> Known:
+    """Training and validation part, which a model may have been trained on that answers the test's questions."""
+    return _up_to(data, data.sequences.validation_ends, after_validation=True)
 
 
 def known_of_users(data: PreparedData, users: NDArray[np.bool_]) -> Known:
@@ -59,7 +66,7 @@ def known_of_users(data: PreparedData, users: NDArray[np.bool_]) -> Known:
 
 def known_now(data: PreparedData) -> Known:
     """The whole data set."""
-    return _up_to(data, np.diff(data.sequences.offsets))
+    return _up_to(data, np.diff(data.sequences.offsets), after_validation=True)
 
 
 def now(data: PreparedData) -> int:
@@ -74,22 +81,22 @@ def queries_of(data: PreparedData, split: Split, users: Sequence[int] | NDArray[
     ends = sequences.train_ends if split == "validation" else sequences.validation_ends
     lasts = sequences.timestamps[sequences.offsets[:-1] + np.maximum(ends, 1) - 1]
 
-    if _is_temporal(data):
+    if data.has_cut:
         cut = int(lasts[ends > 0].max(initial=0))
         return Queries(histories, np.full(len(histories), cut, dtype=np.int64))
     return Queries(histories, lasts[np.asarray(users, dtype=np.int64)])
 
 
-def _is_temporal(data: PreparedData) -> bool:
-    return data.manifest["options"].get("split") == "temporal"
-
-
-def _up_to(data: PreparedData, ends: NDArray[np.integer]) -> Known:
+def _up_to(data: PreparedData, ends: NDArray[np.integer], *, after_validation: bool = False) -> Known:
     sequences = data.sequences
     lengths = np.diff(sequences.offsets)
     users = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.arange(len(users)) - sequences.offsets[users]
     is_known = positions < ends[users]
     return Known(
-        sequences.item_ids[is_known], sequences.timestamps[is_known], users[is_known], num_items=data.num_items
+        sequences.item_ids[is_known],
+        sequences.timestamps[is_known],
+        users[is_known],
+        num_items=data.num_items,
+        after_validation=after_validation,
     )

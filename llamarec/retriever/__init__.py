@@ -9,6 +9,7 @@ batches            sequences concatenated without padding
 title_embeddings   initial item vectors from titles
 word_vectors       the part of an item's vector that its title's words have learned
 members            further models of other seeds
+refit              the models once more, trained with the validation part too
 learned_expert     the trained models as one of the experts
 expert_stage       models, experts and their weights while a retriever is made
 assess             candidates and ranks by the sum, and by each expert alone

@@ -9,15 +9,21 @@ from llamarec.errors import check_all
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
 EXPERTS = ("auto", "none")
+REFIT = ("auto", "always", "never")
 PRODUCTS = ("auto", "float32", "bfloat16")
 
 # Options that a continued run may change.
 _NOT_IDENTITY: Final = (
     *("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "hard_negative_folds", "restart"),
-    *("save_seconds", "num_members", "experts"),
+    *("save_seconds", "num_members", "experts", "refit"),
 )
 
-BEFORE: Final[dict[str, object]] = {"hard_negative_folds": 1, "experts": "none", "title_words": False}
+BEFORE: Final[dict[str, object]] = {
+    "hard_negative_folds": 1,
+    "experts": "none",
+    "title_words": False,
+    "refit": "never",
+}
 """What earlier versions did, which did not have these options: lists were the retriever's own, and so was the order."""
 
 
@@ -76,6 +82,14 @@ class RetrieverConfig:
             "there is left out. none: the model alone."
         },
     )
+    refit: str = field(
+        default="auto",
+        metadata={
+            "help": "Train the model once more with the validation part, for as many epochs as were best, and let that "
+            "one answer the test's questions and recommend. auto: with --split temporal, where the validation part is "
+            "the latest that is known then; always; never."
+        },
+    )
     top_k: int = field(default=20, metadata={"help": "Number of candidates per user."})
     exclude_history: str = field(
         default="auto",
@@ -125,6 +139,7 @@ class RetrieverConfig:
                 f"--exclude_history {self.exclude_history!r}: one of {', '.join(EXCLUDE_HISTORY)}",
             ),
             (self.experts in EXPERTS, f"--experts {self.experts!r}: one of {', '.join(EXPERTS)}"),
+            (self.refit in REFIT, f"--refit {self.refit!r}: one of {', '.join(REFIT)}"),
             (
                 self.products in PRODUCTS,
                 f"--products {self.products!r}: one of {', '.join(PRODUCTS)}",
@@ -141,6 +156,10 @@ class RetrieverConfig:
     def uses_bfloat16(self, is_fast: bool) -> bool:
         """Whether training multiplies in bfloat16; `is_fast`: the processor does so natively."""
         return self.products == "bfloat16" or (self.products == "auto" and is_fast)
+
+    def refits(self, has_cut: bool) -> bool:
+        """Whether a model is trained once more with the validation part; `has_cut`: the split is a cut in time."""
+        return self.refit == "always" or (self.refit == "auto" and has_cut)
 
     def excludes(self, has_repeats: bool) -> bool:
         """Whether items of the history are excluded from the candidates; `has_repeats`: users repeat items."""

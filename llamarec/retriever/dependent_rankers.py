@@ -144,7 +144,10 @@ def _changes_for(
     if not ranker.described.get("retriever_config"):
         # These options are of the last run of train_retriever.py; the lists may be older.
         then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
-    return _prompt_changes(then, config, has_lists=ranker.has_lists)
+    changes = _prompt_changes(then, config, has_lists=ranker.has_lists)
+    if then.refits(data.has_cut) != config.refits(data.has_cut):
+        changes.append(f"refit {then.refit} -> {config.refit}")
+    return changes
 
 
 def _prompt_changes(then: RetrieverConfig, now: RetrieverConfig, *, has_lists: bool) -> list[str]:

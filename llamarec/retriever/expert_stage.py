@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -15,7 +17,7 @@ from llamarec.experts.weights import fit_weights, only, weights_text
 from llamarec.retriever.assess import Assessed, assess
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
-from llamarec.retriever.learned_expert import MODEL, LearnedExpert
+from llamarec.retriever.learned_expert import MODEL, learned_from
 from llamarec.vocabulary import Split
 
 
@@ -26,19 +28,28 @@ class ExpertStage:
         data: Prepared data.
         config: Options of the retriever.
         trainers: The members, trained.
+        refitted: The members, trained once more with the validation part; empty where they were not.
 
     Attributes:
         models: The members as they are published.
-        learned: The models as one expert.
+        refitted: Likewise.
+        learned: The models as one expert, by the time that it is asked.
         weights: Weights of the experts; before `fit`, the models count alone.
     """
 
-    def __init__(self, data: PreparedData, config: RetrieverConfig, trainers: list[RetrieverTrainer]) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        config: RetrieverConfig,
+        trainers: Sequence[RetrieverTrainer],
+        refitted: Sequence[RetrieverTrainer] = (),
+    ) -> None:
         self._data, self._config, self.trainers = data, config, trainers
-        self.models = [trainer.trained() for trainer in trainers]
+        self.models, self.refitted = ([one.trained() for one in each] for each in (trainers, refitted))
         self.weights = only(MODEL)
-        counts = None if config.experts == "none" else known_at(data, "validation").counts()
-        self.learned = LearnedExpert(self.models, config.max_length, counts)
+        self.learned = learned_from(
+            self.models, self.refitted, data, config.max_length, has_experts=config.experts != "none"
+        )
         self._builder = ExpertBuilder(data)
         self._exclude = config.excludes(data.has_repeats)
 
@@ -47,7 +58,8 @@ class ExpertStage:
         if self._config.experts == "none":
             return
 
-        experts = [self.learned, *self._builder.experts(known_at(self._data, "validation"))]
+        known = known_at(self._data, "validation")
+        experts = [self.learned.at(known), *self._builder.experts(known)]
         prompts = weight_prompts(experts, self._data, excludes_history=self._exclude)
         self.weights = fit_weights([expert.name for expert in experts], prompts)
         console.print(f"experts     {weights_text(self.weights)}", soft_wrap=True)
@@ -58,7 +70,7 @@ class ExpertStage:
         counted = [expert.name for expert in self.weights.experts]
         return assess(
             self.sum_of(known),
-            [self.learned, *self._builder.experts(known, counted)],
+            [self.learned.at(known), *self._builder.experts(known, counted)],
             self._data,
             split,
             self._config.top_k,
@@ -70,4 +82,4 @@ class ExpertStage:
 
     def sum_of(self, known: Known) -> ExpertSum:
         """The sum of experts that count these interactions."""
-        return self._builder.sum_of(self.learned, known, self.weights, excludes_history=self._exclude)
+        return self._builder.sum_of(self.learned.at(known), known, self.weights, excludes_history=self._exclude)

@@ -6,13 +6,15 @@ Q queries, N items + 1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llamarec.data.prepared import PreparedData
+from llamarec.experts.known import Known, known_at, known_before_test
 from llamarec.experts.queries import Queries
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import catalogue_scores
@@ -57,6 +59,40 @@ class LearnedExpert:
     def reason(self, history: NDArray[np.int32], moment: int, item: int, titles: Sequence[str]) -> str:
         """A model cannot say more."""
         return "it fits the sequence"
+
+
+class Learned(NamedTuple):
+    """The trained model, by the time that it is asked.
+
+    Attributes:
+        own: Answers the questions of validation, and those of training prompts.
+        later: Answers all that come after; the same, or one that was trained once more with the validation part.
+    """
+
+    own: LearnedExpert
+    later: LearnedExpert
+
+    def at(self, known: Known) -> LearnedExpert:
+        """The model that may answer where these interactions are known."""
+        return self.later if known.after_validation else self.own
+
+
+def learned_from(
+    models: Sequence[LRURec], refitted: Sequence[LRURec], data: PreparedData, max_length: int, *, has_experts: bool
+) -> Learned:
+    """The experts of a retriever's models.
+
+    Args:
+        models: Its members.
+        refitted: The same, trained once more with the validation part; empty where they were not.
+        data: Prepared data.
+        max_length: They read at most so many last items.
+        has_experts: Whether other experts are beside them.
+    """
+    own = LearnedExpert(models, max_length, known_at(data, "validation").counts() if has_experts else None)
+    if not refitted:
+        return Learned(own, own)
+    return Learned(own, LearnedExpert(refitted, max_length, known_before_test(data).counts() if has_experts else None))
 
 
 def _without_bias_of_unseen(scores_QN: Tensor, counts: NDArray[np.integer]) -> Tensor:

@@ -57,11 +57,22 @@ def member_weights(first: Path, number: int) -> Path:
     return first if number == 1 else first.with_stem(f"{first.stem}-{number}")
 
 
-def remove_other_members(folder: Path, num_members: int) -> None:
-    """Removes the training states of members beyond a number, once the files of this number are written."""
-    for one in (folder / MEMBERS_FOLDER).glob("*"):
-        if one.name.isdecimal() and int(one.name) > num_members:
+def refit_weights(first: Path, number: int) -> Path:
+    """File of the weights of a member that was trained once more; the arguments are those of `member_weights`."""
+    path = member_weights(first, number)
+    return path.with_stem(f"{path.stem}-refit")
+
+
+def remove_beyond(folder: Path, number: int) -> None:
+    """Removes the training states of models beyond a number, once the files of those up to it are written.
+
+    Args:
+        folder: Has one subfolder for each model, named by its number.
+        number: Of the last that is kept.
+    """
+    for one in folder.glob("*"):
+        if one.name.isdecimal() and int(one.name) > number:
             durable.remove(one)
     with contextlib.suppress(OSError):
         # Succeeds only where the folder is there and empty.
-        (folder / MEMBERS_FOLDER).rmdir()
+        folder.rmdir()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,21 @@ from llamarec.data.prepared import PreparedData, check_same_data
 from llamarec.errors import ArtifactError
 from llamarec.experts.build import ExpertBuilder
 from llamarec.experts.expert_sum import ExpertSum
-from llamarec.experts.known import Known, known_at, known_now, now
+from llamarec.experts.known import Known, known_now, now
 from llamarec.experts.queries import Expert, Queries
 from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
-from llamarec.retriever.learned_expert import MODEL, LearnedExpert
-from llamarec.retriever.members import member_weights
+from llamarec.retriever.learned_expert import MODEL, Learned, learned_from
+from llamarec.retriever.members import member_weights, refit_weights
 from llamarec.retriever.model import LRURec, model_for
-from llamarec.retriever.published import has_experts, read_metrics, read_published, weights_digest
+from llamarec.retriever.published import (
+    has_experts,
+    published_names,
+    read_metrics,
+    read_published,
+    weights_digest,
+)
 from llamarec.retriever.rebuild_command import rebuild_command
 from llamarec.vocabulary import Experiment
 
@@ -68,7 +75,7 @@ class TrainedStage:
     """A trained retriever's model, the experts beside it, and the weights of all.
 
     Attributes:
-        learned: The model.
+        learned: The model, by the time that it is asked.
         builder: Makes the experts beside it.
         weights: Weights of the retriever's own order.
         has_experts: Whether experts were trained beside the model.
@@ -77,7 +84,7 @@ class TrainedStage:
         digest: Hash of everything that the order depends on.
     """
 
-    learned: LearnedExpert
+    learned: Learned
     builder: ExpertBuilder
     weights: ExpertWeights
     has_experts: bool
@@ -93,8 +100,8 @@ class TrainedStage:
             names: Which experts; None: all that the data set allows, or none where the retriever has none.
         """
         if names is None and not self.has_experts:
-            return [self.learned]
-        return [self.learned, *self.builder.experts(known, names)]
+            return [self.learned.at(known)]
+        return [self.learned.at(known), *self.builder.experts(known, names)]
 
     def sum_of(self, experts: Sequence[Expert], weights: ExpertWeights | None = None) -> ExpertSum:
         """The weighted sum that orders the catalogue.
@@ -129,9 +136,9 @@ def load_stage(experiment: Experiment, data: PreparedData, *, only_new: bool = F
 
     config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
     is_beside = has_experts(experiment)
-    counts = known_at(data, "validation").counts() if is_beside else None
+    models, refitted = (_models(experiment, data, config, hint, name) for name in (member_weights, refit_weights))
     return TrainedStage(
-        learned=LearnedExpert(_members(experiment, data, config, hint), config.max_length, counts),
+        learned=learned_from(models, refitted, data, config.max_length, has_experts=is_beside),
         builder=ExpertBuilder(data),
         weights=read_expert_weights(experiment, hint),
         has_experts=is_beside,
@@ -160,10 +167,20 @@ def load_retriever(
     return Retriever(stage.sum_of(experts), now(data), stage.digest)
 
 
-def _members(experiment: Experiment, data: PreparedData, config: RetrieverConfig, hint: str) -> list[LRURec]:
+def _models(
+    experiment: Experiment,
+    data: PreparedData,
+    config: RetrieverConfig,
+    hint: str,
+    file_of: Callable[[Path, int], Path],
+) -> list[LRURec]:
+    first = experiment.retriever_weights
+    if file_of is refit_weights and file_of(first, 1).name not in published_names(experiment):
+        return []
+
     models = []
     for number in range(1, config.num_members + 1):
-        path = member_weights(experiment.retriever_weights, number)
+        path = file_of(first, number)
         model = model_for(data.num_items, config)
         content = read_published(path, hint)
         try:

@@ -29,8 +29,15 @@ from llamarec.retriever.dependent_rankers import check_can_replace, check_prompt
 from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file
-from llamarec.retriever.members import further_members, member_weights, remove_other_members
+from llamarec.retriever.members import (
+    MEMBERS_FOLDER,
+    further_members,
+    member_weights,
+    refit_weights,
+    remove_beyond,
+)
 from llamarec.retriever.published import DIGEST, digest_of, finish_interrupted, locked, publish
+from llamarec.retriever.refit import REFIT_FOLDER, refitted
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
 
@@ -133,7 +140,9 @@ def _train_locked(
     trainer.fit()
     trainers = [trainer, *further_members(data, config, experiment.retriever, console)]
 
-    stage = ExpertStage(data, config, trainers)
+    again = refitted(data, config, experiment.retriever, console, trainers)
+
+    stage = ExpertStage(data, config, trainers, again)
     stage.fit(console)
     assessed = {split: stage.assess(split) for split in SPLITS}
     candidates = {
@@ -267,8 +276,9 @@ def _write(
     report: RetrieverReport,
 ) -> None:
     ordering = {
-        member_weights(experiment.retriever_weights, number).name: save(model.state_dict())
-        for number, model in enumerate(stage.models, start=1)
+        file_of(experiment.retriever_weights, number).name: save(model.state_dict())
+        for file_of, models in ((member_weights, stage.models), (refit_weights, stage.refitted))
+        for number, model in enumerate(models, start=1)
     }
     if config.experts != "none":
         ordering[EXPERTS_FILE] = stage.weights.as_bytes()
@@ -288,4 +298,5 @@ def _write(
     }
     publish(experiment, files, data_of)
     remove_other_folds(experiment.retriever, config.hard_negative_folds)
-    remove_other_members(experiment.retriever, config.num_members)
+    remove_beyond(experiment.retriever / MEMBERS_FOLDER, config.num_members)
+    remove_beyond(experiment.retriever / REFIT_FOLDER, len(stage.refitted))
