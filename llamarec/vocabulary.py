@@ -105,6 +105,9 @@ class RankerMetrics(ComparedStages, total=False):
 Split = Literal["validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
 
+Asked = Literal["validation", "test", "now"]
+"""When a question is asked: as those of a split, or after all that is known."""
+
 
 @dataclass(frozen=True)
 class Experiment:

@@ -27,6 +27,7 @@ from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.learned_expert import MODEL
 from llamarec.retriever.members import further_members
 from llamarec.retriever.refit import refitted
+from llamarec.vocabulary import Asked
 
 _SUM: Final = "first-stage"
 _RETRIEVER: Final = "retriever"
@@ -54,7 +55,9 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
     trainer = RetrieverTrainer(data, config, how.folder, console)
     trainer.fit()
     trainers = [trainer, *further_members(data, config, how.folder, console)]
-    again = refitted(data, config, how.folder, console, trainers)
+    again: dict[Asked, list[RetrieverTrainer]] = {}
+    if "test" in config.refits(data.has_cut):
+        again["test"] = refitted("test", data, config, how.folder, console, trainers)
     seconds = {_RETRIEVER: time.perf_counter() - started}
 
     stage = ExpertStage(data, config, trainers, again)

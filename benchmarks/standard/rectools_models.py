@@ -31,7 +31,7 @@ from benchmarks.standard.sampled_logits import sampled_logits
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import ConfigError
 from llamarec.evaluation.metrics import recall_at
-from llamarec.retriever.refit import with_validation
+from llamarec.retriever.refit import trained_before
 
 if TYPE_CHECKING:
     from rectools.models import SASRecModel
@@ -104,7 +104,7 @@ def train(data: PreparedData, how: Fit, recipe: Recipe) -> Fitted:
     scorer, notes = _trained(data, how, recipe)
     if data.has_cut:
         again = replace(recipe, num_epochs=int(notes["best epoch"]))
-        scorer, _ = _trained(with_validation(data), how, again, is_validated=False)
+        scorer, _ = _trained(trained_before("test", data), how, again, is_validated=False)
     return Fitted({name: scorer}, notes)
 
 

@@ -49,7 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
         common += ["--data_root", arguments.data_root]
 
     _say("1 of 3: train the retriever for a few epochs (its default: until nothing improves)")
-    _finish(TRAIN_RETRIEVER, *common, "--num_epochs", "20", "--hard_negative_folds", "1")
+    _finish(TRAIN_RETRIEVER, *common, "--num_epochs", "20", "--hard_negative_folds", "1", "--refit", "never")
 
     _say("2 of 3: train the ranker, and kill it in the middle")
     save_steps = arguments.max_steps // 3

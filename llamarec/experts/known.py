@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llamarec.data.prepared import PreparedData
 from llamarec.experts.queries import Queries
-from llamarec.vocabulary import Split
+from llamarec.vocabulary import Asked, Split
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Known:
         times: [E] seconds since 1970.
         users: [E] whose they are, ascending.
         num_items: Items of the catalogue.
-        after_validation: Whether the questions come after the validation part, and are no labels of it.
+        asked: When the questions are asked; those of training prompts, as those of validation.
     """
 
     items: NDArray[np.int32]
     times: NDArray[np.int64]
     users: NDArray[np.int64]
     num_items: int
-    after_validation: bool = False
+    asked: Asked
 
     def counts(self) -> NDArray[np.int64]:
         """[items + 1] interactions of each item."""
@@ -44,14 +44,14 @@ class Known:
 
 def known_at(data: PreparedData, split: Split) -> Known:
     """What may be counted for the questions of a split."""
-    sequences, is_test = data.sequences, split == "test"
-    ends = sequences.validation_ends if is_test and data.has_cut else sequences.train_ends
-    return _up_to(data, ends, after_validation=is_test)
+    sequences = data.sequences
+    ends = sequences.validation_ends if split == "test" and data.has_cut else sequences.train_ends
+    return _up_to(data, ends, split)
 
 
 def known_before_test(data: PreparedData) -> Known:
     """Training and validation part, which a model may have been trained on that answers the test's questions."""
-    return _up_to(data, data.sequences.validation_ends, after_validation=True)
+    return _up_to(data, data.sequences.validation_ends, "test")
 
 
 def known_of_users(data: PreparedData, users: NDArray[np.bool_]) -> Known:
@@ -61,12 +61,12 @@ def known_of_users(data: PreparedData, users: NDArray[np.bool_]) -> Known:
         data: Prepared data.
         users: [num_users] whose items count.
     """
-    return _up_to(data, np.where(users, data.sequences.train_ends, 0))
+    return _up_to(data, np.where(users, data.sequences.train_ends, 0), "validation")
 
 
 def known_now(data: PreparedData) -> Known:
     """The whole data set."""
-    return _up_to(data, np.diff(data.sequences.offsets), after_validation=True)
+    return _up_to(data, np.diff(data.sequences.offsets), "now")
 
 
 def now(data: PreparedData) -> int:
@@ -87,7 +87,7 @@ def queries_of(data: PreparedData, split: Split, users: Sequence[int] | NDArray[
     return Queries(histories, lasts[np.asarray(users, dtype=np.int64)])
 
 
-def _up_to(data: PreparedData, ends: NDArray[np.integer], *, after_validation: bool = False) -> Known:
+def _up_to(data: PreparedData, ends: NDArray[np.integer], asked: Asked) -> Known:
     sequences = data.sequences
     lengths = np.diff(sequences.offsets)
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -98,5 +98,5 @@ def _up_to(data: PreparedData, ends: NDArray[np.integer], *, after_validation: b
         sequences.timestamps[is_known],
         users[is_known],
         num_items=data.num_items,
-        after_validation=after_validation,
+        asked=asked,
     )

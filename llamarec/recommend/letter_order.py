@@ -74,7 +74,7 @@ class LetterOrder:
     def made_of(self) -> list[str]:
         """See `Order`."""
         weights = map(sha256_of, weight_files(self.adapter.folder))
-        return [self._retriever.digest, *weights, self.ranker.fusion.as_bytes().hex()]
+        return [*self._retriever.made_of, *weights, self.ranker.fusion.as_bytes().hex()]
 
     def lists(self, histories: Histories, k: int, times: Sequence[int] | None) -> list[list[Ranked]]:
         """See `Order`. Items beyond the ranker's candidates (20) are in the retriever's order."""

@@ -79,7 +79,7 @@ class SumOrder:
         """See `Order`."""
         folder = self.adapter.folder
         files = [*weight_files(folder), folder / EXTRA_STATE, folder / ITEM_FEATURES] if self.uses_model else []
-        return [self._stage.digest, self._weights.as_bytes().hex(), *map(sha256_of, files)]
+        return [*self._stage.made_of, self._weights.as_bytes().hex(), *map(sha256_of, files)]
 
     def lists(self, histories: Histories, k: int, times: Sequence[int] | None) -> list[list[Ranked]]:
         """See `Order`."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, TypedDict
 
 from llamarec.errors import check_all
+from llamarec.vocabulary import Asked
 
 EXCLUDE_HISTORY = ("auto", "always", "never")
 EXPERTS = ("auto", "none")
@@ -85,9 +86,10 @@ class RetrieverConfig:
     refit: str = field(
         default="auto",
         metadata={
-            "help": "Train the model once more with the validation part, for as many epochs as were best, and let that "
-            "one answer the test's questions and recommend. auto: with --split temporal, where the validation part is "
-            "the latest that is known then; always; never."
+            "help": "Train the model once more on all that is known when it is asked, for as many epochs as were best. "
+            "auto: on the whole data set, for recommending; with --split temporal also with the validation part, for "
+            "the test. always: for the test too with --split leave_one_out. never: what was trained without validation "
+            "and test answers everything."
         },
     )
     top_k: int = field(default=20, metadata={"help": "Number of candidates per user."})
@@ -157,9 +159,11 @@ class RetrieverConfig:
         """Whether training multiplies in bfloat16; `is_fast`: the processor does so natively."""
         return self.products == "bfloat16" or (self.products == "auto" and is_fast)
 
-    def refits(self, has_cut: bool) -> bool:
-        """Whether a model is trained once more with the validation part; `has_cut`: the split is a cut in time."""
-        return self.refit == "always" or (self.refit == "auto" and has_cut)
+    def refits(self, has_cut: bool) -> tuple[Asked, ...]:
+        """For which questions a model is trained once more; `has_cut`: the split is a cut in time."""
+        if self.refit == "never":
+            return ()
+        return ("test", "now") if has_cut or self.refit == "always" else ("now",)
 
     def excludes(self, has_repeats: bool) -> bool:
         """Whether items of the history are excluded from the candidates; `has_repeats`: users repeat items."""

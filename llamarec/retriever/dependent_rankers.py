@@ -145,7 +145,7 @@ def _changes_for(
         # These options are of the last run of train_retriever.py; the lists may be older.
         then = replace(then, hard_negative_folds=num_folds_of(experiment, data) or then.hard_negative_folds)
     changes = _prompt_changes(then, config, has_lists=ranker.has_lists)
-    if then.refits(data.has_cut) != config.refits(data.has_cut):
+    if ("test" in then.refits(data.has_cut)) != ("test" in config.refits(data.has_cut)):
         changes.append(f"refit {then.refit} -> {config.refit}")
     return changes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from llamarec.retriever.assess import Assessed, assess
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.learned_expert import MODEL, learned_from
-from llamarec.vocabulary import Split
+from llamarec.vocabulary import Asked, Split
 
 
 class ExpertStage:
@@ -28,11 +28,11 @@ class ExpertStage:
         data: Prepared data.
         config: Options of the retriever.
         trainers: The members, trained.
-        refitted: The members, trained once more with the validation part; empty where they were not.
+        again: The members, trained once more, by the questions that they are for.
 
     Attributes:
-        models: The members as they are published.
-        refitted: Likewise.
+        trainers: The members, trained.
+        models: The members as they are published, by the questions that they are for.
         learned: The models as one expert, by the time that it is asked.
         weights: Weights of the experts; before `fit`, the models count alone.
     """
@@ -42,14 +42,13 @@ class ExpertStage:
         data: PreparedData,
         config: RetrieverConfig,
         trainers: Sequence[RetrieverTrainer],
-        refitted: Sequence[RetrieverTrainer] = (),
+        again: Mapping[Asked, Sequence[RetrieverTrainer]],
     ) -> None:
         self._data, self._config, self.trainers = data, config, trainers
-        self.models, self.refitted = ([one.trained() for one in each] for each in (trainers, refitted))
+        by_questions: dict[Asked, Sequence[RetrieverTrainer]] = {"validation": trainers, **again}
+        self.models = {asked: [one.trained() for one in each] for asked, each in by_questions.items()}
         self.weights = only(MODEL)
-        self.learned = learned_from(
-            self.models, self.refitted, data, config.max_length, has_experts=config.experts != "none"
-        )
+        self.learned = learned_from(self.models, data, config.max_length, has_experts=config.experts != "none")
         self._builder = ExpertBuilder(data)
         self._exclude = config.excludes(data.has_repeats)
 

@@ -5,7 +5,8 @@ Q queries, N items + 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llamarec.data.prepared import PreparedData
-from llamarec.experts.known import Known, known_at, known_before_test
+from llamarec.experts.known import Known, known_at, known_before_test, known_now
 from llamarec.experts.queries import Queries
 from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import catalogue_scores
-from llamarec.vocabulary import PADDING_ITEM
+from llamarec.vocabulary import PADDING_ITEM, Asked
 
 MODEL: Final = "lrurec"
 """Its name among the experts."""
@@ -65,34 +66,44 @@ class Learned(NamedTuple):
     """The trained model, by the time that it is asked.
 
     Attributes:
-        own: Answers the questions of validation, and those of training prompts.
-        later: Answers all that come after; the same, or one that was trained once more with the validation part.
+        validation: Answers the questions of validation, and those of training prompts.
+        test: Answers the test's; the same, or one that was trained once more with the validation part.
+        now: Answers those of today; that of the test, or one that was trained once more on everything.
     """
 
-    own: LearnedExpert
-    later: LearnedExpert
+    validation: LearnedExpert
+    test: LearnedExpert
+    now: LearnedExpert
 
     def at(self, known: Known) -> LearnedExpert:
         """The model that may answer where these interactions are known."""
-        return self.later if known.after_validation else self.own
+        return {"validation": self.validation, "test": self.test, "now": self.now}[known.asked]
 
 
 def learned_from(
-    models: Sequence[LRURec], refitted: Sequence[LRURec], data: PreparedData, max_length: int, *, has_experts: bool
+    models: Mapping[Asked, Sequence[LRURec]], data: PreparedData, max_length: int, *, has_experts: bool
 ) -> Learned:
     """The experts of a retriever's models.
 
     Args:
-        models: Its members.
-        refitted: The same, trained once more with the validation part; empty where they were not.
+        models: Its members, by the questions that they were trained for; those for validation, at least.
         data: Prepared data.
         max_length: They read at most so many last items.
         has_experts: Whether other experts are beside them.
     """
-    own = LearnedExpert(models, max_length, known_at(data, "validation").counts() if has_experts else None)
-    if not refitted:
-        return Learned(own, own)
-    return Learned(own, LearnedExpert(refitted, max_length, known_before_test(data).counts() if has_experts else None))
+    makers: dict[Asked, Callable[[], Known]] = {
+        "validation": partial(known_at, data, "validation"),
+        "test": partial(known_before_test, data),
+        "now": partial(known_now, data),
+    }
+    experts = {
+        asked: LearnedExpert(of_one, max_length, makers[asked]().counts() if has_experts else None)
+        for asked, of_one in models.items()
+        if of_one
+    }
+    own = experts["validation"]
+    test = experts.get("test", own)
+    return Learned(own, test, experts.get("now", test))
 
 
 def _without_bias_of_unseen(scores_QN: Tensor, counts: NDArray[np.integer]) -> Tensor:

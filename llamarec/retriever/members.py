@@ -18,8 +18,11 @@ from llamarec.data.prepared import PreparedData
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.training_spec import TrainingSpec
+from llamarec.vocabulary import Asked
 
 MEMBERS_FOLDER: Final = "members"
+REFITS: Final[tuple[Asked, ...]] = ("test", "now")
+"""Questions for which models may be trained once more."""
 
 
 def further_members(
@@ -57,10 +60,16 @@ def member_weights(first: Path, number: int) -> Path:
     return first if number == 1 else first.with_stem(f"{first.stem}-{number}")
 
 
-def refit_weights(first: Path, number: int) -> Path:
-    """File of the weights of a member that was trained once more; the arguments are those of `member_weights`."""
+def refit_weights(first: Path, number: int, asked: Asked) -> Path:
+    """File of the weights of a member that was trained once more.
+
+    Args:
+        first: See `member_weights`.
+        number: Likewise.
+        asked: Which questions it answers.
+    """
     path = member_weights(first, number)
-    return path.with_stem(f"{path.stem}-refit")
+    return path.with_stem(f"{path.stem}-{asked}")
 
 
 def remove_beyond(folder: Path, number: int) -> None:

@@ -95,7 +95,12 @@ def has_experts(experiment: Experiment) -> bool:
 
 
 def _orders(name: str) -> bool:
-    return name == EXPERTS_FILE or name.endswith(".safetensors")
+    return name == EXPERTS_FILE or (name.endswith(".safetensors") and not _is_for_now(name))
+
+
+def _is_for_now(name: str) -> bool:
+    """Whether a file has weights of a model that recommends only: no list and no ranker depends on it."""
+    return name.endswith("-now.safetensors")
 
 
 def check_published(experiment: Experiment, hint: str) -> None:
@@ -169,6 +174,15 @@ def weights_digest(experiment: Experiment) -> str:
             return digest_of({name: entry.sha256 for name, entry in entries.items()})
     names = published_names(experiment)
     return digest_of({name: sha256_of(weights.parent / name) for name in names if _orders(name)})
+
+
+def weights_digests(experiment: Experiment) -> list[str]:
+    """`weights_digest`, and the hashes of the models that recommend, as they were published."""
+    with contextlib.suppress(ChangedError):
+        entries = FileSet(experiment.retriever).entries() or {}
+        for_now = [entries[name].sha256 for name in sorted(entries) if _is_for_now(name)]
+        return [weights_digest(experiment), *for_now]
+    return [weights_digest(experiment)]
 
 
 def digest_of(hashes: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.learned_expert import MODEL, Learned, learned_from
-from llamarec.retriever.members import member_weights, refit_weights
+from llamarec.retriever.members import REFITS, member_weights, refit_weights
 from llamarec.retriever.model import LRURec, model_for
 from llamarec.retriever.published import (
     has_experts,
@@ -30,9 +30,10 @@ from llamarec.retriever.published import (
     read_metrics,
     read_published,
     weights_digest,
+    weights_digests,
 )
 from llamarec.retriever.rebuild_command import rebuild_command
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import Asked, Experiment
 
 
 class Retriever:
@@ -41,11 +42,12 @@ class Retriever:
     Args:
         expert_sum: Orders the catalogue.
         moment: When the next item is asked for unless a question says so, in seconds since 1970.
-        digest: Hash of everything that the order depends on.
+        digest: Hash of what orders the candidates of validation and test.
+        made_of: Hashes of everything that the order depends on.
     """
 
-    def __init__(self, expert_sum: ExpertSum, moment: int, digest: str = "") -> None:
-        self.expert_sum, self.digest = expert_sum, digest
+    def __init__(self, expert_sum: ExpertSum, moment: int, digest: str = "", made_of: Sequence[str] = ()) -> None:
+        self.expert_sum, self.digest, self.made_of = expert_sum, digest, made_of
         self._moment = moment
 
     def queries(self, histories: Sequence[NDArray[np.int32]], times: Sequence[int] | None = None) -> Queries:
@@ -81,7 +83,8 @@ class TrainedStage:
         has_experts: Whether experts were trained beside the model.
         num_items: Items of the catalogue.
         excludes_history: Whether items of the history are never proposed.
-        digest: Hash of everything that the order depends on.
+        digest: Hash of what orders the candidates of validation and test.
+        made_of: Hashes of everything that an order depends on.
     """
 
     learned: Learned
@@ -91,6 +94,7 @@ class TrainedStage:
     num_items: int
     excludes_history: bool
     digest: str
+    made_of: Sequence[str]
 
     def experts(self, known: Known, names: Iterable[str] | None = None) -> list[Expert]:
         """The model, and experts beside it.
@@ -136,15 +140,15 @@ def load_stage(experiment: Experiment, data: PreparedData, *, only_new: bool = F
 
     config = stored(made_by.get("config") or {}, RetrieverConfig, experiment.retriever_metrics)
     is_beside = has_experts(experiment)
-    models, refitted = (_models(experiment, data, config, hint, name) for name in (member_weights, refit_weights))
     return TrainedStage(
-        learned=learned_from(models, refitted, data, config.max_length, has_experts=is_beside),
+        learned=learned_from(_models(experiment, data, config, hint), data, config.max_length, has_experts=is_beside),
         builder=ExpertBuilder(data),
         weights=read_expert_weights(experiment, hint),
         has_experts=is_beside,
         num_items=data.num_items,
         excludes_history=only_new or config.excludes(data.has_repeats),
         digest=weights_digest(experiment),
+        made_of=weights_digests(experiment),
     )
 
 
@@ -164,23 +168,26 @@ def load_retriever(
     """
     stage = load_stage(experiment, data, only_new=only_new)
     experts = stage.experts(known_now(data) if known is None else known, stage.weights.by_name)
-    return Retriever(stage.sum_of(experts), now(data), stage.digest)
+    return Retriever(stage.sum_of(experts), now(data), stage.digest, stage.made_of)
 
 
 def _models(
-    experiment: Experiment,
-    data: PreparedData,
-    config: RetrieverConfig,
-    hint: str,
-    file_of: Callable[[Path, int], Path],
-) -> list[LRURec]:
-    first = experiment.retriever_weights
-    if file_of is refit_weights and file_of(first, 1).name not in published_names(experiment):
-        return []
+    experiment: Experiment, data: PreparedData, config: RetrieverConfig, hint: str
+) -> dict[Asked, list[LRURec]]:
+    """The members, by the questions that they answer."""
+    first, numbers = experiment.retriever_weights, range(1, config.num_members + 1)
+    files: dict[Asked, list[Path]] = {"validation": [member_weights(first, number) for number in numbers]}
+    published = published_names(experiment)
+    for asked in REFITS:
+        paths = [refit_weights(first, number, asked) for number in numbers]
+        if paths[0].name in published:
+            files[asked] = paths
+    return {asked: _loaded(paths, data, config, hint) for asked, paths in files.items()}
 
+
+def _loaded(paths: Sequence[Path], data: PreparedData, config: RetrieverConfig, hint: str) -> list[LRURec]:
     models = []
-    for number in range(1, config.num_members + 1):
-        path = file_of(first, number)
+    for path in paths:
         model = model_for(data.num_items, config)
         content = read_published(path, hint)
         try:

@@ -37,7 +37,7 @@ from llamarec.retriever.members import (
     remove_beyond,
 )
 from llamarec.retriever.published import DIGEST, digest_of, finish_interrupted, locked, publish
-from llamarec.retriever.refit import REFIT_FOLDER, refitted
+from llamarec.retriever.refit import refitted, remove_other_refits
 from llamarec.vocabulary import SPLITS, Experiment, Split
 
 
@@ -140,7 +140,10 @@ def _train_locked(
     trainer.fit()
     trainers = [trainer, *further_members(data, config, experiment.retriever, console)]
 
-    again = refitted(data, config, experiment.retriever, console, trainers)
+    again = {
+        asked: refitted(asked, data, config, experiment.retriever, console, trainers)
+        for asked in config.refits(data.has_cut)
+    }
 
     stage = ExpertStage(data, config, trainers, again)
     stage.fit(console)
@@ -246,7 +249,7 @@ def _training_lists(
     trainer = stage.trainers[0]
     order = None if config.experts == "none" else stage.sum_for_users
     if config.hard_negative_folds == 1:
-        return lists_from_retriever(stage.models, data, config, order)
+        return lists_from_retriever(stage.models["validation"], data, config, order)
 
     folds, state = config.hard_negative_folds, trainer.state
     # Each fold's retriever trains on the users of the others, for the epochs up to the best one, without validation.
@@ -275,9 +278,12 @@ def _write(
     lists: TrainingLists,
     report: RetrieverReport,
 ) -> None:
+    first = experiment.retriever_weights
     ordering = {
-        file_of(experiment.retriever_weights, number).name: save(model.state_dict())
-        for file_of, models in ((member_weights, stage.models), (refit_weights, stage.refitted))
+        (member_weights(first, number) if asked == "validation" else refit_weights(first, number, asked)).name: save(
+            model.state_dict()
+        )
+        for asked, models in stage.models.items()
         for number, model in enumerate(models, start=1)
     }
     if config.experts != "none":
@@ -299,4 +305,4 @@ def _write(
     publish(experiment, files, data_of)
     remove_other_folds(experiment.retriever, config.hard_negative_folds)
     remove_beyond(experiment.retriever / MEMBERS_FOLDER, config.num_members)
-    remove_beyond(experiment.retriever / REFIT_FOLDER, len(stage.refitted))
+    remove_other_refits(experiment.retriever, {asked: len(models) for asked, models in stage.models.items()})

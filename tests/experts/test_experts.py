@@ -102,7 +102,7 @@ def test_a_trend_counts_nothing_later(data: PreparedData, queries: Queries, days
     # The same where what is later is not there at all.
     moment = int(np.median(queries.times))
     is_before = known.times <= moment
-    cut = Known(known.items[is_before], known.times[is_before], known.users[is_before], known.num_items)
+    cut = Known(known.items[is_before], known.times[is_before], known.users[is_before], known.num_items, known.asked)
     at_that_moment = Queries(queries.histories[:3], np.full(3, moment))
     seen = Trend(known, days, "trend").scores(at_that_moment)
     np.testing.assert_array_equal(seen, Trend(cut, days, "trend").scores(at_that_moment))

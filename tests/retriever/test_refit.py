@@ -1,7 +1,8 @@
-"""The model that answers the test's questions: trained once more with the validation part, and with nothing later."""
+"""Models that are trained once more: with all that is known when they are asked, and with nothing later."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from rich.console import Console
 
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData, load_prepared
+from llamarec.errors import ArtifactError
 from llamarec.experts.known import known_at, known_now
 from llamarec.retriever.candidates import load_candidates
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.model import LRURec
-from llamarec.retriever.refit import REFIT_FOLDER, refitted, with_validation
+from llamarec.retriever.refit import refitted, trained_before
 from llamarec.retriever.serving import load_retriever, load_stage
 from llamarec.retriever.train import train_retriever
-from llamarec.vocabulary import Experiment
+from llamarec.vocabulary import Asked, Experiment
 
 CONFIG = RetrieverConfig(
     hidden_size=8, batch_size=8, num_epochs=4, patience=50, max_length=10, top_k=5, hard_negative_folds=1
@@ -62,9 +64,9 @@ def _same(one: LRURec, other: LRURec) -> bool:
     return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs)
 
 
-def _models(experiment: Experiment, data: PreparedData) -> tuple[LRURec, LRURec]:
-    learned = load_stage(experiment, data).learned
-    return learned.own._models[0], learned.later._models[0]
+def _models(experiment: Experiment, data: PreparedData) -> list[LRURec]:
+    """For the questions of validation, of the test, and of today."""
+    return [one._models[0] for one in load_stage(experiment, data).learned]
 
 
 def test_validation_is_asked_of_one_model_and_what_comes_later_of_the_other(
@@ -76,12 +78,11 @@ def test_validation_is_asked_of_one_model_and_what_comes_later_of_the_other(
     assert not np.array_equal(with_it["test"].scores, without_it["test"].scores)
     assert load_stage(experiment, data).digest != load_stage(without, data).digest
 
-    own, later = _models(experiment, data)
-    assert not _same(own, later)
+    models = _models(experiment, data)
+    assert not any(_same(*pair) for pair in itertools.combinations(models, 2))
     stage = load_stage(experiment, data)
-    assert stage.experts(known_at(data, "validation"))[0] is stage.learned.own
-    for known in (known_at(data, "test"), known_now(data)):
-        assert stage.experts(known)[0] is stage.learned.later
+    for number, known in enumerate((known_at(data, "validation"), known_at(data, "test"), known_now(data))):
+        assert stage.experts(known)[0] is stage.learned[number]
     # The files say the same as the training did.
     asked = load_retriever(experiment, data, known=known_at(data, "test"))
     test = with_it["test"]
@@ -90,41 +91,42 @@ def test_validation_is_asked_of_one_model_and_what_comes_later_of_the_other(
     items, _ = asked.propose(histories, CONFIG.top_k, [last] * len(histories))
     np.testing.assert_array_equal(items, test.item_ids)
 
-    one, same = _models(without, data)
-    assert _same(one, own)
-    assert _same(one, same)
+    assert all(_same(one, models[0]) for one in _models(without, data))
 
 
-def test_it_is_trained_on_everything_before_the_cut_and_on_nothing_after(
-    experiment: Experiment, data: PreparedData, tmp_path: Path
+@pytest.mark.parametrize(("asked", "number"), [("test", 1), ("now", 2)])
+def test_it_is_trained_on_all_that_is_known_then_and_on_nothing_later(
+    asked: Asked, number: int, experiment: Experiment, data: PreparedData, tmp_path: Path
 ) -> None:
-    _, later = _models(experiment, data)
+    model = _models(experiment, data)[number]
     own = RetrieverTrainer(data, CONFIG, experiment.retriever, QUIET)
     sequences = data.sequences
-    taken = np.concatenate([with_validation(data).sequences.train(user) for user in range(data.num_users)])
-    assert len(taken) == sequences.validation_ends.sum() > sequences.train_ends.sum()
+    lengths = np.diff(sequences.offsets)
+    ends = sequences.validation_ends if asked == "test" else lengths
+    assert trained_before(asked, data).sequences.train_ends.tolist() == ends.tolist()
+    assert ends.sum() > sequences.train_ends.sum()
 
-    # Other items after the cut.
-    is_after = np.arange(len(sequences.item_ids)) - np.repeat(
-        sequences.offsets[:-1], np.diff(sequences.offsets)
-    ) >= np.repeat(sequences.validation_ends, np.diff(sequences.offsets))
-    others = replace(data, sequences=replace(sequences, item_ids=np.where(is_after, 1, sequences.item_ids)))
-    (again,) = refitted(others, CONFIG, tmp_path, QUIET, [own])
-    assert _same(again.trained(), later)
+    is_later = np.arange(len(sequences.item_ids)) - np.repeat(sequences.offsets[:-1], lengths) >= np.repeat(
+        ends, lengths
+    )
+    assert is_later.any() == (asked == "test")
+    others = replace(data, sequences=replace(sequences, item_ids=np.where(is_later, 1, sequences.item_ids)))
+    (again,) = refitted(asked, others, CONFIG, tmp_path, QUIET, [own])
+    assert _same(again.trained(), model)
 
 
 def test_a_killed_one_goes_on(experiment: Experiment, data: PreparedData, tmp_path: Path) -> None:
-    _, later = _models(experiment, data)
+    model = _models(experiment, data)[1]
     own = RetrieverTrainer(data, CONFIG, experiment.retriever, QUIET)
     assert own.state.best_epoch > 1
     begun = replace(own.state, best_epoch=1)
-    (first,) = refitted(data, CONFIG, tmp_path, QUIET, [_with(own, begun)])
+    (first,) = refitted("test", data, CONFIG, tmp_path, QUIET, [_with(own, begun)])
     assert first.state.epoch == 1
 
-    (second,) = refitted(data, CONFIG, tmp_path, QUIET, [own])
+    (second,) = refitted("test", data, CONFIG, tmp_path, QUIET, [own])
     assert second.state.history[0] == first.state.history[0]
     assert second.state.epoch == own.state.best_epoch
-    assert _same(second.trained(), later)
+    assert _same(second.trained(), model)
 
 
 def _with(trainer: RetrieverTrainer, state: object) -> RetrieverTrainer:
@@ -133,19 +135,43 @@ def _with(trainer: RetrieverTrainer, state: object) -> RetrieverTrainer:
     return copy
 
 
-def test_leave_one_out_has_none_unless_asked(table: Path, tmp_path: Path) -> None:
-    experiment = _trained(table, tmp_path / "auto", split="leave_one_out")
-    assert not (experiment.retriever / REFIT_FOLDER).exists()
-    own, later = _models(experiment, load_prepared(experiment.data))
-    assert own is later
+def test_leave_one_out_has_no_other_model_for_its_test_unless_asked(table: Path, tmp_path: Path) -> None:
+    experiment, digests = _trained(table, tmp_path, split="leave_one_out"), []
+    data = load_prepared(experiment.data)
+    own, of_test, now = _models(experiment, data)
+    assert _same(own, of_test)
+    assert not _same(own, now)
+    digests.append(load_stage(experiment, data).digest)
 
-    _trained(table, tmp_path / "auto", split="leave_one_out", refit="always")
-    own, later = _models(experiment, load_prepared(experiment.data))
-    assert not _same(own, later)
-    assert (experiment.retriever / REFIT_FOLDER).is_dir()
+    _trained(table, tmp_path, split="leave_one_out", refit="always")
+    again, of_test, same = _models(experiment, data)
+    assert _same(again, own)
+    assert not _same(of_test, own)
+    assert _same(same, now)
+    digests.append(load_stage(experiment, data).digest)
 
     # And back: nothing of it is left.
-    _trained(table, tmp_path / "auto", split="leave_one_out")
-    assert not (experiment.retriever / REFIT_FOLDER).exists()
-    own, later = _models(experiment, load_prepared(experiment.data))
-    assert own is later
+    _trained(table, tmp_path, split="leave_one_out", refit="never")
+    assert not (experiment.retriever / "refit").exists()
+    assert all(_same(one, own) for one in _models(experiment, data))
+    digests.append(load_stage(experiment, data).digest)
+    # Nothing that a ranker learns from depends on the model of today; what is recommended does.
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_what_is_recommended_depends_on_the_model_of_today(table: Path, tmp_path: Path) -> None:
+    experiment = _trained(table, tmp_path, split="leave_one_out")
+    data = load_prepared(experiment.data)
+    first = load_retriever(experiment, data)
+    _trained(table, tmp_path, split="leave_one_out", refit="never")
+    second = load_retriever(experiment, data)
+    assert first.digest == second.digest
+    assert first.made_of != second.made_of
+
+
+@pytest.mark.parametrize("name", ["retriever-test.safetensors", "retriever-now.safetensors"])
+def test_one_that_is_lost_is_missed_by_name(name: str, table: Path, tmp_path: Path) -> None:
+    experiment = _trained(table, tmp_path)
+    (experiment.retriever / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        load_stage(experiment, load_prepared(experiment.data))
