@@ -9,6 +9,7 @@
     matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
     fuzz            odd content in checkpoints, tables, runs and exports; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
+    test-stores     mirrors and copies on a server that speaks S3, which it installs; a minute
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict
     docs            the documentation as a site, into site/ (without network)
@@ -105,6 +106,12 @@ def test_ecosystem(arguments: Sequence[str]) -> None:
     _run("-m", "pytest", "--durations=10", *(arguments or ["tests/ecosystem"]))
 
 
+def test_stores(arguments: Sequence[str]) -> None:
+    """A minute; installs the extra `stores` beside what `setup` did."""
+    _run("-m", "pip", "install", *_QUIETLY, "-c", "constraints.txt", "-e", ".[all,dev,stores]")
+    _run("-m", "pytest", "--durations=10", *(arguments or ["tests/checkpoints/mirror", "tests/checkpoints/backup"]))
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -133,6 +140,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fuzz": fuzz,
     "matrix": matrix,
     "compat": compat,
+    "test-stores": test_stores,
     "test-ecosystem": test_ecosystem,
     "lint": lint,
     "docs": docs,

@@ -3,8 +3,9 @@
     raw files -> interactions -> user histories -> candidates -> prompts -> trained adapter -> scores -> tables
 
 requirements                 what must be installed, and what to type for it
+credentials                  texts without the passwords that addresses carry
 vocabulary, errors, command, hardware, files, assets, texts   what every stage shares
-checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports only errors
+checkpoints                  saving, verifying, resuming, for any Hugging Face Trainer; imports none of the rest
 data                         raw files -> interactions -> histories: one file per source, one registry
 evaluation                   ranks -> metrics, intervals, tables; knows no model
 experts                      what counts say of the next item, without training, and the weighted sum of all

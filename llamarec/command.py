@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from llamarec.credentials import without_credentials
+
 # What two names have in common, from 0 to 1, from which on one may be a slip for the other: "json" and "jsn" 0.86,
 # "num_epochs" and "num_train_epochs" 0.77, but "restart" and "data_root" 0.50.
 _NEAR: Final = 0.75
@@ -38,7 +40,8 @@ def program_of(name: str) -> str:
 
 
 def typed(words: Sequence[str]) -> str:
-    """The words of a command line as this system's shell reads them."""
+    """The words of a command line as this system's shell reads them, for messages: no password is in an address."""
+    words = [without_credentials(word) for word in words]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

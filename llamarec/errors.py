@@ -21,6 +21,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from llamarec.credentials import without_credentials
+
 EXIT_FINISHED = 0
 EXIT_FAILED = 1  # a bug: there is a traceback
 EXIT_USAGE = 2  # a problem that the user can solve; what to do is said
@@ -75,17 +77,20 @@ class LlamarecError(Exception):
         hint: Lines = None,
         retry_with: Sequence[str] = (),
     ) -> None:
-        self.problem = problem
+        # An address in any of these may carry a password.
+        self.problem = without_credentials(problem)
         self.expected, self.found, self.hint = _joined(expected), _joined(found), _joined(hint)
         self.retry_with = tuple(retry_with)
 
         rows = [("expected", expected), ("found", found), ("next", hint)]
         text = "\n".join([problem, *(_row(label, lines) for label, lines in rows if lines)])
-        super().__init__(printable(text))
+        super().__init__(printable(without_credentials(text)))
 
 
 def _joined(lines: Lines) -> str | None:
-    return lines if lines is None or isinstance(lines, str) else "\n".join(lines)
+    if lines is None:
+        return None
+    return without_credentials(lines if isinstance(lines, str) else "\n".join(lines))
 
 
 def _row(label: str, lines: Lines) -> str:

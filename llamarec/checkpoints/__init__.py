@@ -5,11 +5,12 @@
 config   options beside those of `TrainingArguments`
 storage  what is on disk; no torch
 backup   verified copies, anywhere that fsspec reaches; no torch
+mirror   a copy of the run that outlives the machine; no torch
 resume   decides what a resume keeps, applies and refuses; loads no model
 trainer  the training loop, saving and restoring
 
-Imports run from `trainer` to `resume` and `backup`, and from there to `storage`. Of the rest of the package these
-modules import only `errors`. The rules are in pyproject.toml (import-linter).
+Imports run from `trainer` to `mirror`, to `resume` and `backup`, and from there to `storage`. Of the rest of the
+package these modules import only `errors` and `credentials`. The rules are in pyproject.toml (import-linter).
 """
 
 from __future__ import annotations

@@ -64,6 +64,13 @@ class CheckpointConfig:
         metadata={"help": "Also copy checkpoints, verified, to this folder or address that fsspec knows (s3://...)."},
     )
     backup_every: int = field(default=1, metadata={"help": "Copy every this many saves (with --backup_to)."})
+    mirror: str = field(
+        default="",
+        metadata={
+            "help": "Keep a verified copy of the run in this folder or address (s3://...), written in the background; "
+            "--resume_from_checkpoint on an empty disk continues from it."
+        },
+    )
     check_data: bool = field(
         default=True,
         metadata={"help": "Draw two samples twice before the first step, and refuse data that a resume cannot repeat."},
@@ -72,6 +79,10 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         rules = [
             (self.save_seconds >= 0, f"--save_seconds {self.save_seconds}: 0 (never) or more"),
+            (
+                not self.mirror or self.mirror.rstrip("/") != self.backup_to.rstrip("/"),
+                "--mirror and --backup_to have the same address: --mirror alone copies every checkpoint",
+            ),
             (self.backup_every >= 1, f"--backup_every {self.backup_every}: at least 1"),
             (
                 self.adapter_format in ADAPTER_FORMATS,

@@ -20,7 +20,7 @@ from llamarec.vocabulary import FINAL_RANK, FIRST_STAGE_RANK, LETTERS_RANK, RETR
 
 METRICS: Final = ("ndcg@10", "recall@10", "mrr@10")
 # Paths do not make two trainings different.
-_PATHS: Final = ("dataset_code", "backup_to", "backup_every")
+_PATHS: Final = ("dataset_code", "backup_to", "backup_every", "mirror")
 
 
 @dataclass(frozen=True)

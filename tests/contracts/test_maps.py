@@ -21,6 +21,7 @@ MAPPED = [
     "llamarec",
     "llamarec.checkpoints",
     "llamarec.checkpoints.backup",
+    "llamarec.checkpoints.mirror",
     "llamarec.checkpoints.resume",
     "llamarec.checkpoints.storage",
     "llamarec.checkpoints.trainer",

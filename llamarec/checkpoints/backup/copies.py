@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ from llamarec.checkpoints.backup.contents import COPYING, Content, claim, conten
 from llamarec.checkpoints.backup.stores import Store, open_store
 from llamarec.checkpoints.storage import durable, publish
 from llamarec.checkpoints.storage.entries import read_bytes
-from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, max_bytes_of
+from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder, max_bytes_of, step_of
 from llamarec.checkpoints.storage.lock import RunLock, describe_holder
 from llamarec.checkpoints.storage.manifest import FileEntry, parse_manifest
 from llamarec.checkpoints.storage.ownership import check_same_run
@@ -29,12 +30,13 @@ from llamarec.checkpoints.storage.verification import verify
 from llamarec.errors import CheckpointError, LockedError, SpaceError
 
 
-def backup(checkpoint: Path, destination: str) -> str:
+def backup(checkpoint: Path, destination: str | Store, replace: bool = False) -> str:
     """Copies a checkpoint to `{destination}/checkpoint-{step}`, unless an intact copy exists there.
 
     Args:
         checkpoint: A folder checkpoint-{step}.
         destination: A folder, or an address that fsspec knows.
+        replace: Whether to replace another checkpoint of the same step.
 
     Returns:
         Path or address of the copy.
@@ -53,27 +55,51 @@ def backup(checkpoint: Path, destination: str) -> str:
             hint=f"llamarec checkpoints backup {checkpoint.parent} {destination}   takes the newest good one",
         )
 
-    source = open_store(checkpoint)
+    store = destination if isinstance(destination, Store) else open_store(destination)
+    source = replaced(open_store(checkpoint), pulse=store.pulse)
     content = content_of(source)
-    target = open_store(destination).below(f"checkpoint-{content.step}")
+    target = store.below(f"checkpoint-{content.step}")
 
     if not target.is_local:
-        if not _has_copy(target, content):
+        if not _has_copy(target, content, replace):
             _send(source, content, target)
         return target.url
 
     run = RunFolder(Path(target.path).parent)
-    with _local_errors(source, run), _locked(run, destination):
-        if not _has_copy(target, content):
+    with _local_errors(source, run), locked(run, store.url):
+        if not _has_copy(target, content, replace):
             _copy_in(source, content, run)
     return os.path.normpath(target.path)
 
 
-def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
+def remove_copy(copy: Store) -> None:
+    """Deletes a copy; one that a kill leaves half deleted is no copy any more.
+
+    Raises:
+        CheckpointError: the store cannot be reached.
+        LockedError: another process writes there (local stores).
+    """
+    if copy.is_local:
+        path = Path(copy.path)
+        run, step = RunFolder(path.parent), step_of(path)
+        if step is not None and path.is_dir():
+            with _local_errors(copy, run), locked(run, copy.url):
+                publish.delete(run, step)
+        return
+
+    copy.write(COPYING, [b"This copy is being deleted.\n"])
+    copy.remove(MANIFEST)
+    for name in copy.names():
+        if name != COPYING:
+            copy.remove(name)
+    copy.remove(COPYING)
+
+
+def restore(source: str | Store, run: RunFolder, replace: bool = False) -> Path:
     """Copies a checkpoint back into a run's folder; the caller holds the run's lock.
 
     Args:
-        source: Folder or address of one checkpoint, or of several; then the newest is restored.
+        source: Store, folder or address of one checkpoint, or of several; then the newest is restored.
         run: The run's folder.
         replace: Whether to replace a good checkpoint of the same step. A damaged one is always replaced.
 
@@ -85,7 +111,7 @@ def restore(source: str, run: RunFolder, replace: bool = False) -> Path:
             checkpoint of that step, or the checkpoints of another run.
         SpaceError: it does not fit.
     """
-    store = one_of(open_store(source))
+    store = one_of(source if isinstance(source, Store) else open_store(source))
     content = content_of(store)
     if content.manifest is not None:
         check_same_run(run, parse_manifest(content.manifest, store.url), store.url)
@@ -155,8 +181,13 @@ def _send(source: Store, content: Content, target: Store) -> None:
         raise
 
 
-def _has_copy(target: Store, content: Content) -> bool:
+def _has_copy(target: Store, content: Content, replace: bool) -> bool:
     """Whether the target already has an intact copy; False also for files that may be overwritten.
+
+    Args:
+        target: Where the copy belongs.
+        content: What is to be copied.
+        replace: Whether another checkpoint may be overwritten.
 
     Raises:
         CheckpointError: the target has another checkpoint.
@@ -172,6 +203,8 @@ def _has_copy(target: Store, content: Content) -> bool:
             target.remove(COPYING)
         return intact
 
+    if replace:
+        return False
     raise CheckpointError(
         f"{target.url} already exists and is another checkpoint",
         expected="a free name, or a copy of the same checkpoint",
@@ -206,7 +239,7 @@ def _arrived_differently(where: str) -> CheckpointError:
 
 
 @contextlib.contextmanager
-def _locked(run: RunFolder, destination: str) -> Iterator[None]:
+def locked(run: RunFolder, destination: str) -> Iterator[None]:
     """The lock of the target's folder: two processes that stage the same step would delete each other's files."""
     try:
         with RunLock(run):

@@ -1,13 +1,14 @@
 """Stores that fsspec reaches (folders, s3://, memory://, ...), with the operations that copies of checkpoints need.
 
-fsspec is imported when a store is opened. Any error of a store's driver becomes a `CheckpointError`.
+fsspec is imported when a store is opened. Any error of a store's driver becomes a `CheckpointError`, without the
+credentials that the driver may name in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Final
 from llamarec.checkpoints.storage.entries import chunks_of, entries_below, kind_of
 from llamarec.checkpoints.storage.layout import max_bytes_of
 from llamarec.checkpoints.storage.manifest import FileEntry
+from llamarec.credentials import remember, without_credentials
 from llamarec.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,21 +25,31 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 2**20
 
 
+class MissingError(CheckpointError):
+    """A file or folder is not in its store."""
+
+
+class UnreachableError(CheckpointError):
+    """A store does not answer, or refuses: another try may succeed."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder in a file system of fsspec.
 
     Attributes:
-        url: Address as the user wrote it, for messages.
+        url: Address as the user wrote it, without credentials: for messages and records.
         filesystem: The file system.
         path: Path in that file system's own form.
         is_local: Whether it is on this machine's disks.
+        pulse: Called after each piece that is read or written, by whoever wants to know that something moves.
     """
 
     url: str
     filesystem: AbstractFileSystem
     path: str
     is_local: bool
+    pulse: Callable[[], object] = lambda: None
 
     @property
     def name(self) -> str:
@@ -81,11 +93,14 @@ class Store:
         """The bytes of a file, in chunks."""
         if self.is_local:
             with self._driver(name):
-                yield from chunks_of(Path(self._at(name)))
+                for chunk in chunks_of(Path(self._at(name))):
+                    self.pulse()
+                    yield chunk
             return
 
         with self._driver(name), self.filesystem.open(self._at(name), "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
+                self.pulse()
                 yield chunk
 
     def read(self, name: str) -> bytes:
@@ -126,6 +141,7 @@ class Store:
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
+                self.pulse()
         with self._driver(name):
             self.filesystem.invalidate_cache()
         return FileEntry(size, digest.hexdigest())
@@ -135,6 +151,14 @@ class Store:
         with self._driver(name):
             if self.filesystem.exists(self._at(name)):
                 self.filesystem.rm_file(self._at(name))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file in this store, by relative path, as the store tells them."""
+        with self._driver():
+            self.filesystem.invalidate_cache()
+            prefix = self.path.rstrip("/") + "/"
+            found = self.filesystem.find(self.path, detail=True)
+            return {name.removeprefix(prefix): int(entry["size"] or 0) for name, entry in found.items()}
 
     def remove_all(self) -> None:
         """Removes the folder with its content."""
@@ -162,18 +186,20 @@ class Store:
         except CheckpointError:
             raise
         except FileNotFoundError as error:
-            raise CheckpointError(f"{where} is missing") from error
+            raise MissingError(f"{where} is missing") from (error if self.is_local else None)
         except OSError as error:
             if not self.is_local:
-                raise self._unreachable(where, error) from error
+                raise self._unreachable(where, error) from None
             raise CheckpointError(f"{where} cannot be read", found=str(error)) from error
         except Exception as error:
             # Drivers raise the errors of their client libraries, which have no closer common ancestor.
-            raise self._unreachable(where, error) from error
+            raise self._unreachable(where, error) from None
 
     @staticmethod
-    def _unreachable(where: str, error: Exception) -> CheckpointError:
-        return CheckpointError(f"{where} cannot be reached", found=f"{type(error).__name__}: {error}", hint="try again")
+    def _unreachable(where: str, error: Exception) -> UnreachableError:
+        """Raised without the driver's own error, whose text may hold a password and would stand in a traceback."""
+        found = f"{type(error).__name__}: {error}"
+        return UnreachableError(f"{where} cannot be reached", found=found, hint="try again")
 
 
 def open_store(url: str | Path) -> Store:
@@ -187,6 +213,7 @@ def open_store(url: str | Path) -> Store:
 
     text = str(url)
     text = str(Path(text).expanduser()) if "://" not in text else text
+    remember(text)
 
     try:
         filesystem, path = url_to_fs(text)
@@ -196,10 +223,10 @@ def open_store(url: str | Path) -> Store:
             expected="a folder, or an address like s3://bucket/folder that fsspec knows",
             found=str(error),
             hint="pip install s3fs (s3://), gcsfs (gs://), adlfs (az://) or sshfs (ssh://)",
-        ) from error
+        ) from None
     except Exception as error:
-        raise CheckpointError(f"cannot open {text}", found=f"{type(error).__name__}: {error}") from error
-    return Store(text, filesystem, str(path), isinstance(filesystem, LocalFileSystem))
+        raise UnreachableError(f"cannot open {text}", found=f"{type(error).__name__}: {error}") from None
+    return Store(without_credentials(text), filesystem, str(path), isinstance(filesystem, LocalFileSystem))
 
 
 def _names_below(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ UNTRACKED: Final = frozenset(
         "allow_changed",
         "allow_partial_resume",
         "restart",
+        "mirror",
         "output_dir",
         "experiment_root",
         "data_root",

@@ -10,6 +10,7 @@ checkpoints/                     the run's folder (the Trainer's output_dir)
   .deleting-checkpoint-500/      no longer a checkpoint; being deleted
   .best/                         a new best model on its way
   .run.lock, .run.json           who is training here
+  .fetch.lock                    held while a checkpoint comes from the mirror
 """
 
 from __future__ import annotations
@@ -101,6 +102,11 @@ class RunFolder:
         return self.path / ".run.lock"
 
     @property
+    def fetch_lock(self) -> Path:
+        """Lock file, held while a checkpoint is brought here from a mirror."""
+        return self.path / ".fetch.lock"
+
+    @property
     def holder(self) -> Path:
         """File that names the process that holds the lock."""
         return self.path / ".run.json"
@@ -155,7 +161,7 @@ def is_own_name(name: str) -> bool:
     """
     is_part = _LEFTOVER.fullmatch(name) or step_of(Path(name)) is not None or name.startswith(LIVE_PREFIX)
     run = RunFolder(Path())
-    files = (run.best_staging, run.lock, run.holder, run.restarted, Path(BEST_MANIFEST))
+    files = (run.best_staging, run.lock, run.fetch_lock, run.holder, run.restarted, Path(BEST_MANIFEST))
     return bool(is_part) or name in {path.name for path in files}
 
 

@@ -41,8 +41,22 @@ def mark_superseded(run: RunFolder, steps: list[int]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    content = {"before_restart": {run.checkpoint(step).name: sequence_of(run, step) for step in steps}}
-    durable.replace_file(run.restarted, (json.dumps(content, indent=2) + "\n").encode())
+    before = {run.checkpoint(step).name: sequence_of(run, step) for step in steps}
+    durable.replace_file(run.restarted, note_of(before))
+
+
+def note_of(before_restart: dict[str, int]) -> bytes:
+    """Content of restarted.json: the number of each earlier checkpoint's save, by name."""
+    return (json.dumps({"before_restart": before_restart}, indent=2) + "\n").encode()
+
+
+def parse_note(raw: bytes) -> dict[str, int]:
+    """What `note_of` made bytes of.
+
+    Raises:
+        ShapeError: they are something else.
+    """
+    return json_shapes.parsed(raw, _Note).before_restart
 
 
 def clear_superseded(run: RunFolder) -> None:
@@ -58,12 +72,17 @@ def is_superseded(run: RunFolder, steps: list[int]) -> dict[int, bool]:
     Raises:
         CheckpointError: restarted.json cannot be read.
     """
-    recorded = _recorded(run)
+    recorded = recorded_in(run)
     names = {step: run.checkpoint(step).name for step in steps}
     return {step: name in recorded and recorded[name] == sequence_of(run, step) for step, name in names.items()}
 
 
-def _recorded(run: RunFolder) -> dict[str, int]:
+def recorded_in(run: RunFolder) -> dict[str, int]:
+    """The number of each checkpoint's save from before a restart, by name; empty where there was none.
+
+    Raises:
+        CheckpointError: restarted.json cannot be read.
+    """
     try:
         return json_shapes.read(run.restarted, _Note).before_restart
     except FileNotFoundError:

@@ -80,9 +80,15 @@ def gather(run: RunFolder, *, deep: bool, with_restarts: bool = True) -> list[Ch
     return [replace(summary, is_superseded=superseded[summary.step]) for summary in summaries]
 
 
-def summary_of(verdict: Verdict, *, deep: bool) -> CheckpointSummary:
-    """Summary from the manifest; without one, from the Trainer's state."""
-    manifest, size = verdict.manifest, folder_bytes(verdict.path)
+def summary_of(verdict: Verdict, *, deep: bool, num_bytes: int | None = None) -> CheckpointSummary:
+    """Summary from the manifest; without one, from the Trainer's state.
+
+    Args:
+        verdict: What verification found.
+        deep: Whether it read the files.
+        num_bytes: Size of a checkpoint that is not on this machine's disks.
+    """
+    manifest, size = verdict.manifest, folder_bytes(verdict.path) if num_bytes is None else num_bytes
     saved = saved_checkpoint(verdict)
     if manifest is None:
         return _from_state(verdict, trainer_state(verdict.path), deep, size, saved)

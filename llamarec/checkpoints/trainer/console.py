@@ -1,4 +1,4 @@
-"""Lines for the user, from the first of several processes only. Standard library only."""
+"""Lines for the user, from the first of several processes only, without credentials. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 
+from llamarec.credentials import without_credentials
 from llamarec.errors import printable
 
 
@@ -24,7 +25,7 @@ class Console:
         if self.is_first_process:
             # A pipe may be closed, or the log's disk full.
             with contextlib.suppress(OSError, ValueError):
-                print(printable(line), flush=True)
+                print(printable(without_credentials(line)), flush=True)
 
     def warn(self, text: str) -> None:
         """A line on standard error that a progress bar does not swallow."""
@@ -33,5 +34,5 @@ class Console:
 
         # The terminal may be gone (SIGHUP); that must not keep anything from being saved.
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"\n{printable(text)}\n")
+            sys.stderr.write(f"\n{printable(without_credentials(text))}\n")
             sys.stderr.flush()

@@ -36,6 +36,7 @@ from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
 from llamarec.checkpoints.trainer.training import ResumableParts
+from llamarec.credentials import without_credentials_in
 from llamarec.errors import check_all
 
 # At run time the Trainer comes after the mixin, so that `super()` may be any subclass of it.
@@ -105,8 +106,8 @@ class ResumableMixin(_Trainer):
         options = Options(
             config=checkpoint_config or CheckpointConfig(),
             fingerprints=dict(fingerprints or {}),
-            own_options=dict(own_options or {}),
-            given=dict(given or {}),
+            own_options=without_credentials_in(own_options or {}),
+            given=without_credentials_in(given or {}),
             defaults=dict(defaults or {}),
             after_save=after_save,
             choice=choice,
@@ -159,9 +160,9 @@ class ResumableMixin(_Trainer):
 
     @property
     def last_save_failed(self) -> bool:
-        """Whether the last checkpoint, or the best model, is not saved; the exit code of a program should say so."""
+        """Whether the last checkpoint or the best model is not saved, or not in the mirror; for the exit code."""
         writer = self._resumable.writer
-        return writer is not None and bool(writer.last_error)
+        return writer is not None and bool(writer.owed)
 
     @property
     def lost_best_step(self) -> int | None:

@@ -29,6 +29,7 @@ from llamarec.checkpoints.storage.space import require_space
 from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.mirroring import TrainingMirror
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState, SeenBatch
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
@@ -48,6 +49,7 @@ class Start:
     Args:
         trainer: The live Trainer.
         folder: The run's folder.
+        mirror: Of the run.
         program: What the program gave.
         data: The training data.
         stateful: The objects that the program passed.
@@ -61,6 +63,7 @@ class Start:
         trainer: LiveTrainer,
         folder: RunFolder,
         *,
+        mirror: TrainingMirror,
         program: Program,
         data: TrainData,
         stateful: StatefulObjects,
@@ -68,7 +71,7 @@ class Start:
         console: Console,
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
-        self._trainer, self._folder, self._program = trainer, folder, program
+        self._trainer, self._folder, self._program, self._mirror = trainer, folder, program, mirror
         self._stateful, self._random = stateful, random
         self._data, self._console, self._hyperparameters = data, console, hyperparameters
 
@@ -105,6 +108,8 @@ class Start:
         check_can_be_saved(unwrapped(self._trainer))
         args, fingerprints = self._trainer.args, self._program.fingerprints()
         resume = self._decide(wanted, fingerprints)
+        restarts = self._program.options.config.restart
+        distributed.in_first_process(args, partial(self._mirror.check, resume, is_restart=restarts))
         self._check_stateful(resume)
         self._random.check()
         lineage = self._lineage(resume)
@@ -118,6 +123,7 @@ class Start:
             distributed.in_first_process(args, self._supersede_earlier)
         elif resume is not None:
             distributed.in_first_process(args, partial(self._unsupersede, wanted))
+        self._mirror.begin(resume, lineage, is_restart=restarts)
 
         if resume is not None:
             manifest = resume.choice.verdict.manifest
@@ -155,11 +161,12 @@ class Start:
                 check_can_start(self._folder, beyond, config.changes_allowed, trainer.program_hints)
             return None
 
+        here = self._mirror.fetch(wanted)
         choice = choose_checkpoint(
             self._folder,
             wanted,
             allow_partial=config.allow_partial_resume,
-            earlier=self._program.options.choice,
+            earlier=self._program.options.choice or here,
             check=check_readable,
         )
         if choice is None:
@@ -250,7 +257,7 @@ class Start:
             parent=resume.step if resume is not None else None,
             sessions=_capped((*earlier, session)),
             given=given,
-            next_sequence=next_sequence(self._folder),
+            next_sequence=max(next_sequence(self._folder), self._mirror.next_sequence),
         )
 
     def _supersede_earlier(self) -> None:

@@ -88,9 +88,9 @@ class Stopping:
         name, step = self._stop.received, self._trainer.state.global_step
         if self._has_open_requests() or self._saver.last_saved_step != step or self._writer.last_error:
             self._saver.save("signal")
-        self._writer.wait()
+        self._writer.end()
 
-        path, code = self._saver.last_good, EXIT_SAVE_FAILED if self._writer.last_error else EXIT_INTERRUPTED
+        path, code = self._saver.last_good, EXIT_SAVE_FAILED if self._writer.owed else EXIT_INTERRUPTED
         # Nobody ends before the first process has written: their end would have it killed.
         path, code = distributed.from_first_process(self._trainer.args, (path, code))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers.integrations.neftune import deactivate_neftune
 
+from llamarec.checkpoints.mirror.keeper import MirrorKeeper
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.callback_output import output_is_lossy
@@ -19,6 +20,7 @@ from llamarec.checkpoints.trainer.guards.moved_models import check_moved_models
 from llamarec.checkpoints.trainer.guards.optimizers import OptimizerGuard
 from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.loop import StepLoop
+from llamarec.checkpoints.trainer.mirroring import TrainingMirror
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
@@ -170,9 +172,11 @@ class ResumableParts:
             # Of a training that was ended in the middle of writing.
             self._writer.wait()
 
+        mirror = TrainingMirror(self.trainer, folder, self.program.options.config.mirror, self.console)
         start = Start(
             self.trainer,
             folder,
+            mirror=mirror,
             program=self.program,
             data=self.data,
             stateful=self.stateful,
@@ -187,7 +191,7 @@ class ResumableParts:
             check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
             self.stateful.observe()
-            self._writer = self._new_writer(folder)
+            self._writer = self._new_writer(folder, mirror.keeper)
             run = start.begin(wanted, self._writer)
             if run.resume is not None and not self.program.makes_optimizer:
                 # The optimizer of an earlier training of this object would keep the rate that it was made with.
@@ -208,7 +212,7 @@ class ResumableParts:
             folder = resume.choice.verdict.path
             self.extra.put_into_optimizer(read_extra_state(folder), folder)
 
-    def _new_writer(self, folder: RunFolder) -> CheckpointWriter:
+    def _new_writer(self, folder: RunFolder, mirror: MirrorKeeper | None) -> CheckpointWriter:
         config = self.program.options.config
         return CheckpointWriter(
             folder,
@@ -219,6 +223,7 @@ class ResumableParts:
             backup_every=config.backup_every,
             after_save=self.program.options.after_save,
             read_back=config.read_back,
+            mirror=mirror,
         )
 
     def _new_step(self, run: RunState, boundary: StepBoundary) -> Step:
@@ -294,7 +299,7 @@ class ResumableParts:
     @contextlib.contextmanager
     def _left_clean(self) -> Iterator[None]:
         """However training ends, the Trainer can train again, and everything submitted is written."""
-        end_saves = CheckpointWriter.wait
+        end_saves = CheckpointWriter.end
         try:
             yield
         except EndNow:

@@ -49,9 +49,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
     run = find_new_run(arguments.run_name, arguments.experiment_root)
     # Before the lock, which creates the run's folder: a wrong SRC must not leave an empty run.
-    source = one_of(open_store(arguments.source), _say_passed_over).url
+    store = one_of(open_store(arguments.source), _say_passed_over)
+    source = store.url
     with RunLock(run):
-        restored = restore(source, run, arguments.replace)
+        restored = restore(store, run, arguments.replace)
         newest = order_of_saves(run)[0]
 
     if arguments.json:

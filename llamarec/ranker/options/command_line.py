@@ -18,14 +18,18 @@ from typing import Final, NamedTuple
 
 from transformers import TrainingArguments
 
+from llamarec.checkpoints.backup.stores import open_store
 from llamarec.checkpoints.config import CheckpointConfig
+from llamarec.checkpoints.mirror.fetching import bring_newest, one_at_a_time
 from llamarec.checkpoints.resume.readable import check_readable
-from llamarec.checkpoints.storage.discovery import ResumeChoice, choose_checkpoint
+from llamarec.checkpoints.storage.discovery import BEST, LATEST, ResumeChoice, choose_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import RunLock
 from llamarec.checkpoints.storage.ownership import check_can_resume
 from llamarec.checkpoints.storage.recovery import recover
+from llamarec.checkpoints.trainer.console import Console
 from llamarec.command import given_in
+from llamarec.credentials import without_credentials
 from llamarec.data.config import DataConfig
 from llamarec.data.prepare import resolve_options
 from llamarec.errors import ConfigError
@@ -138,7 +142,12 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
 
 
 def _plain(value: object) -> object:
-    """A whole number instead of a float: the parser reads numbers of steps as floats, since they may be shares too."""
+    """A whole number instead of a float: the parser reads numbers of steps as floats, since they may be shares too.
+
+    Addresses lose their passwords.
+    """
+    if isinstance(value, str):
+        return without_credentials(value)
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) > 1 else value
 
 
@@ -181,17 +190,41 @@ def _chosen(wanted: argparse.Namespace, mend: bool) -> ResumeChoice | None:
 
     run = RunFolder(Path(wanted.output_dir))
 
-    # With several processes (torchrun), the first one does it.
-    if mend and run.path.is_dir() and os.environ.get("RANK", "0") == "0":
-        with RunLock(run, HINTS):
-            recover(run, HINTS)
-
+    here = _mended(run, wanted) if mend else None
     choice = choose_checkpoint(
-        run, wanted.resume_from_checkpoint, allow_partial=wanted.allow_partial_resume, check=check_readable
+        run,
+        wanted.resume_from_checkpoint,
+        allow_partial=wanted.allow_partial_resume,
+        earlier=here,
+        check=check_readable,
     )
     if choice is not None:
         check_can_resume(run, choice)
     return choice
+
+
+def _mended(run: RunFolder, wanted: argparse.Namespace) -> ResumeChoice | None:
+    """Finishes what a killed save left, and brings a newer checkpoint from the mirror.
+
+    Returns:
+        The newest good checkpoint here, where the mirror was compared with it.
+    """
+    # With several processes (torchrun), the first one does it.
+    is_first = os.environ.get("RANK", "0") == "0"
+    if not wanted.mirror or wanted.resume_from_checkpoint not in ("True", "true", True, LATEST, BEST):
+        if run.path.is_dir() and is_first:
+            with RunLock(run, HINTS):
+                recover(run, HINTS)
+        return None
+
+    console = Console(is_first)
+    # Each machine has a disk of its own; on one machine the others wait for the first, and find all there.
+    with one_at_a_time(run):
+        if is_first:
+            with RunLock(run, HINTS):
+                recover(run, HINTS)
+        mirror = open_store(wanted.mirror)
+        return bring_newest(mirror, run, say=console.print, warn=console.warn, check=check_readable)
 
 
 def recipe_defaults(given: argparse.Namespace, flags: set[str]) -> dict[str, object]:

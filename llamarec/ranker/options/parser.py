@@ -46,6 +46,7 @@ _TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "allow_changed",
         "restart",
         "read_back",
+        "mirror",
         "backup_to",
         "backup_every",
         "load_best_model_at_end",

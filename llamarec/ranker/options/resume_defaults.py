@@ -25,6 +25,7 @@ _OF_THE_COMMAND: Final = frozenset(
         "allow_changed",
         "restart",
         "backup_to",
+        "mirror",
         "train_retriever",
         # Connections between the processes of one launch.
         "ddp_backend",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from llamarec.checkpoints.mirror.keeper import MirrorKeeper
 from llamarec.checkpoints.storage.discovery import inspect, saved_checkpoint
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.manifest import Manifest
@@ -21,6 +22,7 @@ from llamarec.checkpoints.storage.space import free_bytes, needed_bytes
 from llamarec.checkpoints.trainer.saves.best import BestModel
 from llamarec.checkpoints.trainer.saves.save_errors import NotResumableError, first_line, is_of_disk, never_saved
 from llamarec.checkpoints.trainer.saves.snapshots import Snapshot
+from llamarec.credentials import without_credentials
 from llamarec.errors import EXIT_KILLED, LlamarecError
 
 
@@ -36,6 +38,7 @@ class CheckpointWriter:
         backup_every: See there.
         after_save: Called with the folder of each checkpoint when it is published.
         read_back: Read the first checkpoint back before it takes its name.
+        mirror: Copies what is published; None where there is no mirror.
 
     Attributes:
         last_good: Step of the newest checkpoint that this process published or resumed from.
@@ -56,7 +59,9 @@ class CheckpointWriter:
         backup_every: int = 1,
         after_save: Callable[[Path], object] | None = None,
         read_back: bool = False,
+        mirror: MirrorKeeper | None = None,
     ) -> None:
+        self._mirror = mirror
         self.first_is_due = read_back
         self.fatal: LlamarecError | None = None
         self._after_save = after_save
@@ -74,6 +79,11 @@ class CheckpointWriter:
     def last_error(self) -> str:
         """What is still owed: why the last save failed, or why the best model is not there; empty when all is saved."""
         return self._save_error or self.best.error
+
+    @property
+    def owed(self) -> str:
+        """`last_error`, or what the mirror lacks once training has ended; empty when all is done."""
+        return self.last_error or (self._mirror.behind if self._mirror is not None else "")
 
     def continue_from(self, step: int, num_bytes: int) -> None:
         """A checkpoint is resumed: it is the newest good one, and the measure of the next one's size.
@@ -109,10 +119,19 @@ class CheckpointWriter:
             self._pending.result()
             self._pending = None
 
+    def end(self) -> None:
+        """`wait`, and until the mirror has what was published, or has failed as often as it may."""
+        self.wait()
+        if self._mirror is not None and self._mirror.is_alive():
+            self._mirror.finish()
+            # What was being copied was not deleted.
+            self._rotate_or_warn("the checkpoints are saved")
+
     def abandon(self) -> None:
-        """Leaves a save that is being written to itself: the user has asked three times."""
-        if self._pending is not None and self._pending.is_alive():
-            atexit.register(_end_while, self._pending)
+        """Leaves a save or a copy that is being written to itself: the user has asked three times."""
+        for thread in (self._pending, self._mirror):
+            if thread is not None and thread.is_alive():
+                atexit.register(_end_while, thread)
 
     def _write(self, snapshot: Snapshot) -> None:
         step = snapshot.manifest.step
@@ -142,6 +161,8 @@ class CheckpointWriter:
 
         self.last_good, self.last_bytes, self._save_error = step, written.num_bytes, ""
         self.finish(written)
+        if self._mirror is not None:
+            self._mirror.note(step)
         self._back_up(step)
         self._hand_over(step)
 
@@ -161,12 +182,13 @@ class CheckpointWriter:
     def finish(self, manifest: Manifest) -> None:
         """What follows when the newest checkpoint is there; also on a resume, since a kill may have come before it."""
         self.best.bring(manifest)
+        self._rotate_or_warn(f"checkpoint-{manifest.step} is saved")
 
+    def _rotate_or_warn(self, done: str) -> None:
         try:
             self.rotate()
         except Exception as error:
-            why = first_line(error)
-            self._warn(f"WARNING: checkpoint-{manifest.step} is saved, but an old one could not be deleted: {why}")
+            self._warn(f"WARNING: {done}, but an old one could not be deleted: {first_line(error)}")
 
     def _require_space(self, snapshot: Snapshot) -> None:
         needed, free = needed_bytes(self.last_bytes or snapshot.num_bytes), free_bytes(self.run.path)
@@ -193,7 +215,8 @@ class CheckpointWriter:
         """Deletes what retention does not keep; the newest is verified by now."""
         kept = [saved_checkpoint(verdict) for verdict in inspect(self.run)]
         for step in to_delete(kept, self.limit):
-            delete(self.run, step)
+            if self._mirror is None or step != self._mirror.held:
+                delete(self.run, step)
 
     def _back_up(self, step: int) -> None:
         self._num_saves += 1
@@ -205,7 +228,8 @@ class CheckpointWriter:
         try:
             backup(self.run.checkpoint(step), self._backup_to)
         except Exception as error:  # whatever a remote file system may raise must not end a training
-            self._warn(f"WARNING: checkpoint-{step} is saved, its backup to {self._backup_to} failed: {error}")
+            to = without_credentials(self._backup_to)
+            self._warn(f"WARNING: checkpoint-{step} is saved, its backup to {to} failed: {error}")
 
     def _hand_over(self, step: int) -> None:
         if self._after_save is None:
