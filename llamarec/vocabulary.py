@@ -107,6 +107,7 @@ SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
 
 Asked = Literal["validation", "test", "now"]
 """When a question is asked: as those of a split, or after all that is known."""
+ASKED: Final[tuple[Asked, ...]] = ("validation", "test", "now")
 
 
 @dataclass(frozen=True)

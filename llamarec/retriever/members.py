@@ -21,8 +21,6 @@ from llamarec.retriever.training_spec import TrainingSpec
 from llamarec.vocabulary import Asked
 
 MEMBERS_FOLDER: Final = "members"
-REFITS: Final[tuple[Asked, ...]] = ("test", "now")
-"""Questions for which models may be trained once more."""
 
 
 def further_members(
@@ -50,26 +48,16 @@ def further_members(
     return trainers
 
 
-def member_weights(first: Path, number: int) -> Path:
+def member_weights(first: Path, number: int, asked: Asked = "validation") -> Path:
     """File of a member's weights.
 
     Args:
         first: File of the first member's.
         number: Counted from 1.
+        asked: The questions that it was trained for.
     """
-    return first if number == 1 else first.with_stem(f"{first.stem}-{number}")
-
-
-def refit_weights(first: Path, number: int, asked: Asked) -> Path:
-    """File of the weights of a member that was trained once more.
-
-    Args:
-        first: See `member_weights`.
-        number: Likewise.
-        asked: Which questions it answers.
-    """
-    path = member_weights(first, number)
-    return path.with_stem(f"{path.stem}-{asked}")
+    parts = [first.stem, *([str(number)] if number > 1 else []), *([asked] if asked != "validation" else [])]
+    return first.with_stem("-".join(parts))
 
 
 def remove_beyond(folder: Path, number: int) -> None:

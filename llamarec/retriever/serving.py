@@ -22,7 +22,7 @@ from llamarec.experts.weights import EXPERTS_FILE, ExpertWeights, only
 from llamarec.files import stored
 from llamarec.retriever.config import RetrieverConfig
 from llamarec.retriever.learned_expert import MODEL, Learned, learned_from
-from llamarec.retriever.members import REFITS, member_weights, refit_weights
+from llamarec.retriever.members import member_weights
 from llamarec.retriever.model import LRURec, model_for
 from llamarec.retriever.published import (
     has_experts,
@@ -33,7 +33,7 @@ from llamarec.retriever.published import (
     weights_digests,
 )
 from llamarec.retriever.rebuild_command import rebuild_command
-from llamarec.vocabulary import Asked, Experiment
+from llamarec.vocabulary import ASKED, Asked, Experiment
 
 
 class Retriever:
@@ -175,14 +175,14 @@ def _models(
     experiment: Experiment, data: PreparedData, config: RetrieverConfig, hint: str
 ) -> dict[Asked, list[LRURec]]:
     """The members, by the questions that they answer."""
-    first, numbers = experiment.retriever_weights, range(1, config.num_members + 1)
-    files: dict[Asked, list[Path]] = {"validation": [member_weights(first, number) for number in numbers]}
-    published = published_names(experiment)
-    for asked in REFITS:
-        paths = [refit_weights(first, number, asked) for number in numbers]
-        if paths[0].name in published:
-            files[asked] = paths
-    return {asked: _loaded(paths, data, config, hint) for asked, paths in files.items()}
+    published, found = published_names(experiment), dict[Asked, list[LRURec]]()
+    for asked in ASKED:
+        first, *others = (
+            member_weights(experiment.retriever_weights, number, asked) for number in range(1, config.num_members + 1)
+        )
+        if asked == "validation" or first.name in published:
+            found[asked] = _loaded([first, *others], data, config, hint)
+    return found
 
 
 def _loaded(paths: Sequence[Path], data: PreparedData, config: RetrieverConfig, hint: str) -> list[LRURec]:

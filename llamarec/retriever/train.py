@@ -29,13 +29,7 @@ from llamarec.retriever.dependent_rankers import check_can_replace, check_prompt
 from llamarec.retriever.expert_stage import ExpertStage
 from llamarec.retriever.fit import RetrieverTrainer
 from llamarec.retriever.hard_negatives import TrainingLists, hard_negatives_file
-from llamarec.retriever.members import (
-    MEMBERS_FOLDER,
-    further_members,
-    member_weights,
-    refit_weights,
-    remove_beyond,
-)
+from llamarec.retriever.members import MEMBERS_FOLDER, further_members, member_weights, remove_beyond
 from llamarec.retriever.published import DIGEST, digest_of, finish_interrupted, locked, publish
 from llamarec.retriever.refit import refitted, remove_other_refits
 from llamarec.vocabulary import SPLITS, Experiment, Split
@@ -280,9 +274,7 @@ def _write(
 ) -> None:
     first = experiment.retriever_weights
     ordering = {
-        (member_weights(first, number) if asked == "validation" else refit_weights(first, number, asked)).name: save(
-            model.state_dict()
-        )
+        member_weights(first, number, asked).name: save(model.state_dict())
         for asked, models in stage.models.items()
         for number, model in enumerate(models, start=1)
     }
