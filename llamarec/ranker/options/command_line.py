@@ -8,6 +8,7 @@ the checkpoint's values become defaults in the same way (`kept`).
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
@@ -114,7 +115,8 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
             data, ranker, training, checkpoints, _ = parser.parse_args_into_dataclasses(list(argv))
     except ValueError as error:
-        raise ConfigError(f"these training arguments do not fit: {error}") from error
+        hint = _fitting_steps(parser.parse_args(list(argv)))
+        raise ConfigError(f"these training arguments do not fit: {error}", hint=hint) from error
 
     _check_length(training)
     check_metric(str(training.metric_for_best_model or ""), ranker.readout)
@@ -139,6 +141,15 @@ def parse(argv: Sequence[str], *, mend: bool = True) -> Parsed:
         kept=kept,
         choice=choice,
     )
+
+
+def _fitting_steps(values: argparse.Namespace) -> str | None:
+    """What to type where a save does not always have a validation beside it; None where that is not the problem."""
+    save, validate = values.save_steps, values.eval_steps or values.logging_steps
+    if not values.load_best_model_at_end or min(save, validate) < 1 or save % validate == 0:
+        return None
+    next_multiple = validate * math.ceil(save / validate)
+    return f"--save_steps {next_multiple:g}, or --eval_steps {save:g}, or --load_best_model_at_end false"
 
 
 def _plain(value: object) -> object:

@@ -91,6 +91,21 @@ def test_every_save_falls_on_a_validation(save_steps: int, eval_steps: int) -> N
     assert save_steps % eval_steps == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (("--save_steps", "50", "--eval_steps", "100"), "--save_steps 100, or --eval_steps 50, or"),
+        (("--save_steps", "250", "--eval_steps", "100"), "--save_steps 300, or --eval_steps 250, or"),
+    ],
+)
+def test_a_save_between_two_validations_is_refused_with_what_fits(flags: tuple[str, ...], hint: str) -> None:
+    with pytest.raises(ConfigError, match="round multiple") as refused:
+        parse([*BEAUTY, *flags])
+    assert hint in str(refused.value)
+    for first in hint.split(", or")[:2]:
+        parse([*BEAUTY, *flags, *first.split()])
+
+
 def test_saves_of_the_best_are_found_by_validations_every_few_steps() -> None:
     training = parse([*BEAUTY, "--save_strategy", "best"])[2]
     assert training.save_strategy == "best"
