@@ -30,6 +30,7 @@ from llamarec.ranker.options.command_line import Parsed, parse
 from llamarec.ranker.prompts.evaluation_samples import ORDERS, EvaluationSamples
 from llamarec.ranker.prompts.template import LETTERS
 from llamarec.ranker.training.build import Ranker, build_ranker
+from llamarec.ranker.training.init_adapter import starting
 from llamarec.retriever.candidates import load_candidates
 
 
@@ -129,8 +130,10 @@ def main(argv: list[str]) -> int:
 
 def _ranker(parsed: Parsed) -> tuple[Ranker, list[int]]:
     console = Console(quiet=True)
+    parsed, initial = starting(parsed)
     data = prepare(parsed.data, console)
-    ranker = build_ranker(parsed.experiment, data, load_candidates(parsed.experiment, data), parsed, console)
+    candidates = load_candidates(parsed.experiment, data)
+    ranker = build_ranker(parsed.experiment, data, candidates, parsed, console, initial=initial)
     name = parsed.ranker.llm_base_model
     tokenizer = load_tokenizer(name, base_model_source(name, data, parsed.experiment.ranker))
     return ranker, ids_after_a_space(tokenizer, ranker.encoder.num_candidates)

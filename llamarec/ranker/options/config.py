@@ -71,8 +71,9 @@ class RankerConfig:
     init_adapter: str = field(
         default="",
         metadata={
-            "help": "Start from the LoRA weights of another run (its code or folder, a checkpoint, or an export), "
-            "for example when the data have grown. Empty = fresh weights. A resume ignores it."
+            "help": "Start from the LoRA weights of another run of either --readout (its code or folder, a checkpoint, "
+            "or an export), for example when the data have grown. --lora_r, --lora_alpha and --lora_target_modules "
+            "are then that adapter's. Empty = fresh weights. A resume ignores it."
         },
     )
     prompt_template: str = field(

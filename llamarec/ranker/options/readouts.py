@@ -37,7 +37,6 @@ _ONLY_LETTERS: Final = {
     "max_train_prompts": "a part of an epoch: --num_train_epochs 0.1",
     "latest_prompts": "a part of an epoch: --num_train_epochs 0.1",
     "title_similarity": "titles are an expert of the first stage",
-    "init_adapter": "its item vectors belong to another catalogue",
 }
 _METRICS_OF_ITEMS: Final = tuple(f"overall_{name}" for name in LOGGED)
 

@@ -5,6 +5,7 @@ build          tokenizer, samples, plan, model and Trainer of a run
 results        the files that a run leaves beside its checkpoints
 apply_plan     what planning chose, put into the options
 init_adapter   first weights from another run
+lora_options   LoRA's rank, scale and layers, of an adapter and of a run
 fingerprints   what identifies a run
 adapter_trainer  what the Trainers of both readouts have in common
 callbacks      what happens when training begins

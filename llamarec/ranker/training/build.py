@@ -24,7 +24,7 @@ from llamarec.ranker.prompts.training_samples import Negatives, TrainingSamples
 from llamarec.ranker.training.apply_plan import planned
 from llamarec.ranker.training.final_test import TESTED_ORDERS
 from llamarec.ranker.training.fingerprints import fingerprint_sources, fingerprints
-from llamarec.ranker.training.init_adapter import read_initial
+from llamarec.ranker.training.init_adapter import InitialAdapter
 from llamarec.ranker.training.trainer import RankerTrainer
 from llamarec.retriever.candidates import Candidates, load_candidates
 from llamarec.retriever.hard_negatives import load_hard_negatives
@@ -52,7 +52,13 @@ class Ranker:
 
 
 def build_ranker(
-    experiment: Experiment, data: PreparedData, candidates: dict[Split, Candidates], parsed: Parsed, console: Console
+    experiment: Experiment,
+    data: PreparedData,
+    candidates: dict[Split, Candidates],
+    parsed: Parsed,
+    console: Console,
+    *,
+    initial: InitialAdapter | None = None,
 ) -> Ranker:
     """Builds tokenizer, samples, plan, model and Trainer; the model late, because loading it takes longest."""
     config, args = parsed.ranker, parsed.training
@@ -63,8 +69,6 @@ def build_ranker(
 
     with args.main_process_first(local=False):
         source = base_model_source(name, data, experiment.ranker)
-    # A resume uses the checkpoint's weights, so the other run may be gone by then.
-    initial = read_initial(config, experiment.root) if config.init_adapter and not parsed.kept else None
     tokenizer = load_tokenizer(name, source)
     template = load_template(config.prompt_template)
     encoder = encoder_for(tokenizer, data.titles, template, config, experiment.ranker)
@@ -84,7 +88,7 @@ def build_ranker(
     model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
     if initial is not None:
         initial.put_into(model)
-        console.print(f"adapter      {initial.describe(source, template)}", soft_wrap=True)
+        announce_start(initial.describe(source, config, template), console)
 
     trainer = RankerTrainer(
         model,
@@ -105,6 +109,12 @@ def build_ranker(
 
     num_trainable = sum(int(p.numel()) for p in model.parameters() if p.requires_grad)
     return Ranker(experiment, config, encoder, trainer, train, validation, fusion_samples, test, num_trainable)
+
+
+def announce_start(lines: list[str], console: Console) -> None:
+    """Prints where the first weights come from."""
+    for title, line in zip(["adapter", *[""] * len(lines)], lines, strict=False):
+        console.print(f"{title:<12} {line}", soft_wrap=True)
 
 
 def log_into(folder: str) -> None:

@@ -1,15 +1,18 @@
 """First weights of a run from another run's adapter (`--init_adapter`).
 
-It serves data that have grown, or similar data: a new run with its own schedule that already knows what a letter stands
-for. `--resume_from_checkpoint` continues the same run instead.
+It serves data that have grown, similar data, and letters after items: a new run with its own schedule that already
+knows something. `--resume_from_checkpoint` continues the same run instead.
+
+Only LoRA is taken. Its rank, scale and layers are the adapter's, unless they are typed; item vectors are always fresh.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from llamarec.checkpoints.resume.safe_load import load_weights
@@ -18,36 +21,34 @@ from llamarec.checkpoints.storage.verification import verify
 from llamarec.checkpoints.trainer.state.into_model import put_weights
 from llamarec.errors import CheckpointError, ConfigError
 from llamarec.files import read_json
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.model.items.stored import ITEM_FEATURES
+from llamarec.ranker.options.command_line import Parsed
+from llamarec.ranker.options.config import ITEMS, LETTERS, RankerConfig
 from llamarec.ranker.prompts.template import PROMPT_FILE, PromptTemplate
 from llamarec.ranker.trained.loading import adapter_in
 from llamarec.ranker.trained.locations import codes_under, experiment_at, experiment_of, folder_of
+from llamarec.ranker.training.lora_options import LoraOptions, configuration_in
 from llamarec.vocabulary import CHECKPOINTS, DESCRIPTION, Experiment, RankerDescription
 
-# Options that the ranker's LoRA layers never have; each changes the meaning of the weights.
-_UNSUPPORTED: Final = (
-    "use_rslora",
-    "use_dora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "layers_to_transform",
-)
 
-
-class InitialAdapter(NamedTuple):
+@dataclass(frozen=True)
+class InitialAdapter:
     """Another run's weights.
 
     Attributes:
         folder: Folder of the adapter.
         weights: Weights by name.
+        lora: LoRA options of the adapter.
         base_model: Name of the base model they were trained on; empty if unknown.
-        prompt: Prompt they were trained with (`PromptTemplate.as_dict`); None if unknown.
+        readout: What was read from the model in its training.
+        prompt: Prompt they were trained with (`PromptTemplate.as_dict`); None if unknown, or if there was none.
     """
 
     folder: Path
     weights: dict[str, Tensor]
+    lora: LoraOptions
     base_model: str
+    readout: str = LETTERS
     prompt: dict[str, str] | None = None
 
     def put_into(self, model: Any) -> None:
@@ -66,35 +67,61 @@ class InitialAdapter(NamedTuple):
                 hint="--llm_base_model with that base model, or no --init_adapter",
             ) from error
 
-    def describe(self, source: str, prompt: PromptTemplate) -> str:
-        """One line on where the weights come from, with a warning if they may be useless here.
+    def describe(self, source: str, config: RankerConfig, prompt: PromptTemplate | None = None) -> list[str]:
+        """Where the weights come from, with a warning if they may be useless here; and LoRA's options.
 
         Args:
             source: Source of this run's base model.
-            prompt: Prompt of this run.
+            config: Options of this run.
+            prompt: Prompt of this run; None for histories.
         """
         other = _last_part(source)
         warnings = [f"this run trains {other}"] if self.base_model and self.base_model != other else []
         # The meaning of a letter is learned with one prompt.
-        warnings += ["the prompt differs"] if self.prompt not in (None, prompt.as_dict()) else []
+        differs = prompt is not None and self.prompt not in (None, prompt.as_dict())
+        warnings += ["the prompt differs"] if differs else []
+
         text = f"starts from {self.folder}, trained on {self.base_model or 'an unknown base model'}"
-        return text + (f" (WARNING: {', '.join(warnings)})" if warnings else "")
+        if self.readout == ITEMS:
+            text += " with --readout items; its item vectors stay behind"
+        if config.readout == ITEMS:
+            text += "; item vectors are fresh" if self.readout == LETTERS else ", fresh ones are trained"
+        text += f" (WARNING: {', '.join(warnings)})" if warnings else ""
+        return [text, f"its LoRA: {self.lora.typed()}"]
 
 
-def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
+def starting(parsed: Parsed) -> tuple[Parsed, InitialAdapter | None]:
+    """A command line with the LoRA options of the adapter that it starts from, and this adapter.
+
+    A resume takes weights and options from its own checkpoint, so the other run may be gone by then.
+
+    Raises:
+        ConfigError: as `read_initial`.
+        CheckpointError: likewise.
+    """
+    if not parsed.ranker.init_adapter or parsed.kept:
+        return parsed, None
+    initial = read_initial(parsed.ranker, parsed.experiment.root, parsed.given)
+    return parsed._replace(ranker=initial.lora.put_into(parsed.ranker)), initial
+
+
+def read_initial(config: RankerConfig, root: Path, given: Collection[str] = ()) -> InitialAdapter:
     """The adapter that `config.init_adapter` names, read without a base model.
 
     Args:
-        config: Name of the adapter, and the LoRA options that it must have.
+        config: Name of the adapter, and the LoRA options of the command line.
         root: Experiment root, in which data set codes are looked up.
+        given: Names of the options that were typed; the adapter must have their values.
 
     Raises:
         ConfigError: there is no adapter, or it has other LoRA options; names the flags that fit it.
         CheckpointError: its weights are damaged or hostile.
     """
     folder = _folder(config.init_adapter, root)
-    theirs = _options_in(folder)
-    _check_options(folder, theirs, config)
+    theirs = configuration_in(folder)
+    lora = LoraOptions.of_adapter(theirs)
+    _check_given(folder, lora, config, given)
+
     weights = load_weights(folder)
     if weights is None:
         raise ConfigError(
@@ -102,7 +129,7 @@ def read_initial(config: RankerConfig, root: Path) -> InitialAdapter:
             expected="adapter_model.bin or adapter_model.safetensors",
         )
     base_model = _last_part(str(theirs.base_model_name_or_path or ""))
-    return InitialAdapter(folder, weights, base_model, _prompt_of(folder))
+    return InitialAdapter(folder, weights, lora, base_model, _readout_of(folder), _prompt_of(folder))
 
 
 def _folder(given: str, root: Path) -> Path:
@@ -149,42 +176,24 @@ def _prompt_of(folder: Path) -> dict[str, str] | None:
     return {name: said[name] for name in names} if said is not None and names <= said.keys() else None
 
 
-def _options_in(folder: Path) -> LoraConfig:
-    try:
-        found = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / ADAPTER_CONFIG}: cannot be read", found=str(error).partition("\n")[0]) from error
-    if not isinstance(found, LoraConfig):
-        raise ConfigError(
-            f"--init_adapter: the adapter in {folder} is no LoRA adapter",
-            found=str(getattr(found.peft_type, "value", found.peft_type)),
-        )
-    return found
-
-
-def _check_options(folder: Path, theirs: LoraConfig, config: RankerConfig) -> None:
-    """Refuses other LoRA options, all at once, as flags that can be typed."""
-    strange = [name for name in _UNSUPPORTED if getattr(theirs, name, None)]
-    if strange or isinstance(theirs.target_modules, str):
-        raise ConfigError(
-            f"--init_adapter: the ranker does not train adapters like the one in {folder}",
-            expected="plain LoRA with one rank, on layers by name",
-            found=", ".join(f"{name}={getattr(theirs, name)}" for name in strange) or f"'{theirs.target_modules}'",
-        )
-    targets = sorted(theirs.target_modules or [])
-    pairs = [
-        ("--lora_r", str(theirs.r), str(config.lora_r)),
-        ("--lora_alpha", f"{theirs.lora_alpha:g}", str(config.lora_alpha)),
-        ("--lora_target_modules", ",".join(targets), ",".join(sorted(config.target_modules))),
-    ]
-    other = [(flag, then, now) for flag, then, now in pairs if then != now]
+def _check_given(folder: Path, theirs: LoraOptions, config: RankerConfig, given: Collection[str]) -> None:
+    """Refuses LoRA options that were typed and are not the adapter's, all at once, as flags that can be typed."""
+    ours = LoraOptions.of_run(config)
+    other = [name for name in theirs.differing(ours) if name in given]
     if other:
         raise ConfigError(
             f"--init_adapter {config.init_adapter}: the adapter in {folder} has other LoRA options than this run",
-            expected=" ".join(f"{flag} {then}" for flag, then, _ in other),
-            found=" ".join(f"{flag} {now}" for flag, _, now in other),
-            retry_with=tuple(word for flag, then, _ in other for word in (flag, then)),
+            expected=f"{theirs.typed(other)}; without these flags the adapter's values are used",
+            found=ours.typed(other),
+            retry_with=tuple(theirs.typed(other).split()),
         )
+
+
+def _readout_of(folder: Path) -> str:
+    """What was read from the model that an adapter was trained in."""
+    said = read_json(folder / PROMPT_FILE)
+    of_export = isinstance(said, dict) and said.get("readout") == ITEMS
+    return ITEMS if of_export or (folder / ITEM_FEATURES).is_file() else LETTERS
 
 
 def _last_part(name: str) -> str:

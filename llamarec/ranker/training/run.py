@@ -38,7 +38,7 @@ from llamarec.ranker.training.build import (
 from llamarec.ranker.training.callbacks import OnTrainBegin
 from llamarec.ranker.training.final_test import answer_in_orders, answer_prompts, assess, write_test
 from llamarec.ranker.training.fingerprints import of_data
-from llamarec.ranker.training.init_adapter import read_initial
+from llamarec.ranker.training.init_adapter import starting
 from llamarec.ranker.training.items.run import plan_items, train_items
 from llamarec.ranker.training.results import write_description, write_metrics
 from llamarec.retriever.dependent_rankers import dependent_rankers
@@ -71,6 +71,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     """
     experiment = parsed.experiment
     check_output_dir(experiment, Path(str(parsed.training.output_dir)))
+    parsed, initial = starting(parsed)
 
     # With several processes (torchrun), the first one writes and the others read.
     with parsed.training.main_process_first(local=False):
@@ -79,10 +80,10 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
         candidates = candidates_for(parsed.data, data, parsed.ranker, resumes=bool(parsed.kept))
 
     if parsed.ranker.readout == ITEMS:
-        of_items, trainer = train_items(parsed, data, console)
+        of_items, trainer = train_items(parsed, data, console, initial)
         return RankerResult(of_items, trainer.last_save_failed, trainer.lost_best_step)
 
-    ranker = build_ranker(experiment, data, candidates, parsed, console)
+    ranker = build_ranker(experiment, data, candidates, parsed, console, initial=initial)
     _announce(ranker, parsed, console)
     ranker.trainer.add_callback(OnTrainBegin(partial(write_description, ranker, data, str(parsed.training.output_dir))))
     ranker.trainer.train()
@@ -108,10 +109,8 @@ def plan_ranker(parsed: Parsed, console: Console) -> Plan:
     Raises:
         LlamarecError: something is missing or does not fit.
     """
+    parsed, _ = starting(parsed)
     experiment, config = parsed.experiment, parsed.ranker
-    if config.init_adapter and not parsed.kept:
-        read_initial(config, experiment.root)
-
     data = prepare(parsed.data, console)
     if config.readout == ITEMS:
         return plan_items(parsed, data)

@@ -22,7 +22,6 @@ VALUES = {
     "max_train_prompts": "100",
     "latest_prompts": "true",
     "title_similarity": "false",
-    "init_adapter": "other",
 }
 
 
@@ -61,6 +60,7 @@ def test_every_option_of_prompts_is_decided(tmp_path: Path) -> None:
     # An option that is new is put on one side or the other.
     shared = {
         *("llm_base_model", "quantization", "readout", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        "init_adapter",
         *("max_history", "max_title_tokens", "max_prompt_tokens", "max_eval_users", "max_fusion_users"),
         *("max_test_users", "early_stopping_patience", "train_retriever"),
     }

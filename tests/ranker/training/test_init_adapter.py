@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.errors import CheckpointError, ConfigError
-from llamarec.ranker.options.config import RankerConfig
+from llamarec.ranker.options.config import LINEAR_LAYERS, RankerConfig
 from llamarec.ranker.prompts.template import PromptTemplate, load_template
 from llamarec.ranker.training.init_adapter import read_initial
+from llamarec.ranker.training.lora_options import _FREE, LoraOptions, _strange
 from tests.ranker.shop import checkpoints_of, newest, run_shop, tensors
 
 _WEIGHTS = "adapter_model.bin"
@@ -62,20 +65,67 @@ def test_every_place_of_an_adapter_will_do(other: Path, what: str) -> None:
     wanted = other / "checkpoint-12" if what == "a run without a best one" else wanted
     initial = read_initial(RankerConfig(init_adapter=str(place)), _NOWHERE)
     assert initial.base_model == "tiny"
-    assert initial.describe("/somewhere/tiny", PromptTemplate()) == f"starts from {wanted}, trained on tiny"
-    said = initial.describe("someone/small", load_template("letter_last"))
-    assert said.endswith("(WARNING: this run trains small, the prompt differs)")
+    where, lora = initial.describe("/somewhere/tiny", RankerConfig(), PromptTemplate())
+    assert where == f"starts from {wanted}, trained on tiny"
+    assert lora == "its LoRA: --lora_r 8 --lora_alpha 32 --lora_target_modules q_proj,v_proj"
+    where, _ = initial.describe("someone/small", RankerConfig(), load_template("letter_last"))
+    assert where.endswith("(WARNING: this run trains small, the prompt differs)")
     stored = torch.load(wanted / _WEIGHTS, weights_only=True)
     assert initial.weights.keys() == stored.keys()
     assert all(torch.equal(initial.weights[name], stored[name]) for name in stored)
 
 
-def test_other_lora_options_are_said_as_flags(other: Path) -> None:
+def test_typed_lora_options_that_differ_are_said_as_flags(other: Path) -> None:
+    config = RankerConfig(init_adapter=str(other), lora_r=4, lora_alpha=16, lora_target_modules="q_proj")
     with pytest.raises(ConfigError) as caught:
-        read_initial(RankerConfig(init_adapter=str(other), lora_r=4, lora_target_modules="q_proj"), _NOWHERE)
-    assert caught.value.expected == "--lora_r 8 --lora_target_modules q_proj,v_proj"
+        read_initial(config, _NOWHERE, given={"lora_r", "lora_target_modules", "init_adapter"})
+    assert caught.value.expected is not None
+    assert caught.value.expected.startswith("--lora_r 8 --lora_target_modules q_proj,v_proj; without these flags")
     assert caught.value.found == "--lora_r 4 --lora_target_modules q_proj"
     assert caught.value.retry_with == ("--lora_r", "8", "--lora_target_modules", "q_proj,v_proj")
+    # What was not typed is the adapter's.
+    taken = read_initial(config, _NOWHERE).lora
+    assert taken == LoraOptions(8, 32, "q_proj,v_proj")
+    assert taken.put_into(config) == RankerConfig(init_adapter=str(other))
+
+
+def test_the_same_layers_in_another_order_are_the_same(other: Path) -> None:
+    config = RankerConfig(init_adapter=str(other), lora_target_modules="v_proj, q_proj")
+    assert read_initial(config, _NOWHERE, given={"lora_target_modules"}).lora.lora_target_modules == "q_proj,v_proj"
+
+
+def test_all_seven_layers_are_named_as_they_are_typed() -> None:
+    seven = LoraConfig(r=2, lora_alpha=4, target_modules=list(reversed(LINEAR_LAYERS)))
+    assert LoraOptions.of_adapter(seven) == LoraOptions(2, 4, "all-linear")
+    assert LoraOptions.of_run(RankerConfig(lora_target_modules="all-linear")).lora_target_modules == "all-linear"
+
+
+# Every field of PEFT's that is not known to be harmless, also those of a later PEFT.
+@pytest.mark.parametrize("name", sorted({one.name for one in fields(LoraConfig)} - _FREE))
+def test_no_field_changes_what_the_weights_mean_unseen(name: str) -> None:
+    config = LoraConfig(target_modules=["q_proj"])
+    assert _strange(config) == []
+    setattr(config, name, "something else")
+    assert _strange(config) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"),
+        ("lora_alpha", 12.5),
+        ("lora_alpha", None),
+        ("r", 0),
+        ("target_modules", ".*_proj"),
+        ("target_modules", None),
+    ],
+)
+def test_values_that_the_ranker_never_has(name: str, value: object) -> None:
+    config = LoraConfig(target_modules=["q_proj"])
+    setattr(config, name, value)
+    assert _strange(config) == [name]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +133,8 @@ def test_other_lora_options_are_said_as_flags(other: Path) -> None:
     [
         ({"use_rslora": True}, "found:    use_rslora=True"),
         ({"modules_to_save": ["lm_head"]}, r"found:    modules_to_save=\['lm_head'\]"),
-        ({"target_modules": ".*_proj"}, r"found:    '\.\*_proj'"),
+        ({"target_modules": ".*_proj"}, r"found:    target_modules='\.\*_proj'"),
+        ({"bias": "lora_only"}, "found:    bias='lora_only'"),
         ({"peft_type": "IA3"}, "is no LoRA adapter\n  found:    IA3"),
     ],
 )

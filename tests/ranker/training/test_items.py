@@ -171,15 +171,6 @@ def test_letters_are_refused_as_items(folder: Path) -> None:
         parse(argv_of(folder, *ITEMS, "--resume_from_checkpoint"))
 
 
-def test_letters_may_start_from_the_adapter_of_items(folder: Path) -> None:
-    run_items(folder, "--max_steps", "4")
-    same = ("--lora_r", "16", "--lora_target_modules", "all-linear", "--max_steps", "2", "--order_prompts", "0")
-    other = folder / "experiments" / "llm" / "letters" / "checkpoints"
-    run_shop(folder, "--init_adapter", str(checkpoints_of(folder)), "--output_dir", str(other), *same)
-    assert (other / "checkpoint-2" / "adapter_model.bin").is_file()
-    assert not (other / "checkpoint-2" / "extra_state.safetensors").exists()
-
-
 def test_the_plan_counts_histories(folder: Path) -> None:
     plan = plan_ranker(parse(argv_of(folder, *ITEMS, "--max_steps", "-1", "--num_train_epochs", "2")), QUIET)
     # 40 histories an epoch, 4 a step.

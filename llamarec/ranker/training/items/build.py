@@ -24,8 +24,9 @@ from llamarec.ranker.options.config import RankerConfig
 from llamarec.ranker.prompts.history_samples import HistorySamples, NextItemSamples
 from llamarec.ranker.prompts.history_text import HistoryEncoder, history_encoder_for
 from llamarec.ranker.training.apply_plan import planned
-from llamarec.ranker.training.build import log_into, own_options
+from llamarec.ranker.training.build import announce_start, log_into, own_options
 from llamarec.ranker.training.fingerprints import fingerprint_sources, fingerprints_of_items
+from llamarec.ranker.training.init_adapter import InitialAdapter
 from llamarec.ranker.training.items.trainer import ItemTrainer
 from llamarec.vocabulary import Experiment
 
@@ -74,7 +75,13 @@ def item_samples(parsed: Parsed, data: PreparedData, encoder: HistoryEncoder) ->
 
 
 def build_item_ranker(
-    experiment: Experiment, data: PreparedData, parsed: Parsed, console: Console, *, excludes: bool
+    experiment: Experiment,
+    data: PreparedData,
+    parsed: Parsed,
+    console: Console,
+    *,
+    excludes: bool,
+    initial: InitialAdapter | None = None,
 ) -> ItemRanker:
     """Builds tokenizer, samples, plan, model and Trainer; the model late, because loading it takes longest.
 
@@ -84,6 +91,7 @@ def build_item_ranker(
         parsed: The command line.
         console: Receives the progress.
         excludes: Whether a user's history is left out of what is ranked.
+        initial: First weights of LoRA; None means fresh ones.
     """
     config, args, name = parsed.ranker, parsed.training, parsed.ranker.llm_base_model
     log_into(str(experiment.ranker / "logs"))
@@ -108,6 +116,10 @@ def build_item_ranker(
     from_checkpoint = parsed.choice.verdict.path if parsed.choice is not None else None
     head = partial(_first_head, data, encoder, from_checkpoint, console)
     model = load_item_model(name, source, config, bf16=args.bf16, head=head)
+    if initial is not None:
+        initial.put_into(model)
+        announce_start(initial.describe(source, config), console)
+
     trainer = ItemTrainer(
         model,
         args,

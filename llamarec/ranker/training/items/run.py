@@ -17,6 +17,7 @@ from llamarec.ranker.options.command_line import Parsed
 from llamarec.ranker.prompts.history_text import history_encoder_for
 from llamarec.ranker.training.apply_plan import plan_run
 from llamarec.ranker.training.callbacks import OnTrainBegin
+from llamarec.ranker.training.init_adapter import InitialAdapter
 from llamarec.ranker.training.items.build import ItemRanker, build_item_ranker, item_samples
 from llamarec.ranker.training.items.final import assess_items, fit_all, write_item_test
 from llamarec.ranker.training.items.trainer import ItemTrainer
@@ -24,8 +25,16 @@ from llamarec.ranker.training.results import write_description, write_metrics
 from llamarec.retriever.serving import load_stage
 
 
-def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[CatalogueOutcome, ItemTrainer]:
+def train_items(
+    parsed: Parsed, data: PreparedData, console: Console, initial: InitialAdapter | None = None
+) -> tuple[CatalogueOutcome, ItemTrainer]:
     """Trains (or resumes), tests and writes the results.
+
+    Args:
+        parsed: The command line.
+        data: Prepared data.
+        console: Receives the progress.
+        initial: First weights of LoRA; None means fresh ones.
 
     Raises:
         LlamarecError: something is missing or does not fit; nothing was trained.
@@ -35,7 +44,7 @@ def train_items(parsed: Parsed, data: PreparedData, console: Console) -> tuple[C
     # Only needed after training, and refused before it.
     stage = load_stage(experiment, data)
 
-    ranker = build_item_ranker(experiment, data, parsed, console, excludes=stage.excludes_history)
+    ranker = build_item_ranker(experiment, data, parsed, console, excludes=stage.excludes_history, initial=initial)
     _announce(ranker, stage.weights, console)
     describe = partial(write_description, ranker, data, str(parsed.training.output_dir))
     ranker.trainer.add_callback(OnTrainBegin(describe))
