@@ -106,8 +106,10 @@ class MirrorKeeper(threading.Thread):
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Waits until everything is copied, or has failed as often as it may, or nothing moves any more."""
+        """Waits, once, until everything is copied, or has failed as often as it may, or nothing moves any more."""
         with self._changed:
+            if self._is_closing:
+                return
             self._is_closing = True
             self._changed.notify_all()
         self._beat()
