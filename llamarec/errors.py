@@ -9,11 +9,13 @@
     ├── CheckpointError  a checkpoint: not found, damaged, incomplete, hostile, of another run
     ├── SpaceError       the disk has no room for a checkpoint
     ├── LockedError      another process trains in this folder
+    ├── DisagreementError  processes of one training that differ in what they must share
+    ├── PeerLostError    another process of the same training is gone, or does not answer
     ├── DivergedError    a loss or score that is not finite ended a training
     └── DoesNotFitError  one sample alone does not fit into memory
 
-The commands print these without a traceback and exit with `EXIT_USAGE`; anything else is a bug and keeps
-its traceback.
+The commands print these without a traceback and exit with `EXIT_USAGE`, or with `EXIT_INTERRUPTED` after a
+`PeerLostError`; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -63,10 +65,13 @@ class LlamarecError(Exception):
             knows how it was typed prints itself with them.
 
     Attributes:
+        exit_code: Of a command that it ends.
         expected: The text, its lines joined by newlines; None where nothing was given.
         found: Likewise.
         hint: Likewise.
     """
+
+    exit_code = EXIT_USAGE
 
     def __init__(
         self,
@@ -129,6 +134,16 @@ class SpaceError(LlamarecError):
 
 class LockedError(LlamarecError):
     """Another process trains in this folder."""
+
+
+class DisagreementError(LlamarecError):
+    """Processes of one training differ in what they must have in common."""
+
+
+class PeerLostError(LlamarecError):
+    """Another process of the same training is gone, or does not answer in time."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class DivergedError(LlamarecError):

@@ -60,7 +60,7 @@ def _code_of(function: Callable[[], int], command: Sequence[str]) -> int:
         # The user did not type the command of a process that torchrun started.
         if command and error.retry_with and "RANK" not in os.environ:
             _say(f"  type:     {typed(with_flags(command, error.retry_with))}")
-        return EXIT_USAGE
+        return error.exit_code
     except OSError as error:
         _say(f"error: {os_error(error)}")
         return EXIT_USAGE

@@ -25,6 +25,7 @@ MAPPED = [
     "llamarec.checkpoints.resume",
     "llamarec.checkpoints.storage",
     "llamarec.checkpoints.trainer",
+    "llamarec.checkpoints.trainer.distributed",
     "llamarec.checkpoints.trainer.guards",
     "llamarec.checkpoints.trainer.samples",
     "llamarec.checkpoints.trainer.saves",

@@ -17,11 +17,11 @@ step_boundary          where all state belongs together, and the way back there
 evaluation, undo       an evaluation repeated in smaller batches; what its first try had changed is put back
 worker_signals         workers leave signals to the training
 stopping, signals      a training that ends before its time; requests to stop
-distributed            several processes on one step
 console                lines for the user
 output_streams         streams whose failures end nothing
 callback_output        bars and trackers whose failures end nothing
 
+distributed            several processes: what they tell each other, and what they have in common
 guards                 what is needed of transformers, and which overrides of a subclass count
 samples                the order of samples, and random draws that depend on their keys alone
 saves                  what is saved and when, written in the background, read back once

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from llamarec.checkpoints.resume.position import Geometry
-from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.distributed.gradients import summed_items
 from llamarec.checkpoints.trainer.guards.versions import multiprocessing_context
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import SeenBatch
@@ -195,7 +195,7 @@ class TrainData:
 
         with temporarily(args, average_tokens_across_devices=False):
             count = self._trainer._get_num_items_in_batch(batches, args.device)
-        return distributed.summed_items(args, count)
+        return summed_items(args, count)
 
 
 def _name_of(collator: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from transformers import TrainerState, TrainingArguments
 
-from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.distributed.agreement import any_process
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.errors import DivergedError
 
@@ -33,7 +33,7 @@ def check_step(trainer: LiveTrainer, losses: list[torch.Tensor], grad_norm: torc
     is_scaled = getattr(trainer.accelerator, "scaler", None) is not None
     is_finite = math.isfinite(loss) and (is_scaled or math.isfinite(norm))
 
-    (diverged,) = distributed.any_process(trainer.args, not is_finite)
+    (diverged,) = any_process(trainer.args, f"the gradients after step {trainer.state.global_step}", not is_finite)
     if diverged:
         raise _diverged(trainer, f"loss {loss:g}, norm of the gradients {norm:g}")
 

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from llamarec.checkpoints.trainer import distributed, out_of_memory
+from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.distributed.agreement import any_process
+from llamarec.checkpoints.trainer.distributed.control import agreed_metrics
+from llamarec.checkpoints.trainer.distributed.evaluated import Rows, check_same_evaluation
+from llamarec.checkpoints.trainer.distributed.rounds import Rounds, Vote
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.signals import StopNowError, StopRequests
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
-from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
 from llamarec.checkpoints.trainer.undo import Undo
 from llamarec.checkpoints.trainer.worker_signals import leave_signals
 
 Output = TypeVar("Output")
+Prediction: TypeAlias = tuple[torch.Tensor | None, Any, Any]
+"""Loss, logits and labels of a batch."""
+Predict: TypeAlias = Callable[[Batch, bool], Prediction]
 # Of the Trainer, and large where they are lists.
 _DATA: Final = ("train_dataset", "eval_dataset")
 
@@ -34,6 +44,7 @@ class Evaluation:
         program: Whether it cuts its evaluations into batches itself.
         stateful: Put back before a second try.
         random: Put back before an evaluation is repeated.
+        stop: The request to stop.
         console: For what is tried.
 
     Attributes:
@@ -47,18 +58,20 @@ class Evaluation:
         *,
         stateful: StatefulObjects,
         random: RandomStates,
+        stop: StopRequests,
         console: Console,
     ) -> None:
         self._trainer, self._program, self._console = trainer, program, console
-        self._stateful, self._random = stateful, random
+        self._stateful, self._random, self._stop = stateful, random, stop
+        self._rounds: Rounds | None = None
         self.given_batch = 0
 
     def run(
         self,
-        evaluate: Callable[[DataLoader[Batch]], Output],
+        evaluate: Callable[[DataLoader[Batch]], EvalLoopOutput],
         dataloader: DataLoader[Batch],
         last_good: Callable[[], str],
-    ) -> Output:
+    ) -> EvalLoopOutput:
         """Evaluates; out of memory, the same again in batches of half the size.
 
         Args:
@@ -68,7 +81,53 @@ class Evaluation:
 
         Raises:
             DoesNotFitError: one sample alone does not fit.
+            DisagreementError: another process evaluates something else.
         """
+        operation = f"the evaluation after step {self._trainer.state.global_step}"
+        check_same_evaluation(self._trainer, operation, dataloader)
+        with temporarily(self, _rounds=Rounds(self._trainer.args, operation)):
+            output = self._repeated(evaluate, dataloader, last_good)
+
+        metrics = agreed_metrics(self._trainer, f"the metrics of {operation}", dict(output.metrics or {}))
+        return output._replace(metrics=metrics)
+
+    def predicted(self, predict: Predict, inputs: Batch, *, loss_only: bool, in_training: bool) -> Prediction:
+        """A prediction step; several processes learn after each of them whether to go on.
+
+        Args:
+            predict: The Trainer's, of a batch, with the loss only or with everything.
+            inputs: The batch; the last one of several processes may be filled up.
+            loss_only: As the Trainer asks for it.
+            in_training: Whether a request to stop ends the evaluation.
+
+        Raises:
+            StopNowError: a request to stop has come.
+        """
+        several = self._trainer.args.world_size > 1
+        if in_training and not several and self._stop.received:
+            raise StopNowError
+
+        if not several or self._rounds is None:
+            return predict(inputs, loss_only)
+
+        # The mean of this process's own batch, as in one process: the Trainer would gather counts in between.
+        with temporarily(self._trainer.args, average_tokens_across_devices=False):
+            loss, logits, labels = predict(inputs, loss_only)
+            own = Rows.of(self._trainer, inputs).without_filling(self._trainer) if loss is not None else None
+            if own is not None:
+                loss = predict(own, True)[0]
+
+        stop = in_training and bool(self._stop.received)
+        if self._rounds.vote(Vote(stop=stop)).stop:
+            raise StopNowError
+        return loss, logits, labels
+
+    def _repeated(
+        self,
+        evaluate: Callable[[DataLoader[Batch]], Output],
+        dataloader: DataLoader[Batch],
+        last_good: Callable[[], str],
+    ) -> Output:
         may_repeat = self._may_repeat()
         random_states, sums = self._random.capture(), self._sums() if may_repeat else Undo()
         while True:
@@ -122,7 +181,7 @@ class Evaluation:
 
         with held.keyed(*key):
             output = evaluate(dataloader)
-        if not distributed.any_process(args, held.are_others())[0]:
+        if not any_process(args, "generators that the evaluation has made", held.are_others())[0]:
             return output
 
         # The evaluation made one of them on its way, and a later one would find it made.

@@ -20,7 +20,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from llamarec.checkpoints.resume.position import Position, step_slices
-from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.distributed.agreement import any_process, check_equal, in_first_process
+from llamarec.checkpoints.trainer.distributed.control import agree_on_control
+from llamarec.checkpoints.trainer.distributed.gradients import padded_with_empty, without_ddp
 from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.restoring import Restorer
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests
@@ -103,6 +105,7 @@ class StepLoop:
         """One epoch, from the position to its end."""
         trainer, run = self._trainer, self._run
         self.enter(report)
+        agree_on_control(trainer, f"the beginning of epoch {report.epoch}")
         if not (trainer.control.should_training_stop or trainer.control.should_epoch_stop):
             self._run_steps(train_dataloader, report)
 
@@ -149,12 +152,16 @@ class StepLoop:
 
     def _run_steps(self, train_dataloader: DataLoader[Batch], report: Report) -> None:
         trainer = self._trainer
-        model = distributed.without_ddp(report.model)
+        model = without_ddp(report.model)
         sampler = cast(SliceSampler, train_dataloader.batch_sampler)
         sampler.position = self._run.progress.position
         geometry, batches = sampler.geometry, None
         self._check_order(sampler)
-        distributed.in_first_process(trainer.args, partial(self._recent.check_after_resume, report.epoch))
+        in_first_process(
+            trainer.args,
+            f"the micro-batches before the resume, in epoch {report.epoch}",
+            partial(self._recent.check_after_resume, report.epoch),
+        )
 
         for samples in step_slices(geometry, sampler.position.sample):
             if trainer.state.global_step >= trainer.state.max_steps:
@@ -181,6 +188,9 @@ class StepLoop:
         digest, progress = sampler.order_digest(), self._run.progress
         if progress.position.sample > 0:
             check_same_order(progress.order, digest, progress.position.epoch)
+
+        epoch = progress.position.epoch
+        check_equal(self._trainer.args, f"the samples of epoch {epoch}", {f"order of epoch {epoch}": digest})
         self._run.set_order(digest)
 
     def _count(self, losses: list[torch.Tensor], pieces: list[Piece], position: Position, num_samples: int) -> None:
@@ -198,7 +208,7 @@ class StepLoop:
         for batch in batches:
             trainer.current_flos += float(trainer.floating_point_ops(batch))
         input_name = str(getattr(trainer.model, "main_input_name", "input_ids"))
-        for batch in distributed.padded_with_empty(args, batches, input_name):
+        for batch in padded_with_empty(args, batches, input_name):
             trainer._track_num_input_tokens(batch)
 
         state.global_step += 1
@@ -213,10 +223,13 @@ class StepLoop:
         return trainer.control
 
     def _log_evaluate_save(self, report: Report) -> None:
-        """Has the Trainer log, evaluate and save what the callbacks asked for."""
-        progress = self._run.progress
-        self._trainer._maybe_log_save_evaluate(
-            self._trainer._tr_loss,
+        """Has the Trainer log, evaluate and save what the callbacks asked for, in any process."""
+        trainer, progress = self._trainer, self._run.progress
+        control = trainer.control
+        agree_on_control(trainer, f"what follows step {trainer.state.global_step}")
+        does_something = control.should_log or control.should_evaluate or control.should_save
+        trainer._maybe_log_save_evaluate(
+            trainer._tr_loss,
             progress.grad_norm,
             report.model,
             report.trial,
@@ -225,6 +238,9 @@ class StepLoop:
             report.start_time,
             learning_rate=progress.learning_rate,
         )
+        if does_something:
+            # Callbacks have answered its events.
+            agree_on_control(trainer, f"what has followed step {trainer.state.global_step}")
 
     def _reach_boundary(self, *, taken: bool = False) -> None:
         """All state belongs together here: saves what is due, and ends training if that was asked for.
@@ -235,20 +251,23 @@ class StepLoop:
         if not taken:
             self._boundary.take()
 
-        args, saver = self._trainer.args, self._saver
-        saver.settle()
+        args, saver, step = self._trainer.args, self._saver, self._trainer.state.global_step
         # An epoch's boundary follows its last step's: saved again for the clock, that one would count as passing.
-        is_new = saver.last_saved_step != self._trainer.state.global_step
+        is_new = saver.last_saved_step != step
         saves = args.save_strategy != SaveStrategy.NO
         time_due = saver.is_time_due and is_new and saves
-        stops, by_time = distributed.any_process(args, bool(self._stop.received), time_due)
-
         # An early stop comes at a validation, which need not be a save.
         if self._trainer.control.should_training_stop and is_new and saves:
             self._requests.scheduled()
 
+        own = saver.is_hopeless(), bool(self._stop.received), time_due, *self._requests.flags
+        hopeless, stops, by_time, scheduled, best = any_process(args, f"the boundary after step {step}", *own)
+        if hopeless:
+            raise saver.hopeless_error()
+        self._requests.take_over(scheduled=scheduled, best=best)
+
         if reason := self._requests.reason or ("time" if by_time and not stops else ""):
-            distributed.in_first_process(args, self._recent.check_at_save)
+            in_first_process(args, f"the micro-batches of the save at step {step}", self._recent.check_at_save)
             saver.save(reason)
 
         if stops:

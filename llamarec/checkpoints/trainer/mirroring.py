@@ -19,8 +19,9 @@ from llamarec.checkpoints.resume.readable import check_readable
 from llamarec.checkpoints.storage.discovery import BEST, LATEST, ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.restart import recorded_in
-from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.distributed.agreement import in_first_process
+from llamarec.checkpoints.trainer.distributed.channel import exchange
 from llamarec.checkpoints.trainer.run_state import Lineage
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.errors import ConfigError, LlamarecError
@@ -74,7 +75,7 @@ class TrainingMirror:
             return None
 
         found: list[ResumeChoice | None] = []
-        distributed.in_first_process(args, lambda: found.append(self._fetch(store)))
+        in_first_process(args, "the checkpoint in the mirror", lambda: found.append(self._fetch(store)))
         if args.world_size == 1:
             return found[0]
 
@@ -85,7 +86,7 @@ class TrainingMirror:
                 self._fetch(store)
             except LlamarecError as error:
                 failed = str(error)
-        failures = [text for text in distributed.from_all_processes(args, failed) if text]
+        failures = [text for text in exchange(args, "the mirror on each machine", failed) if text]
         if failures:
             raise UnreachableError(failures[0])
         return None

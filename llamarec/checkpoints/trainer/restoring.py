@@ -173,6 +173,7 @@ class Restorer:
         self._stateful.held.watch.observe()
         trainer, resume, progress = self._trainer, self._run.resume, self._run.progress
         if resume is None:
+            self._random.part()
             return
 
         if TRAINER_STATE not in resume.choice.verdict.missing:

@@ -23,14 +23,16 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import check_is_folder
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import LoaderRequest, default_order
+from llamarec.checkpoints.trainer.distributed.control import agree_on_control, agreed_metrics
+from llamarec.checkpoints.trainer.distributed.same_weights import check_same_weights
 from llamarec.checkpoints.trainer.divergence import can_be_best
+from llamarec.checkpoints.trainer.evaluation import Prediction
 from llamarec.checkpoints.trainer.guards.hooks import check_hooks
 from llamarec.checkpoints.trainer.guards.overrides import check_overrides
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.program import Options, Program
 from llamarec.checkpoints.trainer.samples.sampling import Batch, Samples
-from llamarec.checkpoints.trainer.signals import StopNowError
 from llamarec.checkpoints.trainer.state.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
@@ -269,6 +271,7 @@ class ResumableMixin(_Trainer):
         prepared: tuple[nn.Module, DataLoader[Batch]]
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._resumable.restore_optimizer()
+        check_same_weights(self._resumable.trainer, "the weights before the first step")
         return prepared
 
     # ---- Hooks of the Trainer: loop ----
@@ -285,12 +288,17 @@ class ResumableMixin(_Trainer):
         )
         self._resumable.training.loop.run_epoch(train_dataloader, report)
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Prediction:
         """As the Trainer's; a request to stop ends an evaluation during training at once."""
-        if self._resumable.is_in_loop and self._resumable.stop.end_a_step(self.args.world_size):
-            raise StopNowError
-
-        return super().prediction_step(*args, **kwargs)
+        parts, predict = self._resumable, super().prediction_step
+        return parts.evaluation.predicted(
+            lambda batch, loss_only: predict(model, batch, loss_only, ignore_keys=ignore_keys),
+            inputs,
+            loss_only=prediction_loss_only,
+            in_training=parts.is_in_loop,
+        )
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         last = self._resumable.last
@@ -337,15 +345,18 @@ class ResumableMixin(_Trainer):
             training.callback_files.note(self.state.global_step)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
+        live, step = self._resumable.trainer, self.state.global_step
+        metrics = agreed_metrics(live, f"the metrics after step {step}", metrics)
+        agree_on_control(live, f"what follows the evaluation after step {step}")
         if not can_be_best(self.args, self.state, metrics):
             return False
 
         is_new_best = super()._determine_best_metric(metrics, trial)
-        step = self.state.best_global_step
-        if is_new_best and step:
+        best = self.state.best_global_step
+        if is_new_best and best:
             training = self._resumable.training
             training.requests.best()
-            self.state.best_model_checkpoint = str(training.run.folder.checkpoint(step))
+            self.state.best_model_checkpoint = str(training.run.folder.checkpoint(best))
 
         return is_new_best
 
@@ -359,8 +370,12 @@ class ResumableMixin(_Trainer):
 
     def _load_best_model(self) -> None:
         training = self._resumable.training
-        if not self._resumable.weights.load_best(training.run.folder):
+        is_there = self._resumable.weights.load_best(training.run.folder)
+        if not is_there:
             training.writer.best.miss(self.state.best_global_step)
+
+        found = {"is there": is_there, "step": self.state.best_global_step}
+        check_same_weights(self._resumable.trainer, "the best model at the end", beside=found)
 
 
 class ResumableTrainer(ResumableMixin, Trainer):
@@ -387,6 +402,10 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
             "train_dataset needs a length: a position is the number of a sample",
         ),
         (not pushes_checkpoints, "--push_to_hub only with --hub_strategy end; --backup_to copies checkpoints"),
+        (
+            args.world_size == 1 or not args.save_on_each_node,
+            "--save_on_each_node: one process publishes, for all; leave it out, and use a folder that all nodes share",
+        ),
         (
             not args.save_only_model,
             "--save_only_model leaves out optimizer, schedule and random states; --save_total_limit 1 saves room",

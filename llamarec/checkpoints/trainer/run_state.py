@@ -127,6 +127,15 @@ class SaveRequests:
         """The model is the best one so far."""
         self._best = True
 
+    @property
+    def flags(self) -> tuple[bool, bool]:
+        """Whether the schedule asks for a save, and whether the best model does."""
+        return self._scheduled, self._best
+
+    def take_over(self, *, scheduled: bool, best: bool) -> None:
+        """What all processes together ask for."""
+        self._scheduled, self._best = scheduled, best
+
     def clear(self) -> None:
         """Saved, or not asked for any more."""
         self._scheduled = self._best = False

@@ -67,6 +67,10 @@ class StopRequests:
         """Whether to give up inside a step: one process alone may; several agree at the next boundary."""
         return bool(self.received) and num_processes == 1
 
+    def waits_for_vote(self, num_processes: int) -> bool:
+        """Whether several processes are to give up inside a step, once all of them know."""
+        return bool(self.received) and num_processes > 1
+
     def note(self, number: int, _: FrameType | None = None) -> None:
         """The handler."""
         self._count += 1

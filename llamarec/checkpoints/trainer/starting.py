@@ -26,9 +26,11 @@ from llamarec.checkpoints.storage.ownership import check_can_resume, check_can_s
 from llamarec.checkpoints.storage.recovery import recover
 from llamarec.checkpoints.storage.restart import clear_superseded, is_superseded, mark_superseded
 from llamarec.checkpoints.storage.space import require_space
-from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.distributed.agreement import from_first_process, in_first_process
+from llamarec.checkpoints.trainer.distributed.same_settings import check_same_checkpoint, check_same_settings
+from llamarec.checkpoints.trainer.distributed.shared_folder import check_same_folder
 from llamarec.checkpoints.trainer.mirroring import TrainingMirror
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState, SeenBatch
@@ -81,10 +83,12 @@ class Start:
 
         Raises:
             LockedError: another process trains there.
+            DisagreementError: a process of this training sees another folder.
         """
         lock = RunLock(self._folder, self._trainer.program_hints)
-        distributed.in_first_process(self._trainer.args, lambda: self._take(lock))
+        in_first_process(self._trainer.args, "the lock of the run's folder", lambda: self._take(lock))
         try:
+            check_same_folder(self._trainer.args, self._folder)
             yield
         finally:
             lock.release()
@@ -107,28 +111,37 @@ class Start:
         self._check_data()
         check_can_be_saved(unwrapped(self._trainer))
         args, fingerprints = self._trainer.args, self._program.fingerprints()
+        check_same_settings(
+            self._trainer,
+            self._program,
+            fingerprints=fingerprints,
+            hyperparameters=self._hyperparameters(),
+            wanted=wanted,
+        )
         resume = self._decide(wanted, fingerprints)
+        check_same_checkpoint(args, resume)
         restarts = self._program.options.config.restart
-        distributed.in_first_process(args, partial(self._mirror.check, resume, is_restart=restarts))
+        look = partial(self._mirror.check, resume, is_restart=restarts)
+        in_first_process(args, "what the mirror has", look)
         self._check_stateful(resume)
         self._random.check()
-        lineage = self._lineage(resume)
+        lineage = from_first_process(args, "the history of the run", self._lineage(resume))
         if self._program.options.config.check_data:
-            distributed.in_first_process(args, self._data.check)
+            in_first_process(args, "the check of the data", self._data.check)
             self._say_what_is_not_looked_at()
-        distributed.in_first_process(args, partial(self._check_space, resume))
+        in_first_process(args, "the check of the disk", partial(self._check_space, resume))
 
         # From here on nothing refuses any more.
         if wanted is None:
-            distributed.in_first_process(args, self._supersede_earlier)
+            in_first_process(args, "a restart", self._supersede_earlier)
         elif resume is not None:
-            distributed.in_first_process(args, partial(self._unsupersede, wanted))
+            in_first_process(args, "the run before a restart", partial(self._unsupersede, wanted))
         self._mirror.begin(resume, lineage, is_restart=restarts)
 
         if resume is not None:
             manifest = resume.choice.verdict.manifest
             writer.continue_from(resume.step, manifest.num_bytes if manifest is not None else 0)
-            distributed.in_first_process(args, partial(_finish_save, resume, writer))
+            in_first_process(args, "the end of a killed save", partial(_finish_save, resume, writer))
             for line in resume.plan.lines():
                 self._console.print(line)
         elif wanted:

@@ -8,9 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from llamarec.checkpoints.trainer import distributed, out_of_memory
+from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.distributed.agreement import check_equal, most_in_any_process
+from llamarec.checkpoints.trainer.distributed.gradients import average_gradients, num_averaged, trained_digest
+from llamarec.checkpoints.trainer.distributed.rounds import Rounds, Vote
 from llamarec.checkpoints.trainer.divergence import check_step
 from llamarec.checkpoints.trainer.guards.system_randomness import SystemRandomness
 from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
@@ -77,21 +80,20 @@ class Step:
             DoesNotFitError: one sample alone does not fit into memory.
         """
         trainer, args = self._trainer, self._trainer.args
+        self._begin(model)
         num_items = self._data.num_items([batch for batch, _ in pieces])
         random_states, states = self._random.capture(), self._stateful.copied()
         # A loss may count in it, as those of trl count tokens.
         fields = StateFields.of(trainer)
 
         while True:
-            losses, failure = self._try_gradients(model, pieces, num_samples, num_items)
-            arrived = [self._random.begin_again(), self._stateful.held.begin_again()]
-            failed, again = distributed.any_process(args, bool(failure), any(arrived))
-            if not (failed or again):
+            losses, vote = self._try_gradients(model, pieces, num_samples, num_items)
+            if not (vote.failed or vote.again):
                 break
 
             # The same samples again, from the same random state, in smaller pieces if these did not fit.
             self._clear_gradients(model)
-            if failed:
+            if vote.failed:
                 out_of_memory.free_cached()
                 self._reduce_micro_batch(pieces)
             self._random.put_back(random_states)
@@ -100,9 +102,24 @@ class Step:
             fields.put_into(trainer)
 
         is_mean = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
-        num_averaged = distributed.num_averaged(args, num_items, loss_is_mean_of_items=is_mean)
-        distributed.average_gradients(args, model, num_averaged)
+        count = num_averaged(args, num_items, loss_is_mean_of_items=is_mean)
+        average_gradients(args, model, count)
         return losses
+
+    def _begin(self, model: nn.Module) -> None:
+        """All processes have come to the same step, with the same weights to train, or learn here that they have not.
+
+        Raises:
+            DisagreementError: names what differs.
+        """
+        trainer, args = self._trainer, self._trainer.args
+        if args.world_size == 1:
+            return
+
+        step = trainer.state.global_step + 1
+        rates = [float(group["lr"]) for group in trainer.optimizer.param_groups]
+        common = {"trained tensors": trained_digest(model), "learning rates": rates}
+        check_equal(args, f"the beginning of step {step}", {**common, "micro-batch": self._run.progress.micro_batch})
 
     def _clear_gradients(self, model: nn.Module) -> None:
         """Also those of weights beside the model: what a step adds to an old gradient is in no checkpoint."""
@@ -111,24 +128,49 @@ class Step:
 
     def _try_gradients(
         self, model: nn.Module, pieces: list[Piece], num_samples: int, num_items: NumItems
-    ) -> tuple[list[torch.Tensor], str]:
-        """Forward and backward of all pieces; the second value says what went out of memory, or is empty."""
-        losses: list[torch.Tensor] = []
+    ) -> tuple[list[torch.Tensor], Vote]:
+        """Forward and backward of all pieces, and what all processes say of it after their last one.
+
+        Raises:
+            StopNowError: a request to stop has come, to any process.
+        """
+        args, losses = self._trainer.args, list[torch.Tensor]()
         limit = self._run.progress.micro_batch or max((size for _, size in pieces), default=1)
-        share = num_samples / self._trainer.args.world_size
+        share = num_samples / args.world_size
+        parts = (part for piece, size in pieces for part in self._trainer.split_batch(piece, size, limit))
+        rounds = Rounds(args, f"the micro-batches of step {self._trainer.state.global_step + 1}")
 
-        try:
-            for piece, size in pieces:
-                for batch, samples in self._trainer.split_batch(piece, size, limit):
+        def try_one(part: Piece | None) -> tuple[bool, Piece | None]:
+            """A piece; says whether it is out of memory, and which one follows."""
+            try:
+                if part is not None:
+                    batch, samples = part
                     losses.append(self._loss(model, batch, share / samples, num_items))
-        except Exception as error:
-            if not out_of_memory.is_out_of_memory(error):
-                raise
+                return False, next(parts, None)
+            except Exception as error:
+                if not out_of_memory.is_out_of_memory(error):
+                    raise
 
-            # Only the text: the traceback holds the tensors that did not fit.
-            return [], str(error).partition("\n")[0] or type(error).__name__
+                return True, None
 
-        return losses, ""
+        failed, part = try_one(None)
+        again = False
+        while True:
+            if part is not None:
+                failed, part = try_one(part)
+            if part is None:
+                again = again or self._has_arrived()
+
+            stop = self._stop.waits_for_vote(args.world_size)
+            vote = rounds.vote(Vote(more=part is not None, stop=stop, failed=failed, again=again))
+            if vote.stop and (vote.more or vote.failed):
+                raise StopNowError
+            if vote.failed or not vote.more:
+                return losses, vote
+
+    def _has_arrived(self) -> bool:
+        """Whether computing the gradients has made what has its state in the checkpoint."""
+        return any([self._random.begin_again(), self._stateful.held.begin_again()])
 
     def _loss(self, model: nn.Module, batch: Batch, divisor: float, num_items: NumItems) -> torch.Tensor:
         """Forward and backward of one piece."""
@@ -147,7 +189,8 @@ class Step:
         trainer, args = self._trainer, self._trainer.args
         now = self._run.progress.micro_batch or args.train_batch_size
         # The same in all processes, of which some may have smaller pieces, or none, in a short step.
-        now = min(now, distributed.most_in_any_process(args, max((size for _, size in pieces), default=0)))
+        largest = max((size for _, size in pieces), default=0)
+        now = min(now, most_in_any_process(args, "the largest micro-batch", largest))
         use = out_of_memory.memory_use(args.device)
 
         # What a subclass cuts itself is not ours to cut again.

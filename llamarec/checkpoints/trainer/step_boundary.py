@@ -16,6 +16,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.resume.position import Position
+from llamarec.checkpoints.trainer.distributed.control import FLAGS
 from llamarec.checkpoints.trainer.run_state import RunState, SaveRequests, SeenBatch
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
@@ -23,7 +24,6 @@ from llamarec.checkpoints.trainer.state.rates import Rates
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects, States
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, RunningTotals
 
-_REQUESTS: Final = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
 # The first only grows; the second is copied by another way.
 _NOT_COPIED: Final = ("log_history", "stateful_callbacks")
 # Tables of constants can be large, and are not what this is for.
@@ -116,6 +116,15 @@ class StepBoundary:
         """Whether training is between its first boundary and its end."""
         return self.last is not None
 
+    @property
+    def mark(self) -> tuple[object, ...] | None:
+        """What tells the last boundary from all others; None where there is none, or no way back to it."""
+        last = self.last
+        if last is None or self.update_incomplete:
+            return None
+
+        return last.state.fields["global_step"], last.position, last.events_due, tuple(last.requests.items())
+
     def take(self, *, events_due: bool = False) -> None:
         """Copies everything; all state belongs together now.
 
@@ -132,7 +141,7 @@ class StepBoundary:
             rates=Rates.of(trainer),
             stateful=self._stateful.copied(),
             state=StateFields.of(trainer),
-            requests={name: getattr(trainer.control, name) for name in _REQUESTS},
+            requests={name: getattr(trainer.control, name) for name in FLAGS},
             callbacks=[(callback, deepcopy(callback.state().get("attributes", {}))) for callback in remembered],
             totals=RunningTotals.of(trainer),
             position=progress.position,

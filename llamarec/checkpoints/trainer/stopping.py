@@ -8,8 +8,9 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback
 
-from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.distributed.agreement import any_process, from_first_process
+from llamarec.checkpoints.trainer.distributed.endings import can_all_save, tell
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
@@ -17,7 +18,7 @@ from llamarec.checkpoints.trainer.signals import EndNow, Interrupted, StopNowErr
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer
 from llamarec.checkpoints.trainer.worker_signals import WORKER_ENDED
-from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED, DivergedError
+from llamarec.errors import EXIT_INTERRUPTED, EXIT_SAVE_FAILED, DisagreementError, DivergedError
 
 
 class Stopping:
@@ -86,13 +87,14 @@ class Stopping:
             Interrupted: always.
         """
         name, step = self._stop.received, self._trainer.state.global_step
-        if self._has_open_requests() or self._saver.last_saved_step != step or self._writer.last_error:
+        own = self._has_open_requests() or self._saver.last_saved_step != step or bool(self._writer.last_error)
+        if any_process(self._trainer.args, f"whether to save step {step}, and stop", own)[0]:
             self._saver.save("signal")
         self._writer.end()
 
         path, code = self._saver.last_good, EXIT_SAVE_FAILED if self._writer.owed else EXIT_INTERRUPTED
         # Nobody ends before the first process has written: their end would have it killed.
-        path, code = distributed.from_first_process(self._trainer.args, (path, code))
+        path, code = from_first_process(self._trainer.args, "the checkpoint that was saved", (path, code))
 
         saved = f"saved: --resume_from_checkpoint {path}" if path else "nothing could be saved"
         who = name or "a stop in another process"
@@ -100,10 +102,14 @@ class Stopping:
         raise Interrupted(path, name, code)
 
     def _save_after(self, error: BaseException) -> None:
+        args, kind, step = self._trainer.args, type(error).__name__, self._trainer.state.global_step
+        is_known = tell(args, error, step)
+        # Not where the processes disagree: which of their states is the training's, nobody knows.
+        is_worth = not isinstance(error, DivergedError) and type(error) is not DisagreementError
+        can_save = is_known and can_all_save(args, self._boundary.mark if is_worth else None)
         if not self._boundary.is_in_loop:
             return
 
-        kind, step = type(error).__name__, self._trainer.state.global_step
         if isinstance(error, DivergedError):
             # What led here is not worth continuing.
             self._writer.wait()
@@ -111,7 +117,7 @@ class Stopping:
             return
 
         _explain_missing_folder(error, self._run.folder.checkpoint(step))
-        if self._boundary.update_incomplete or self._trainer.args.world_size > 1:
+        if not can_save:
             good = self._saver.last_good or "no checkpoint yet"
             self._console.warn(f"{kind} after step {step:,}; this step cannot be saved; last good: {good}")
             return
@@ -119,7 +125,8 @@ class Stopping:
         try:
             self._boundary.return_to_last()
             step = self._trainer.state.global_step
-            if self._saver.last_saved_step != step or self._has_open_requests():
+            own = self._saver.last_saved_step != step or self._has_open_requests()
+            if any_process(args, f"whether to save step {step}, and end", own)[0]:
                 self._saver.save("exception")
 
             self._writer.wait()

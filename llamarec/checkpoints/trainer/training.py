@@ -15,6 +15,7 @@ from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.callback_output import output_is_lossy
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
+from llamarec.checkpoints.trainer.distributed.endings import told
 from llamarec.checkpoints.trainer.evaluation import Evaluation
 from llamarec.checkpoints.trainer.guards.moved_models import check_moved_models
 from llamarec.checkpoints.trainer.guards.optimizers import OptimizerGuard
@@ -102,7 +103,9 @@ class ResumableParts:
             trainer, options.stateful, self.console, allow_partial=options.config.allow_partial_resume
         )
         self.random = RandomStates(trainer, options.config, self.console.warn)
-        self.evaluation = Evaluation(trainer, program, stateful=self.stateful, random=self.random, console=self.console)
+        self.evaluation = Evaluation(
+            trainer, program, stateful=self.stateful, random=self.random, stop=self.stop, console=self.console
+        )
         self.extra = ExtraState(trainer)
         self.weights = Weights(trainer, options.config, self.console, self.extra)
         self.last: Training | None = None
@@ -192,7 +195,8 @@ class ResumableParts:
             self.data.forget()
             self.stateful.observe()
             self._writer = self._new_writer(folder, mirror.keeper)
-            run = start.begin(wanted, self._writer)
+            with told(self.trainer.args):
+                run = start.begin(wanted, self._writer)
             if run.resume is not None and not self.program.makes_optimizer:
                 # The optimizer of an earlier training of this object would keep the rate that it was made with.
                 self.trainer.optimizer = None  # type: ignore[assignment]  # as before the first training

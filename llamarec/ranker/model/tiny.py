@@ -9,14 +9,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llamarec.files import read_json, replacing_folder
 from llamarec.ranker.prompts.template import PromptTemplate
 
+_WEIGHTS: Final = "model.safetensors"
 _VOCABULARY = 1024
 _SEED = 20231107  # the weights are part of what `tiny` means, not of a run
 
@@ -25,13 +28,18 @@ def tiny_model(folder: Path, titles: Sequence[str]) -> Path:
     """Writes the model for these titles into `folder`, unless it is there already, and returns the folder."""
     fingerprint = hashlib.sha256("\n".join(titles).encode()).hexdigest()
     mark = folder / "tiny.json"
-    if (read_json(mark) or {}).get("titles_sha256") == fingerprint:
+    if (read_json(mark) or {}).get("titles_sha256") == fingerprint and (folder / _WEIGHTS).is_file():
         return folder
 
     with replacing_folder(folder) as staging:
         tokenizer = _tokenizer(titles)
         tokenizer.save_pretrained(staging)
-        _model(len(tokenizer)).save_pretrained(staging)
+        model = _model(len(tokenizer))
+        model.save_pretrained(staging)
+        if not (staging / _WEIGHTS).is_file():
+            # In a process that is not the first of several, `save_pretrained` writes no weights.
+            save_file(model.state_dict(), staging / _WEIGHTS, metadata={"format": "pt"})
+            model.config.save_pretrained(staging)
         (staging / mark.name).write_text(json.dumps({"titles_sha256": fingerprint}), encoding="utf-8")
     return folder
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.ownership import check_can_start
+from llamarec.checkpoints.trainer.distributed.channel import apply_timeout
 from llamarec.command import flags_of
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
@@ -74,6 +75,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
     parsed, initial = starting(parsed)
 
     # With several processes (torchrun), the first one writes and the others read.
+    apply_timeout(parsed.training)
     with parsed.training.main_process_first(local=False):
         data = prepare(parsed.data, console)
         _check_can_start(parsed, data)

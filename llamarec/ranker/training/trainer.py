@@ -18,6 +18,7 @@ from llamarec.checkpoints.storage.best_model import read_best
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.durable import sha256_of
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.distributed.agreement import from_first_process
 from llamarec.checkpoints.trainer.trainer_access import temporarily
 from llamarec.errors import DivergedError, LlamarecError
 from llamarec.evaluation.fusion import FUSION_FILE, Fusion, read_fusion
@@ -109,7 +110,9 @@ class RankerTrainer(AdapterTrainer):
         """Fusion of the model after training, on `fusion_samples`: the stored one, or else fitted now."""
         if self._final is None:
             run, digest = Path(str(self.args.output_dir)), self.tested_digest()
-            self._final = self._known(run, digest) or self._fitted()
+            # Every process reads the folder: one answer for all, or some would predict alone.
+            known = from_first_process(self.args, "the fusion that is stored", self._known(run, digest))
+            self._final = known or self._fitted()
             if digest and self.args.process_index == 0:
                 write_final(run, self._final, digest)
         return self._final

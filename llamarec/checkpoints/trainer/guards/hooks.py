@@ -76,7 +76,11 @@ OVERRIDDEN: Final = (
     Method(name="_determine_best_metric", positional=("metrics", "trial"), used_in=_REPORT),
     Method(name="_evaluate", used_in=(*_LOOP, *_REPORT)),
     Method(name="evaluation_loop", positional=("dataloader",), used_in=("evaluate",)),
-    Method(name="prediction_step", used_in=("evaluation_loop",)),
+    Method(
+        name="prediction_step",
+        positional=("model", "inputs", "prediction_loss_only", "ignore_keys"),
+        used_in=("evaluation_loop",),
+    ),
     Method(name="get_eval_dataloader", positional=("eval_dataset",), used_in=("evaluate",)),
     Method(name="_save", positional=("output_dir", "state_dict"), used_in=("save_model",)),
     Method(name="_load_best_model", used_in=("_finalize_training",)),
@@ -157,6 +161,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "dataloader_persistent_workers",
         "dataloader_pin_memory",
         "dataloader_prefetch_factor",
+        "ddp_timeout",
         "device",
         "gradient_accumulation_steps",
         "hub_strategy",
@@ -171,10 +176,12 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "optim",
         "output_dir",
         "per_device_eval_batch_size",
+        "prediction_loss_only",
         "process_index",
         "push_to_hub",
         "restore_callback_states_from_checkpoint",
         "resume_from_checkpoint",
+        "save_on_each_node",
         "save_only_model",
         "save_strategy",
         "save_total_limit",
@@ -196,7 +203,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "max_steps",
         "train_batch_size",
     ),
-    "control": ("should_epoch_stop", "should_evaluate", "should_save", "should_training_stop"),
+    "control": ("should_epoch_stop", "should_evaluate", "should_log", "should_save", "should_training_stop"),
     "callback_handler": (
         "callbacks",
         "on_epoch_end",
@@ -207,7 +214,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "on_substep_end",
     ),
     "accelerator": ("gradient_state", "optimizer_step_was_skipped", "scaler", "unwrap_model", "wait_for_everyone"),
-    "accelerator.gradient_state": ("_set_sync_gradients",),
+    "accelerator.gradient_state": ("_set_sync_gradients", "end_of_dataloader", "remainder"),
 }
 """What is used of the objects that a Trainer holds."""
 

@@ -165,6 +165,14 @@ class RandomStates:
 
     # ---- From a checkpoint ----
 
+    def part(self) -> None:
+        """At step 0: every process but the first draws from a stream of its own, as dropout should.
+
+        The Trainer has seeded all of them alike. What is drawn before this is common to all, as initial weights are.
+        """
+        if self._trainer.args.process_index > 0:
+            self._derive_global(0)
+
     def restore(self, folder: Path, step: int) -> None:
         """Sets the generators to the states of a checkpoint.
 
@@ -230,11 +238,14 @@ class RandomStates:
             ) from error
 
     def _derive_all(self, step: int) -> None:
+        self._derive_global(step)
+        self._derive_held(step)
+
+    def _derive_global(self, step: int) -> None:
         args = self._trainer.args
         rng.seed_from(args.seed, rng.PROCESS_STREAM, step, args.process_index)
         if torch.cuda.is_available():
-            torch.cuda.manual_seed(args.seed + step)
-        self._derive_held(step)
+            torch.cuda.manual_seed((args.seed + step + args.process_index * 2**32) % 2**63)
 
     def _derive_held(self, step: int) -> None:
         """From the states that they were made with: those that are alike in all processes stay alike."""

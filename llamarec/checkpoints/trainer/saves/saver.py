@@ -21,7 +21,8 @@ from llamarec.checkpoints.storage.layout import (
 )
 from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
-from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.distributed.agreement import any_process
+from llamarec.checkpoints.trainer.distributed.same_weights import check_close_weights
 from llamarec.checkpoints.trainer.divergence import check_weights
 from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.program import Program
@@ -48,7 +49,7 @@ from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
-from llamarec.errors import CheckpointError
+from llamarec.errors import CheckpointError, LlamarecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +140,11 @@ class CheckpointSaver:
 
         Raises:
             DivergedError: the weights are not finite, and the trainer ends where they are not.
+            DisagreementError: processes have other weights.
             ConfigError: the model is not made of what it was made of at the first step.
         """
         check_weights(self._trainer)
+        check_close_weights(self._trainer, f"the save at step {self._trainer.state.global_step}")
         self._structure.check()
         self._requests.clear()
         self._unsaved.warn_of_changes()
@@ -183,12 +186,19 @@ class CheckpointSaver:
         Raises:
             LlamarecError: it could not be resumed, or none can be saved.
         """
+        (failed,) = any_process(self._trainer.args, "the last save", self.is_hopeless())
+        if failed:
+            raise self.hopeless_error()
+
+    def is_hopeless(self) -> bool:
+        """Whether no checkpoint of this process can be resumed, once the first one is read back."""
         if self._writer.first_is_due:
             self._writer.wait()
+        return self._writer.fatal is not None
 
-        (failed,) = distributed.any_process(self._trainer.args, self._writer.fatal is not None)
-        if failed:
-            raise self._writer.fatal or CheckpointError("the first process cannot save this training; see its message")
+    def hopeless_error(self) -> LlamarecError:
+        """Why; in the other processes, where that is said."""
+        return self._writer.fatal or CheckpointError("the first process cannot save this training; see its message")
 
     # ---- What ----
 

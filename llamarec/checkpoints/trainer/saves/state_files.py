@@ -9,7 +9,7 @@ from transformers.trainer_callback import ExportableState
 
 from llamarec.checkpoints.resume.random_state_file import as_stored
 from llamarec.checkpoints.storage.layout import OPTIMIZER, RNG, SCALER, SCHEDULER, STATE_NAME, rng_of
-from llamarec.checkpoints.trainer import distributed
+from llamarec.checkpoints.trainer.distributed.channel import exchange
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.saves.json_values import check_state, for_log
@@ -100,5 +100,5 @@ class StateFiles:
         if args.world_size == 1:
             return {RNG: as_stored(own)}
 
-        states = distributed.from_all_processes(args, own)
+        states = exchange(args, "the random states of the checkpoint", own)
         return {rng_of(rank): as_stored(state) for rank, state in enumerate(states)}

@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.layout import STATEFUL, STATEFUL_PATTERN, stateful_of
-from llamarec.checkpoints.trainer import distributed
 from llamarec.checkpoints.trainer.console import Console
+from llamarec.checkpoints.trainer.distributed.channel import exchange
 from llamarec.checkpoints.trainer.state.differences import difference
 from llamarec.checkpoints.trainer.state.held_attributes import HeldAttributes
 from llamarec.checkpoints.trainer.state.plain_state import State, copy_of, digest_of, on_cpu, on_devices_of
@@ -182,14 +182,17 @@ class StatefulObjects:
 
     def files(self, states: States) -> dict[str, object]:
         """By file, the states on the CPU: one file where all processes have the same state, else one of each."""
-        if not any(distributed.from_all_processes(self._trainer.args, bool(self._objects or states))):
+        args = self._trainer.args
+        if not any(exchange(args, "whether there are states of passed objects", bool(self._objects or states))):
             return {}
 
-        args, own = self._trainer.args, on_cpu(states)
-        if len(set(distributed.from_all_processes(args, digest_of(own) if args.world_size > 1 else ""))) == 1:
+        own = on_cpu(states)
+        digest = digest_of(own) if args.world_size > 1 else ""
+        if len(set(exchange(args, "the digests of passed objects' states", digest))) == 1:
             return {STATEFUL: own}
 
-        return {stateful_of(rank): found for rank, found in enumerate(distributed.from_all_processes(args, own))}
+        found = exchange(args, "the states of passed objects", own)
+        return {stateful_of(rank): one for rank, one in enumerate(found)}
 
     def check(self, folder: Path) -> None:
         """Whether a checkpoint has the states of exactly these objects.

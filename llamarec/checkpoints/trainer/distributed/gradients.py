@@ -1,22 +1,21 @@
-"""Several processes on one step: what they agree on, count and average. Pure functions of the arguments and tensors."""
+"""Several processes on one step: what they count, and the mean of their gradients.
+
+These are collectives of the training's own group, on its device. Each comes right after an exchange, so that all
+processes have come to the same step, with the same trained weights.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-from collections.abc import Callable
-from typing import TypeVar
+import zlib
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import TrainingArguments
 
+from llamarec.checkpoints.trainer.distributed.agreement import most_in_any_process
 from llamarec.checkpoints.trainer.samples.sampling import Batch
 from llamarec.checkpoints.trainer.trainer_access import NumItems
-from llamarec.errors import CheckpointError
-
-T = TypeVar("T")
 
 
 def without_ddp(model: nn.Module) -> nn.Module:
@@ -26,79 +25,6 @@ def without_ddp(model: nn.Module) -> nn.Module:
         return inner
 
     return model
-
-
-def any_process(args: TrainingArguments, *flags: bool) -> list[bool]:
-    """For each flag, whether it is set in any process."""
-    if args.world_size == 1:
-        return list(flags)
-
-    votes = torch.tensor([int(flag) for flag in flags], device=args.device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return [bool(vote) for vote in votes.tolist()]
-
-
-def from_first_process(args: TrainingArguments, value: T) -> T:
-    """The first process's value, in all of them; they wait for it."""
-    if args.world_size == 1:
-        return value
-
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
-
-
-def from_all_processes(args: TrainingArguments, value: T) -> list[T]:
-    """Every process's value, in all of them, by rank."""
-    if args.world_size == 1:
-        return [value]
-
-    values: list[T] = [value] * args.world_size
-    dist.all_gather_object(values, value)
-    return values
-
-
-def in_first_process(args: TrainingArguments, action: Callable[[], object]) -> None:
-    """Runs an action in the first process only.
-
-    Raises:
-        Exception: what the action raised, with its class, in every process.
-    """
-    error: Exception | None = None
-    if args.process_index == 0:
-        try:
-            action()
-        except Exception as found:
-            error = found
-
-    if args.world_size > 1:
-        shared = from_first_process(args, _portable(error))
-        error = error or shared
-
-    if error is not None:
-        raise error
-
-
-def _portable(error: Exception | None) -> Exception | None:
-    """The error as other processes can unpickle it; one of a local class becomes a `CheckpointError` with its text."""
-    if error is None:
-        return None
-
-    with contextlib.suppress(Exception):
-        if type(pickle.loads(pickle.dumps(error))) is type(error):  # noqa: S301 - it has just been pickled here
-            return error
-
-    return CheckpointError(f"{type(error).__name__}: {error}")
-
-
-def most_in_any_process(args: TrainingArguments, count: int) -> int:
-    """The largest count of all processes."""
-    if args.world_size == 1:
-        return count
-
-    most = torch.tensor(count, device=args.device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most)
 
 
 def padded_with_empty(args: TrainingArguments, batches: list[Batch], input_name: str) -> list[Batch]:
@@ -112,7 +38,7 @@ def padded_with_empty(args: TrainingArguments, batches: list[Batch], input_name:
     if args.world_size == 1 or args.include_num_input_tokens_seen == "no":
         return batches
 
-    most = most_in_any_process(args, len(batches))
+    most = most_in_any_process(args, "the micro-batches whose tokens are counted", len(batches))
     empty = torch.zeros(0, dtype=torch.int64, device=args.device)
     return [*batches, *[{input_name: empty, "attention_mask": empty}] * (most - len(batches))]
 
@@ -163,3 +89,9 @@ def summed_items(args: TrainingArguments, count: NumItems) -> NumItems:
     counted = torch.clamp(counts, min=0)
     dist.all_reduce(counted)
     return counted[0] if counted[0] > 0 else None
+
+
+def trained_digest(model: nn.Module) -> int:
+    """What must be equal for gradients to be averaged: which tensors are trained, and their sizes."""
+    sizes = [p.numel() if p.requires_grad else 0 for p in model.parameters()]
+    return zlib.crc32(repr(sizes).encode())
