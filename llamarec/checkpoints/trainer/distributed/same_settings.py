@@ -28,6 +28,8 @@ _PACKAGES: Final = ("llamarec", "torch", "transformers", "accelerate", "peft", "
 # Of a repr, which is what a callable in the options is stored as.
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
 _DIGITS: Final = 16
+# Options that may hold credentials, which no message shows.
+_ADDRESSES: Final = ("backup_to", "mirror")
 
 
 def check_same_settings(
@@ -54,7 +56,8 @@ def check_same_settings(
         return
 
     flags = {name: value for name, value in hyperparameters.items() if name not in UNTRACKED}
-    config = {f"checkpoint_config.{name}": value for name, value in asdict(program.options.config).items()}
+    options = {**asdict(program.options.config), **{name: _address(program, name) for name in _ADDRESSES}}
+    config = {f"checkpoint_config.{name}": value for name, value in options.items()}
     values = {
         "resume_from_checkpoint": _wanted(wanted),
         **{name: _plain(value) for name, value in {**flags, **config}.items()},
@@ -86,6 +89,11 @@ def check_same_checkpoint(args: TrainingArguments, resume: Resume | None) -> Non
         }
     hint = "look at the folder on each node (llamarec checkpoints list), and start again"
     check_equal(args, "the checkpoint to resume", values, hint=hint)
+
+
+def _address(program: Program, name: str) -> str:
+    address = str(getattr(program.options.config, name))
+    return f"an address, {_short(address.encode())}" if address else ""
 
 
 def _wanted(value: object) -> str:
