@@ -168,6 +168,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "include_num_input_tokens_seen",
         "learning_rate",
         "load_best_model_at_end",
+        "local_process_index",
         "logging_nan_inf_filter",
         "max_grad_norm",
         "max_steps",
