@@ -90,7 +90,7 @@ class Stopping:
         own = self._has_open_requests() or self._saver.last_saved_step != step or bool(self._writer.last_error)
         if any_process(self._trainer.args, f"whether to save step {step}, and stop", own)[0]:
             self._saver.save("signal")
-        self._writer.end()
+        self._writer.finish_all()
 
         path, code = self._saver.last_good, EXIT_SAVE_FAILED if self._writer.owed else EXIT_INTERRUPTED
         # Nobody ends before the first process has written: their end would have it killed.

@@ -303,7 +303,7 @@ class ResumableParts:
     @contextlib.contextmanager
     def _left_clean(self) -> Iterator[None]:
         """However training ends, the Trainer can train again, and everything submitted is written."""
-        end_saves = CheckpointWriter.end
+        end_saves = CheckpointWriter.finish_all
         try:
             yield
         except EndNow:

@@ -19,7 +19,8 @@ from transformers import TrainingArguments
 
 from llamarec.checkpoints.resume.compatibility import UNTRACKED
 from llamarec.checkpoints.resume.decision import Resume
-from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE
+from llamarec.checkpoints.storage.entries import read_bytes
+from llamarec.checkpoints.storage.layout import MANIFEST, TRAINER_STATE, max_bytes_of
 from llamarec.checkpoints.trainer.distributed.agreement import check_equal
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
@@ -127,7 +128,7 @@ def _versions() -> dict[str, str]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, max_bytes_of(path.name))
     except OSError:
         return b""
 

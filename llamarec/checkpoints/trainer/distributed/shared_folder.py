@@ -9,7 +9,8 @@ from typing import Final
 
 from transformers import TrainingArguments
 
-from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.entries import read_bytes
+from llamarec.checkpoints.storage.layout import RunFolder, max_bytes_of
 from llamarec.checkpoints.trainer.distributed.agreement import from_first_process
 from llamarec.checkpoints.trainer.distributed.channel import exchange, named_ranks
 from llamarec.errors import DisagreementError
@@ -49,7 +50,7 @@ def check_same_folder(args: TrainingArguments, run: RunFolder) -> None:
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path, max_bytes_of(path.name))
     except OSError:
         return None
 

@@ -119,7 +119,7 @@ class CheckpointWriter:
             self._pending.result()
             self._pending = None
 
-    def end(self) -> None:
+    def finish_all(self) -> None:
         """`wait`, and until the mirror has what was published, or has failed as often as it may."""
         self.wait()
         if self._mirror is not None and self._mirror.is_alive():
