@@ -99,6 +99,10 @@ def test_a_store_that_hangs_blocks_no_step_and_the_end_says_it(
     # The first one, which never comes to its end, and what was published after it.
     assert "is behind: it lacks checkpoint-" in capfd.readouterr().err
     ended.set()
+    # It would go on in the folder of the next test.
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint-mirror":
+            thread.join(60)
 
 
 @pytest.mark.slow

@@ -127,6 +127,7 @@ class StepLoop:
         self._structure.observe()
         events_due, control = self._run.progress.events_due, self._trainer.control
         self._boundary.take(events_due=events_due)
+        agree_on_control(self._trainer, "the beginning of training")
 
         if events_due:
             control = self._ask(self._trainer.callback_handler.on_step_end)

@@ -40,6 +40,7 @@ def tiny_model(folder: Path, titles: Sequence[str]) -> Path:
             # In a process that is not the first of several, `save_pretrained` writes no weights.
             save_file(model.state_dict(), staging / _WEIGHTS, metadata={"format": "pt"})
             model.config.save_pretrained(staging)
+            model.generation_config.save_pretrained(staging)
         (staging / mark.name).write_text(json.dumps({"titles_sha256": fingerprint}), encoding="utf-8")
     return folder
 

@@ -70,7 +70,7 @@ def check_equal(args: TrainingArguments, operation: str, values: Mapping[str, ob
     """
     found = exchange(args, operation, dict(values))
     names = list(dict.fromkeys(name for one in found for name in one))
-    texts = {name: [repr(one[name]) if name in one else "nothing" for one in found] for name in names}
+    texts = {name: [_text(one[name]) if name in one else "nothing" for one in found] for name in names}
     differing = [name for name in names if len(set(texts[name])) > 1]
     if not differing:
         return
@@ -83,6 +83,10 @@ def check_equal(args: TrainingArguments, operation: str, values: Mapping[str, ob
         found=[line for name in differing[:_SHOWN] for line in _lines(name, texts[name])],
         hint=hint or "start every process with the same command, data, files and versions",
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def _lines(name: str, texts: list[str]) -> list[str]:
