@@ -42,6 +42,11 @@ def test_every_other_thing_a_program_gives_is_refused_where_it_differs(tmp_path:
 def test_what_one_callback_asks_for_all_processes_do(flag: str, tmp_path: Path) -> None:
     """A flag at each event."""
     first, last = run_in_processes(2, ranks.vary_flags, tmp_path, flag)
+    if flag == "should_evaluate":
+        # The Trainer evaluates before anything can be agreed on.
+        refused = first.pop("on_log")
+        assert refused["kind"] == "DisagreementError"
+        assert "evaluation after step" in refused["text"]
     for event, found in first.items():
         assert found["kind"] == "", (event, found["text"])
         assert last[event] == found, event
