@@ -47,7 +47,7 @@ def refitted(
         console: Receives the progress.
         trainers: The members, trained.
     """
-    seconds = sum(one.state.seconds / max(one.state.epoch, 1) * one.state.best_epoch for one in trainers)
+    seconds = sum(one.state.seconds_to_best for one in trainers)
     console.print(
         f"training once more {_TIMES[asked]}: about {timedelta(seconds=round(seconds))} (--refit never skips this)",
         soft_wrap=True,

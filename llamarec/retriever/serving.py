@@ -29,7 +29,6 @@ from llamarec.retriever.published import (
     published_names,
     read_metrics,
     read_published,
-    weights_digest,
     weights_digests,
 )
 from llamarec.retriever.rebuild_command import rebuild_command
@@ -83,8 +82,7 @@ class TrainedStage:
         has_experts: Whether experts were trained beside the model.
         num_items: Items of the catalogue.
         excludes_history: Whether items of the history are never proposed.
-        digest: Hash of what orders the candidates of validation and test.
-        made_of: Hashes of everything that an order depends on.
+        made_of: Hashes of everything that an order depends on; the first: of what orders validation and test.
     """
 
     learned: Learned
@@ -93,8 +91,12 @@ class TrainedStage:
     has_experts: bool
     num_items: int
     excludes_history: bool
-    digest: str
     made_of: Sequence[str]
+
+    @property
+    def digest(self) -> str:
+        """Hash of what orders the candidates of validation and test."""
+        return self.made_of[0]
 
     def experts(self, known: Known, names: Iterable[str] | None = None) -> list[Expert]:
         """The model, and experts beside it.
@@ -147,7 +149,6 @@ def load_stage(experiment: Experiment, data: PreparedData, *, only_new: bool = F
         has_experts=is_beside,
         num_items=data.num_items,
         excludes_history=only_new or config.excludes(data.has_repeats),
-        digest=weights_digest(experiment),
         made_of=weights_digests(experiment),
     )
 

@@ -58,6 +58,11 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     options: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def seconds_to_best(self) -> float:
+        """About the time that the epochs up to the best one took; another training of as many takes as long."""
+        return self.seconds / max(self.epoch, 1) * self.best_epoch
+
 
 def save_state(state: TrainingState, folder: Path) -> None:
     """Replaces the state file; a kill at any moment leaves the old one or the new one."""

@@ -245,9 +245,9 @@ def _training_lists(
     if config.hard_negative_folds == 1:
         return lists_from_retriever(stage.models["validation"], data, config, order)
 
-    folds, state = config.hard_negative_folds, trainer.state
+    folds = config.hard_negative_folds
     # Each fold's retriever trains on the users of the others, for the epochs up to the best one, without validation.
-    seconds = state.seconds / max(state.epoch, 1) * state.best_epoch * (folds - 1)
+    seconds = trainer.state.seconds_to_best * (folds - 1)
     console.print(
         f"training {folds} more retrievers for the ranker's training lists, each without the users of its lists: "
         f"at most {timedelta(seconds=round(seconds))} (--hard_negative_folds 1 skips this)",
