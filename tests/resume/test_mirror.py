@@ -15,7 +15,7 @@ from llamarec.checkpoints.mirror import keeper
 from llamarec.checkpoints.mirror.pauses import Pauses
 from llamarec.checkpoints.trainer.signals import Interrupted
 from llamarec.errors import CheckpointError, ConfigError
-from tests.checkpoints.mirror.bucket import BucketFileSystem, register
+from tests.checkpoints.mirror.bucket import BucketFileSystem, register, use_empty
 from tests.resume.forks import CAN_FORK, WHY_NOT, Forks
 from tests.resume.runs import At
 from tests.resume.training import make_trainer, outcome
@@ -26,9 +26,7 @@ CONFIG = CheckpointConfig(mirror=ADDRESS)
 
 @pytest.fixture(autouse=True)
 def _bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register()
-    monkeypatch.setenv("BUCKET_ROOT", str(tmp_path / "objects"))
-    monkeypatch.setattr(BucketFileSystem, "observer", None)
+    use_empty(tmp_path, monkeypatch)
     monkeypatch.setattr(keeper, "Pauses", lambda: Pauses(first=0.01, last_tries=2))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import pytest
 from fsspec import AbstractFileSystem
 
 
@@ -121,3 +122,11 @@ def _kind(path: Path) -> str:
 def register() -> None:
     """Makes bucket:// known to fsspec."""
     fsspec.register_implementation("bucket", BucketFileSystem, clobber=True)
+
+
+def use_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test: a bucket without objects, which nobody observes and where nothing goes wrong."""
+    register()
+    monkeypatch.setenv("BUCKET_ROOT", str(folder / "objects"))
+    for name, value in (("observer", None), ("torn", set()), ("unlisted", set())):
+        monkeypatch.setattr(BucketFileSystem, name, value)

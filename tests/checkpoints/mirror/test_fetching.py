@@ -16,7 +16,7 @@ from llamarec.checkpoints.storage.restart import mark_superseded
 from llamarec.checkpoints.storage.verification import verify
 from llamarec.errors import CheckpointError
 from tests.checkpoints.factory import damage, make_run
-from tests.checkpoints.mirror.bucket import BucketFileSystem, register
+from tests.checkpoints.mirror.bucket import BucketFileSystem, use_empty
 from tests.checkpoints.mirror.sweep import QUICK
 
 ADDRESS = "bucket://host/run"
@@ -24,9 +24,7 @@ ADDRESS = "bucket://host/run"
 
 @pytest.fixture(autouse=True)
 def _bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register()
-    monkeypatch.setenv("BUCKET_ROOT", str(tmp_path / "objects"))
-    monkeypatch.setattr(BucketFileSystem, "observer", None)
+    use_empty(tmp_path, monkeypatch)
 
 
 @pytest.fixture

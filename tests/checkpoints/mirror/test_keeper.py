@@ -18,7 +18,7 @@ from llamarec.checkpoints.mirror.keeper import Continued, MirrorKeeper
 from llamarec.checkpoints.storage.layout import MANIFEST, RunFolder
 from llamarec.checkpoints.storage.publish import delete, publish
 from tests.checkpoints.factory import fill, make_run, manifest
-from tests.checkpoints.mirror.bucket import BucketFileSystem, register
+from tests.checkpoints.mirror.bucket import BucketFileSystem, use_empty
 from tests.checkpoints.mirror.sweep import QUICK, _created
 
 RUN_ID = "run-1"
@@ -26,11 +26,7 @@ RUN_ID = "run-1"
 
 @pytest.fixture(autouse=True)
 def _bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register()
-    monkeypatch.setenv("BUCKET_ROOT", str(tmp_path / "objects"))
-    monkeypatch.setattr(BucketFileSystem, "observer", None)
-    monkeypatch.setattr(BucketFileSystem, "torn", set())
-    monkeypatch.setattr(BucketFileSystem, "unlisted", set())
+    use_empty(tmp_path, monkeypatch)
 
 
 @pytest.fixture(params=["path", "file://", "memory://", "bucket://"])
