@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.harness.machine import describe
 from benchmarks.harness.memory import Peak
+from benchmarks.harness.processor import processor_seconds
 from benchmarks.harness.report import commit
 from benchmarks.standard.protocol import Fit, Fitted, System, label_ranks
 from benchmarks.standard.results import (
@@ -72,9 +72,9 @@ def measure(task: Task, data: PreparedData, max_epochs: int | None, threads: int
     code = loaded_code()
 
     with Peak() as peak, tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
+        started = processor_seconds()
         fitted = system.fit(data, Fit(seed=task.seed, folder=Path(scratch), max_epochs=max_epochs))
-        fit_seconds = time.perf_counter() - started
+        fit_seconds = processor_seconds() - started
         rows = _rows(fitted, system, data)
 
     return Result(
@@ -96,9 +96,9 @@ def _rows(fitted: Fitted, system: System, data: PreparedData) -> dict[str, Row]:
     rows = {}
     # A part that a set does not allow has no scorer.
     for name in (name for name in system.titles if name in fitted.scorers):
-        started = time.perf_counter()
+        started = processor_seconds()
         ranks = label_ranks(fitted.scorers[name], data, "test")
-        rows[name] = row_of(ranks, time.perf_counter() - started, fitted.seconds.get(name, 0.0))
+        rows[name] = row_of(ranks, processor_seconds() - started, fitted.seconds.get(name, 0.0))
     return rows
 
 

@@ -6,7 +6,6 @@ benchmarks/standard/systems.py. `Fitted.seconds` says what a part takes alone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.harness.processor import processor_seconds
 from benchmarks.standard.protocol import Fit, Fitted, System
 from llamarec.data.prepared import PreparedData
 from llamarec.experts.build import TRENDS, ExpertBuilder
@@ -51,14 +51,14 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
     config = replace(config, num_epochs=how.epochs(config.num_epochs))
     console = Console(quiet=True)
 
-    started = time.perf_counter()
+    started = processor_seconds()
     trainer = RetrieverTrainer(data, config, how.folder, console)
     trainer.fit()
     trainers = [trainer, *further_members(data, config, how.folder, console)]
     again: dict[Asked, list[RetrieverTrainer]] = {}
     if "test" in config.refits(data.has_cut):
         again["test"] = refitted("test", data, config, how.folder, console, trainers)
-    seconds = {_RETRIEVER: time.perf_counter() - started}
+    seconds = {_RETRIEVER: processor_seconds() - started}
 
     stage = ExpertStage(data, config, trainers, again)
     stage.fit(console)
@@ -66,9 +66,9 @@ def fit_first_stage(data: PreparedData, how: Fit) -> Fitted:
     experts: dict[str, Expert] = {_RETRIEVER: stage.learned.at(known)}
 
     for name in builder.names:
-        started = time.perf_counter()
+        started = processor_seconds()
         (experts[_row_of(name)],) = builder.experts(known, [name])
-        seconds[_row_of(name)] = time.perf_counter() - started
+        seconds[_row_of(name)] = processor_seconds() - started
 
     weights = {f"weight of {name}": weight for name, weight in stage.weights.by_name.items()}
     return Fitted(

@@ -45,8 +45,8 @@ _PROTOCOL: Final = """\
 - Figures are means over users and seeds. In brackets: the 95% interval, a bootstrap over users, each the mean over the
   seeds. **Bold**: the best NDCG@10, and every one whose paired difference to it has an interval that holds zero. Beside
   the number of seeds: half the range of their NDCG@10.
-- Seconds are those of fitting, choices on validation included; memory is the peak of the whole process. One process for
-  each measurement.
+- Seconds are processor time of fitting, choices on validation included, and *users a second* is of processor time too;
+  memory is the peak of the whole process. One process for each measurement.
 """
 
 _PROTOCOLS: Final = """\

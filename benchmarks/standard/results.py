@@ -57,8 +57,8 @@ class Row:
 
     Attributes:
         ranks: Of each test user's label, separated by spaces; 0 where it is beyond 100.
-        score_seconds: Time of scoring all of them.
-        fit_seconds: Time of fitting this row alone, where it is a part; 0: that of the whole fit.
+        score_seconds: Processor time of scoring all of them.
+        fit_seconds: Processor time of fitting this row alone, where it is a part; 0: that of the whole fit.
     """
 
     ranks: str
@@ -77,7 +77,7 @@ class Result:
     Attributes:
         rows: By name.
         notes: What the system chose.
-        fit_seconds: Time of fitting, choices on validation included.
+        fit_seconds: Processor time of fitting, choices on validation included.
         peak_bytes: Largest resident memory of the process.
         counts: Sizes of the set (`sets.counts_of`).
         digests: Of the set (`sets.digests_of`).
