@@ -2,7 +2,8 @@
 
 python -m benchmarks.standard --data_root DATA              # hours; the same command continues after a stop
 python -m benchmarks.standard --sets beauty --systems popularity item-knn transition-rule     # minutes
-python -m benchmarks.standard --write                       # docs/benchmarks.md from what was measured
+python -m benchmarks.standard --write                       # docs/benchmarks.md from what was measured, and from
+                                                            # what it has of before
 python -m benchmarks.standard --quick                       # a generated set, less than a minute
 """
 
@@ -15,10 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.standard.merging import kept, merged
 from benchmarks.standard.page import read_summary, rendered, write_page
 from benchmarks.standard.results import ROOT
 from benchmarks.standard.sets import QUICK, SETS, SPLITS
-from benchmarks.standard.summary import summarised
+from benchmarks.standard.summary import Summary, summarised
 from benchmarks.standard.sweep import Plan, Sweep
 from benchmarks.standard.systems import MODULES
 from benchmarks.standard.table import print_summary
@@ -59,11 +61,22 @@ def main(argv: list[str] | None = None) -> int:
         console.print("stopped: what was finished is stored; the same command continues")
         return EXIT_KILLED
 
+    if options.write:
+        summary = _with_before(summary, pages.stored, console)
+        write_page(summary, pages.page, pages.stored)
     print_summary(summary, console)
     if options.write:
-        write_page(summary, pages.page, pages.stored)
         console.print(f"\nwritten: {pages.page}, {pages.stored}", soft_wrap=True)
     return EXIT_FAILED if sweep.failed else 0
+
+
+def _with_before(summary: Summary, stored: Path, console: Console) -> Summary:
+    if not stored.exists():
+        return summary
+    before = read_summary(stored)
+    for line in kept(summary, before):
+        console.print(f"from the page of before: {line}", soft_wrap=True)
+    return merged(summary, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("experiments/standard"), help="of all that is written")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a generated set, two epochs, one seed")
-    parser.add_argument("--write", action="store_true", help="measure nothing; make the page from what is stored")
+    parser.add_argument("--write", action="store_true", help="measure nothing; put what is stored into the page")
     parser.add_argument(
         "--render", action="store_true", help="make the page again from the summary that --write stored"
     )

@@ -22,7 +22,7 @@ _INTRODUCTION: Final = """\
 
 Every system below was fitted and ranked by one protocol on the same data: all test users, the whole catalogue.
 Published figures stand beneath, with their source. The first command measures what is missing and prints these tables;
-a stop loses the measurement in progress. The second makes this page.
+a stop loses the measurement in progress. The second puts them into this page, beside what it has of before.
 
     python -m benchmarks.standard --data_root DATA
     python -m benchmarks.standard --write
@@ -43,8 +43,9 @@ _PROTOCOL: Final = """\
 - Every item of the catalogue is ranked but those of the history (unless people of the set come back to items). A label
   that a system cannot score is a miss. An item with the same score as the label ranks before it.
 - Figures are means over users and seeds. In brackets: the 95% interval, a bootstrap over users, each the mean over the
-  seeds. **Bold**: the best NDCG@10, and every one whose paired difference to it has an interval that holds zero. Beside
-  the number of seeds: half the range of their NDCG@10.
+  seeds. **Bold**: the best NDCG@10, and every one whose difference to it has an interval that holds zero; the
+  difference is paired where all of a table was measured in one sweep. Beside the number of seeds: half the range of
+  their NDCG@10.
 - Seconds are processor time of fitting, choices on validation included, and *users a second* is of processor time too;
   memory is the peak of the whole process. One process for each measurement.
 """
