@@ -9,4 +9,8 @@ device             the memory that is available
 speed              seconds per step
 choice             precision, checkpointing and micro-batch that fit
 plan               the decision, as text and as a dictionary
+cluster_options    the machines of a job, as flags
+failures           what failures cost, and how often to save
+save_cost          a save, measured
+cluster            the plan on several machines that fail
 """

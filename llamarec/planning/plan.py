@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.planning.choice import RunChoice
@@ -12,6 +12,8 @@ from llamarec.planning.device import Device
 from llamarec.planning.lengths import Lengths
 from llamarec.planning.shape import ModelShape
 from llamarec.planning.speed import Speed, seconds_of_pass
+
+_SHORT: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Plan:
         speed: Speed of the device; None if it was not measured.
         origins: Source of a value by name of the choice: "yours" (a flag) or "kept" (the checkpoint); values that the
             planner chose are absent.
+        head_weights: Weights that are trained beside LoRA.
     """
 
     model: str
@@ -55,6 +58,13 @@ class Plan:
     work: Work
     speed: Speed | None
     origins: Mapping[str, str] = field(default_factory=dict)
+    head_weights: int = 0
+
+    @property
+    def trained_weights(self) -> int:
+        """Weights of LoRA and of what is trained beside it."""
+        setup = self.choice.setup
+        return self.shape.lora_weights(setup.lora_rank, setup.lora_targets) + self.head_weights
 
     def seconds_per_step(self) -> float | None:
         """Seconds of a training step; None if the speed is unknown."""
@@ -188,9 +198,11 @@ class Plan:
 def duration_text(seconds: float) -> str:
     """A duration in its largest unit.
 
-    >>> [duration_text(s) for s in (0.04, 2.6, 95, 4000, 200_000)]
-    ['0.04 s', '2.6 s', '1.6 min', '1.1 h', '2.3 days']
+    >>> [duration_text(s) for s in (0.0012, 0.04, 2.6, 95, 4000, 200_000)]
+    ['1.2 ms', '0.04 s', '2.6 s', '1.6 min', '1.1 h', '2.3 days']
     """
+    if seconds < _SHORT:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds:.2f} s"
     for size, unit in ((60, "s"), (60, "min"), (24, "h")):

@@ -53,6 +53,7 @@ def plan_run(
     test_prompts: int | None,
     with_speed: bool = True,
     device: Device | None = None,
+    head_weights: int = 0,
 ) -> Plan:
     """The plan for a command line. Loads no weights.
 
@@ -64,6 +65,7 @@ def plan_run(
         test_prompts: Prompts of the test; None if unknown.
         with_speed: Measure the speed of the device for a moment.
         device: Device to plan for; None means this machine's.
+        head_weights: Weights that are trained beside LoRA.
 
     Raises:
         ModelError: the base model's configuration is not a Llama-like one.
@@ -83,6 +85,7 @@ def plan_run(
         work=_work(parsed, len(train), validation_prompts, test_prompts),
         speed=measure_speed(shape, choice.setup) if with_speed else None,
         origins=origins(parsed),
+        head_weights=head_weights,
     )
 
 

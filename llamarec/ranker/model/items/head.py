@@ -72,6 +72,17 @@ class FixedItems(NamedTuple):
         return (users_PK * self.scale) @ self.vectors_NK.T + self.bias_N
 
 
+def head_weights(num_items: int, num_features: int, hidden_size: int) -> int:
+    """Trained weights of a head.
+
+    Args:
+        num_items: Of the catalogue.
+        num_features: Of an item's title.
+        hidden_size: Of the base model.
+    """
+    return WIDTH * (hidden_size + num_features + 2 + num_items) + num_items + 1
+
+
 class ItemHead(nn.Module):
     """What is trained beside LoRA.
 

@@ -11,8 +11,10 @@ from llamarec.data.prepared import PreparedData
 from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.experts.weights import ExpertWeights, weights_text
 from llamarec.planning.plan import Plan
-from llamarec.ranker.model.base_models import base_model_source, load_tokenizer
+from llamarec.ranker.model.base_models import base_model_source, load_configuration, load_tokenizer
 from llamarec.ranker.model.cpu.form import why_by_modules
+from llamarec.ranker.model.items.features import NUM_FEATURES
+from llamarec.ranker.model.items.head import head_weights
 from llamarec.ranker.options.command_line import Parsed
 from llamarec.ranker.prompts.history_text import history_encoder_for
 from llamarec.ranker.training.apply_plan import plan_run
@@ -67,12 +69,14 @@ def plan_items(parsed: Parsed, data: PreparedData) -> Plan:
     source = base_model_source(config.llm_base_model, data, folder)
     tokenizer = load_tokenizer(config.llm_base_model, source)
     samples = item_samples(parsed, data, history_encoder_for(tokenizer, data.titles, config, Path(folder)))
+    hidden_size = int(load_configuration(config.llm_base_model, source)["hidden_size"])
     return plan_run(
         parsed,
         source,
         samples.train,
         validation_prompts=len(samples.validation),
         test_prompts=samples.num_after_training,
+        head_weights=head_weights(data.num_items, min(NUM_FEATURES, hidden_size), hidden_size),
     )
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llamarec.ranker.model.items import head as head_module
 from llamarec.ranker.model.items.features import whitened
-from llamarec.ranker.model.items.head import ItemHead, loss_of
+from llamarec.ranker.model.items.head import ItemHead, head_weights, loss_of
 
 NUM_ITEMS = 50
 
@@ -73,3 +73,7 @@ def test_whitened_features_have_no_direction_that_counts_more() -> None:
 def test_titles_that_are_all_equal_are_no_division_by_zero() -> None:
     assert torch.isfinite(whitened(torch.ones(5, 3))).all()
     assert torch.isfinite(whitened(torch.zeros(5, 3))).all()
+
+
+def test_the_plan_counts_what_is_trained(head: ItemHead) -> None:
+    assert head_weights(NUM_ITEMS, 8, 16) == sum(one.numel() for one in head.parameters())
