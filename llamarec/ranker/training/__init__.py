@@ -4,6 +4,7 @@ run            the steps of train_ranker.py
 build          tokenizer, samples, plan, model and Trainer of a run
 results        the files that a run leaves beside its checkpoints
 apply_plan     what planning chose, put into the options
+plan_cluster   the plan on several GPUs and machines, with a measured save
 init_adapter   first weights from another run
 lora_options   LoRA's rank, scale and layers, of an adapter and of a run
 fingerprints   what identifies a run
