@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 _BLOCK_SCORES: Final = 3_000_000  # of one expert: 12 MB
 _MOST_QUERIES: Final = 256
+# Of a million items 32 MB. Each block reads the vectors of all items: with fewer queries that takes most of the time.
+_FEWEST_QUERIES: Final = 8
 
 
 class Queries(NamedTuple):
@@ -50,6 +52,6 @@ class Expert(Protocol):
 
 def blocks_of(num_queries: int, num_items: int) -> Iterator[slice]:
     """Parts of so many queries whose scores of all items fit well into memory."""
-    size = max(1, min(_MOST_QUERIES, _BLOCK_SCORES // (num_items + 1)))
+    size = max(_FEWEST_QUERIES, min(_MOST_QUERIES, _BLOCK_SCORES // (num_items + 1)))
     for start in range(0, num_queries, size):
         yield slice(start, min(start + size, num_queries))

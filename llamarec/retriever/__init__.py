@@ -5,6 +5,7 @@ train              a run from options to candidates
 checks             options and data fit each other
 model, scan        the network, and its linear recurrence
 dropout, loss      the parts of training that are faster than torch's own
+sampled_softmax    the loss over sampled items, for large catalogues
 batches            sequences concatenated without padding
 title_embeddings   initial item vectors from titles
 word_vectors       the part of an item's vector that its title's words have learned

@@ -12,11 +12,14 @@ EXCLUDE_HISTORY = ("auto", "always", "never")
 EXPERTS = ("auto", "none")
 REFIT = ("auto", "always", "never")
 PRODUCTS = ("auto", "float32", "bfloat16")
+SOFTMAX = ("auto", "whole", "sampled")
+MOST_ITEMS_OF_WHOLE_SOFTMAX: Final = 100_000
+"""Up to so many items, `--softmax auto` is over the whole catalogue (benchmarks/results/many_items.md)."""
 
 # Options that a continued run may change.
 _NOT_IDENTITY: Final = (
     *("num_epochs", "patience", "top_k", "num_threads", "exclude_history", "hard_negative_folds", "restart"),
-    *("save_seconds", "num_members", "experts", "refit"),
+    *("save_seconds", "num_members", "experts", "refit", "softmax", "num_sampled"),
 )
 
 BEFORE: Final[dict[str, object]] = {
@@ -58,6 +61,14 @@ class RetrieverConfig:
     label_smoothing: float = field(
         default=0.0, metadata={"help": "Share of the target probability spread over all items."}
     )
+    softmax: str = field(
+        default="auto",
+        metadata={
+            "help": "What the loss of a position is over. whole: the catalogue. sampled: --num_sampled items drawn for "
+            "each step, with a correction for how likely each was. auto: whole up to 100,000 items."
+        },
+    )
+    num_sampled: int = field(default=4096, metadata={"help": "Items drawn for a step of --softmax sampled."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices and embeddings."})
     batch_size: int = field(default=128, metadata={"help": "Sequences per step."})
@@ -125,7 +136,7 @@ class RetrieverConfig:
     def __post_init__(self) -> None:
         positive = (
             *("hidden_size", "num_blocks", "max_length", "batch_size", "num_epochs", "patience", "top_k"),
-            *("hard_negative_folds", "num_members"),
+            *("hard_negative_folds", "num_members", "num_sampled"),
         )
         rules = [
             *((getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1") for name in positive),
@@ -142,6 +153,11 @@ class RetrieverConfig:
             ),
             (self.experts in EXPERTS, f"--experts {self.experts!r}: one of {', '.join(EXPERTS)}"),
             (self.refit in REFIT, f"--refit {self.refit!r}: one of {', '.join(REFIT)}"),
+            (self.softmax in SOFTMAX, f"--softmax {self.softmax!r}: one of {', '.join(SOFTMAX)}"),
+            (
+                self.softmax != "sampled" or not self.label_smoothing,
+                "--softmax sampled has no --label_smoothing, which needs every item",
+            ),
             (
                 self.products in PRODUCTS,
                 f"--products {self.products!r}: one of {', '.join(PRODUCTS)}",
@@ -154,6 +170,15 @@ class RetrieverConfig:
     def identity(self) -> dict[str, object]:
         """Options that make two runs the same training: all but its length and the use of its result."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
+
+    def samples(self, num_items: int) -> bool:
+        """Whether the loss is over sampled items; `num_items`: of the catalogue."""
+        is_large = num_items > MOST_ITEMS_OF_WHOLE_SOFTMAX and not self.label_smoothing
+        return self.softmax == "sampled" or (self.softmax == "auto" and is_large)
+
+    def identity_on(self, num_items: int) -> dict[str, object]:
+        """`identity`, and the loss where it is over sampled items; `num_items`: of the catalogue."""
+        return {**self.identity, **({"num_sampled": self.num_sampled} if self.samples(num_items) else {})}
 
     def uses_bfloat16(self, is_fast: bool) -> bool:
         """Whether training multiplies in bfloat16; `is_fast`: the processor does so natively."""

@@ -1,4 +1,4 @@
-"""Training: full softmax at every position, validation on the whole catalogue, early stopping, exact resume."""
+"""Training: softmax at every position, validation on the whole catalogue, early stopping, exact resume."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from llamarec.retriever.config import BEFORE, RetrieverConfig
 from llamarec.retriever.loss import catalogue_cross_entropy
 from llamarec.retriever.model import INIT_STD, LRURec, model_for
 from llamarec.retriever.progress import FitProgress
+from llamarec.retriever.sampled_softmax import Negatives, sampled_cross_entropy, step_items
 from llamarec.retriever.scoring import label_ranks
 from llamarec.retriever.state import TrainingState, differences, load_state, save_state
 from llamarec.retriever.title_embeddings import title_vectors, title_words
@@ -73,12 +74,14 @@ class RetrieverTrainer:
         self._spec, self._before_replacing = spec, before_replacing
 
         self.model = _new_model(data, config)
-        self._optimizer = _optimizer(self.model, config)
+        self._optimizer = _optimizer(self.model, config, is_large=config.samples(data.num_items))
         self._product_type = torch.bfloat16 if config.uses_bfloat16(has_fast_bfloat16()) else torch.float32
 
-        self.state = TrainingState({**config.identity, "data": data.fingerprint, **spec.mark})
+        self.state = TrainingState({**config.identity_on(data.num_items), "data": data.fingerprint, **spec.mark})
         users = None if spec.users is None else spec.users.tolist()
         self.windows = training_windows(data.sequences, config.max_length, config.window_stride, users)
+        is_sampled = config.samples(data.num_items)
+        self._negatives = Negatives(self.windows, data.num_items, config.num_sampled) if is_sampled else None
 
         self._continue_earlier()
         self._saved_epochs = self.state.epoch
@@ -198,8 +201,10 @@ class RetrieverTrainer:
 
     def _epoch(self, progress: FitProgress) -> None:
         started, epoch = time.monotonic(), self.state.epoch
-        # Dropout of an epoch depends on (seed, epoch) alone, so no random state has to be saved.
+        # Dropout and negatives of an epoch depend on (seed, epoch) alone, so no random state has to be saved.
         self.model.masks.restart(self._config.seed, epoch)
+        if self._negatives is not None:
+            self._negatives.restart(self._config.seed, epoch)
         loss = self._train_epoch(epoch, progress)
         self._record(loss, self._validation() if self._spec.is_validated else {}, time.monotonic() - started)
 
@@ -236,7 +241,7 @@ class RetrieverTrainer:
         return loss.item()
 
     def loss(self, chosen: NDArray[np.int64]) -> Tensor:
-        """Mean cross-entropy over all items at every position that has a next item."""
+        """Mean cross-entropy over all or sampled items at every position that has a next item."""
         packed = pack([self.windows[index] for index in chosen])
         # The last item of a window is only a label: its state is not computed.
         has_next_T = torch.ones(len(packed.items_T), dtype=torch.bool)
@@ -247,15 +252,27 @@ class RetrieverTrainer:
         # shape of a bfloat16 product (memory grew by 100 MB per epoch of MovieLens).
         rounding = (0, -len(inputs) % _TOKENS_MULTIPLE)
         items_T, positions_T = F.pad(packed.items_T[inputs], rounding), F.pad(packed.positions_T[inputs], rounding)
-        vectors_ND = self.model.vectors()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._product_type == torch.bfloat16):
-            states_TD = self.model(items_T, positions_T, vectors_ND)[: len(inputs)].float()
-
         labels_T = packed.items_T[inputs + 1]
-        smoothing = self._config.label_smoothing
-        return catalogue_cross_entropy(
-            states_TD, vectors_ND, self.model.item_bias, labels_T, smoothing=smoothing, product_type=self._product_type
-        )
+
+        if self._negatives is None:
+            vectors_ND = self.model.vectors()
+            states_TD = self._states(items_T, positions_T, vectors_ND)[: len(inputs)]
+            smoothing, bias_N = self._config.label_smoothing, self.model.item_bias
+            return catalogue_cross_entropy(
+                states_TD, vectors_ND, bias_N, labels_T, smoothing=smoothing, product_type=self._product_type
+            )
+
+        items = step_items(items_T, labels_T, self._negatives.draw())
+        vectors_CD = self.model.vectors_of(items.items_C)
+        states_TD = self._states(items.inputs_T, positions_T, vectors_CD)[: len(inputs)]
+        bias_C = self.model.item_bias[items.items_C]
+        return sampled_cross_entropy(states_TD, vectors_CD, bias_C, items, product_type=self._product_type)
+
+    def _states(self, rows_T: Tensor, positions_T: Tensor, vectors_ND: Tensor) -> Tensor:
+        """[T, width] states in float32, of items that are rows of these vectors."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._product_type == torch.bfloat16):
+            states_TD: Tensor = self.model(rows_T, positions_T, vectors_ND).float()
+        return states_TD
 
     def _record(self, loss: float, metrics: dict[str, float], seconds: float) -> None:
         state = self.state
@@ -294,12 +311,15 @@ def _new_model(data: PreparedData, config: RetrieverConfig) -> LRURec:
     return model
 
 
-def _optimizer(model: LRURec, config: RetrieverConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and embeddings, but not norms, biases and the recurrence's few numbers."""
+def _optimizer(model: LRURec, config: RetrieverConfig, *, is_large: bool) -> torch.optim.AdamW:
+    """AdamW that decays matrices and embeddings, but not norms, biases and the recurrence's few numbers.
+
+    Of a large catalogue, all numbers pass through memory once a step instead of once for each operation.
+    """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, object]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=is_large)
 
 
 @contextlib.contextmanager

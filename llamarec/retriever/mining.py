@@ -28,7 +28,8 @@ from llamarec.retriever.model import LRURec
 from llamarec.retriever.scoring import finite
 from llamarec.vocabulary import PADDING_ITEM
 
-_BLOCK_POSITIONS: Final = 2048
+_MOST_POSITIONS: Final = 2048
+_MOST_SCORES: Final = 32_000_000  # 128 MB
 
 
 class _Window(NamedTuple):
@@ -91,13 +92,15 @@ def mine_hard_negatives(
 
 
 def _blocks(data: PreparedData, max_length: int, users: Iterable[int] | None) -> Iterator[list[_Window]]:
+    # Of a large catalogue fewer, down to a single window.
+    num_positions = min(_MOST_POSITIONS, _MOST_SCORES // (data.num_items + 1))
     block: list[_Window] = []
     for user in range(data.num_users) if users is None else users:
         start = data.sequences.offsets[user]
         times = data.sequences.timestamps[start : start + data.sequences.train_ends[user]]
         for window in _windows(data.sequences.train(user), times, max_length):
             block.append(window)
-            if sum(len(one.labels) for one in block) >= _BLOCK_POSITIONS:
+            if sum(len(one.labels) for one in block) >= num_positions:
                 yield block
                 block = []
     if block:

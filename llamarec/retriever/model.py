@@ -111,14 +111,25 @@ class LRURec(nn.Module):
             x_TD = feed_forward(recurrence(x_TD, positions_T))
         return x_TD  # type: ignore[no-any-return]
 
-    def scores(self, states_BD: Tensor) -> Tensor:
-        """Scores of all items as the next one: [batch, width] -> [batch, items + 1]; column 0 is padding."""
-        return states_BD @ self.vectors().T + self.item_bias
+    def scores(self, states_BD: Tensor, vectors_ND: Tensor | None = None) -> Tensor:
+        """Scores of all items as the next one: [batch, width] -> [batch, items + 1]; column 0 is padding.
+
+        Args:
+            states_BD: From `forward`.
+            vectors_ND: `vectors()`, where the caller has them.
+        """
+        vectors_ND = self.vectors() if vectors_ND is None else vectors_ND
+        return states_BD @ vectors_ND.T + self.item_bias
 
     def vectors(self) -> Tensor:
         """[items + 1, width] what the model reads of an item, and what scores a state."""
         own_ND = self.embedding.weight
         return own_ND if self.words is None else own_ND + self.words()
+
+    def vectors_of(self, items_C: Tensor) -> Tensor:
+        """[C, width] the same of some items alone."""
+        own_CD = self.embedding(items_C)
+        return own_CD if self.words is None else own_CD + self.words.of(items_C)  # type: ignore[no-any-return]
 
     def plain_state(self) -> dict[str, Tensor]:
         """Weights of a model without words that computes the same: each item's words are in its own vector."""

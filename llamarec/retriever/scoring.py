@@ -13,11 +13,10 @@ from torch import Tensor
 from llamarec.data.prepared import PreparedData
 from llamarec.errors import DivergedError
 from llamarec.evaluation.metrics import score_ranks
+from llamarec.experts.queries import blocks_of
 from llamarec.retriever.batches import pack
 from llamarec.retriever.model import LRURec
 from llamarec.vocabulary import PADDING_ITEM, Split
-
-_BLOCK_USERS = 256
 
 
 class _Block(NamedTuple):
@@ -65,23 +64,34 @@ def top_k(
 def _blocks(model: LRURec, data: PreparedData, split: Split, max_length: int, exclude: bool) -> Iterator[_Block]:
     was_training = model.training
     model.eval()
-    users = data.sequences.users_with_label(split)
-    for start in range(0, len(users), _BLOCK_USERS):
-        yield _score(model, data, users[start : start + _BLOCK_USERS], split, max_length, exclude)
+    users, vectors_ND = data.sequences.users_with_label(split), model.vectors()
+    for block in blocks_of(len(users), data.num_items):
+        yield _score(model, data, users[block], vectors_ND, split, max_length, exclude)
     model.train(was_training)
 
 
 def _score(
-    model: LRURec, data: PreparedData, users: NDArray[np.int32], split: Split, max_length: int, exclude: bool
+    model: LRURec,
+    data: PreparedData,
+    users: NDArray[np.int32],
+    vectors_ND: Tensor,
+    split: Split,
+    max_length: int,
+    exclude: bool,
 ) -> _Block:
     histories = [data.sequences.history(int(user), split) for user in users]
     labels_B = np.array([data.sequences.label(int(user), split) for user in users], dtype=np.int64)
-    scores_BN = catalogue_scores(model, histories, max_length=max_length, exclude=exclude)
+    scores_BN = catalogue_scores(model, histories, max_length=max_length, exclude=exclude, vectors_ND=vectors_ND)
     return _Block(users, labels_B, scores_BN)
 
 
 def catalogue_scores(
-    model: LRURec, histories: Sequence[NDArray[np.int32]], *, max_length: int, exclude: bool
+    model: LRURec,
+    histories: Sequence[NDArray[np.int32]],
+    *,
+    max_length: int,
+    exclude: bool,
+    vectors_ND: Tensor | None = None,
 ) -> Tensor:
     """Scores of all items as the next one after each history: [num_histories, items + 1].
 
@@ -92,12 +102,15 @@ def catalogue_scores(
         histories: Item ids, oldest first, none of them empty.
         max_length: The model reads at most so many last items.
         exclude: Whether items of the history are left out.
+        vectors_ND: `model.vectors()`, where the caller has them.
 
     Raises:
         DivergedError: a score is not finite.
     """
     packed = pack([history[-max_length:] for history in histories])
-    scores_BN = finite(model.scores(model(packed.items_T, packed.positions_T)[packed.lasts_B]))
+    vectors_ND = model.vectors() if vectors_ND is None else vectors_ND
+    states_TD = model(packed.items_T, packed.positions_T, vectors_ND)
+    scores_BN = finite(model.scores(states_TD[packed.lasts_B], vectors_ND))
     scores_BN[:, PADDING_ITEM] = -torch.inf
 
     if exclude:

@@ -40,6 +40,12 @@ class WordVectors(nn.Module):
         sums_ID: Tensor = _SumsOfWords.apply(self.vectors, self._items, self._words)  # type: ignore[no-untyped-call]
         return sums_ID
 
+    def of(self, items_C: Tensor) -> Tensor:
+        """[C, width] of some items alone."""
+        entries_E, rows_E = self._items.entries_of(items_C)
+        terms_ED = F.embedding(self._items.columns[entries_E], self.vectors) * self._items.weights[entries_E, None]
+        return terms_ED.new_zeros(len(items_C), self.vectors.shape[1]).index_add(0, rows_E, terms_ED)
+
 
 class _Bags(NamedTuple):
     """A sparse matrix by rows, as torch's embedding_bag reads it.
@@ -56,6 +62,14 @@ class _Bags(NamedTuple):
         return F.embedding_bag(
             self.columns, vectors, self.starts, mode="sum", per_sample_weights=self.weights.to(vectors.dtype)
         )
+
+    def entries_of(self, rows_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the entries of some rows, and for each entry which of these rows it is of."""
+        ends = torch.cat([self.starts[1:], self.starts.new_tensor([len(self.columns)])])
+        lengths_C = (ends - self.starts)[rows_C]
+        of_row_E = torch.repeat_interleave(torch.arange(len(rows_C)), lengths_C)
+        first_C = self.starts[rows_C] - (lengths_C.cumsum(0) - lengths_C)
+        return first_C[of_row_E] + torch.arange(len(of_row_E)), of_row_E
 
 
 def _bags(matrix: Tensor) -> _Bags:

@@ -127,7 +127,7 @@ def test_blocks_do_not_change_a_score(data: PreparedData, queries: Queries) -> N
 
 
 def test_a_million_items_take_small_blocks() -> None:
-    assert [part.stop - part.start for part in blocks_of(5, 1_000_000)] == [2, 2, 1]
+    assert [part.stop - part.start for part in blocks_of(20, 1_000_000)] == [8, 8, 4]
     assert list(blocks_of(300, 100)) == [slice(0, 256), slice(256, 300)]
 
 
