@@ -76,7 +76,7 @@ def bring_newest(
         warn(f"passed over {text}")
     newest = _brought(wanted, run, here, check, say, warn, pauses or Pauses())
     if newest is not None:
-        _bring_best(newest, inventory, run, say, warn)
+        _bring_best(newest, inventory, run, say, warn, pauses or Pauses())
         return None
     if here is None:
         raise CheckpointError(
@@ -187,6 +187,7 @@ def _bring_best(
     run: RunFolder,
     say: Callable[[str], object],
     warn: Callable[[str], object],
+    pauses: Pauses,
 ) -> None:
     """Downloads the checkpoint with the best model that the newest one records; without it the resume goes on too."""
     step = newest.best_step
@@ -195,7 +196,7 @@ def _bring_best(
     for one in inventory.of_this_run:
         if one.manifest.step == step:
             try:
-                restore(one.store, run, replace=True)
+                patiently(partial(restore, one.store, run, replace=True), pauses)
             except CheckpointError as error:
                 warn(f"the best model so far ({one.name}) is not downloaded: {error.problem}")
                 return
