@@ -76,8 +76,17 @@ class CheckpointConfig:
         metadata={"help": "Draw two samples twice before the first step, and refuse data that a resume cannot repeat."},
     )
 
+    max_failed_starts: int = field(
+        default=5,
+        metadata={
+            "help": "Refuse to resume after this many starts in a row from one step that ended before the next save "
+            "(0 = never refuse)."
+        },
+    )
+
     def __post_init__(self) -> None:
         rules = [
+            (self.max_failed_starts >= 0, f"--max_failed_starts {self.max_failed_starts}: 0 (no limit) or more"),
             (self.save_seconds >= 0, f"--save_seconds {self.save_seconds}: 0 (never) or more"),
             (
                 not self.mirror or self.mirror.rstrip("/") != self.backup_to.rstrip("/"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llamarec.checkpoints.storage.os_errors import advice
+from llamarec.checkpoints.storage.outcomes import exception_noted, note_outcome
 from llamarec.checkpoints.trainer.output_streams import make_lossy
 from llamarec.command import typed, with_flags
 from llamarec.errors import EXIT_FINISHED, EXIT_KILLED, EXIT_USAGE, ConfigError, LlamarecError
@@ -36,6 +37,14 @@ def run_main(function: Callable[[], int], command: Sequence[str] = (), *, trains
     # take at most twice as long on an idle machine (docs/decisions/0006-speed.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    with exception_noted():
+        code = _ended(function, command)
+    # A launcher may not pass it on.
+    note_outcome(code)
+    return code
+
+
+def _ended(function: Callable[[], int], command: Sequence[str]) -> int:
     try:
         return _flushed(_code_of(function, command))
     except SystemExit as end:

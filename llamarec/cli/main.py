@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from functools import partial
 
 from llamarec import __version__
-from llamarec.cli import compare, demo, export, plan, prepare, recommend, report, serve, train_ranker, train_retriever
+from llamarec.cli import (
+    compare,
+    demo,
+    export,
+    launch,
+    plan,
+    prepare,
+    recommend,
+    report,
+    serve,
+    train_ranker,
+    train_retriever,
+)
 from llamarec.cli.arguments import Parser
 from llamarec.cli.checkpoints import command as checkpoints
 from llamarec.cli.entry_point import run_main
 from llamarec.command import TRAIN_RANKER, TRAIN_RETRIEVER
 
-_VERBS = (prepare, plan, checkpoints, report, compare, recommend, serve, export, demo)
+_VERBS = (prepare, plan, launch, checkpoints, report, compare, recommend, serve, export, demo)
 # Commands with hundreds of flags, which they read themselves.
 _TRAININGS = {
     TRAIN_RETRIEVER: (train_retriever.main, "Train the retriever; also python train_retriever.py in a clone."),

@@ -153,11 +153,13 @@ def state_of(checkpoint: Path) -> dict[str, str]:
             del row[name]
     adapter = checkpoint / "adapter_model.bin"
     weights = load_pickled(adapter) if adapter.is_file() else (checkpoint / "adapter_model.safetensors").read_bytes()
+    # One for each process.
+    random_states = [load_pickled(path) for path in sorted(checkpoint.glob("rng_state*.pth"))]
     return {
         "adapter": digest(weights),
         "optimizer": digest(load_pickled(checkpoint / "optimizer.pt")),
         "scheduler": digest(load_pickled(checkpoint / "scheduler.pt")),
-        "rng": digest(load_pickled(checkpoint / "rng_state.pth")),
+        "rng": digest(random_states[0] if len(random_states) == 1 else random_states),
         "trainer_state": digest(state),
     }
 

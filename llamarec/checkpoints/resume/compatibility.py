@@ -18,6 +18,7 @@ UNTRACKED: Final = frozenset(
         "resume_from_checkpoint",
         "allow_changed",
         "allow_partial_resume",
+        "max_failed_starts",
         "restart",
         "mirror",
         "output_dir",

@@ -37,6 +37,7 @@ class _Stored:
     learning_rate: float | None
     events_due: bool = False
     order: str = ""
+    process_losses: tuple[float, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -50,13 +51,14 @@ class Progress:
         batch: Samples per optimizer step.
         micro_batch: Samples per forward pass and process that fit into memory; 0 = as configured.
         schedule: Map from optimizer steps to the learning-rate curve.
-        loss_since_log: Sum of the losses of steps that are not logged yet.
+        loss_since_log: Sum of the losses of steps that are not logged yet; the mean over processes.
         loss_total: Sum of the losses of logged steps.
         logged_step: Step of the last log.
         grad_norm: Gradient norm of the last step, for a log at the end of an epoch; a number or a tensor of one.
         learning_rate: Learning rate of the last step, likewise.
         events_due: Whether the step is done, but its callbacks, log, validation and save are still to come.
         order: Checksum of the epoch's order where a sampler of the program gives it; else empty.
+        process_losses: `loss_since_log` of each process, where there are several.
     """
 
     step: int = 0
@@ -72,6 +74,7 @@ class Progress:
     learning_rate: float | None = None
     events_due: bool = False
     order: str = ""
+    process_losses: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The progress as JSON values; floats survive JSON exactly."""
@@ -90,7 +93,12 @@ class Progress:
             "learning_rate": self.learning_rate,
             "events_due": self.events_due,
             "order": self.order,
+            **({"process_losses": list(self.process_losses)} if self.process_losses else {}),
         }
+
+    def loss_of(self, rank: int, world_size: int) -> float:
+        """What a process has not logged yet. Where there were others, each has the mean."""
+        return self.process_losses[rank] if len(self.process_losses) == world_size else self.loss_since_log
 
     @staticmethod
     def from_dict(content: object) -> Progress:
@@ -120,6 +128,7 @@ class Progress:
             learning_rate=stored.learning_rate,
             events_due=stored.events_due,
             order=stored.order,
+            process_losses=stored.process_losses,
         )
 
 

@@ -15,6 +15,8 @@ discovery       which checkpoints a run has, and which one the user means
 summary         a checkpoint's description of itself
 retention       which checkpoints to delete
 restart         the run before a restart, which `latest` skips
+failed_starts   starts that came to no checkpoint, and when there are too many
+outcomes        exit codes of several processes, for `llamarec launch`
 ownership       whether a folder is free for a training
 lock            one run per folder
 os_errors       advice for each kind of error of the operating system

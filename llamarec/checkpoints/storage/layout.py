@@ -10,6 +10,7 @@ checkpoints/                     the run's folder (the Trainer's output_dir)
   .deleting-checkpoint-500/      no longer a checkpoint; being deleted
   .best/                         a new best model on its way
   .run.lock, .run.json           who is training here
+  starts.json                    starts that have not come to a checkpoint
   .fetch.lock                    held while a checkpoint comes from the mirror
 """
 
@@ -116,6 +117,11 @@ class RunFolder:
         """File that lists the checkpoints from before a restart."""
         return self.path / "restarted.json"
 
+    @property
+    def starts(self) -> Path:
+        """File that lists the starts that have not come to a checkpoint."""
+        return self.path / "starts.json"
+
     def checkpoints(self) -> list[Path]:
         """Folders named like checkpoints, by step. A name is a claim, not a proof."""
         return [self.checkpoint(step) for step in self.steps()]
@@ -161,7 +167,7 @@ def is_own_name(name: str) -> bool:
     """
     is_part = _LEFTOVER.fullmatch(name) or step_of(Path(name)) is not None or name.startswith(LIVE_PREFIX)
     run = RunFolder(Path())
-    files = (run.best_staging, run.lock, run.fetch_lock, run.holder, run.restarted, Path(BEST_MANIFEST))
+    files = (run.best_staging, run.lock, run.fetch_lock, run.holder, run.restarted, run.starts, Path(BEST_MANIFEST))
     return bool(is_part) or name in {path.name for path in files}
 
 

@@ -5,6 +5,7 @@ training               the objects, and one `train()` from start to end
 trainer_access         the Trainer as the objects see it: every attribute and method of it that they use
 program, fingerprints  what the user's program gave or made itself; what identifies a run
 mirroring              the mirror: fetched from before the start, kept in the background
+start_record    which starts came to nothing
 starting               the folder locked, a resume decided, the history continued
 run_state              what one training knows of itself, and which saves are due
 restoring              a checkpoint into the Trainer's state

@@ -177,7 +177,8 @@ class Restorer:
             return
 
         if TRAINER_STATE not in resume.choice.verdict.missing:
-            trainer._tr_loss.fill_(progress.loss_since_log)
+            args = trainer.args
+            trainer._tr_loss.fill_(progress.loss_of(args.process_index, args.world_size))
             trainer._total_loss_scalar = progress.loss_total
             trainer._globalstep_last_logged = progress.logged_step
             trainer._initial_global_step = 0

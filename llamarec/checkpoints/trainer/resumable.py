@@ -21,6 +21,7 @@ from llamarec.checkpoints.resume.current_process import effective_batch
 from llamarec.checkpoints.storage.discovery import ResumeChoice
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.lock import check_is_folder
+from llamarec.checkpoints.storage.outcomes import exception_noted
 from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.dataloader import LoaderRequest, default_order
 from llamarec.checkpoints.trainer.distributed.control import agree_on_control, agreed_metrics
@@ -151,7 +152,7 @@ class ResumableMixin(_Trainer):
         self._resumable.set_up(trial)
         wanted = resume_from_checkpoint if resume_from_checkpoint is not None else self.args.resume_from_checkpoint
         folder = RunFolder(Path(self._get_output_dir(trial)))
-        with self._resumable.trained_in(folder, None if wanted is False else wanted):
+        with exception_noted(), self._resumable.trained_in(folder, None if wanted is False else wanted):
             return super().train(None, trial, ignore_keys_for_eval)
 
     @property

@@ -102,11 +102,12 @@ class RunState:
         """Whether the step is done and its callbacks, log, validation and save are still to come."""
         self.progress.events_due = due
 
-    def record_totals(self, step: int, loss_since_log: float, loss_total: float, logged_step: int) -> None:
-        """Takes over the Trainer's sums, to be saved."""
+    def record_totals(self, step: int, losses: list[float], loss_total: float, logged_step: int) -> None:
+        """Takes over the Trainer's sums, to be saved; `losses` are those of each process since the last log."""
         progress = self.progress
         progress.step, progress.logged_step = step, logged_step
-        progress.loss_since_log, progress.loss_total = loss_since_log, loss_total
+        progress.loss_since_log, progress.loss_total = sum(losses) / len(losses), loss_total
+        progress.process_losses = tuple(losses) if len(losses) > 1 else ()
 
 
 class SaveRequests:

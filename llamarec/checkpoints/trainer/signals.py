@@ -1,25 +1,39 @@
-"""Requests to stop: SIGTERM, Ctrl-C, a closed terminal (SIGHUP), on Windows Ctrl-Break and a closed console.
+"""Requests to stop: SIGTERM, Ctrl-C, a closed terminal (SIGHUP), SIGUSR1, on Windows Ctrl-Break and a closed console.
 
 A handler only takes note; the training loop stops at the next step boundary. The second request changes nothing, the
 third ends the process at once (which is safe at any moment, but loses what was not saved).
+
+A process that torchrun started has two more cases. One request may come several times: from the scheduler to each
+process, and from torchrun once more. And where torchrun itself is killed, nobody else tells its processes to stop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Final, TypeAlias
 
+from llamarec.checkpoints.storage.entries import read_bytes
 from llamarec.errors import EXIT_INTERRUPTED
 
 CONSOLE_ENDS: Final = {2: "CTRL_CLOSE_EVENT", 5: "CTRL_LOGOFF_EVENT", 6: "CTRL_SHUTDOWN_EVENT"}
 _CONSOLE_SECONDS: Final = 30.0
-NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+# Slurm's --signal=USR1@120 comes before a time limit. Nobody handles it: it would end the process unsaved.
+_WARNING: Final = "SIGUSR1"
+NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK", _WARNING)
 _PATIENCE: Final = 3
+# Signals of one request, which a launcher repeats.
+_SAME_REQUEST_SECONDS: Final = 5.0
+_LAUNCHED: Final = "TORCHELASTIC_RUN_ID"
+_STATUS_BYTES: Final = 2**20
+LAUNCHER_ENDED: Final = "the end of the launcher"
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
 """What `signal.signal` takes and gives back."""
@@ -50,18 +64,22 @@ class EndNow(KeyboardInterrupt):
 
 
 class StopRequests:
-    """Notes signals while training runs.
-
-    Attributes:
-        received: Name of the first signal, or an empty text.
-    """
+    """Notes signals while training runs."""
 
     def __init__(self) -> None:
-        self.received = ""
-        self._count = 0
+        self._received = ""
+        self._count, self._last = 0, -_SAME_REQUEST_SECONDS
+        self._launcher: int | None = None
         self._before: dict[signal.Signals, Handler] = {}
         self._done = threading.Event()
         self._console_handler: object = None
+
+    @property
+    def received(self) -> str:
+        """Name of the first signal, or an empty text."""
+        if not self._received and self._launcher is not None and os.getppid() != self._launcher:
+            self._received = LAUNCHER_ENDED
+        return self._received
 
     def end_a_step(self, num_processes: int) -> bool:
         """Whether to give up inside a step: one process alone may; several agree at the next boundary."""
@@ -73,9 +91,13 @@ class StopRequests:
 
     def note(self, number: int, _: FrameType | None = None) -> None:
         """The handler."""
-        self._count += 1
+        now = time.monotonic()
+        if self._launcher is not None and now - self._last < _SAME_REQUEST_SECONDS:
+            return
+
+        self._count, self._last = self._count + 1, now
         name = signal.Signals(number).name
-        self.received = self.received or name
+        self._received = self._received or name
 
         if self._count >= _PATIENCE:
             self.uninstall()
@@ -92,11 +114,11 @@ class StopRequests:
         if threading.current_thread() is not threading.main_thread():
             return
 
-        self.received, self._count = "", 0
+        self._received, self._count, self._last = "", 0, -_SAME_REQUEST_SECONDS
+        self._launcher = os.getppid() if _LAUNCHED in os.environ and os.name != "nt" else None
         for name in NAMES:
             number = getattr(signal, name, None)
-            # nohup ignores SIGHUP, and means it.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            if number is not None and _is_ours(number, name):
                 self._before[number] = signal.signal(number, self.note)
 
         self._done.clear()
@@ -122,7 +144,7 @@ class StopRequests:
         """
         if event not in CONSOLE_ENDS:
             return False
-        self.received = self.received or CONSOLE_ENDS[event]
+        self._received = self._received or CONSOLE_ENDS[event]
         self._done.wait(_CONSOLE_SECONDS)
         return True
 
@@ -134,6 +156,23 @@ class StopRequests:
             yield self
         finally:
             self.uninstall()
+
+
+def _is_ours(number: signal.Signals, name: str) -> bool:
+    """Whether a signal asks for a stop here: nohup ignores SIGHUP, and a program may use SIGUSR1 for itself."""
+    handler = signal.getsignal(number)
+    if name != _WARNING:
+        return handler is not signal.SIG_IGN
+    return handler is signal.SIG_DFL and not _is_caught(number)
+
+
+def _is_caught(number: int) -> bool:
+    """Whether a library catches a signal without Python's knowledge, as `faulthandler.register` does; Linux tells."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = read_bytes(Path("/proc/self/status"), _STATUS_BYTES).decode(errors="replace").splitlines()
+        caught = next(line for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 if sys.platform == "win32":

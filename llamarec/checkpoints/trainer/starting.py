@@ -36,6 +36,7 @@ from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.run_state import Lineage, RunState, SeenBatch
 from llamarec.checkpoints.trainer.samples.random_states import RandomStates
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
+from llamarec.checkpoints.trainer.start_record import StartRecord
 from llamarec.checkpoints.trainer.state.model_files import check_can_be_saved
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
@@ -52,6 +53,7 @@ class Start:
         trainer: The live Trainer.
         folder: The run's folder.
         mirror: Of the run.
+        record: Of its starts.
         program: What the program gave.
         data: The training data.
         stateful: The objects that the program passed.
@@ -66,6 +68,7 @@ class Start:
         folder: RunFolder,
         *,
         mirror: TrainingMirror,
+        record: StartRecord,
         program: Program,
         data: TrainData,
         stateful: StatefulObjects,
@@ -74,7 +77,7 @@ class Start:
         hyperparameters: Callable[[], dict[str, object]],
     ) -> None:
         self._trainer, self._folder, self._program, self._mirror = trainer, folder, program, mirror
-        self._stateful, self._random = stateful, random
+        self._record, self._stateful, self._random = record, stateful, random
         self._data, self._console, self._hyperparameters = data, console, hyperparameters
 
     @contextlib.contextmanager
@@ -131,6 +134,8 @@ class Start:
             self._say_what_is_not_looked_at()
         in_first_process(args, "the check of the disk", partial(self._check_space, resume))
 
+        self._record.check(wanted, resume)
+
         # From here on nothing refuses any more.
         if wanted is None:
             in_first_process(args, "a restart", self._supersede_earlier)
@@ -147,6 +152,7 @@ class Start:
         elif wanted:
             self._console.print(f"resume:      nothing: {self._why_nothing()}; training starts at step 0")
 
+        self._record.begin(wanted, resume, lineage.sessions[-1].started)
         progress = resume.progress if resume is not None else Progress()
         return RunState(
             folder=self._folder,

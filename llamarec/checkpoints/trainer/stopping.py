@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback
 
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.distributed.agreement import any_process, from_first_process
+from llamarec.checkpoints.trainer.distributed.channel import lost_in
 from llamarec.checkpoints.trainer.distributed.endings import can_all_save, tell
 from llamarec.checkpoints.trainer.run_state import RunState
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
@@ -61,12 +62,15 @@ class Stopping:
             self._return_and_stop()
         except (EndNow, Interrupted):
             raise
-        except BaseException as error:
-            if self._is_of_the_stop(error):
+        except BaseException as found:
+            if self._is_of_the_stop(found):
                 self._return_and_stop()
             # sys.exit() and Ctrl-C in a callback too.
-            if error is not self._writer.fatal:
-                self._save_after(error)
+            lost = lost_in(self._trainer.args, found)
+            if found is not self._writer.fatal:
+                self._save_after(lost or found)
+            if lost is not None:
+                raise lost from found
             raise
 
     def _is_of_the_stop(self, error: BaseException) -> bool:

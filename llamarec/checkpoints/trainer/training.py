@@ -12,6 +12,7 @@ from transformers.integrations.neftune import deactivate_neftune
 from llamarec.checkpoints.mirror.keeper import MirrorKeeper
 from llamarec.checkpoints.resume.schedule import ScheduleMap
 from llamarec.checkpoints.storage.layout import RunFolder
+from llamarec.checkpoints.storage.outcomes import exception_noted
 from llamarec.checkpoints.trainer.callback_output import output_is_lossy
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
@@ -33,6 +34,7 @@ from llamarec.checkpoints.trainer.saves.read_back import ReadBack
 from llamarec.checkpoints.trainer.saves.saver import CheckpointSaver
 from llamarec.checkpoints.trainer.saves.writer import CheckpointWriter
 from llamarec.checkpoints.trainer.signals import EndNow, StopRequests
+from llamarec.checkpoints.trainer.start_record import StartRecord
 from llamarec.checkpoints.trainer.starting import Start
 from llamarec.checkpoints.trainer.state.extra_state import ExtraState, read_extra_state
 from llamarec.checkpoints.trainer.state.optimizer_state import OptimizerState
@@ -176,10 +178,12 @@ class ResumableParts:
             self._writer.wait()
 
         mirror = TrainingMirror(self.trainer, folder, self.program.options.config.mirror, self.console)
+        record = StartRecord(self.trainer, folder, self.program.options.config.max_failed_starts)
         start = Start(
             self.trainer,
             folder,
             mirror=mirror,
+            record=record,
             program=self.program,
             data=self.data,
             stateful=self.stateful,
@@ -190,7 +194,9 @@ class ResumableParts:
         reads_back = self.program.options.config.read_back
         optimizers = OptimizerGuard(self.trainer, self.stateful.values, reads_back=reads_back)
         quiet = output_is_lossy(self.trainer.callback_handler, self.console.warn)
-        with start.folder_held(), self.stop.watched(), optimizers.watched(), quiet, self._left_clean():
+        # Noted while signals are still handled: a launcher sends one to a process that is just ending.
+        watched = self.stop.watched()
+        with start.folder_held(), watched, exception_noted(), optimizers.watched(), quiet, self._left_clean():
             check_moved_models(self.trainer.callback_handler.callbacks, self.stateful.values())
             self.data.forget()
             self.stateful.observe()
@@ -204,7 +210,7 @@ class ResumableParts:
 
             self.last = self._assembled(run, self._writer)
 
-            with self.last.stopping.saved_whatever_happens():
+            with record.kept(), self.last.stopping.saved_whatever_happens():
                 yield
 
     def restore_optimizer(self) -> None:

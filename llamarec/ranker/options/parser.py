@@ -43,6 +43,7 @@ _TRAINER_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "save_seconds",
         "adapter_format",
         "allow_partial_resume",
+        "max_failed_starts",
         "allow_changed",
         "restart",
         "read_back",

@@ -22,6 +22,7 @@ _OF_THE_COMMAND: Final = frozenset(
         "logging_dir",
         "resume_from_checkpoint",
         "allow_partial_resume",
+        "max_failed_starts",
         "allow_changed",
         "restart",
         "backup_to",

@@ -14,7 +14,13 @@ from llamarec.ranker.trained.locations import folder_of
 from llamarec.vocabulary import Experiment
 
 # Flags of a single start, not of the run.
-_NOT_REPEATED: Final = ("resume_from_checkpoint", "restart", "allow_changed", "allow_partial_resume")
+_NOT_REPEATED: Final = (
+    "resume_from_checkpoint",
+    "restart",
+    "allow_changed",
+    "allow_partial_resume",
+    "max_failed_starts",
+)
 
 
 def training_command(given: Mapping[str, Any], *more: str) -> str:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 # What nearly every message fits into, with its length in front: one collective instead of two.
 _ROOM: Final = 1024
 _LENGTH: Final = 8
+# In the text of a plain RuntimeError.
+_OF_BACKENDS: Final = ("gloo/transport", "Connection closed by peer")
 _GROUPS: Final[weakref.WeakKeyDictionary[Any, dist.ProcessGroup | None]] = weakref.WeakKeyDictionary()
 
 
@@ -34,10 +36,12 @@ class Ending:
     Attributes:
         why: In one line.
         step: Done by this process.
+        code: Exit code with which it ends.
     """
 
     why: str
     step: int
+    code: int = EXIT_INTERRUPTED
 
 
 class PeerEndedError(DisagreementError):
@@ -50,10 +54,10 @@ class PeerEndedError(DisagreementError):
         endings: Likewise.
     """
 
-    exit_code = EXIT_INTERRUPTED
-
     def __init__(self, endings: Mapping[int, Ending]) -> None:
         rank, ending = next(iter(endings.items()))
+        # The job ends as that process does, on every node.
+        self.exit_code = ending.code
         super().__init__(
             f"rank {rank} ended this training after step {ending.step:,}",
             found=[f"rank {number}: {one.why}" for number, one in endings.items()],
@@ -178,6 +182,15 @@ def apply_timeout(args: TrainingArguments) -> None:
         apply = getattr(dist.distributed_c10d, "_set_pg_timeout", None)
         if apply is not None:
             apply(timedelta(seconds=args.ddp_timeout))
+
+
+def lost_in(args: TrainingArguments, error: BaseException) -> PeerLostError | None:
+    """The error for another process that was lost in a library's collective; None for any other error."""
+    if args.world_size == 1 or not isinstance(error, RuntimeError):
+        return None
+
+    is_of_backend = isinstance(error, dist.DistError) or any(word in str(error) for word in _OF_BACKENDS)
+    return _lost(args, "a collective of this step", error) if is_of_backend else None
 
 
 def _lost(args: TrainingArguments, operation: str, error: RuntimeError) -> PeerLostError:

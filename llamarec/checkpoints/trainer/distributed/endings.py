@@ -8,8 +8,9 @@ from typing import Final
 
 from transformers import TrainingArguments
 
+from llamarec.checkpoints.storage.outcomes import code_of
 from llamarec.checkpoints.trainer.distributed.channel import Ending, PeerEndedError, exchange
-from llamarec.errors import PeerLostError
+from llamarec.errors import EXIT_INTERRUPTED, PeerLostError
 
 # Others may be in the middle of a long micro-batch; one that waits in a collective of a library never comes.
 _PATIENCE_SECONDS: Final = 60.0
@@ -33,7 +34,9 @@ def tell(args: TrainingArguments, error: BaseException, step: int) -> bool:
         return False
 
     text = str(error).partition("\n")[0]
-    ending = Ending(f"{type(error).__name__}: {text}" if text else type(error).__name__, step)
+    why = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # sys.exit() in a callback: the training is not at its end.
+    ending = Ending(why, step, code_of(error) or EXIT_INTERRUPTED)
     try:
         exchange(args, _END, ending, seconds=min(_PATIENCE_SECONDS, args.ddp_timeout))
     except PeerLostError:

@@ -38,7 +38,14 @@ class StateFiles:
         self._stateful, self._proves = stateful, proves
 
     def of_processes(self) -> dict[str, object]:
-        """By file, states that every process has; called in all of them."""
+        """By file, states that every process has; called in all of them, which also learn each other's losses."""
+        trainer = self._trainer
+        self._run.record_totals(
+            trainer.state.global_step,
+            exchange(trainer.args, "the losses since the last log", float(trainer._tr_loss)),
+            trainer._total_loss_scalar,
+            trainer._globalstep_last_logged,
+        )
         return {**self._stateful_states(), **self._random_states()}
 
     def of_optimizer(self) -> dict[str, object]:
@@ -66,12 +73,6 @@ class StateFiles:
                 before = states.get(name)
                 states[name] = found if before is None else [*(before if isinstance(before, list) else [before]), found]
 
-        run.record_totals(
-            trainer.state.global_step,
-            float(trainer._tr_loss),
-            trainer._total_loss_scalar,
-            trainer._globalstep_last_logged,
-        )
         states[STATE_NAME] = {
             "args": {},
             "attributes": run.progress.as_dict(),
