@@ -6,6 +6,7 @@
     bench           speed, memory and starts on this machine, each figure beside its goal (--data_root DATA)
     torture         checkpoints, killed and damaged at every point; a table
     torture-syscalls   the same below Python, and for every command that writes; Linux only
+    torture-processes  the processes of one training, killed and signalled one by one; half an hour
     matrix          what can be resumed: adapters, optimizers, libraries, each killed and resumed; a table
     fuzz            odd content in checkpoints, tables, runs and exports; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
@@ -72,6 +73,11 @@ def torture(arguments: Sequence[str]) -> None:
 def torture_syscalls(arguments: Sequence[str]) -> None:
     """Linux on x86_64; elsewhere it says why it is skipped. `--every 20` takes a minute or two."""
     _run("-W", "ignore", "-m", "tests.resume.torture.syscalls", *arguments)
+
+
+def torture_processes(arguments: Sequence[str]) -> None:
+    """Half an hour; `--every 10` some minutes."""
+    _run("-W", "ignore", "-m", "tests.resume.torture.processes", *arguments)
 
 
 def matrix(arguments: Sequence[str]) -> None:
@@ -141,6 +147,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "bench": bench,
     "torture": torture,
     "torture-syscalls": torture_syscalls,
+    "torture-processes": torture_processes,
     "fuzz": fuzz,
     "matrix": matrix,
     "compat": compat,

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -40,6 +41,8 @@ _NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1")
 _AS_SIGTERM: Final = "SIGUSR1"
 _PATIENCE: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_LOOK_SECONDS: Final = 0.1
 # torchrun's own variables.
 _SECONDS: Final = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _HANDLED: Final = "PET_SIGNALS_TO_HANDLE"
@@ -67,7 +70,7 @@ def execute(arguments: argparse.Namespace) -> int:
     words = [_found(given[0]), *given[1:]]
     with tempfile.TemporaryDirectory(prefix="llamarec-launch-") as folder:
         environment = {_SECONDS: str(arguments.grace), _HANDLED: _ALL, **os.environ, OUTCOMES: folder}
-        return outcome_in(Path(folder), Launched(words, environment).wait())
+        return outcome_in(Path(folder), Launched(words, environment, arguments.grace).wait())
 
 
 def _found(program: str) -> str:
@@ -87,10 +90,11 @@ class Launched:
     Args:
         words: Its command line.
         environment: Its environment.
+        grace: Seconds for its processes to save in.
     """
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._words, self._environment = words, environment
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str], grace: int) -> None:
+        self._words, self._environment, self._grace = words, environment, grace
         self._process: subprocess.Popen[bytes] | None = None
         self._received: list[int] = []
 
@@ -106,7 +110,18 @@ class Launched:
             if self._received:
                 # While it was being started.
                 self._answer()
-            return self._process.wait()
+            code = self._process.wait()
+            if code < 0 and os.name != "nt":
+                self._wait_for_orphans()
+            return code
+
+    def _wait_for_orphans(self) -> None:
+        """Processes whose launcher was killed notice it, and save. On Linux they are now children of this one."""
+        deadline = time.monotonic() + self._grace
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline and len(self._received) < _PATIENCE:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(_LOOK_SECONDS)
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
@@ -152,6 +167,8 @@ def _kill_all(pid: int) -> None:
 def _ends_with_parent() -> Callable[[], None]:
     """For a child of this process, before its program: if this one is killed, it is asked to stop. Linux."""
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+    # What it leaves behind becomes a child of this process.
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.resume.forks import CAN_FORK, WHY_NOT
 from tests.resume.torture.__main__ import run
 from tests.resume.torture.processes.kinds import KINDS
+from tests.resume.torture.processes.launched import KIND
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     if not CAN_FORK:
         print(f"skipped: {WHY_NOT}")
         return 0
-    return run({kind.name: kind for kind in KINDS}, "make.py torture-processes", __doc__ or "", arguments, _warm_up)
+    kinds = {kind.name: kind for kind in (*KINDS, KIND)}
+    return run(kinds, "make.py torture-processes", __doc__ or "", arguments, _warm_up)
 
 
 def _warm_up(folder: Path) -> None:
