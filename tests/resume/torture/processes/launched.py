@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -58,10 +57,8 @@ class Launched:
 
 
 def _start(folder: Path, run: Path, restarts: int = 0) -> subprocess.Popen[bytes]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", str(port), "--max-restarts", str(restarts)]
+    # With --master_port a restart finds the addresses of the processes before it.
+    torchrun = ["torchrun", "--standalone", "--nproc_per_node", "2", "--max-restarts", str(restarts)]
     program = ["-m", "tests.resume.training", "--output_dir", str(run), *_FLAGS]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
