@@ -46,6 +46,8 @@ _LOOK_SECONDS: Final = 0.1
 # torchrun's own variables.
 _SECONDS: Final = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _HANDLED: Final = "PET_SIGNALS_TO_HANDLE"
+# Or processes that are started again find the addresses of those before them in the store, and fail or hang.
+_OWN_STORE: Final = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 _ALL: Final = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
@@ -69,7 +71,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     words = [_found(given[0]), *given[1:]]
     with tempfile.TemporaryDirectory(prefix="llamarec-launch-") as folder:
-        environment = {_SECONDS: str(arguments.grace), _HANDLED: _ALL, **os.environ, OUTCOMES: folder}
+        environment = {_SECONDS: str(arguments.grace), _HANDLED: _ALL, _OWN_STORE: "1", **os.environ, OUTCOMES: folder}
         return outcome_in(Path(folder), Launched(words, environment, arguments.grace).wait())
 
 

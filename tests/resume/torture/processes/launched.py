@@ -57,7 +57,7 @@ class Launched:
 
 
 def _start(folder: Path, run: Path, restarts: int = 0) -> subprocess.Popen[bytes]:
-    # With --master_port a restart finds the addresses of the processes before it.
+    # With --master_port there is one store for all restarts.
     torchrun = ["torchrun", "--standalone", "--nproc_per_node", "2", "--max-restarts", str(restarts)]
     program = ["-m", "tests.resume.training", "--output_dir", str(run), *_FLAGS]
     folder.mkdir(parents=True, exist_ok=True)
