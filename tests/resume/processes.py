@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 300
 
 
 def run_in_processes(num_processes: int, target: Callable[..., Any], *args: Any) -> list[Any]:

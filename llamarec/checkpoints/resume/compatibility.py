@@ -29,6 +29,8 @@ UNTRACKED: Final = frozenset(
         "local_rank",
         "hub_token",
         "deepspeed",
+        "fsdp",
+        "fsdp_config",
         "accelerator_config",
         "ddp_backend",
         "ddp_timeout",

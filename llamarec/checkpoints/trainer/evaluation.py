@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput
 
 from llamarec.checkpoints.trainer import out_of_memory
@@ -17,6 +18,7 @@ from llamarec.checkpoints.trainer.distributed.agreement import any_process
 from llamarec.checkpoints.trainer.distributed.control import agreed_metrics
 from llamarec.checkpoints.trainer.distributed.evaluated import Rows, check_same_evaluation
 from llamarec.checkpoints.trainer.distributed.rounds import Rounds, Vote
+from llamarec.checkpoints.trainer.distributed.sharded import passes_of
 from llamarec.checkpoints.trainer.program import Program
 from llamarec.checkpoints.trainer.samples import rng
 from llamarec.checkpoints.trainer.samples.generators import HeldGenerators
@@ -112,15 +114,29 @@ class Evaluation:
 
         # The mean of this process's own batch, as in one process: the Trainer would gather counts in between.
         with temporarily(self._trainer.args, average_tokens_across_devices=False):
-            loss, logits, labels = predict(inputs, loss_only)
-            own = Rows.of(self._trainer, inputs).without_filling(self._trainer) if loss is not None else None
+            loss, logits, labels = self._pass(predict, inputs, loss_only)
+            rows = Rows.of(self._trainer, inputs)
+            own = rows.without_filling(self._trainer) if loss is not None else None
             if own is not None:
-                loss = predict(own, True)[0]
+                loss = self._pass(predict, own, True)[0]
+            elif loss is not None and rows.is_filled and passes_of(self._trainer.model) is not None:
+                # Other processes compute theirs once more.
+                self._pass(predict, inputs, True)
 
         stop = in_training and bool(self._stop.received)
         if self._rounds.vote(Vote(stop=stop)).stop:
             raise StopNowError
         return loss, logits, labels
+
+    def _pass(self, predict: Predict, inputs: Batch, loss_only: bool) -> Prediction:
+        """A forward pass; completed in every process where the model is sharded."""
+        passes = passes_of(self._trainer.model)
+        if passes is None:
+            return predict(inputs, loss_only)
+
+        count = find_batch_size(inputs) or 1
+        small = self._trainer.split_batch(inputs, count, 1)[0][0]
+        return passes.run(lambda: predict(inputs, loss_only), lambda: predict(small, True))
 
     def _repeated(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from llamarec.checkpoints.trainer.samples.sampling import KeyedDataset, Samples
-from llamarec.checkpoints.trainer.state.tensors import bytes_of, some_values
+from llamarec.checkpoints.trainer.state.tensors import bytes_of, some_values, whole
 
 _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4
@@ -48,7 +48,7 @@ def base_model_of(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-            digest.update(bytes_of(some_values(parameter, _VALUES_PER_TENSOR)).tobytes())
+            digest.update(bytes_of(some_values(whole(parameter), _VALUES_PER_TENSOR)).tobytes())
 
     return digest.hexdigest()[:_DIGITS]
 

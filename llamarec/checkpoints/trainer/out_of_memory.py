@@ -14,7 +14,7 @@ from torch import nn
 
 from llamarec.checkpoints.storage.readable_units import readable
 from llamarec.checkpoints.trainer.samples.sampling import Batch
-from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor
+from llamarec.checkpoints.trainer.state.tensors import copy_of_tensor, num_own_bytes
 from llamarec.errors import DoesNotFitError
 
 # A copy of what the optimizer changes is kept through its step up to this size; LoRA of a 7B model takes 50 MB.
@@ -118,7 +118,7 @@ class Rollback:
         state = self._optimizer.state
         tensors = [*parameters, *(t for p in parameters for t in _tensors(state.get(p, {})))]
 
-        self.is_kept: bool = sum(t.numel() * t.element_size() for t in tensors) <= _ROLLBACK_LIMIT_BYTES
+        self.is_kept: bool = sum(map(num_own_bytes, tensors)) <= _ROLLBACK_LIMIT_BYTES
         self._parameters = [(p, p.detach().clone()) for p in parameters] if self.is_kept else []
         self._state = {p: _copied(state[p]) for p, _ in self._parameters if p in state}
 

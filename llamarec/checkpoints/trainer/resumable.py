@@ -30,6 +30,11 @@ from llamarec.checkpoints.trainer.divergence import can_be_best
 from llamarec.checkpoints.trainer.evaluation import Prediction
 from llamarec.checkpoints.trainer.guards.hooks import check_hooks
 from llamarec.checkpoints.trainer.guards.overrides import check_overrides
+from llamarec.checkpoints.trainer.guards.sharding import (
+    check_can_be_gathered,
+    check_sharding_flags,
+    shard_where_accelerate_does_not,
+)
 from llamarec.checkpoints.trainer.loop import OpensEpochs, Report
 from llamarec.checkpoints.trainer.out_of_memory import MemoryFlags
 from llamarec.checkpoints.trainer.program import Options, Program
@@ -37,7 +42,7 @@ from llamarec.checkpoints.trainer.samples.sampling import Batch, Samples
 from llamarec.checkpoints.trainer.state.optimizer_state import follow_schedule
 from llamarec.checkpoints.trainer.state.stateful import Stateful
 from llamarec.checkpoints.trainer.stopping import announce_early_stop, stopped_early
-from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily
+from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, temporarily, unwrapped
 from llamarec.checkpoints.trainer.training import ResumableParts
 from llamarec.credentials import without_credentials_in
 from llamarec.errors import check_all
@@ -103,6 +108,8 @@ class ResumableMixin(_Trainer):
             if isinstance(one, TrainingArguments) and one.output_dir:
                 # The Trainer would make the folder, and fail with an error of the system.
                 check_is_folder(Path(one.output_dir))
+            if isinstance(one, TrainingArguments):
+                check_sharding_flags(one)
         super().__init__(*args, **kwargs)
         check_hooks(self, Trainer)
 
@@ -204,6 +211,13 @@ class ResumableMixin(_Trainer):
         """Small files that belong to the current model, by name: saved in its checkpoint and with the best model."""
         return {}
 
+    # ---- Hooks of the Trainer: the beginning ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the Trainer's; FSDP2 on a CPU too, where accelerate would pass over it."""
+        super().create_accelerator_and_postprocess()
+        shard_where_accelerate_does_not(cast(LiveTrainer, self))
+
     # ---- Hooks of the Trainer: data ----
 
     def _get_dataloader(
@@ -268,6 +282,12 @@ class ResumableMixin(_Trainer):
         resume = self._resumable.training.run.resume
         if resume is not None:
             self._resumable.weights.load(resume.choice.verdict.path)
+
+        if self.is_fsdp_enabled:
+            writes_itself = any(map(self._resumable.program.overrides, ("save_model", "_save")))
+            check_can_be_gathered(unwrapped(self._resumable.trainer), writes_itself=writes_itself)
+            # Afterwards each process has a part of its own.
+            check_same_weights(self._resumable.trainer, "the weights before they are sharded")
 
         prepared: tuple[nn.Module, DataLoader[Batch]]
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -396,8 +416,7 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
     pushes_checkpoints = args.push_to_hub and str(getattr(args.hub_strategy, "value", "")) != "end"
 
     rules = [
-        (not trainer.is_deepspeed_enabled, "DeepSpeed shards the optimizer; use DistributedDataParallel (torchrun)"),
-        (not trainer.is_fsdp_enabled, "FSDP shards the optimizer; use DistributedDataParallel (torchrun)"),
+        (not trainer.is_deepspeed_enabled, "DeepSpeed keeps its own checkpoints; use FSDP2 (torchrun and --fsdp true)"),
         (
             dataset is None or hasattr(dataset, "__len__"),
             "train_dataset needs a length: a position is the number of a sample",

@@ -12,8 +12,10 @@ from llamarec.checkpoints.trainer import out_of_memory
 from llamarec.checkpoints.trainer.console import Console
 from llamarec.checkpoints.trainer.dataloader import TrainData
 from llamarec.checkpoints.trainer.distributed.agreement import check_equal, most_in_any_process
+from llamarec.checkpoints.trainer.distributed.channel import exchange
 from llamarec.checkpoints.trainer.distributed.gradients import average_gradients, num_averaged, trained_digest
 from llamarec.checkpoints.trainer.distributed.rounds import Rounds, Vote
+from llamarec.checkpoints.trainer.distributed.sharded import Passes, passes_of
 from llamarec.checkpoints.trainer.divergence import check_step
 from llamarec.checkpoints.trainer.guards.system_randomness import SystemRandomness
 from llamarec.checkpoints.trainer.guards.versions import recomputes_activations
@@ -62,6 +64,8 @@ class Step:
         self._stateful, self._random = stateful, random
         self._stop, self._console, self._last_good = stop, console, last_good
         self._system = SystemRandomness(console.warn)
+        self._passes: Passes | None = None
+        self._small: Batch = None
 
     # ---- Gradients ----
 
@@ -81,6 +85,7 @@ class Step:
         """
         trainer, args = self._trainer, self._trainer.args
         self._begin(model)
+        self._begin_passes(model, pieces)
         num_items = self._data.num_items([batch for batch, _ in pieces])
         random_states, states = self._random.capture(), self._stateful.copied()
         # A loss may count in it, as those of trl count tokens.
@@ -121,6 +126,33 @@ class Step:
         common = {"trained tensors": trained_digest(model), "learning rates": rates}
         check_equal(args, f"the beginning of step {step}", {**common, "micro-batch": self._run.progress.micro_batch})
 
+    def _begin_passes(self, model: nn.Module, pieces: list[Piece]) -> None:
+        """Where the model is sharded: one sample, of another process if this one has none, for passes without one."""
+        self._passes = passes_of(model)
+        if self._passes is None:
+            return
+
+        args = self._trainer.args
+        small = self._trainer.split_batch(*pieces[0], 1)[0][0] if pieces else None
+        operation = f"a sample for processes without any, in step {self._trainer.state.global_step + 1}"
+        has_some = exchange(args, operation, small is not None)
+        if not all(has_some):
+            first = args.process_index == has_some.index(True)
+            small = exchange(args, f"{operation}: the sample", small if first else None)[has_some.index(True)]
+        self._small = small
+
+    def _pass_of_small(self, model: nn.Module) -> None:
+        """A pass that other processes need and that counts for nothing here."""
+        trainer = self._trainer
+        random_states, states, fields = self._random.capture(), self._stateful.copied(), StateFields.of(trainer)
+        model.train()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, trainer._prepare_inputs(self._small))
+        trainer.accelerator.backward(loss * 0)
+        self._random.put_back(random_states)
+        self._stateful.put_back(states)
+        fields.put_into(trainer)
+
     def _clear_gradients(self, model: nn.Module) -> None:
         """Also those of weights beside the model: what a step adds to an old gradient is in no checkpoint."""
         model.zero_grad()
@@ -154,10 +186,19 @@ class Step:
                 return True, None
 
         failed, part = try_one(None)
-        again = False
+        again, runs = False, False
+        if self._passes is not None:
+            # All run a pass, or none does.
+            vote = rounds.vote(Vote(more=part is not None, failed=failed))
+            if vote.failed:
+                return losses, vote
+            runs = vote.more
+
         while True:
             if part is not None:
                 failed, part = try_one(part)
+            elif runs:
+                self._pass_of_small(model)
             if part is None:
                 again = again or self._has_arrived()
 
@@ -181,7 +222,12 @@ class Step:
         # A mean over samples, however they are cut: the Trainer divides the loss of a micro-batch by this.
         trainer.current_gradient_accumulation_steps = divisor
         with self._system.watched():
-            loss = trainer.training_step(model, batch, num_items)
+            if self._passes is None:
+                loss = trainer.training_step(model, batch, num_items)
+            else:
+                loss = self._passes.run(
+                    lambda: trainer.training_step(model, batch, num_items), lambda: self._pass_of_small(model)
+                )
         trainer.control = trainer.callback_handler.on_substep_end(trainer.args, trainer.state, trainer.control)
         return loss
 

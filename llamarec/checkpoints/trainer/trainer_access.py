@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -52,7 +53,6 @@ class Read(Protocol):
     model_init: Callable[..., nn.Module] | None
     hp_search_backend: object | None
     is_deepspeed_enabled: bool
-    is_fsdp_enabled: bool
 
 
 class Written(Protocol):
@@ -63,6 +63,7 @@ class Written(Protocol):
     model: nn.Module
     optimizer: torch.optim.Optimizer
     current_flos: float
+    is_fsdp_enabled: bool
     current_gradient_accumulation_steps: float
     _tr_loss: torch.Tensor
     _total_loss_scalar: float
@@ -73,6 +74,14 @@ class Written(Protocol):
 
 class Called(Protocol):
     """Methods of the Trainer that are called. A subclass may have overridden them."""
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[None]: ...
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: NumItems = None
+    ) -> torch.Tensor: ...
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch: ...
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: NumItems = None) -> torch.Tensor: ...
 

@@ -82,10 +82,19 @@ class LetterForward:
 
     def _letter_logits(self, hidden_BD: Tensor) -> Tensor:
         head: Any = self.get_output_embeddings()  # type: ignore[attr-defined]
+        # FSDP2 gathers weights when a module is called, and the head never is.
+        is_sharded = hasattr(head, "unshard") and hasattr(head, "reshard")
+        if is_sharded:
+            head.unshard()
+
         letter_ids_C = self.letter_ids_C.to(head.weight.device)
         bias = None if getattr(head, "bias", None) is None else head.bias[letter_ids_C].float()
+        weight_CD = head.weight[letter_ids_C].float()
+        if is_sharded:
+            head.reshard()
+
         with torch.autocast(device_type=hidden_BD.device.type, enabled=False):
-            return F.linear(hidden_BD.float(), head.weight[letter_ids_C].float(), bias)
+            return F.linear(hidden_BD.float(), weight_CD, bias)
 
 
 def as_letter_model(model: Any, letter_ids: list[int]) -> Any:

@@ -32,6 +32,10 @@ _OF_THE_COMMAND: Final = frozenset(
         "ddp_backend",
         "ddp_timeout",
         "local_rank",
+        # How this launch shares the model out.
+        "deepspeed",
+        "fsdp",
+        "fsdp_config",
     }
 )
 # Defaults that depend on the machine: kept only if the user had given them.

@@ -11,9 +11,11 @@ from rich.console import Console
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.ownership import check_can_start
 from llamarec.checkpoints.trainer.distributed.channel import apply_timeout
+from llamarec.checkpoints.trainer.guards.sharding import check_sharding_flags
 from llamarec.command import flags_of
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
+from llamarec.errors import ConfigError
 from llamarec.evaluation.catalogue import CatalogueOutcome
 from llamarec.evaluation.outcome import Outcome
 from llamarec.experts.weights import weights_text
@@ -100,6 +102,11 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
 
 def _check_can_start(parsed: Parsed, data: PreparedData) -> None:
     """Refuses early what the Trainer would refuse after training the retriever and loading the base model."""
+    check_sharding_flags(parsed.training)
+    if parsed.training.fsdp and parsed.ranker.readout == ITEMS:
+        raise ConfigError(
+            "--readout items has not been tried with FSDP2", expected="--readout letters", hint="leave --fsdp out"
+        )
     if parsed.training.resume_from_checkpoint is None and not parsed.checkpoints.restart:
         run, beyond = RunFolder(Path(str(parsed.training.output_dir))), of_data(data.fingerprint)
         check_can_start(run, beyond, parsed.checkpoints.changes_allowed, HINTS)

@@ -12,5 +12,6 @@ control         what callbacks ask for, and metrics
 evaluated       the same evaluation in all of them, without what fills up its last batch
 rounds          micro-batches and prediction steps, after each of which all processes learn whether to go on
 endings         a process that ends in a training tells the others
+sharded         passes of a model that FSDP2 shards, completed in every process
 gradients       the mean over processes, once a step
 """

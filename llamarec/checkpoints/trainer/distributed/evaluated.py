@@ -54,11 +54,13 @@ class Rows:
         batch: As it was collated.
         count: Rows in it.
         real: Those of this process that are not there to fill up the last batch.
+        is_filled: The batch is filled up in some process.
     """
 
     batch: Batch
     count: int
     real: int
+    is_filled: bool = False
 
     @classmethod
     def of(cls, trainer: LiveTrainer, batch: Batch) -> Self:
@@ -68,7 +70,7 @@ class Rows:
             return cls(batch, count, count)
 
         before = count * trainer.args.process_index
-        return cls(batch, count, min(max(remainder - before, 0), count))
+        return cls(batch, count, min(max(remainder - before, 0), count), is_filled=True)
 
     def without_filling(self, trainer: LiveTrainer) -> Batch | None:
         """The real rows alone; None where that is all, or nothing.

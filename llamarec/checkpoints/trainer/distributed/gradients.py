@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from llamarec.checkpoints.trainer.distributed.agreement import most_in_any_process
 from llamarec.checkpoints.trainer.samples.sampling import Batch
+from llamarec.checkpoints.trainer.state.tensors import is_shard
 from llamarec.checkpoints.trainer.trainer_access import NumItems
 
 
@@ -66,6 +67,13 @@ def average_gradients(args: TrainingArguments, model: nn.Module, num_processes: 
     for p in trained:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
+
+    if any(is_shard(p) for p in trained):
+        # FSDP2 has reduced them to the mean over all processes.
+        for p in trained:
+            if p.grad is not None and num_processes != args.world_size:
+                p.grad.mul_(args.world_size / num_processes)
+        return
 
     for dtype in {p.grad.dtype for p in trained if p.grad is not None}:
         grads = [p.grad for p in trained if p.grad is not None and p.grad.dtype == dtype]

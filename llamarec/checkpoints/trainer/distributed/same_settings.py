@@ -31,6 +31,8 @@ _ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
 _DIGITS: Final = 16
 # Options that may hold credentials, which no message shows.
 _ADDRESSES: Final = ("backup_to", "mirror")
+# A resume is free to have others; the processes of one launch are not.
+_OF_THE_LAUNCH: Final = ("fsdp", "fsdp_config")
 
 
 def check_same_settings(
@@ -61,6 +63,7 @@ def check_same_settings(
     config = {f"checkpoint_config.{name}": value for name, value in options.items()}
     values = {
         "resume_from_checkpoint": _wanted(wanted),
+        **{name: _plain(getattr(trainer.args, name, None)) for name in _OF_THE_LAUNCH},
         **{name: _plain(value) for name, value in {**flags, **config}.items()},
         **{name: _plain(value) for name, value in fingerprints.items()},
         "number of training samples": _length(trainer.train_dataset),

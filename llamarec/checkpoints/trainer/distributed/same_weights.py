@@ -10,7 +10,7 @@ import torch
 
 from llamarec.checkpoints.trainer.distributed.agreement import check_equal
 from llamarec.checkpoints.trainer.distributed.channel import exchange
-from llamarec.checkpoints.trainer.state.tensors import bytes_of, is_made_of_tensors, parts_of, some_values
+from llamarec.checkpoints.trainer.state.tensors import bytes_of, is_made_of_tensors, is_shard, parts_of, some_values
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import DisagreementError
 
@@ -70,7 +70,8 @@ def check_close_weights(trainer: LiveTrainer, operation: str) -> None:
     if args.world_size == 1:
         return
 
-    named = [(name, p) for name, p in unwrapped(trainer).named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in unwrapped(trainer).named_parameters()]
+    named = [(name, p) for name, p in named if p.requires_grad and not is_shard(p)]
     found = exchange(args, operation, torch.cat([_sample(p) for _, p in named]) if named else torch.zeros(0))
     first = found[0]
     for rank, other in enumerate(found):
@@ -102,6 +103,9 @@ def _digest(tensors: Sequence[torch.Tensor]) -> str:
 
 
 def _plain_parts(value: torch.Tensor) -> list[torch.Tensor]:
+    if is_shard(value):
+        # Each process has another part of the one tensor.
+        return []
     if not is_made_of_tensors(value):
         return [value]
 

@@ -84,6 +84,7 @@ OVERRIDDEN: Final = (
     Method(name="get_eval_dataloader", positional=("eval_dataset",), used_in=("evaluate",)),
     Method(name="_save", positional=("output_dir", "state_dict"), used_in=("save_model",)),
     Method(name="_load_best_model", used_in=("_finalize_training",)),
+    Method(name="create_accelerator_and_postprocess"),
 )
 """Methods of the Trainer that a mixin defines too."""
 
@@ -94,6 +95,9 @@ CALLED: Final = (
         named=("model", "trial", "epoch", "ignore_keys_for_eval", "start_time", "learning_rate"),
     ),
     Method(name="training_step", positional=("model", "inputs", "num_items_in_batch")),
+    Method(name="compute_loss", positional=("model", "inputs", "return_outputs", "num_items_in_batch")),
+    Method(name="compute_loss_context_manager"),
+    Method(name="_prepare_inputs", positional=("inputs",)),
     Method(name="_clip_grad_norm", positional=("model",)),
     Method(name="_get_grad_norm", positional=("model",), named=("grad_norm",)),
     Method(name="_get_learning_rate"),
@@ -163,6 +167,8 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "dataloader_prefetch_factor",
         "ddp_timeout",
         "device",
+        "fsdp",
+        "fsdp_config",
         "gradient_accumulation_steps",
         "hub_strategy",
         "include_num_input_tokens_seen",
@@ -188,6 +194,7 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "save_total_limit",
         "seed",
         "should_save",
+        "torch_compile",
         "train_batch_size",
         "train_sampling_strategy",
         "world_size",
@@ -214,7 +221,16 @@ MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "on_step_end",
         "on_substep_end",
     ),
-    "accelerator": ("gradient_state", "optimizer_step_was_skipped", "scaler", "unwrap_model", "wait_for_everyone"),
+    "accelerator": (
+        "backward",
+        "gradient_state",
+        "mixed_precision",
+        "optimizer_step_was_skipped",
+        "scaler",
+        "state",
+        "unwrap_model",
+        "wait_for_everyone",
+    ),
     "accelerator.gradient_state": ("_set_sync_gradients", "end_of_dataloader", "remainder"),
 }
 """What is used of the objects that a Trainer holds."""

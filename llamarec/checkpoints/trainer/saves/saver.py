@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.checkpoints.storage import durable
@@ -23,6 +25,7 @@ from llamarec.checkpoints.storage.manifest import Manifest
 from llamarec.checkpoints.storage.publish import Staging
 from llamarec.checkpoints.trainer.distributed.agreement import any_process
 from llamarec.checkpoints.trainer.distributed.same_weights import check_close_weights
+from llamarec.checkpoints.trainer.distributed.sharded import is_sharded
 from llamarec.checkpoints.trainer.divergence import check_weights
 from llamarec.checkpoints.trainer.guards.structure import ModelStructure
 from llamarec.checkpoints.trainer.program import Program
@@ -46,10 +49,25 @@ from llamarec.checkpoints.trainer.state.snapshot import (
     pickling,
 )
 from llamarec.checkpoints.trainer.state.stateful import StatefulObjects
+from llamarec.checkpoints.trainer.state.tensors import gathered
 from llamarec.checkpoints.trainer.state.unsaved import UnsavedState
 from llamarec.checkpoints.trainer.step_boundary import StepBoundary
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError, LlamarecError
+
+
+class _Tensors(NamedTuple):
+    """What a snapshot copies.
+
+    Attributes:
+        weights: For `save_pretrained`; None where the live model is written.
+        extra: What lies beside the weights files.
+        of_optimizer: By file.
+    """
+
+    weights: dict[str, Tensor] | None
+    extra: dict[str, Tensor]
+    of_optimizer: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +78,13 @@ class _Parts:
         reason: Of the save.
         live: Where a live model is written.
         of_processes: By file, states of every process.
+        gathered: Weights, extra state and the optimizer's files, where they are sharded; else None.
     """
 
     reason: str
     live: Path
     of_processes: dict[str, object]
+    gathered: _Tensors | None = None
 
     @property
     def from_callbacks(self) -> Path:
@@ -153,18 +173,25 @@ class CheckpointSaver:
 
         self._trainer.store_flos()
         of_processes = self._states.of_processes()
+        tensors = self._gathered() if is_sharded(self._trainer.model) else None
         if not self._trainer.args.should_save:
             self.last_saved_step = step
             return
 
         parts = _Parts(
-            reason=reason, live=self._run.folder.path / f"{LIVE_PREFIX}{self._sequence}", of_processes=of_processes
+            reason=reason,
+            live=self._run.folder.path / f"{LIVE_PREFIX}{self._sequence}",
+            of_processes=of_processes,
+            gathered=tensors,
         )
         snapshot = self._snapshot_or_warn(step, parts)
         # Not before there is one: what interrupts this has nothing saved.
         self.last_saved_step = step
         if snapshot is not None:
             self._writer.submit(snapshot)
+            if tensors is not None:
+                # A library that writes asks the live model for its state, for which FSDP2 shards it: not in a pass.
+                self._writer.wait()
 
     def _snapshot_or_warn(self, step: int, parts: _Parts) -> Snapshot | None:
         """The snapshot; None where a state cannot be written, or a live model that is written by its own path."""
@@ -211,11 +238,11 @@ class CheckpointSaver:
         """
         trainer, live, from_callbacks = self._trainer, parts.live, parts.from_callbacks
         model = unwrapped(trainer)
-        weights = model_state(model) if from_copy else None
+        tensors = parts.gathered or self._tensors(from_copy=from_copy)
+        weights, extra = tensors.weights, tensors.extra
         written = trainer_of_copy(trainer) if weights is not None else trainer
-        extra = self._extra.copied()
         state = self._states.trainer_state()
-        objects = {**self._states.of_optimizer(), **parts.of_processes}
+        objects = {**tensors.of_optimizer, **parts.of_processes}
         small = {**trainer.files_beside_model(), TRAINER_STATE: state, TRAINING_ARGS: pickled(trainer.args)}
 
         self._callback_files.collect(trainer.state.global_step, from_callbacks)
@@ -265,6 +292,15 @@ class CheckpointSaver:
             discard=discard,
             read_back=lambda folder: self._read_back.check(folder, content),
         )
+
+    def _tensors(self, *, from_copy: bool) -> _Tensors:
+        weights = model_state(unwrapped(self._trainer)) if from_copy else None
+        return _Tensors(weights, self._extra.copied(), self._states.of_optimizer())
+
+    def _gathered(self) -> _Tensors:
+        """The same of a sharded model, in every process; the one that publishes keeps it."""
+        with gathered(keep=self._trainer.args.should_save):
+            return self._tensors(from_copy=True)
 
     def _copier(self, parts: _Parts) -> Callable[[], Snapshot] | None:
         """Takes the snapshot once more, from a copy; None where only the live model can be written."""

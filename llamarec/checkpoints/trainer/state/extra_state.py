@@ -13,6 +13,7 @@ from llamarec.checkpoints.resume.safe_load import load_safetensors
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
 from llamarec.checkpoints.trainer.state.model_files import sources_of, weights_files
 from llamarec.checkpoints.trainer.state.snapshot import copied, digest_of
+from llamarec.checkpoints.trainer.state.tensors import put_into
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -138,7 +139,7 @@ def put_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: P
 
     with torch.no_grad():
         for name, value in saved.items():
-            live[name].copy_(value)
+            put_into(live[name], value)
 
 
 def _described(value: Tensor) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llamarec.checkpoints.storage.layout import EXTRA_STATE
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile, weights_files
+from llamarec.checkpoints.trainer.state.tensors import put_into, sharded_like
 from llamarec.errors import CheckpointError
 
 ANOTHER_MODEL: Final = "build the model as it was trained, or train the new one in another --output_dir"
@@ -74,7 +75,7 @@ def put_adapter(
 
     with torch.no_grad():
         for key, name in target_of.items():
-            live[name].copy_(weights[key])
+            put_into(live[name], weights[key])
     if file.computed:
         _put_computed(model, weights, folder, file)
 
@@ -126,6 +127,8 @@ def load_part(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> 
     Raises:
         CheckpointError: one of them has another shape.
     """
+    live = model.state_dict(keep_vars=True)
+    weights = {name: sharded_like(live[name], value) if name in live else value for name, value in weights.items()}
     try:
         model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

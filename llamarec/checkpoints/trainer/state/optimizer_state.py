@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llamarec.checkpoints.resume.decision import Resume
@@ -21,6 +23,7 @@ from llamarec.checkpoints.trainer.guards.versions import METRIC_SCHEDULERS
 from llamarec.checkpoints.trainer.state.moment_shapes import SavedShapes, lay_out
 from llamarec.checkpoints.trainer.state.optimizer_names import check_same_class, matched, optimizer_names
 from llamarec.checkpoints.trainer.state.stateful import Stateful
+from llamarec.checkpoints.trainer.state.tensors import is_shard, sharded_like
 from llamarec.checkpoints.trainer.trainer_access import LiveTrainer, unwrapped
 from llamarec.errors import CheckpointError
 
@@ -61,7 +64,7 @@ class OptimizerState:
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
         try:
-            optimizer.load_state_dict(self._fitting_state(path))
+            optimizer.load_state_dict(_spread(self._fitting_state(path), optimizer))
             lay_out(optimizer)
         except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
             if self._allow_partial:
@@ -163,6 +166,27 @@ class OptimizerState:
         path, scaler = self._folder / SCALER, getattr(self._trainer.accelerator, "scaler", None)
         if scaler is not None and path.is_file():
             _give(scaler, load_pickled(path), path)
+
+
+def _spread(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A state whose moments are sharded as their parameters are."""
+    parameters = [
+        (key, parameter)
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        for key, parameter in zip(saved["params"], group["params"], strict=True)
+    ]
+    if not any(is_shard(parameter) for _, parameter in parameters):
+        return state
+
+    spread = dict(state["state"])
+    for key, parameter in parameters:
+        spread[key] = {
+            name: sharded_like(parameter, value)
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim
+            else value
+            for name, value in spread.get(key, {}).items()
+        }
+    return {**state, "state": {key: moments for key, moments in spread.items() if moments}}
 
 
 def goes_by_metrics(scheduler: LRScheduler) -> bool:

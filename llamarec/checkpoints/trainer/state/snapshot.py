@@ -15,19 +15,19 @@ from transformers import PreTrainedModel
 from llamarec.checkpoints.resume.safe_load import is_projector
 from llamarec.checkpoints.trainer.guards.versions import is_adapter
 from llamarec.checkpoints.trainer.state.model_files import WeightsFile, is_native_adapter, weights_files
-from llamarec.checkpoints.trainer.state.tensors import bytes_of, copy_of_tensor
+from llamarec.checkpoints.trainer.state.tensors import bytes_of, copy_of_tensor, whole
 
 T = TypeVar("T")
 
 
 def copied(value: T) -> T:
-    """Tensors copied to the CPU, in new containers; everything else is the same object."""
+    """Tensors copied to the CPU, whole, in new containers; everything else is the same object."""
     return cast(T, _copied(value))
 
 
 def _copied(value: object) -> object:
     if isinstance(value, torch.Tensor):
-        return copy_of_tensor(value, "cpu")
+        return copy_of_tensor(whole(value), "cpu")
     if isinstance(value, dict):
         return {name: _copied(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -124,6 +124,12 @@ def digests_in(model: nn.Module, files: list[WeightsFile]) -> dict[str, bytes]:
     return {name: digest_of(live[name]) for name in names if isinstance(live[name], torch.Tensor)}
 
 
+def can_be_copied(model: nn.Module) -> bool:
+    """Whether a model's files can be written from copies of its tensors."""
+    is_whole = not (is_adapter(model) or is_native_adapter(model))
+    return is_whole or _can_be_copied(model, weights_files(model))
+
+
 def _can_be_copied(model: nn.Module, files: list[WeightsFile]) -> bool:
     """Whether an adapter's files depend on tensors alone, and the library takes them from where it is told."""
     is_computed = any(file.computed for file in files)
@@ -140,7 +146,8 @@ def _configs(model: nn.Module) -> list[object]:
 
 def _copied_once(live: Mapping[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
     """The same mapping with some of its tensors copied, each once, whatever number of names it has."""
-    copies = {id(live[name]): live[name] for name in names}
+    # In the model's order, not that of a set, which is another one in each process: copies of shards are gathered.
+    copies = {id(value): value for name, value in live.items() if name in names}
     copies = {key: _contiguous_copy(value) for key, value in copies.items()}
     return {name: copies.get(id(value), value) for name, value in live.items()}
 

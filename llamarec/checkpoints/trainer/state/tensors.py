@@ -6,7 +6,11 @@ Tensors that are made of others, as quantised optimizer states are, follow torch
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,10 +18,63 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+_KEEPS: Final[ContextVar[bool]] = ContextVar("keeps what is gathered", default=True)
+
+
+def is_shard(value: object) -> bool:
+    """Whether a tensor is spread over processes (a DTensor)."""
+    # Where the module is not loaded, there is none.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor without sharding; empty inside `gathered(keep=False)`. All processes call this in the same order."""
+    if not is_shard(value):
+        return value
+
+    shard: Any = value.detach()
+    full: Tensor = shard.full_tensor()
+    return full if _KEEPS.get() else full.new_empty(0)
+
+
+@contextlib.contextmanager
+def gathered(*, keep: bool) -> Iterator[None]:
+    """Within, gathered tensors are kept, or only passed on to the processes that keep them."""
+    token = _KEEPS.set(keep)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
+
+
+def sharded_like(like: Tensor, value: Tensor) -> Tensor:
+    """This process's part of a whole tensor, spread as another one is; the same tensor where that one is whole."""
+    if not is_shard(like) or is_shard(value):
+        return value
+
+    from torch.distributed.tensor import distribute_tensor
+
+    one: Any = like
+    # Every process has read all of it: nothing is sent.
+    return distribute_tensor(value.detach().to(one.device), one.device_mesh, one.placements, src_data_rank=None)
+
+
+def num_own_bytes(value: Tensor) -> int:
+    """Memory that a tensor takes in this process."""
+    one: Any = value
+    own: Tensor = one.to_local() if is_shard(value) else value
+    return own.numel() * own.element_size()
+
+
+def put_into(live: Tensor, value: Tensor) -> None:
+    """Copies a whole tensor into one that may be sharded."""
+    live.copy_(sharded_like(live, value.to(live.dtype)) if is_shard(live) else value)
+
 
 def is_made_of_tensors(value: Tensor) -> bool:
-    """Whether a tensor is of a class that holds other tensors."""
-    return is_traceable_wrapper_subclass(value)
+    """Whether a tensor is of a class that holds other tensors, and is no part of a sharded one."""
+    return not is_shard(value) and is_traceable_wrapper_subclass(value)
 
 
 def parts_of(value: Tensor) -> list[Tensor]:
@@ -34,6 +91,8 @@ def copy_of_tensor(value: Tensor, device: torch.device | str | None = None) -> T
         value: Of any class.
         device: Of the copy; the same by default.
     """
+    if is_shard(value):
+        return value.detach().clone()
     if not is_made_of_tensors(value):
         return value.detach().to(device or value.device, copy=True)
 
