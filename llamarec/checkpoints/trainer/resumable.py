@@ -416,7 +416,7 @@ def _check_can_be_kept(trainer: ResumableMixin) -> None:
     pushes_checkpoints = args.push_to_hub and str(getattr(args.hub_strategy, "value", "")) != "end"
 
     rules = [
-        (not trainer.is_deepspeed_enabled, "DeepSpeed keeps its own checkpoints; use FSDP2 (torchrun and --fsdp true)"),
+        (not trainer.is_deepspeed_enabled, "DeepSpeed keeps its own checkpoints; use FSDP2 (torchrun and --fsdp)"),
         (
             dataset is None or hasattr(dataset, "__len__"),
             "train_dataset needs a length: a position is the number of a sample",

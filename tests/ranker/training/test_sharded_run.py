@@ -23,7 +23,7 @@ def test_a_sharded_run_is_resumed_in_one_process(folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    flags = argv_of(folder, "--fsdp", "true", "--ddp_backend", "gloo")
+    flags = argv_of(folder, "--fsdp", "--ddp_backend", "gloo")
     done = subprocess.run(
         [*launch, str(ROOT / "train_ranker.py"), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

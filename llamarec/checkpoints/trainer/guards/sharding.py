@@ -41,7 +41,7 @@ def check_sharding_flags(args: TrainingArguments) -> None:
             f"{asked} shards a model over several processes, and this is one",
             expected="at least 2 processes",
             hint=[
-                "torchrun --nproc-per-node 2 train_ranker.py ... --fsdp true",
+                "torchrun --nproc-per-node 2 train_ranker.py ... --fsdp",
                 "or the same command without --fsdp: a checkpoint is the same for any number of processes",
             ],
         )
