@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
 from llamarec.errors import ConfigError
+from llamarec.ranker.model.quantization import prepare_for_training
 from tests.resume.ranks import ended
+
+BASE = "base"
 
 
 class Whole(TrainerCallback):
@@ -66,6 +70,7 @@ def shard_there(
     where: str = "forward",
     fail_at: int | None = None,
     whole_model: bool = False,
+    storage: str | None = None,
 ) -> dict[str, Any]:
     """Trains `quiet_trainer`; what a test wants to know of it, as plain values.
 
@@ -78,6 +83,7 @@ def shard_there(
         where: It happens there.
         fail_at: An exception comes once from a layer of the last process, after this step.
         whole_model: Without LoRA.
+        storage: The base model, of the folder `BASE` beside the run, is in 4 bits, which this data type stores.
     """
     from tests.resume.runs import At, quiet_trainer, rates, samples_in
     from tests.resume.training import make_model
@@ -91,6 +97,8 @@ def shard_there(
     torch.manual_seed(1)
     sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "max_position_embeddings": 32}
     model = tiny_llama(**sizes, tie_word_embeddings=False) if whole_model else make_model(dropout=0.0)
+    if storage is not None:
+        model = _in_four_bits(folder.parent / BASE, storage)
     try:
         trainer = quiet_trainer(folder, seen=log, model=model, callbacks=(kept,), **changes)
     except ConfigError as error:
@@ -123,6 +131,16 @@ def shard_there(
         "weights": kept.weights,
         "shares": sorted(kept.shares),
     }
+
+
+def _in_four_bits(folder: Path, storage: str) -> Any:
+    """LoRA on a base model in 4 bits."""
+    options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_quant_storage": storage}
+    configuration = BitsAndBytesConfig(load_in_4bit=True, **options)
+    base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=configuration)
+    prepare_for_training(base)
+    torch.manual_seed(2)
+    return get_peft_model(base, LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]))
 
 
 def shard_all(rows: dict[str, tuple[tuple[Any, ...], dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,8 @@ from llamarec.errors import ConfigError
 from llamarec.ranker.options.resume_defaults import kept_values
 from tests.resume.processes import run_in_processes
 from tests.resume.runs import epoch_orders, quiet_trainer
-from tests.resume.shards import shard_all
+from tests.resume.shards import BASE, shard_all
+from tests.resume.training import make_model
 
 SMALL: dict[str, Any] = {"num_samples": 25, "noisy": False, "save_steps": 50}
 
@@ -121,6 +122,30 @@ def test_every_number_of_processes_and_every_sharding_resumes_every_other(
     assert max(sizes.values()) < 1.2 * min(sizes.values())
     assert sorted(seen) == sorted(epoch_orders(quiet_trainer(tmp_path / "order"), 2, 25))
     _close(last, whole["lora"])
+
+
+@pytest.mark.slow
+def test_four_bits_are_sharded_where_floats_store_them(tmp_path: Path) -> None:
+    """One process, whose bytes are whole numbers, resumes two with shards, and they it; others are refused."""
+    make_model(dropout=0.0).unload().save_pretrained(tmp_path / BASE)
+    rows: dict[str, Any] = {
+        "whole": ((tmp_path / "whole", None, None, _options(1)), {"storage": "uint8"}),
+        "begun": ((tmp_path / "begun", None, 5, _options(1)), {"storage": "uint8"}),
+    }
+    whole = run_in_processes(1, shard_all, rows)[0]["whole"]
+    fsdp = _options(2, fsdp=True)
+    rows = {
+        "shards": ((tmp_path / "shards", None, 5, fsdp), {"storage": "float32"}),
+        "goes on": ((tmp_path / "begun", True, None, fsdp), {"storage": "float32"}),
+        "bytes": ((tmp_path / "bytes", None, None, fsdp), {"storage": "uint8"}),
+    }
+    first, last = run_in_processes(2, shard_all, rows)
+    _close(first["goes on"], whole)
+    assert first["goes on"]["shares"] == last["goes on"]["shares"] == [0.5]
+    assert "bnb_4bit_quant_storage=torch.float32" in first["bytes"]["text"]
+
+    args = (tmp_path / "shards", True, None, _options(1))
+    _close(run_in_processes(1, shard_all, {"": (args, {"storage": "uint8"})})[0][""], whole)
 
 
 # ---- Refused ----

@@ -18,6 +18,7 @@ _VALUES_PER_TENSOR: Final = 16
 _NUM_SAMPLES: Final = 4
 # Entries of a configuration that say where it is stored or what wrote it, not what it is.
 _PASSING: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures")
+_STORAGE: Final = "bnb_4bit_quant_storage"
 _DIGITS: Final = 16
 
 
@@ -43,14 +44,33 @@ def base_model_of(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "to_dict"):
         content = {name: value for name, value in config.to_dict().items() if name not in _PASSING}
+        content = _without_storage(content)
         digest.update(json.dumps(content, sort_keys=True, default=str).encode())
 
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-            digest.update(bytes_of(some_values(whole(parameter), _VALUES_PER_TENSOR)).tobytes())
+            value = _bytes_of_four_bits(whole(parameter))
+            digest.update(f"{name} {tuple(value.shape)} ".encode())
+            digest.update(bytes_of(some_values(value, _VALUES_PER_TENSOR)).tobytes())
 
     return digest.hexdigest()[:_DIGITS]
+
+
+def _without_storage(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Four bits are the same in every data type that stores them; FSDP2 shards only some."""
+    quantised = configuration.get("quantization_config")
+    if not isinstance(quantised, dict) or _STORAGE not in quantised:
+        return configuration
+
+    return {**configuration, "quantization_config": {**quantised, _STORAGE: "uint8"}}
+
+
+def _bytes_of_four_bits(parameter: torch.Tensor) -> torch.Tensor:
+    """A weight of bitsandbytes in 4 bits as its bytes, in one column as it keeps them; others as they are."""
+    if not hasattr(parameter, "quant_state") or not parameter.is_floating_point():
+        return parameter
+
+    return parameter.detach().view(torch.uint8).reshape(-1, 1)
 
 
 def _adapter(model: nn.Module | None) -> dict[str, object]:

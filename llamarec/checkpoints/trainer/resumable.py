@@ -285,7 +285,8 @@ class ResumableMixin(_Trainer):
 
         if self.is_fsdp_enabled:
             writes_itself = any(map(self._resumable.program.overrides, ("save_model", "_save")))
-            check_can_be_gathered(unwrapped(self._resumable.trainer), writes_itself=writes_itself)
+            trainer = self._resumable.trainer
+            check_can_be_gathered(trainer, unwrapped(trainer), writes_itself=writes_itself)
             # Afterwards each process has a part of its own.
             check_same_weights(self._resumable.trainer, "the weights before they are sharded")
 

@@ -83,6 +83,7 @@ def load_letter_model(
     *,
     bf16: bool,
     device: torch.device | None = None,
+    sharded: bool = False,
 ) -> Any:
     """A base model that scores letters, frozen, with fresh LoRA layers.
 
@@ -93,11 +94,12 @@ def load_letter_model(
         letter_ids: Token ids of the letters.
         bf16: Compute in bfloat16 and keep unquantised weights in it.
         device: Device of the model; None leaves it to the Trainer.
+        sharded: FSDP2 is going to shard it.
 
     Raises:
         ModelError: the model cannot be loaded, or has no layers with the names in `config`.
     """
-    model = _loaded(name, source, config, bf16=bf16, device=device)
+    model = _loaded(name, source, config, bf16=bf16, device=device, sharded=sharded)
     return _with_lora(as_letter_model(model, letter_ids), config)
 
 
@@ -131,11 +133,13 @@ def load_item_model(
     return adapted
 
 
-def _loaded(name: str, source: str, config: RankerConfig, *, bf16: bool, device: torch.device | None) -> Any:
+def _loaded(
+    name: str, source: str, config: RankerConfig, *, bf16: bool, device: torch.device | None, sharded: bool = False
+) -> Any:
     """The base model."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     four_bits = wants_nf4(name, config)
-    quantization = nf4(dtype) if four_bits else None
+    quantization = nf4(dtype, sharded=sharded) if four_bits else None
 
     # Weights in 4 bits cannot be moved later.
     how = load_options(source) | ({} if device is None else {"device_map": {"": device}})

@@ -16,13 +16,20 @@ from llamarec.requirements import supported_range
 _REPACKS_ON_CPU: Final = "support_avx512bf16_for_cpu"
 
 
-def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4 bits with double quantisation; products are computed in `dtype`."""
+def nf4(dtype: torch.dtype, *, sharded: bool = False) -> BitsAndBytesConfig:
+    """4 bits with double quantisation.
+
+    Args:
+        dtype: Products are computed in it.
+        sharded: FSDP2 shards the weights; accelerate leaves those out that are stored as whole numbers. The bits are
+            the same.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if sharded else torch.uint8,
     )
 
 

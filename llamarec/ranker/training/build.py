@@ -9,6 +9,7 @@ from typing import Final
 from rich.console import Console
 from transformers import set_seed
 
+from llamarec.checkpoints.trainer.guards.sharding import asks_for_shards
 from llamarec.command import flags_of
 from llamarec.data.config import DataConfig
 from llamarec.data.prepared import PreparedData
@@ -85,7 +86,7 @@ def build_ranker(
     parsed = planned(parsed, source, train, console, validation_prompts=len(validation), test_prompts=num_prompts)
     config = parsed.ranker
 
-    model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16)
+    model = load_letter_model(name, source, config, encoder.letter_ids, bf16=args.bf16, sharded=asks_for_shards(args))
     if initial is not None:
         initial.put_into(model)
         announce_start(initial.describe(source, config, template), console)

@@ -11,7 +11,7 @@ from rich.console import Console
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.storage.ownership import check_can_start
 from llamarec.checkpoints.trainer.distributed.channel import apply_timeout
-from llamarec.checkpoints.trainer.guards.sharding import check_sharding_flags
+from llamarec.checkpoints.trainer.guards.sharding import asks_for_shards, check_sharding_flags
 from llamarec.command import flags_of
 from llamarec.data.prepare import prepare
 from llamarec.data.prepared import PreparedData
@@ -103,7 +103,7 @@ def train_ranker(parsed: Parsed, console: Console) -> RankerResult:
 def _check_can_start(parsed: Parsed, data: PreparedData) -> None:
     """Refuses early what the Trainer would refuse after training the retriever and loading the base model."""
     check_sharding_flags(parsed.training)
-    if parsed.training.fsdp and parsed.ranker.readout == ITEMS:
+    if asks_for_shards(parsed.training) and parsed.ranker.readout == ITEMS:
         raise ConfigError(
             "--readout items has not been tried with FSDP2", expected="--readout letters", hint="leave --fsdp out"
         )

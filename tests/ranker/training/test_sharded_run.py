@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-def test_a_sharded_run_is_resumed_in_one_process(folder: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_sharded_run_is_resumed_in_one_process(folder: Path, quantization: str) -> None:
     """Each process has a hash seed of its own, unlike the forks of other tests."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    flags = argv_of(folder, "--fsdp", "--ddp_backend", "gloo")
+    flags = argv_of(folder, "--fsdp", "--ddp_backend", "gloo", "--quantization", quantization)
     done = subprocess.run(
         [*launch, str(ROOT / "train_ranker.py"), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from transformers import TrainingArguments
@@ -23,6 +24,11 @@ _VERSION: Final = "FSDP_VERSION"
 _OPTIMIZERS: Final = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
+def asks_for_shards(args: TrainingArguments) -> bool:
+    """Whether FSDP is asked for, by a flag or by `accelerate launch`."""
+    return bool(args.fsdp) or _launcher_asks()
+
+
 def check_sharding_flags(args: TrainingArguments) -> None:
     """Refuses FSDP where a library would ignore it, raise, or shard what cannot be gathered exactly.
 
@@ -32,7 +38,7 @@ def check_sharding_flags(args: TrainingArguments) -> None:
     Raises:
         ConfigError: says who asks for it, and what to type.
     """
-    if not (args.fsdp or _launcher_asks()):
+    if not asks_for_shards(args):
         return
 
     asked = "--fsdp" if args.fsdp else f"{_LAUNCHER} in the environment"
@@ -76,7 +82,7 @@ def shard_where_accelerate_does_not(trainer: LiveTrainer) -> None:
     """
     args, accelerator = trainer.args, trainer.accelerator
     state = accelerator.state
-    if not (args.fsdp or _launcher_asks()) or state.distributed_type != DistributedType.MULTI_CPU:
+    if not asks_for_shards(args) or state.distributed_type != DistributedType.MULTI_CPU:
         return
 
     plugin = FullyShardedDataParallelPlugin(**_plugin_arguments(args))
@@ -86,10 +92,11 @@ def shard_where_accelerate_does_not(trainer: LiveTrainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
-def check_can_be_gathered(model: nn.Module, *, writes_itself: bool) -> None:
-    """Refuses a sharded model whose files only the live model can write.
+def check_can_be_gathered(trainer: LiveTrainer, model: nn.Module, *, writes_itself: bool) -> None:
+    """Refuses a model that FSDP2 would not shard, or whose files only the live model can write.
 
     Args:
+        trainer: Before it prepares the model.
         model: Unwrapped.
         writes_itself: A subclass overrides `_save` or `save_model`.
 
@@ -97,11 +104,8 @@ def check_can_be_gathered(model: nn.Module, *, writes_itself: bool) -> None:
         ConfigError: says which.
     """
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ConfigError(
-            "a quantised model with FSDP2 has not been tried",
-            expected="a model in bf16 or fp32",
-            hint="leave out --quantization, or --fsdp (torchrun: DistributedDataParallel)",
-        )
+        policy = trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
+        _check_quantised(model, casts_to=None if policy is None else policy.param_dtype)
     if writes_itself or not can_be_copied(model):
         raise ConfigError(
             "FSDP2 cannot be used here: "
@@ -111,13 +115,33 @@ def check_can_be_gathered(model: nn.Module, *, writes_itself: bool) -> None:
         )
 
 
+def _check_quantised(model: nn.Module, *, casts_to: torch.dtype | None) -> None:
+    """Four bits are sharded where they are stored as numbers of the data type that FSDP2 casts to.
+
+    Accelerate leaves all others whole in every process, and a cast would change the bits.
+    """
+    frozen = [one for one in model.parameters() if not one.requires_grad and hasattr(one, "quant_state")]
+    stored = {one.dtype for one in frozen}
+    wanted = casts_to or torch.get_default_dtype()
+    if stored and all(one.is_floating_point for one in stored) and stored <= {casts_to or one for one in stored}:
+        return
+
+    found = ", ".join(sorted(map(str, stored))) or f"weights of {type(model.hf_quantizer).__name__}"
+    raise ConfigError(
+        "FSDP2 does not shard these quantised weights",
+        expected=f"bitsandbytes' 4 bits with bnb_4bit_quant_storage={wanted}",
+        found=found,
+        hint="load the model so, or leave out --fsdp (torchrun: DistributedDataParallel)",
+    )
+
+
 def _plugin_arguments(args: TrainingArguments) -> dict[str, Any]:
     """As transformers has read them; none where `accelerate launch` has set variables instead."""
     return vars(args).get("fsdp_plugin_args") or {}
 
 
 def _launcher_asks() -> bool:
-    return os.environ.get(_LAUNCHER, "false").lower() == "true"
+    return _is_on(os.environ.get(_LAUNCHER, "false"))
 
 
 def _is_on(value: object) -> bool:
