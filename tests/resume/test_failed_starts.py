@@ -83,6 +83,16 @@ def test_other_hyperparameters_and_a_restart_begin_to_count_anew(tmp_path: Path)
     assert len(failed_starts(RunFolder(tmp_path), 0)) == 1
 
 
+def test_a_command_that_repeats_its_change_is_refused_in_the_end(tmp_path: Path) -> None:
+    """The checkpoint has the old value until a save has the new one, so each start is a change again."""
+    _fails(tmp_path, 1)
+    _fails(tmp_path, 3, learning_rate=1e-5)
+    with pytest.raises(CheckpointError, match="3 starts in a row from checkpoint-4"):
+        _start(tmp_path, learning_rate=1e-5)
+    _fails(tmp_path, 1, learning_rate=2e-5)
+    _fails(tmp_path, 1)
+
+
 @pytest.mark.parametrize("content", ["{", '[{"step": -1}]', "[" * 200])
 def test_a_damaged_record_is_as_none(content: str, tmp_path: Path) -> None:
     _fails(tmp_path, 1 + 3)

@@ -8,8 +8,10 @@ a start that saves nothing is in none of them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from llamarec.checkpoints.storage import durable, json_shapes
@@ -31,33 +33,52 @@ class FailedStart:
         step: Of the checkpoint from which it started.
         started: ISO time, UTC.
         ended: Why it ended, in one line; empty where it could not say.
+        changes: Digest of the hyperparameters that were not as in the checkpoint; empty where all were.
     """
 
     step: Count
     started: str
     ended: str = ""
+    changes: str = ""
 
 
-def failed_starts(run: RunFolder, step: int) -> list[FailedStart]:
-    """Those from a step, oldest first; none where the record is missing or cannot be read."""
+def failed_starts(run: RunFolder, step: int, changes: str | None = None) -> list[FailedStart]:
+    """Those from a step, oldest first; none where the record is missing or cannot be read.
+
+    Args:
+        run: The run's folder.
+        step: From which they started.
+        changes: Only those with the same hyperparameters; None for all.
+    """
     try:
-        return [one for one in json_shapes.read(run.starts, list[FailedStart]) if one.step == step]
+        found = json_shapes.read(run.starts, list[FailedStart])
     except (OSError, ShapeError):
         return []
+    return [one for one in found if one.step == step and changes in (None, one.changes)]
 
 
-def check_starts(run: RunFolder, step: int, most: int) -> None:
+def digest_of(changes: Iterable[str]) -> str:
+    """What two starts with the same changes have in common; empty for none.
+
+    A command that is repeated asks for the same change again until a save has it, so a change alone is no new try.
+    """
+    text = "\n".join(sorted(changes))
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16] if text else ""
+
+
+def check_starts(run: RunFolder, step: int, most: int, changes: str = "") -> None:
     """Refuses one more start from a step.
 
     Args:
         run: The run's folder.
         step: From which training would continue.
         most: Failed starts in a row; 0 refuses none.
+        changes: Digest of its other hyperparameters.
 
     Raises:
         CheckpointError: there have been that many.
     """
-    found = failed_starts(run, step)
+    found = failed_starts(run, step, changes)
     if not most or len(found) < most:
         return
 
@@ -77,17 +98,18 @@ def check_starts(run: RunFolder, step: int, most: int) -> None:
     )
 
 
-def note_start(run: RunFolder, step: int, started: str, *, is_changed: bool) -> None:
-    """Records a start, until `forget_starts`.
+def note_start(run: RunFolder, step: int, started: str, *, is_first: bool, changes: str = "") -> None:
+    """Records a start, until `forget_starts`; those with other hyperparameters say nothing about it.
 
     Args:
         run: The run's folder.
         step: From which it starts.
         started: ISO time, UTC.
-        is_changed: It has other hyperparameters, so that those before it say nothing about it.
+        is_first: Nothing is resumed: whatever was before does not count.
+        changes: Digest of its other hyperparameters.
     """
-    before = [] if is_changed else failed_starts(run, step)
-    _write(run, [*before, FailedStart(step=step, started=started)])
+    before = [] if is_first else failed_starts(run, step, changes)
+    _write(run, [*before, FailedStart(step=step, started=started, changes=changes)])
 
 
 def note_end(run: RunFolder, step: int, why: str) -> None:
@@ -96,7 +118,7 @@ def note_end(run: RunFolder, step: int, why: str) -> None:
     if found:
         line = printable(without_credentials(why)).partition("\n")[0]
         text = line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
-        _write(run, [*found[:-1], FailedStart(step=step, started=found[-1].started, ended=text)])
+        _write(run, [*found[:-1], replace(found[-1], ended=text)])
 
 
 def forget_starts(run: RunFolder) -> None:

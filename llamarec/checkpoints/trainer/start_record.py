@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from llamarec.checkpoints.resume.decision import Resume
-from llamarec.checkpoints.storage.failed_starts import check_starts, forget_starts, note_end, note_start
+from llamarec.checkpoints.storage.failed_starts import check_starts, digest_of, forget_starts, note_end, note_start
 from llamarec.checkpoints.storage.layout import RunFolder
 from llamarec.checkpoints.trainer.distributed.agreement import in_first_process
 from llamarec.checkpoints.trainer.signals import EndNow, Interrupted
@@ -30,13 +30,13 @@ class StartRecord:
         self._step = 0
 
     def check(self, wanted: str | Path | bool | None, resume: Resume | None) -> None:
-        """Refuses this start if too many have failed. One with other hyperparameters, or from step 0, may begin.
+        """Refuses this start if too many like it have failed. One that resumes nothing may begin.
 
         Raises:
             CheckpointError: says what ended them.
         """
-        if wanted is not None and not _has_changes(resume):
-            look = partial(check_starts, self._folder, _step(resume), self._most)
+        if wanted is not None:
+            look = partial(check_starts, self._folder, _step(resume), self._most, _changes(resume))
             in_first_process(self._trainer.args, "the starts before this one", look)
 
     def begin(self, wanted: str | Path | bool | None, resume: Resume | None, started: str) -> None:
@@ -48,8 +48,8 @@ class StartRecord:
             started: ISO time, UTC.
         """
         self._step = _step(resume)
-        is_new = wanted is None or _has_changes(resume)
-        note = partial(note_start, self._folder, self._step, started, is_changed=is_new)
+        changes = _changes(resume)
+        note = partial(note_start, self._folder, self._step, started, is_first=wanted is None, changes=changes)
         in_first_process(self._trainer.args, "the record of this start", note)
 
     @contextlib.contextmanager
@@ -79,5 +79,6 @@ def _step(resume: Resume | None) -> int:
     return resume.step if resume is not None else 0
 
 
-def _has_changes(resume: Resume | None) -> bool:
-    return resume is not None and any(change.decision == "applied" for change in resume.plan.changes)
+def _changes(resume: Resume | None) -> str:
+    applied = [one for one in resume.plan.changes if one.decision == "applied"] if resume is not None else []
+    return digest_of(f"{one.name}: {one.new}" for one in applied)
