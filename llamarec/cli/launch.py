@@ -19,7 +19,7 @@ from typing import Final
 
 from llamarec.checkpoints.storage.outcomes import OUTCOMES, outcome_in
 from llamarec.cli.arguments import Subparsers, add_verb
-from llamarec.errors import ConfigError
+from llamarec.errors import EXIT_FAILED, ConfigError
 
 SUMMARY = "Run torchrun (or another launcher) so that its exit code and its signals are those of one process."
 
@@ -43,6 +43,8 @@ _PATIENCE: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _LOOK_SECONDS: Final = 0.1
+# On Windows a Ctrl-C is heard only between two waits.
+_WAIT_SECONDS: Final = 1.0 if os.name == "nt" else 60.0
 # torchrun's own variables.
 _SECONDS: Final = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _HANDLED: Final = "PET_SIGNALS_TO_HANDLE"
@@ -72,7 +74,8 @@ def execute(arguments: argparse.Namespace) -> int:
     words = [_found(given[0]), *given[1:]]
     with tempfile.TemporaryDirectory(prefix="llamarec-launch-") as folder:
         environment = {_SECONDS: str(arguments.grace), _HANDLED: _ALL, _OWN_STORE: "1", **os.environ, OUTCOMES: folder}
-        return outcome_in(Path(folder), Launched(words, environment, arguments.grace).wait())
+        launched = Launched(words, environment, arguments.grace, keeps=Path(folder))
+        return outcome_in(Path(folder), launched.wait())
 
 
 def _found(program: str) -> str:
@@ -93,15 +96,20 @@ class Launched:
         words: Its command line.
         environment: Its environment.
         grace: Seconds for its processes to save in.
+        keeps: A folder that looks as if it were just used, as long as it runs: systems empty /tmp of what is old.
     """
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], grace: int) -> None:
-        self._words, self._environment, self._grace = words, environment, grace
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str], grace: int, *, keeps: Path) -> None:
+        self._words, self._environment, self._grace, self._keeps = words, environment, grace, keeps
         self._process: subprocess.Popen[bytes] | None = None
         self._received: list[int] = []
+        self._is_passed_on = False
 
     def wait(self) -> int:
-        """Starts it, and waits for its end; returns its exit code, negative after a signal."""
+        """Starts it, and waits for its end; returns its exit code, negative after a signal.
+
+        A 1 after a signal that was passed on counts as the end by that signal: torchrun makes a 1 of it.
+        """
         with self._signals_passed_on():
             self._process = subprocess.Popen(
                 self._words,
@@ -112,10 +120,17 @@ class Launched:
             if self._received:
                 # While it was being started.
                 self._answer()
-            code = self._process.wait()
+            code = self._ended(self._process)
             if code < 0 and os.name != "nt":
                 self._wait_for_orphans()
-            return code
+            return -self._received[0] if self._is_passed_on and code == EXIT_FAILED else code
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_WAIT_SECONDS)
+            with contextlib.suppress(OSError):
+                os.utime(self._keeps)
 
     def _wait_for_orphans(self) -> None:
         """Processes whose launcher was killed notice it, and save. On Linux they are now children of this one."""
@@ -147,8 +162,9 @@ class Launched:
             return
         if len(self._received) >= _PATIENCE:
             _kill_all(process.pid)
-        elif len(self._received) == 1 and os.name != "nt":
+        elif not self._is_passed_on and os.name != "nt":
             # On Windows the console has told all of its processes.
+            self._is_passed_on = True
             name = signal.Signals(number).name
             process.send_signal(signal.SIGTERM if name == _AS_SIGTERM else number)
             with contextlib.suppress(OSError, ValueError, RuntimeError):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from llamarec.cli import launch
+from llamarec.cli.launch import Launched
 from llamarec.cli.main import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -23,6 +25,9 @@ from llamarec.cli.entry_point import run_main
 def work():
     codes, folder = sys.argv[1].split(","), Path(sys.argv[2])
     rank = int(os.environ.get("RANK", "0"))
+    if codes[rank] == "begins":
+        (folder / f"ready-{rank}").touch()
+        time.sleep(300)
     if codes[rank] != "wait":
         return int(codes[rank])
     received = []
@@ -83,6 +88,36 @@ def test_a_signal_comes_once_to_each_process_of_torchrun(name: str, tmp_path: Pa
     process.send_signal(getattr(signal, name))  # an impatient scheduler
     assert process.wait(120) == 75
     assert [(tmp_path / f"signals-{rank}").read_text(encoding="utf-8") for rank in (0, 1)] == ["1", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_before_training_ends_torchrun_as_one_process(name: str, tmp_path: Path) -> None:
+    """Its processes do not handle signals yet, and note nothing; torchrun makes a 1 of it."""
+    command = _command(tmp_path, "begins", *_torchrun(_free_port())[:1], "--standalone", "--nproc_per_node", "1")
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _wait_for(tmp_path, "ready-0")
+    process.send_signal(getattr(signal, name))
+    assert process.wait(120) == 128 + getattr(signal, name)
+
+
+def test_signals_that_come_while_it_starts_are_passed_on_once(tmp_path: Path) -> None:
+    launched = Launched([sys.executable, "-c", "import time; time.sleep(300)"], os.environ, 0, keeps=tmp_path)
+    launched._received = [signal.SIGTERM, signal.SIGTERM]
+    assert launched.wait() == -signal.SIGTERM
+
+
+def test_its_folder_stays_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_WAIT_SECONDS", 0.05)
+    os.utime(tmp_path, (0, 0))
+    waits = (
+        "import os, sys, time\n"
+        "for _ in range(600):\n"
+        "    if os.stat(sys.argv[1]).st_mtime: sys.exit(0)\n"
+        "    time.sleep(0.05)\n"
+        "sys.exit(1)"
+    )
+    assert Launched([sys.executable, "-c", waits, str(tmp_path)], os.environ, 0, keeps=tmp_path).wait() == 0
 
 
 def test_a_third_signal_ends_all(tmp_path: Path) -> None:

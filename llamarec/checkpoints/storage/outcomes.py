@@ -28,9 +28,11 @@ from llamarec.errors import (
 OUTCOMES: Final = "LLAMAREC_OUTCOMES"
 """Environment variable: the folder for the codes."""
 
-_RANKS: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+# The nearest launcher first: mpirun in a job of Slurm has the number of the job's one task in all of its processes.
+_RANKS: Final = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _RESTARTS: Final = "TORCHELASTIC_RESTART_COUNT"
-_NAME: Final = re.compile(r"(?P<attempt>\d+)-(?P<rank>\d+)")
+_NAME: Final = re.compile(r"(?P<attempt>[0-9]{1,9})-(?P<rank>[0-9]{1,9})")
+_CODE: Final = re.compile(r"-?[0-9]{1,9}")
 # What one process says first; the others often end because it did.
 _BY_WEIGHT: Final = (EXIT_FAILED, EXIT_USAGE, EXIT_KILLED, EXIT_SAVE_FAILED, EXIT_INTERRUPTED)
 _SIGNALS_FROM: Final = 128
@@ -74,7 +76,7 @@ def note_outcome(code: int) -> None:
 
 
 def outcome_in(folder: Path, launcher: int) -> int:
-    """The exit code of a job.
+    """The exit code of a job; its launcher's own where no process has noted one, or the folder is gone.
 
     Args:
         folder: Where its processes noted theirs.
@@ -95,9 +97,16 @@ def outcome_in(folder: Path, launcher: int) -> int:
 def _noted(folder: Path) -> list[tuple[int, int]]:
     """Attempts of the launcher, and codes."""
     found = []
-    for path in folder.iterdir():
-        name = _NAME.fullmatch(path.name)
-        text = read_bytes(path, _MAX_BYTES).decode(errors="replace") if name else ""
-        if name and text.lstrip("-").isdigit():
-            found.append((int(name["attempt"]), int(text)))
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            name, text = _NAME.fullmatch(path.name), _text_of(path)
+            if name and _CODE.fullmatch(text):
+                found.append((int(name["attempt"]), int(text)))
     return found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_bytes(path, _MAX_BYTES).decode(errors="replace")
+    except OSError:
+        return ""

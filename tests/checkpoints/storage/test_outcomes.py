@@ -56,3 +56,29 @@ def test_an_exception_notes_its_code(
     with pytest.raises(type(error)), outcomes.exception_noted():
         raise error
     assert outcomes.outcome_in(tmp_path, 1) == code
+
+
+@pytest.mark.parametrize("name", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"])
+def test_processes_in_one_task_of_slurm_note_a_code_each(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(outcomes.OUTCOMES, str(tmp_path))
+    for other in outcomes._RANKS:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    for rank, noted in enumerate((2, 75)):
+        monkeypatch.setenv(name, str(rank))
+        outcomes.note_outcome(noted)
+    assert outcomes.outcome_in(tmp_path, 1) == 2
+
+
+def test_what_is_no_note_leaves_the_launchers_code(tmp_path: Path) -> None:
+    assert outcomes.outcome_in(tmp_path / "emptied as old", 75) == 75
+    (tmp_path / "0-0").write_text("²", encoding="utf-8")
+    (tmp_path / "0-1").write_text("--1", encoding="utf-8")
+    (tmp_path / "0-2").mkdir()
+    (tmp_path / "0-3").write_text("9" * 99, encoding="utf-8")
+    (tmp_path / "²-4").write_text("2", encoding="utf-8")
+    assert outcomes.outcome_in(tmp_path, 75) == 75
+    (tmp_path / "0-5").write_text("74", encoding="utf-8")
+    assert outcomes.outcome_in(tmp_path, 75) == 74
