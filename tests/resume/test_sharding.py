@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import TrainingArguments
 
 from llamarec.checkpoints.resume.safe_load import load_pickled
 from llamarec.checkpoints.storage.verification import verify
+from llamarec.checkpoints.trainer.guards.sharding import check_sharding_flags
 from llamarec.errors import ConfigError
 from llamarec.ranker.options.resume_defaults import kept_values
 from tests.resume.processes import run_in_processes
@@ -171,6 +173,34 @@ def test_the_launcher_is_refused_in_one_process(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="ACCELERATE_USE_FSDP"):
         quiet_trainer(tmp_path)
+
+
+@pytest.mark.parametrize("flag", [True, None])
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "renames weights"),
+        ("FSDP_OFFLOAD_PARAMS", "yes", "cpu_offload keeps shards"),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "1", "cpu_ram_efficient_loading leaves processes without a model"),
+        ("FSDP_VERSION", "1", "FSDP1 is not supported"),
+        ("FSDP_VERSION", "two", "FSDP1 is not supported"),
+    ],
+)
+def test_what_accelerates_variables_ask_for_is_refused_as_the_flag_is(
+    name: str, value: str, found: str, flag: bool | None, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate reads them behind --fsdp too, but not those that transformers sets with the flag."""
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda args: 2))
+    args = TrainingArguments("unused", fsdp=flag, use_cpu=True, report_to="none")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    check_sharding_flags(args)
+    monkeypatch.setenv(name, value)
+    if flag and name in ("FSDP_VERSION", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        check_sharding_flags(args)
+        return
+    with pytest.raises(ConfigError, match=found):
+        check_sharding_flags(args)
 
 
 def test_a_resume_does_not_keep_the_flag() -> None:

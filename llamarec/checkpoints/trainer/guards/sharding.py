@@ -20,6 +20,13 @@ from llamarec.errors import ConfigError, check_all
 
 _LAUNCHER: Final = "ACCELERATE_USE_FSDP"
 _VERSION: Final = "FSDP_VERSION"
+# What accelerate reads where --fsdp says nothing; `accelerate launch` sets them, the last one to true by default.
+_VARIABLES: Final = {
+    "activation_checkpointing": "FSDP_ACTIVATION_CHECKPOINTING",
+    "cpu_offload": "FSDP_OFFLOAD_PARAMS",
+    "cpu_ram_efficient_loading": "FSDP_CPU_RAM_EFFICIENT_LOADING",
+}
+_ON: Final = ("true", "1", "yes", "y", "t", "on")
 # Their moments have the shape of the weight, and each entry is computed from that entry alone.
 _OPTIMIZERS: Final = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
@@ -54,19 +61,25 @@ def check_sharding_flags(args: TrainingArguments) -> None:
 
     config: Mapping[str, object] = args.fsdp_config if isinstance(args.fsdp_config, dict) else {}
     plugin = _plugin_arguments(args)
-    version = plugin.get("fsdp_version", 2) if args.fsdp else int(os.environ.get(_VERSION, "1"))
+    version = str(plugin.get("fsdp_version", 2)) if args.fsdp else os.environ.get(_VERSION, "1").strip()
     optim = str(getattr(args.optim, "value", args.optim))
     rules = [
-        (version == 2, "FSDP1 is not supported: FSDP2 (--fsdp_config '{\"version\": 2}', or FSDP_VERSION=2)"),
+        (version == "2", "FSDP1 is not supported: FSDP2 (--fsdp_config '{\"version\": 2}', or FSDP_VERSION=2)"),
         (not _is_on(config.get("xla")), "XLA's FSDP is not supported: FSDP2 without the entry xla"),
         (
-            not _is_on(plugin.get("activation_checkpointing")),
-            "FSDP's own activation checkpointing renames weights: leave the entry out, --gradient_checkpointing true",
+            not _has(plugin, "activation_checkpointing"),
+            "FSDP's own activation checkpointing renames weights: leave the entry out, "
+            "--gradient_checkpointing true (accelerate launch: --fsdp_activation_checkpointing false)",
         ),
-        (not _is_on(plugin.get("cpu_offload")), "cpu_offload keeps shards that cannot be gathered: leave it out"),
         (
-            not _is_on(plugin.get("cpu_ram_efficient_loading")),
-            "cpu_ram_efficient_loading leaves processes without a model to compare: leave it out",
+            not _has(plugin, "cpu_offload"),
+            "cpu_offload keeps shards that cannot be gathered: leave it out "
+            "(accelerate launch: --fsdp_offload_params false)",
+        ),
+        (
+            not _has(plugin, "cpu_ram_efficient_loading"),
+            "cpu_ram_efficient_loading leaves processes without a model to compare: leave it out "
+            "(accelerate launch: --fsdp_cpu_ram_efficient_loading false)",
         ),
         (optim in _OPTIMIZERS, f"--optim {optim} is not exact on shards: one of {', '.join(_OPTIMIZERS)}"),
         (not args.torch_compile, "--torch_compile has not been tested with FSDP2: leave it out"),
@@ -140,9 +153,15 @@ def _plugin_arguments(args: TrainingArguments) -> dict[str, Any]:
     return vars(args).get("fsdp_plugin_args") or {}
 
 
+def _has(plugin: Mapping[str, object], name: str) -> bool:
+    """Whether accelerate will do it: asked for by the flag, or by its own variable where the flag says nothing."""
+    given = plugin.get(name)
+    return _is_on(os.environ.get(_VARIABLES[name], "false") if given is None else given)
+
+
 def _launcher_asks() -> bool:
     return _is_on(os.environ.get(_LAUNCHER, "false"))
 
 
 def _is_on(value: object) -> bool:
-    return str(value).lower() in ("true", "1")
+    return str(value).strip().lower() in _ON
