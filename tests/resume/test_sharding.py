@@ -175,7 +175,7 @@ def test_the_launcher_is_refused_in_one_process(
         quiet_trainer(tmp_path)
 
 
-@pytest.mark.parametrize("flag", [True, None])
+@pytest.mark.parametrize("flag", ["full_shard", None])
 @pytest.mark.parametrize(
     ("name", "value", "found"),
     [
@@ -187,7 +187,7 @@ def test_the_launcher_is_refused_in_one_process(
     ],
 )
 def test_what_accelerates_variables_ask_for_is_refused_as_the_flag_is(
-    name: str, value: str, found: str, flag: bool | None, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, found: str, flag: str | None, clean_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerate reads them behind --fsdp too, but not those that transformers sets with the flag."""
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda args: 2))
