@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from llamarec.errors import check_all
@@ -87,7 +88,7 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         rules = [
             (self.max_failed_starts >= 0, f"--max_failed_starts {self.max_failed_starts}: 0 (no limit) or more"),
-            (self.save_seconds >= 0, f"--save_seconds {self.save_seconds}: 0 (never) or more"),
+            (0 <= self.save_seconds < math.inf, f"--save_seconds {self.save_seconds}: 0 (never) or more"),
             (
                 not self.mirror or self.mirror.rstrip("/") != self.backup_to.rstrip("/"),
                 "--mirror and --backup_to have the same address: --mirror alone copies every checkpoint",

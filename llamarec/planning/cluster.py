@@ -184,8 +184,10 @@ def cluster_plan(plan: Plan, cluster: Cluster, saves: Saves, cost: SaveCost, *, 
         steps: Of the run on all machines together.
 
     Raises:
-        ConfigError: the speed of a step is unknown.
+        ConfigError: there is no step, or the speed of one is unknown.
     """
+    if steps < 1:
+        raise ConfigError("no step is to be trained", hint="--num_train_epochs or --max_steps with a larger number")
     computing = cluster.step_seconds or plan.seconds_per_step()
     if computing is None:
         raise ConfigError("the time of a step is unknown", hint="give it, as measured: --step_seconds SECONDS")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,6 +9,12 @@ from llamarec.errors import check_all
 
 _BITS: Final = 8
 _GIGA: Final = 1e9
+# Within these, no product or quotient of the plan is infinite or rounds to zero.
+_LEAST: Final = 1e-9
+_MOST: Final = 1e9
+_MOST_MACHINES: Final = 10**6
+_MAY_BE_ZERO: Final = ("mtbf", "restart_seconds", "step_seconds")
+_ABOVE_ZERO: Final = ("network_gbits", "link_gbits", "mirror_mbytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +43,15 @@ class Cluster:
         check_all(
             "this cluster cannot be planned for",
             [
-                (self.gpus >= 1, f"--gpus {self.gpus}: at least 1"),
-                (self.nodes >= 1, f"--nodes {self.nodes}: at least 1"),
+                (1 <= self.gpus <= _MOST_MACHINES, f"--gpus {self.gpus}: 1 to {_MOST_MACHINES:,}"),
+                (1 <= self.nodes <= _MOST_MACHINES, f"--nodes {self.nodes}: 1 to {_MOST_MACHINES:,}"),
                 *(
-                    (0 <= getattr(self, name) < math.inf, f"--{name} {getattr(self, name)}: 0 or more")
-                    for name in ("mtbf", "restart_seconds", "step_seconds")
+                    (not value or _LEAST <= value <= _MOST, f"--{name} {value}: 0, or {_LEAST:g} to {_MOST:g}")
+                    for name, value in ((name, getattr(self, name)) for name in _MAY_BE_ZERO)
                 ),
                 *(
-                    (0 < getattr(self, name) < math.inf, f"--{name} {getattr(self, name)}: more than 0")
-                    for name in ("network_gbits", "link_gbits", "mirror_mbytes")
+                    (_LEAST <= value <= _MOST, f"--{name} {value}: {_LEAST:g} to {_MOST:g}")
+                    for name, value in ((name, getattr(self, name)) for name in _ABOVE_ZERO)
                 ),
             ],
         )

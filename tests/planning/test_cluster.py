@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llamarec.checkpoints.config import CheckpointConfig
 from llamarec.cli.main import main
 from llamarec.errors import ConfigError
 from llamarec.planning.choice import Wishes, choose_run
@@ -95,6 +98,26 @@ def test_a_run_that_cannot_end_is_said_and_json_has_no_infinity() -> None:
     assert expected["without"] == {"interval": pytest.approx(1e9 * plan.step), "seconds": None, "lost_share": 1}
 
 
+@pytest.mark.parametrize("name", ["mtbf", "restart_seconds", "step_seconds", "network_gbits", "mirror_mbytes"])
+@pytest.mark.parametrize("value", [1e-9, 1e9])
+@pytest.mark.parametrize("machines", [1, 10**6])
+def test_every_value_that_is_taken_gives_a_plan(name: str, value: float, machines: int) -> None:
+    changed: dict[str, Any] = {name: value}
+    plan = _cluster_plan(replace(CLUSTER, gpus=machines, nodes=machines, **changed))
+    assert not [line for line in plan.lines() if "nan" in line]
+    json.dumps(plan.as_dict(), allow_nan=False)
+
+
+def test_a_training_without_a_step_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--num_train_epochs"):
+        cluster_plan(_plan(), CLUSTER, SAVES, SaveCost(0.1, 0.1), steps=0)
+
+
+def test_an_endless_pause_between_saves_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--save_seconds inf: 0"):
+        CheckpointConfig(save_seconds=math.inf)
+
+
 def test_an_unknown_speed_is_asked_for() -> None:
     with pytest.raises(ConfigError, match="--step_seconds"):
         cluster_plan(_plan(), replace(CLUSTER, step_seconds=0), SAVES, SaveCost(0.1, 0.1), steps=10)
@@ -109,10 +132,13 @@ def test_a_measured_save_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--gpus", "0"], "--gpus 0: at least 1"),
-        (["--nodes=-1"], "--nodes -1: at least 1"),
-        (["--mtbf", "nan"], "--mtbf nan: 0 or more"),
-        (["--network-gbits", "0"], "--network_gbits 0.0: more than 0"),
+        (["--gpus", "0"], "--gpus 0: 1 to 1,000,000"),
+        (["--nodes=-1"], "--nodes -1: 1 to 1,000,000"),
+        (["--mtbf", "nan"], "--mtbf nan: 0, or 1e-09 to 1e+09"),
+        (["--mtbf", "1e308"], "--mtbf 1e+308: 0, or 1e-09 to 1e+09"),
+        (["--mtbf", "1e-323"], "--mtbf 1e-323: 0, or 1e-09 to 1e+09"),
+        (["--gpus", "1" + "0" * 400], "1 to 1,000,000"),
+        (["--network-gbits", "0"], "--network_gbits 0.0: 1e-09 to 1e+09"),
         (["--gpus", "many"], "invalid int value: 'many'"),
         (["--mtbf"], "expected one argument"),
     ],
