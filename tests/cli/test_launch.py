@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llamarec.cli import launch
-from llamarec.cli.launch import Launched
+from llamarec.cli import launch, launched
+from llamarec.cli.launched import Launched, Signals
 from llamarec.cli.main import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -102,13 +103,14 @@ def test_a_signal_before_training_ends_torchrun_as_one_process(name: str, tmp_pa
 
 
 def test_signals_that_come_while_it_starts_are_passed_on_once(tmp_path: Path) -> None:
-    launched = Launched([sys.executable, "-c", "import time; time.sleep(300)"], os.environ, 0, keeps=tmp_path)
-    launched._received = [signal.SIGTERM, signal.SIGTERM]
-    assert launched.wait() == -signal.SIGTERM
+    signals = Signals()
+    signals.received = [signal.SIGTERM, signal.SIGTERM]
+    waits = [sys.executable, "-c", "import time; time.sleep(300)"]
+    assert Launched(waits, os.environ, 0, signals, keeps=tmp_path).wait() == -signal.SIGTERM
 
 
 def test_its_folder_stays_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(launched, "_WAIT_SECONDS", 0.05)
     os.utime(tmp_path, (0, 0))
     waits = (
         "import os, sys, time\n"
@@ -117,7 +119,8 @@ def test_its_folder_stays_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "    time.sleep(0.05)\n"
         "sys.exit(1)"
     )
-    assert Launched([sys.executable, "-c", waits, str(tmp_path)], os.environ, 0, keeps=tmp_path).wait() == 0
+    words = [sys.executable, "-c", waits, str(tmp_path)]
+    assert Launched(words, os.environ, 0, Signals(), keeps=tmp_path).wait() == 0
 
 
 def test_a_third_signal_ends_all(tmp_path: Path) -> None:
@@ -148,3 +151,55 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no-such-launcher: no such command" in capsys.readouterr().err
     assert main(["launch", "--grace", "-1", "true"]) == 2
     assert "--grace -1" in capsys.readouterr().err
+
+
+# ---- --until_done ----
+
+
+_TURNS = """
+import os, signal, sys, time
+from pathlib import Path
+
+codes, folder = sys.argv[1].split(","), Path(sys.argv[2])
+turn = len(list(folder.glob("turn-*")))
+(folder / f"turn-{turn}").touch()
+if codes[turn] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if codes[turn] == "wait":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (folder / "ready").touch()
+    time.sleep(300)
+sys.exit(int(codes[turn]))
+"""
+
+
+def _turns(folder: Path, codes: str) -> list[str]:
+    script = folder / "turns.py"
+    script.write_text(_TURNS, encoding="utf-8")
+    launch = [sys.executable, "-m", "llamarec.cli.main", "launch", "--until_done", "--"]
+    return [*launch, sys.executable, str(script), codes, str(folder)]
+
+
+@pytest.mark.parametrize(("codes", "code", "num_turns"), [("75,killed,75,0", 0, 4), ("75,2,0", 2, 2), ("74,0", 74, 1)])
+def test_it_is_started_again_until_it_has_finished_or_needs_somebody(
+    codes: str, code: int, num_turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr(launch, "_PAUSE_SECONDS", 0.1)
+    command = _turns(tmp_path, codes)
+    assert main(command[command.index("launch") :]) == code
+    assert len(list(tmp_path.glob("turn-*"))) == num_turns
+    assert ("ended with 75: again in" in capfd.readouterr().err) == (num_turns > 1)
+
+
+@pytest.mark.parametrize("codes", ["75,wait,0", "75,0"])
+def test_a_signal_ends_the_turns_too(codes: str, tmp_path: Path) -> None:
+    """While the second one runs, or in the pause before it."""
+    with subprocess.Popen(_turns(tmp_path, codes), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "again in" in line)
+        if "wait" in codes:
+            _wait_for(tmp_path, "ready")
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(120) == 75
+    assert len(list(tmp_path.glob("turn-*"))) == (2 if "wait" in codes else 1)
