@@ -127,7 +127,7 @@ def _measure(num_items: int, softmax: str, options: argparse.Namespace) -> dict[
 
 def _is_sorted(order: ExpertSum, queries: Queries, items_QK: np.ndarray[Any, Any]) -> bool:
     """Whether the first lists have the scores of a sort of the whole catalogue (ties may be in another order)."""
-    for row in range(_CHECKED):
+    for row in range(min(_CHECKED, len(items_QK))):
         scores_N = order.scores(queries.part(row, row + 1))[0]
         if not np.allclose(np.sort(scores_N)[: -TOP_K - 1 : -1], scores_N[items_QK[row]], atol=1e-4):
             return False

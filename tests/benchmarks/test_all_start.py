@@ -38,6 +38,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "benchmarks.read_back_cost": ("--repeats", "1", "--num_layers", "1", "--json", "{out}"),
     "benchmarks.recommend": ("{run}", "{items}", "--users", "20", "--json", "{out}"),
     "benchmarks.retriever.epoch": (*ON_DATA, "--plain_steps", "1", "--json", "{out}"),
+    "benchmarks.retriever.many_items": ("--items", "300", "--softmax", "sampled", "--steps", "1", "--users", "8"),
     "benchmarks.retriever.prepare_yelp": ("--reviews", "2000", "--folder", "{folder}", "--output", "{out}"),
     "benchmarks.retriever.quality": (
         *(*ON_DATA, "--datasets", "beauty", "--seeds", "1", "--experiment_root", "{folder}", "--output", "{out}"),

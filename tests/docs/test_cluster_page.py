@@ -26,7 +26,7 @@ def test_the_plan_on_the_page_is_computed(project: Project, folder: Path) -> Non
     with small_defaults():
         ran = run(line, project.copy("ready", folder))
     assert ran.code == 0, ran.said
-    assert "every 200" in ran.said, ran.said
+    assert "(200 h for a machine)" in ran.said, ran.said
 
 
 def test_the_start_on_the_page_is_that_of_the_recipe() -> None:

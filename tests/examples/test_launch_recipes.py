@@ -238,13 +238,17 @@ def test_one_node_goes_on_after_one_of_its_processes_was_killed(folder: Path) ->
     assert _finished(folder)
 
 
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 @_NO_BASH
 @pytest.mark.slow
 def test_a_node_that_disappears_is_replaced(folder: Path) -> None:
     """Two on one machine. The other one ends with 75, starts again, and waits for the new one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = _free_port()
     script = ["bash", str(RECIPES / "several_nodes.sh"), *_flags(folder)]
     shared = {"FIRST": "127.0.0.1", "NODES": "2", "PROCESSES": "1", "PORT": port}
     with _nodes() as start:
@@ -309,15 +313,16 @@ def test_the_options_of_the_batch_script_are_those_of_sbatch() -> None:
 
 @_NO_BASH
 @pytest.mark.slow
-def test_accelerate_shards_as_its_configuration_says(folder: Path) -> None:
+def test_accelerate_trains_as_its_configuration_says(folder: Path) -> None:
     launch = [sys.executable, "-m", "llamarec.cli.main", "launch", "--", "accelerate", "launch", "--config_file"]
-    cpu = ["--use_cpu", "--num_processes", "2", "--main_process_port", "0"]
-    script = [*launch, str(RECIPES / "accelerate_fsdp2.yaml"), *cpu, str(ROOT / "train_ranker.py"), *_flags(folder)]
+    port = _free_port()
+    two = ["--num_processes", "2", "--main_process_port", port]
+    script = [*launch, str(RECIPES / "accelerate_fsdp2.yaml"), *two, str(ROOT / "train_ranker.py"), *_flags(folder)]
     with _nodes() as start:
         node = start(folder, "node", script)
         assert node.wait() == 0, node.said[-3000:]
-    manifest = (checkpoints_of(folder) / "checkpoint-24" / "manifest.json").read_text(encoding="utf-8")
-    assert '"world_size": 2' in manifest
+    # Each process has random states of its own.
+    assert (checkpoints_of(folder) / "checkpoint-24" / "rng_state_1.pth").is_file()
     assert _finished(folder)
 
 

@@ -39,7 +39,7 @@ def test_writes_of_every_language_are_seen_and_can_be_spoiled(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "every"),
-    [("export-kill export-full recommend-torn backup-error restore-kill", "30"), ("items-resume-kill", "60")],
+    [("export-kill export-full recommend-torn backup-error restore-kill", "60"), ("items-resume-kill", "150")],
     ids=["commands", "items"],
 )
 def test_a_few_points_below_python_are_survived(kinds: str, every: str, programs: Programs) -> None:
