@@ -14,7 +14,7 @@ from typing import Final
 from llamarec.checkpoints.storage.outcomes import OUTCOMES, outcome_in
 from llamarec.cli.arguments import Subparsers, add_verb
 from llamarec.cli.launched import Launched, Signals
-from llamarec.errors import EXIT_INTERRUPTED, ConfigError
+from llamarec.errors import EXIT_INTERRUPTED, EXIT_KILLED, ConfigError
 
 SUMMARY = "Run torchrun (or another launcher) so that its exit code and its signals are those of one process."
 
@@ -77,7 +77,8 @@ def _until_done(words: Sequence[str], arguments: argparse.Namespace, signals: Si
     """What fails again and again is refused by the training itself (--max_failed_starts), and ends this."""
     while True:
         code = _once(words, arguments, signals)
-        if signals.received or not (code == EXIT_INTERRUPTED or code > _SIGNALS_FROM):
+        was_killed = code > _SIGNALS_FROM and code != EXIT_KILLED
+        if signals.received or not (code == EXIT_INTERRUPTED or was_killed):
             return code
 
         sys.stderr.write(f"\n{Path(words[0]).name} ended with {code}: again in {_PAUSE_SECONDS} s\n")

@@ -180,7 +180,9 @@ def _turns(folder: Path, codes: str) -> list[str]:
     return [*launch, sys.executable, str(script), codes, str(folder)]
 
 
-@pytest.mark.parametrize(("codes", "code", "num_turns"), [("75,killed,75,0", 0, 4), ("75,2,0", 2, 2), ("74,0", 74, 1)])
+@pytest.mark.parametrize(
+    ("codes", "code", "num_turns"), [("75,killed,75,0", 0, 4), ("75,2,0", 2, 2), ("74,0", 74, 1), ("130,0", 130, 1)]
+)
 def test_it_is_started_again_until_it_has_finished_or_needs_somebody(
     codes: str, code: int, num_turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
