@@ -188,8 +188,8 @@ def _nodes() -> Iterator[Callable[..., Node]]:
     """Makes nodes; none outlives the test."""
     made: list[Node] = []
 
-    def make(*args: Any, **variables: str) -> Node:
-        made.append(Node(*args, **variables))
+    def make(folder: Path, name: str, words: Sequence[str], **variables: str) -> Node:
+        made.append(Node(folder, name, words, **variables))
         return made[-1]
 
     try:
