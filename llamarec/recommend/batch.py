@@ -2,6 +2,9 @@
 
 Until all are answered, answers are appended as JSON lines to OUTPUT.partial. OUTPUT.partial.json beside it identifies
 what they were made from, and holds size and hash of the lines so far. Then one rename publishes OUTPUT.
+
+The requests are cut into blocks here, and blocks are written in their order, whoever computes them
+(`llamarec.recommend.engines`).
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from llamarec.checkpoints.storage.json_shapes import ShapeError
 from llamarec.checkpoints.storage.os_errors import naming
 from llamarec.data.lines import POLARS_ERRORS
 from llamarec.data.parquet import write_parquet
-from llamarec.errors import ConfigError, LlamarecError, LockedError
+from llamarec.errors import ConfigError, LockedError
 from llamarec.files import read_json, replacing, write_json
-from llamarec.recommend.recommender import Recommender
+from llamarec.recommend.engines import Engine
 from llamarec.recommend.requests import Request
 
 ENDINGS: Final = (".jsonl", ".parquet")
@@ -78,7 +81,7 @@ class BatchJob:
     """The work from a file of requests to a file of recommendations.
 
     Args:
-        recommender: A trained run.
+        engine: Computes the answers. Another one continues what this one began, and ends with the same bytes.
         requests: In the order of the output.
         output: .jsonl (a line per request) or .parquet (a row per recommendation).
         k: Items per request.
@@ -87,9 +90,9 @@ class BatchJob:
         ConfigError: `output` has another ending.
     """
 
-    def __init__(self, recommender: Recommender, requests: Sequence[Request], output: Path, *, k: int) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[Request], output: Path, *, k: int) -> None:
         check_output(output)
-        self._recommender, self._requests, self._output, self._k = recommender, requests, output, k
+        self._engine, self._requests, self._output, self._k = engine, requests, output, k
         self._partial = output.with_name(output.name + ".partial")
         self._made_of = output.with_name(output.name + ".partial.json")
         self._made_from: dict[str, object] = {}
@@ -138,9 +141,10 @@ class BatchJob:
         marks = [_Mark(num_bytes, digest.hexdigest())]
         progress(before)
 
+        starts = range(before, len(self._requests), _AT_ONCE)
+        blocks = [self._requests[start : start + _AT_ONCE] for start in starts]
         with self._partial.open("ab") as file:
-            for start in range(before, len(self._requests), _AT_ONCE):
-                lines = self._answer_lines(self._requests[start : start + _AT_ONCE])
+            for start, lines in zip(starts, self._engine.answered(blocks, self._k), strict=True):
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -217,7 +221,7 @@ class BatchJob:
 
     def _identity(self) -> dict[str, object]:
         digest = hashlib.sha256(json.dumps([[one.id, one.user, one.history] for one in self._requests]).encode())
-        return {"k": self._k, "model": self._recommender.fingerprint, "requests": digest.hexdigest()}
+        return {"k": self._k, "model": self._engine.fingerprint, "requests": digest.hexdigest()}
 
     def _whole_lines(self) -> bytes:
         """The answers of an earlier call, after cutting off the lines of an unfinished group.
@@ -257,32 +261,6 @@ class BatchJob:
             found=f"{len(content):,} bytes, other than those whose SHA-256 is in {self._made_of.name}",
             hint="add --restart to answer all again",
         )
-
-    def _answer_lines(self, requests: Sequence[Request]) -> bytes:
-        answers = zip(requests, self._answers(requests), strict=True)
-        # ensure_ascii=True, so that no line contains a line separator of Unicode.
-        return b"".join(json.dumps({"id": request.id, **found}).encode() + b"\n" for request, found in answers)
-
-    def _answers(self, requests: Sequence[Request]) -> list[dict[str, object]]:
-        histories = [self._history(request) for request in requests]
-        known = [history for history in histories if isinstance(history, list)]
-        lists = iter(self._recommender.recommend_many(known, self._k))
-
-        return [
-            {"error": history}
-            if isinstance(history, str)
-            else {"recommendations": [one.as_dict() for one in next(lists)]}
-            for history in histories
-        ]
-
-    def _history(self, request: Request) -> list[int] | str:
-        """Item ids, or the reason why there are none."""
-        try:
-            if request.user is not None:
-                return self._recommender.items_of(request.user, propose=False)
-            return self._recommender.catalogue.items(request.history, propose=False)
-        except LlamarecError as error:
-            return error.problem
 
     def _lines(self) -> Iterator[_Line]:
         with self._partial.open(encoding="utf-8") as file:

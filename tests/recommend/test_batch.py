@@ -12,6 +12,7 @@ import pytest
 from llamarec.errors import ConfigError, DataError, LockedError
 from llamarec.recommend import batch
 from llamarec.recommend.batch import BatchJob, Done
+from llamarec.recommend.engines import LocalEngine
 from llamarec.recommend.recommender import Recommender
 from llamarec.recommend.requests import Request, read_requests
 
@@ -30,7 +31,7 @@ def _lines(path: Path) -> list[dict[str, object]]:
 def test_json_lines_and_parquet_hold_the_same(recommender: Recommender, tmp_path: Path) -> None:
     requests = [*USERS[:5], Request("nobody", user="nobody"), Request("mine", history=("i3", "FILM <4> & more"))]
     told: list[int] = []
-    done = BatchJob(recommender, requests, tmp_path / "new" / "a.jsonl", k=3).run(progress=told.append)
+    done = BatchJob(LocalEngine(recommender), requests, tmp_path / "new" / "a.jsonl", k=3).run(progress=told.append)
     assert done == Done(num_requests=7, num_before=0, num_failed=1)
     assert told == [0, 4, 7]
     lines = _lines(tmp_path / "new" / "a.jsonl")
@@ -40,7 +41,7 @@ def test_json_lines_and_parquet_hold_the_same(recommender: Recommender, tmp_path
     assert of_first == [one.item for one in recommender.recommend(user="u0", k=3)]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.jsonl"]
 
-    BatchJob(recommender, requests, tmp_path / "a.parquet", k=3).run()
+    BatchJob(LocalEngine(recommender), requests, tmp_path / "a.parquet", k=3).run()
     rows = pl.read_parquet(tmp_path / "a.parquet")
     assert rows.height == 6 * 3 + 1
     assert rows.filter(pl.col("id") == "mine")["item"].to_list() == [
@@ -58,7 +59,7 @@ class _Killed(BaseException):
 def test_killed_after_any_part_it_goes_on_to_the_same_file(
     recommender: Recommender, tmp_path: Path, name: str, cut: int
 ) -> None:
-    BatchJob(recommender, USERS, tmp_path / "whole" / name, k=3).run()
+    BatchJob(LocalEngine(recommender), USERS, tmp_path / "whole" / name, k=3).run()
     for killed_at in (0, 8, 20):
         output = tmp_path / f"{killed_at}" / name
 
@@ -67,13 +68,13 @@ def test_killed_after_any_part_it_goes_on_to_the_same_file(
                 raise _Killed
 
         with pytest.raises(_Killed):
-            BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+            BatchJob(LocalEngine(recommender), USERS, output, k=3).run(progress=kill)
         assert not output.exists()
         partial = output.with_name(output.name + ".partial")
         content = partial.read_bytes()
         # A kill of the machine may leave half of the last line.
         partial.write_bytes(content[: len(content) - cut] if content else content)
-        done = BatchJob(recommender, USERS, output, k=3).run()
+        done = BatchJob(LocalEngine(recommender), USERS, output, k=3).run()
         assert done.num_before == max(0, killed_at - (4 if cut else 0)), "parts are answered whole"
         assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
         assert [path.name for path in output.parent.iterdir()] == [name]
@@ -82,25 +83,25 @@ def test_killed_after_any_part_it_goes_on_to_the_same_file(
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_killed_when_it_only_had_to_tidy_up(recommender: Recommender, tmp_path: Path, name: str) -> None:
     requests = [*USERS[:3], Request("nobody", user="nobody")]
-    job = BatchJob(recommender, requests, tmp_path / name, k=3)
+    job = BatchJob(LocalEngine(recommender), requests, tmp_path / name, k=3)
     job.run()
     content = (tmp_path / name).read_bytes()
     (tmp_path / f"{name}.partial.json").write_text(json.dumps(job._identity()), encoding="utf-8")
-    assert BatchJob(recommender, requests, tmp_path / name, k=3).run() == Done(4, 4, 1)
+    assert BatchJob(LocalEngine(recommender), requests, tmp_path / name, k=3).run() == Done(4, 4, 1)
     assert (tmp_path / name).read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_published_file_that_has_changed_is_refused(recommender: Recommender, tmp_path: Path, name: str) -> None:
-    job = BatchJob(recommender, USERS[:3], tmp_path / name, k=3)
+    job = BatchJob(LocalEngine(recommender), USERS[:3], tmp_path / name, k=3)
     job.run()
     (tmp_path / name).write_bytes(b'{"id": "u0", \n')
     (tmp_path / f"{name}.partial.json").write_text(json.dumps(job._identity()), encoding="utf-8")
 
     with pytest.raises(ConfigError, match=f"(?s)--output .*{name}: the file has changed.*add --restart"):
-        BatchJob(recommender, USERS[:3], tmp_path / name, k=3).run()
-    assert BatchJob(recommender, USERS[:3], tmp_path / name, k=3).run(restart=True).num_before == 0
+        BatchJob(LocalEngine(recommender), USERS[:3], tmp_path / name, k=3).run()
+    assert BatchJob(LocalEngine(recommender), USERS[:3], tmp_path / name, k=3).run(restart=True).num_before == 0
 
 
 def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommender: Recommender, tmp_path: Path) -> None:
@@ -111,18 +112,18 @@ def test_other_options_do_not_mix_and_a_finished_file_is_not_replaced(recommende
             raise _Killed
 
     with pytest.raises(_Killed):
-        BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+        BatchJob(LocalEngine(recommender), USERS, output, k=3).run(progress=kill)
     with pytest.raises(ConfigError, match=r"(?s)was not finished.*different: k 3 -> 4, requests.*--restart"):
-        BatchJob(recommender, USERS[1:], output, k=4).run()
-    assert BatchJob(recommender, USERS[1:], output, k=4).run(restart=True).num_before == 0
+        BatchJob(LocalEngine(recommender), USERS[1:], output, k=4).run()
+    assert BatchJob(LocalEngine(recommender), USERS[1:], output, k=4).run(restart=True).num_before == 0
     assert len(_lines(output)) == 19
     before = output.read_bytes()
     with pytest.raises(ConfigError, match=r"(?s)the file exists.*a finished output.*a\.jsonl\.partial"):
-        BatchJob(recommender, USERS, output, k=3).run()
+        BatchJob(LocalEngine(recommender), USERS, output, k=3).run()
     assert output.read_bytes() == before
-    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_requests == 20
+    assert BatchJob(LocalEngine(recommender), USERS, output, k=3).run(restart=True).num_requests == 20
     with pytest.raises(ConfigError, match=r"\.jsonl or \.parquet"):
-        BatchJob(recommender, USERS, tmp_path / "a.csv", k=3)
+        BatchJob(LocalEngine(recommender), USERS, tmp_path / "a.csv", k=3)
 
 
 def test_files_of_requests_in_each_form(tmp_path: Path) -> None:
@@ -213,17 +214,17 @@ def test_answers_that_have_changed_are_not_taken_for_those_that_were_written(
             raise _Killed
 
     with pytest.raises(_Killed):
-        BatchJob(recommender, USERS, output, k=3).run(progress=kill)
+        BatchJob(LocalEngine(recommender), USERS, output, k=3).run(progress=kill)
     content = partial.read_bytes()
     for position in range(0, len(content), len(content) // 20):
         partial.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         with pytest.raises(ConfigError, match=r"(?s)a\.jsonl\.partial: .* have changed.*--restart"):
-            BatchJob(recommender, USERS, output, k=3).run()
+            BatchJob(LocalEngine(recommender), USERS, output, k=3).run()
 
     # Lines behind those whose hash is known are answered again.
     partial.write_bytes(content + b'{"id": "u8"}\n')
-    assert BatchJob(recommender, USERS, output, k=3).run().num_before == 8
-    BatchJob(recommender, USERS, tmp_path / "b.jsonl", k=3).run()
+    assert BatchJob(LocalEngine(recommender), USERS, output, k=3).run().num_before == 8
+    BatchJob(LocalEngine(recommender), USERS, tmp_path / "b.jsonl", k=3).run()
     assert output.read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
@@ -235,9 +236,9 @@ def test_two_at_once_do_not_mix(recommender: Recommender, tmp_path: Path) -> Non
         told.append(done)
         if done == 8:
             with pytest.raises(LockedError, match="another process is writing it"):
-                BatchJob(recommender, USERS, output, k=3).run(restart=True)
+                BatchJob(LocalEngine(recommender), USERS, output, k=3).run(restart=True)
 
-    BatchJob(recommender, USERS, output, k=3).run(progress=meanwhile)
+    BatchJob(LocalEngine(recommender), USERS, output, k=3).run(progress=meanwhile)
     assert 8 in told
     assert len(_lines(output)) == len(USERS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
@@ -245,15 +246,15 @@ def test_two_at_once_do_not_mix(recommender: Recommender, tmp_path: Path) -> Non
 
 def test_a_restart_that_was_killed_goes_on_with_the_same_command(recommender: Recommender, tmp_path: Path) -> None:
     output = tmp_path / "a.jsonl"
-    BatchJob(recommender, USERS[:3], output, k=3).run()
+    BatchJob(LocalEngine(recommender), USERS[:3], output, k=3).run()
 
     def kill(done: int) -> None:
         if done == 8:
             raise _Killed
 
     with pytest.raises(_Killed):
-        BatchJob(recommender, USERS, output, k=3).run(restart=True, progress=kill)
+        BatchJob(LocalEngine(recommender), USERS, output, k=3).run(restart=True, progress=kill)
     assert len(_lines(output)) == 3, "replaced only in the end"
-    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_before == 8
+    assert BatchJob(LocalEngine(recommender), USERS, output, k=3).run(restart=True).num_before == 8
     assert len(_lines(output)) == 20
-    assert BatchJob(recommender, USERS, output, k=3).run(restart=True).num_before == 0, "a finished one is begun anew"
+    assert BatchJob(LocalEngine(recommender), USERS, output, k=3).run(restart=True).num_before == 0, "begun anew"

@@ -27,6 +27,7 @@ from llamarec.ranker.trained.read_histories import LANGUAGE_MODEL
 from llamarec.ranker.training.run import train_ranker
 from llamarec.recommend import batch
 from llamarec.recommend.batch import BatchJob
+from llamarec.recommend.engines import LocalEngine
 from llamarec.recommend.recommender import Recommender
 from llamarec.recommend.requests import Request
 from llamarec.retriever.config import RetrieverConfig
@@ -218,15 +219,15 @@ def test_a_file_of_users_killed_in_the_middle_ends_in_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(batch, "_AT_ONCE", 4)
     users = [Request(f"u{user}", user=f"u{user}") for user in range(10)]
-    BatchJob(item_recommender, users, tmp_path / "whole" / name, k=3).run()
+    BatchJob(LocalEngine(item_recommender), users, tmp_path / "whole" / name, k=3).run()
 
     def kill(done: int) -> None:
         if done == 8:
             raise _Killed
 
     with pytest.raises(_Killed):
-        BatchJob(item_recommender, users, tmp_path / name, k=3).run(progress=kill)
-    assert BatchJob(item_recommender, users, tmp_path / name, k=3).run().num_before == 8
+        BatchJob(LocalEngine(item_recommender), users, tmp_path / name, k=3).run(progress=kill)
+    assert BatchJob(LocalEngine(item_recommender), users, tmp_path / name, k=3).run().num_before == 8
     assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     if name.endswith("parquet"):
         rows = pl.read_parquet(tmp_path / name)
