@@ -1,6 +1,6 @@
 """Users per second of a file of users: this process, and one and two workers on Ray, in turns in one run.
 
-    python -m benchmarks.recommend_ray RUN --users 2000 --rounds 5 --output benchmarks/results/recommend_ray.md
+    python -m benchmarks.recommend_ray RUN --users 2000 --rounds 5 --output FILE
 
 RUN is the folder of a trained run. All compute with one thread each. A round asks each engine for the same users, in an
 order that changes; what is shown is the median of the rounds, and the median of the ratios inside a round. Loading is
