@@ -32,7 +32,12 @@ ROOMS: Final = {
     "serve": ("serve",),
 }
 # Modules that have the imports of an extra, inside their functions.
-VERBS: Final = {"cli/serve.py": "serve", "cli/export.py": "ranker", "data/tables/spreadsheet.py": "excel"}
+VERBS: Final = {
+    "cli/serve.py": "serve",
+    "cli/export.py": "ranker",
+    "data/tables/spreadsheet.py": "excel",
+    "recommend/ray_cluster.py": "ray",
+}
 # Loaded by transformers, not by us: quantization, model files, tokenizers, logs.
 LOADED_BY_OTHERS: Final = {"bitsandbytes", "gguf", "protobuf", "sentencepiece"}
 _NOT_AT_RUN_TIME: Final = {"_typeshed"}
