@@ -338,7 +338,7 @@ def _by(packages: Path, program: str, *arguments: str, home: Path | None = None)
     environment = {**os.environ, "PYTHONPATH": str(packages), **({"HOME": str(home)} if home else {})}
     words = [sys.executable, "-W", "ignore", "-c", program, *arguments]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
