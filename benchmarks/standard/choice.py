@@ -12,13 +12,28 @@ WORDS: Final = {
     "leave_one_out": "With each user's last item as the test, which is what papers print",
     "temporal": "After a cut in time, which is what a user of the system gets",
 }
+SHORT: Final = {"leave_one_out": "last item", "temporal": "cut in time"}
 _SECONDS: Final = 120.0
 
 
 def to_choose(summary: Summary) -> list[str]:
-    """Three lines; fewer where a split was not measured."""
+    """Three lines; fewer where a split was not measured, and one more where a winner was not measured everywhere."""
     lines = [_best_line(summary, split) for split in WORDS if _groups(summary, split)]
-    return [*lines, _quick_line(summary)]
+    return [*lines, _quick_line(summary), *_missing_lines(summary)]
+
+
+def _missing_lines(summary: Summary) -> list[str]:
+    """What is best somewhere may be best where it was not measured, too."""
+    winners = {entry.row: entry.title for group in summary.groups for entry in group.entries if entry.is_with_best}
+    lines = []
+    for row, title in winners.items():
+        missing = [group for group in summary.groups if row not in {entry.row for entry in group.entries}]
+        places = [f"{group.set_code} ({SHORT[group.split]})" for group in missing]
+        if places:
+            lines.append(
+                f"{title} was not measured yet on {_listed(places, 'and')}: the lines above leave it out there."
+            )
+    return lines
 
 
 def _groups(summary: Summary, split: str) -> list[Group]:
@@ -47,7 +62,8 @@ def _only_here(summary: Summary, split: str) -> str:
         {entry.title for group in groups for entry in group.entries if entry.is_with_best}
         for groups in (_groups(summary, split), after)
     )
-    only = sorted(here - there)
+    measured = {entry.title for group in after for entry in group.entries}
+    only = sorted(here & measured - there)
     return (
         f" ({_listed(only, 'and')} {'is' if len(only) == 1 else 'are'} nowhere best after a cut in time)"
         if only
@@ -70,9 +86,7 @@ def _quick_line(summary: Summary) -> str:
     best = max(shares, key=lambda row: sum(shares[row].values()))
     seconds = max(entry.fit_seconds for entry in _everywhere(summary, best))
     reached = " and ".join(
-        f"{shares[best][split]:.0%} ({name})"
-        for split, name in (("leave_one_out", "last item"), ("temporal", "cut in time"))
-        if _groups(summary, split)
+        f"{shares[best][split]:.0%} ({name})" for split, name in SHORT.items() if _groups(summary, split)
     )
     return f"Within two minutes: {quick[best]}, in at most {seconds:,.0f} s. Of the best NDCG@10 it reaches {reached}."
 
