@@ -54,6 +54,7 @@ RUN_BY = {
     "benchmarks.ranker.answers": "benchmarks.ranker.quality",
     "benchmarks.ranker.memory_use": "benchmarks.ranker.speed",
     "benchmarks.ranker.published_loss": "benchmarks.ranker.quality",
+    "benchmarks.recommend_ray": "tests/benchmarks/test_recommend_ray.py",
     "benchmarks.standard.measure": "benchmarks.standard",
 }
 
