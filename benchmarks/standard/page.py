@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks.standard.choice import to_choose
+from benchmarks.standard.choice import SHORT, to_choose
 from benchmarks.standard.protocol import METRICS
 from benchmarks.standard.published import published
 from benchmarks.standard.sets import SETS
@@ -112,7 +112,7 @@ def rendered(summary: Summary) -> str:
 def _set_section(summary: Summary, code: str) -> str:
     groups = [group for split in ("leave_one_out", "temporal") if (group := summary.group(code, split))]
     sizes = groups[0].counts
-    tested = ", ".join(f"{group.counts['test']:,} {_short(group.split)}" for group in groups)
+    tested = ", ".join(f"{group.counts['test']:,} ({SHORT[group.split]})" for group in groups)
 
     lines = [
         f"## {code.capitalize()}",
@@ -126,14 +126,9 @@ def _set_section(summary: Summary, code: str) -> str:
     return "\n".join(lines)
 
 
-def _short(split: str) -> str:
-    return {"leave_one_out": "(last item)", "temporal": "(cut in time)"}[split]
-
-
 def _table(group: Group) -> Iterator[str]:
     heads = [_NAMES[metric] for metric in METRICS]
-    title = {"leave_one_out": "last item", "temporal": "cut in time"}[group.split]
-    yield f"| {title} | {' | '.join(heads)} | seeds | seconds | users a second | memory |"
+    yield f"| {SHORT[group.split]} | {' | '.join(heads)} | seeds | seconds | users a second | memory |"
     yield "|---|" + "---|" * (len(heads) + 4)
 
     for entry in group.entries:
@@ -171,7 +166,7 @@ def _data_section(summary: Summary) -> str:
     ]
     for group in summary.groups:
         digests = " | ".join(f"`{group.digests[name][:16]}`" for name in ("sequences", "titles"))
-        lines.append(f"| {group.set_code} | {_short(group.split)[1:-1]} | {group.counts['unseen']:,} | {digests} |")
+        lines.append(f"| {group.set_code} | {SHORT[group.split]} | {group.counts['unseen']:,} | {digests} |")
 
     return "\n".join([*lines, *_form_lines(summary), ""])
 
@@ -193,7 +188,7 @@ def _notes_section(summary: Summary) -> str:
         for entry in group.entries:
             if entry.notes:
                 notes = ", ".join(f"{name} {_value(value)}" for name, value in entry.notes.items())
-                lines.append(f"| {group.set_code} | {_short(group.split)[1:-1]} | {entry.title} | {notes} |")
+                lines.append(f"| {group.set_code} | {SHORT[group.split]} | {entry.title} | {notes} |")
 
     entries = [entry for group in summary.groups for entry in group.entries]
     machines = sorted({entry.machine for entry in entries})

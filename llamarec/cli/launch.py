@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from llamarec.checkpoints.storage.outcomes import OUTCOMES, outcome_in
+from llamarec.checkpoints.storage.outcomes import OUTCOMES, is_unfinished, outcome_in
 from llamarec.cli.arguments import Subparsers, add_verb
 from llamarec.cli.launched import Launched, Signals
-from llamarec.errors import EXIT_INTERRUPTED, EXIT_KILLED, ConfigError
+from llamarec.errors import ConfigError
 
 SUMMARY = "Run torchrun (or another launcher) so that its exit code and its signals are those of one process."
 
@@ -35,7 +35,6 @@ Any other code needs you, and ends it.
 """
 _EXAMPLE: Final = "llamarec launch -- torchrun --nproc_per_node 2 train_ranker.py --resume_from_checkpoint"
 _GRACE: Final = 600
-_SIGNALS_FROM: Final = 128
 _PAUSE_SECONDS: Final = 5
 # torchrun's own variables.
 _SECONDS: Final = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
@@ -77,8 +76,7 @@ def _until_done(words: Sequence[str], arguments: argparse.Namespace, signals: Si
     """What fails again and again is refused by the training itself (--max_failed_starts), and ends this."""
     while True:
         code = _once(words, arguments, signals)
-        was_killed = code > _SIGNALS_FROM and code != EXIT_KILLED
-        if signals.received or not (code == EXIT_INTERRUPTED or was_killed):
+        if signals.received or not is_unfinished(code):
             return code
 
         sys.stderr.write(f"\n{Path(words[0]).name} ended with {code}: again in {_PAUSE_SECONDS} s\n")

@@ -228,14 +228,14 @@ def _run_batch(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> AbstractContextManager[Engine]:
-    with importing():
-        from llamarec.ranker.trained.locations import find_experiment
-        from llamarec.recommend.engines import LocalEngine
-        from llamarec.recommend.ray_engine import ray_engine
-
     if arguments.engine == LOCAL:
+        with importing():
+            from llamarec.recommend.engines import LocalEngine
         return nullcontext(LocalEngine(_load(arguments)))
 
+    with importing():
+        from llamarec.ranker.trained.locations import find_experiment
+        from llamarec.recommend.ray_engine import ray_engine
     _warn_of_changed_inputs(find_experiment(arguments.dataset_code, arguments.experiment_root).data, arguments)
     return ray_engine(
         dataclass_from(RayConfig, arguments),

@@ -15,6 +15,7 @@ import pytest
 from llamarec.cli import launch, launched
 from llamarec.cli.launched import Launched, Signals
 from llamarec.cli.main import main
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -61,14 +62,6 @@ def _wait_for(folder: Path, *names: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.mark.parametrize("code", [0, 2, 74, 75, 130])
 def test_a_process_alone_ends_as_without_it(code: int, tmp_path: Path) -> None:
     assert subprocess.run(_command(tmp_path, str(code), sys.executable), check=False, timeout=120).returncode == code
@@ -76,14 +69,14 @@ def test_a_process_alone_ends_as_without_it(code: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_ends_with_the_code_of_its_processes(tmp_path: Path) -> None:
-    command = _command(tmp_path, "0,74", *_torchrun(_free_port()))
+    command = _command(tmp_path, "0,74", *_torchrun(free_port()))
     assert subprocess.run(command, check=False, timeout=180, capture_output=True).returncode == 74
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_comes_once_to_each_process_of_torchrun(name: str, tmp_path: Path) -> None:
-    process = subprocess.Popen(_command(tmp_path, "wait,wait", *_torchrun(_free_port())), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(_command(tmp_path, "wait,wait", *_torchrun(free_port())), stderr=subprocess.DEVNULL)
     _wait_for(tmp_path, "ready-0", "ready-1")
     process.send_signal(getattr(signal, name))
     process.send_signal(getattr(signal, name))  # an impatient scheduler
@@ -95,7 +88,7 @@ def test_a_signal_comes_once_to_each_process_of_torchrun(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_training_ends_torchrun_as_one_process(name: str, tmp_path: Path) -> None:
     """Its processes do not handle signals yet, and note nothing; torchrun makes a 1 of it."""
-    command = _command(tmp_path, "begins", *_torchrun(_free_port())[:1], "--standalone", "--nproc_per_node", "1")
+    command = _command(tmp_path, "begins", *_torchrun(free_port())[:1], "--standalone", "--nproc_per_node", "1")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     _wait_for(tmp_path, "ready-0")
     process.send_signal(getattr(signal, name))

@@ -1,4 +1,4 @@
-"""The recipes of examples/launch: every command in them parses, and what can run here is run, hit, and goes on."""
+"""The recipes of examples/launch: every command in them parses, and each scheduler accepts its file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import argparse
 import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 import pytest
 import yaml
@@ -22,10 +18,8 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from llamarec.checkpoints.storage.verification import verify
 from llamarec.cli.main import parser
 from llamarec.ranker.options.parser import RankerArgumentParser
-from tests.ranker.shop import argv_of, checkpoints_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RECIPES: Final = ROOT / "examples" / "launch"
@@ -132,171 +126,6 @@ def test_every_recipe_is_on_the_page() -> None:
         assert names == set(re.findall(r"examples/launch/(\w+\.\w+)\)", page))
 
 
-# ---- What can run here ----
-
-
-class Node:
-    """A recipe that runs as a machine of its own would: in a session, which can disappear as a whole.
-
-    Args:
-        folder: With the shop.
-        name: Of its log.
-        words: The command line.
-        variables: Of its environment.
-    """
-
-    def __init__(self, folder: Path, name: str, words: Sequence[str], **variables: str) -> None:
-        self.log = folder / f"{name}.log"
-        there = [str(Path(sys.executable).parent), os.environ["PATH"]]
-        own = {"DATASET": str(folder / "shop.csv"), "EXPERIMENTS": str(folder / "experiments"), "OMP_NUM_THREADS": "1"}
-        own |= {"PATH": os.pathsep.join(there), "PYTHONPATH": str(ROOT), "FSDP_VERSION": "2"}
-        output: IO[bytes] = self.log.open("ab")
-        with output:
-            self.process = subprocess.Popen(
-                words,
-                cwd=ROOT,
-                env={**os.environ, **own, **variables},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def said(self) -> str:
-        """All of its output."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def wait(self) -> int:
-        """Its exit code."""
-        return self.process.wait(_SECONDS)
-
-    def below(self) -> list[Any]:
-        """The processes that it has started."""
-        import psutil  # type: ignore[import-untyped]
-
-        return list(psutil.Process(self.process.pid).children(recursive=True))
-
-    def disappear(self) -> None:
-        """Without a word, with all that it has started."""
-        for one in [*self.below(), self.process]:
-            one.kill()
-        self.process.wait(_SECONDS)
-
-
-@contextmanager
-def _nodes() -> Iterator[Callable[..., Node]]:
-    """Makes nodes; none outlives the test."""
-    made: list[Node] = []
-
-    def make(folder: Path, name: str, words: Sequence[str], **variables: str) -> Node:
-        made.append(Node(folder, name, words, **variables))
-        return made[-1]
-
-    try:
-        yield make
-    finally:
-        for node in made:
-            if node.process.poll() is None:
-                node.disappear()
-
-
-def _flags(folder: Path) -> list[str]:
-    return argv_of(folder, "--ddp_backend", "gloo", "--max_steps", "24", "--eval_strategy", "no", "--report_to", "none")
-
-
-def _wait_until(condition: Callable[[], object], *nodes: Node) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, nodes[0].said[-3000:]
-        assert all(node.process.poll() is None for node in nodes), nodes[0].said[-3000:]
-        time.sleep(0.05)
-
-
-def _is_there(folder: Path, step: int) -> Callable[[], bool]:
-    return (checkpoints_of(folder) / f"checkpoint-{step}").is_dir
-
-
-def _finished(folder: Path) -> bool:
-    return verify(checkpoints_of(folder) / "checkpoint-24").health == "good"
-
-
-def _trained(node: Node) -> list[Any]:
-    """Its training processes."""
-    return [one for one in node.below() if any(word.endswith("train_ranker.py") for word in one.cmdline()[1:3])]
-
-
-@_NO_BASH
-@pytest.mark.slow
-def test_one_node_goes_on_after_one_of_its_processes_was_killed(folder: Path) -> None:
-    with _nodes() as start:
-        script = ["bash", str(RECIPES / "one_node.sh"), *_flags(folder)]
-        node = start(folder, "node", script, PROCESSES="2")
-        _wait_until(_is_there(folder, 4), node)
-        _trained(node)[-1].send_signal(signal.SIGKILL)
-        assert node.wait() == 0, node.said[-3000:]
-    assert "torchrun ended with 75: again in 5 s" in node.said
-    assert _finished(folder)
-
-
-def _free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
-@_NO_BASH
-@pytest.mark.slow
-def test_a_node_that_disappears_is_replaced(folder: Path) -> None:
-    """Two on one machine. The other one ends with 75, starts again, and waits for the new one."""
-    port = _free_port()
-    script = ["bash", str(RECIPES / "several_nodes.sh"), *_flags(folder)]
-    shared = {"FIRST": "127.0.0.1", "NODES": "2", "PROCESSES": "1", "PORT": port}
-    with _nodes() as start:
-        first = start(folder, "first", script, **shared, JOB_COMPLETION_INDEX="0")
-        second = start(folder, "second", script, **shared, JOB_COMPLETION_INDEX="1")
-        _wait_until(_is_there(folder, 4), first, second)
-        second.disappear()
-        second = start(folder, "second", script, **shared, JOB_COMPLETION_INDEX="1")
-        assert first.wait() == 0, first.said[-3000:]
-        assert second.wait() == 0, second.said[-3000:]
-    assert "torchrun ended with 75: again in 5 s" in first.said
-    assert _finished(folder)
-
-
-def _stand_ins(folder: Path) -> Path:
-    """Of Slurm: `srun` runs the command on this one node; `scontrol` notes what it is asked for."""
-    there = folder / "slurm"
-    there.mkdir()
-    scripts = {
-        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-        "scontrol": f'[ "$1" != show ] && echo "$@" >> "{folder}/scontrol" || echo 127.0.0.1',
-    }
-    for name, text in scripts.items():
-        (there / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
-        (there / name).chmod(0o755)
-    return there
-
-
-@_NO_BASH
-@pytest.mark.slow
-def test_a_job_of_slurm_saves_before_its_end_and_queues_itself_again(folder: Path) -> None:
-    script = ["bash", str(RECIPES / "slurm.sbatch"), *_flags(folder)]
-    path = os.pathsep.join([str(_stand_ins(folder)), str(Path(sys.executable).parent), os.environ["PATH"]])
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "node-[1]", "PROCESSES": "1"}
-    with _nodes() as start:
-        node = start(folder, "job", script, **job, PATH=path)
-        _wait_until(_is_there(folder, 4), node)
-        # To the tasks of the step, as `--signal=USR1@300` says.
-        (launch,) = [one for one in node.below() if "launch" in one.cmdline() and "--grace" in one.cmdline()]
-        launch.send_signal(signal.SIGUSR1)
-        assert node.wait() == 75, node.said[-3000:]
-        assert (folder / "scontrol").read_text(encoding="utf-8") == "requeue 7\n"
-
-        assert start(folder, "job", script, **job, PATH=path).wait() == 0
-    assert (folder / "scontrol").read_text(encoding="utf-8") == "requeue 7\n", "it has finished"
-    assert _finished(folder)
-
-
 def test_the_options_of_the_batch_script_are_those_of_sbatch() -> None:
     """As `man sbatch` has them."""
     known = {
@@ -309,21 +138,6 @@ def test_the_options_of_the_batch_script_are_those_of_sbatch() -> None:
     seconds, grace = int(options["signal"].partition("@")[2]), re.findall(r"--grace (\d+)", text)
     assert all(int(one) < seconds for one in grace), "a save must end before the job does"
     assert text.index("#SBATCH") < text.index("\nset "), "Slurm reads no options after the first command"
-
-
-@_NO_BASH
-@pytest.mark.slow
-def test_accelerate_trains_as_its_configuration_says(folder: Path) -> None:
-    launch = [sys.executable, "-m", "llamarec.cli.main", "launch", "--", "accelerate", "launch", "--config_file"]
-    port = _free_port()
-    two = ["--num_processes", "2", "--main_process_port", port]
-    script = [*launch, str(RECIPES / "accelerate_fsdp2.yaml"), *two, str(ROOT / "train_ranker.py"), *_flags(folder)]
-    with _nodes() as start:
-        node = start(folder, "node", script)
-        assert node.wait() == 0, node.said[-3000:]
-    # Each process has random states of its own.
-    assert (checkpoints_of(folder) / "checkpoint-24" / "rng_state_1.pth").is_file()
-    assert _finished(folder)
 
 
 # ---- By the schemas of their schedulers: python make.py test-launch ----

@@ -6,13 +6,14 @@ import contextlib
 import multiprocessing
 import os
 import queue
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 _TIMEOUT_SECONDS = 300
 
@@ -26,9 +27,7 @@ def run_in_processes(num_processes: int, target: Callable[..., Any], *args: Any)
     context: Any = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
     if os.name != "nt":
         context.set_forkserver_preload(["tests.resume.training"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     results = context.Queue()
     workers = [
         context.Process(target=_work, args=(rank, num_processes, port, results, target, args), daemon=True)

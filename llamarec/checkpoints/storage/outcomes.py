@@ -94,6 +94,11 @@ def outcome_in(folder: Path, launcher: int) -> int:
     return launcher if launcher > 0 else _SIGNALS_FROM - launcher
 
 
+def is_unfinished(code: int) -> bool:
+    """Whether the same command goes on after a job with this exit code: it was stopped, or killed without a word."""
+    return code == EXIT_INTERRUPTED or (code > _SIGNALS_FROM and code != EXIT_KILLED)
+
+
 def _noted(folder: Path) -> list[tuple[int, int]]:
     """Attempts of the launcher, and codes."""
     found = []

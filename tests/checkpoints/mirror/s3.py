@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.ports import free_port
+
 Fault = Callable[[str, str], str | None]
 """From method and path of a request to the fault that it meets: 500, hang, torn, etag, stale; None for none."""
 
@@ -51,7 +53,7 @@ class Proxy:
 @contextlib.contextmanager
 def server() -> Iterator[Proxy]:
     """Within, there is an empty store behind a proxy."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -153,13 +155,6 @@ def _asked(
         return answer.status, answer.getheaders(), answer.read()
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamarec.checkpoints.storage.verification import verify
+from tests.ports import free_port
 from tests.ranker.shop import argv_of, checkpoints_of, run_shop
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,10 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_a_sharded_run_is_resumed_in_one_process(folder: Path, quantization: str) -> None:
     """Each process has a hash seed of its own, unlike the forks of other tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     flags = argv_of(folder, "--fsdp", "--ddp_backend", "gloo", "--quantization", quantization)
     done = subprocess.run(
         [*launch, str(ROOT / "train_ranker.py"), *flags],

@@ -136,7 +136,8 @@ def _check_quantised(model: nn.Module, *, casts_to: torch.dtype | None) -> None:
     frozen = [one for one in model.parameters() if not one.requires_grad and hasattr(one, "quant_state")]
     stored = {one.dtype for one in frozen}
     wanted = casts_to or torch.get_default_dtype()
-    if stored and all(one.is_floating_point for one in stored) and stored <= {casts_to or one for one in stored}:
+    keeps_bits = casts_to is None or stored == {casts_to}
+    if stored and keeps_bits and all(one.is_floating_point for one in stored):
         return
 
     found = ", ".join(sorted(map(str, stored))) or f"weights of {type(model.hf_quantizer).__name__}"

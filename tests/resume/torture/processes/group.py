@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from llamarec.checkpoints.storage.outcomes import outcome_in
+from tests.ports import free_port
 from tests.resume import forks
 
 WORLD_SIZE: Final = 2
@@ -58,14 +58,11 @@ def train(folder: Path, run: Path, **arguments: Any) -> Group:
     """
     from tests.resume.torture.processes.rank import train_rank
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     at_rank = arguments.pop("at_rank", -1)
     folder.mkdir(parents=True, exist_ok=True)
     pids, codes = folder / "pids", folder / "codes"
     codes.mkdir()
-    common = {"world_size": WORLD_SIZE, "port": port, "pids": str(pids), "codes": str(codes)}
+    common = {"world_size": WORLD_SIZE, "port": free_port(), "pids": str(pids), "codes": str(codes)}
     timeout = {"ddp_timeout": arguments.pop("ddp_timeout")} if "ddp_timeout" in arguments else {}
     published = arguments.pop("published", "")
     children = []
